@@ -1,0 +1,1 @@
+"""Measurements and the sample model: what is run by hand, not by the tests."""

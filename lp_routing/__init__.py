@@ -1,0 +1,75 @@
+"""Certify Mixture-of-Experts routers against the exact optimum of their assignment problem.
+
+Axis letters, in every docstring, einsum and name:
+
+    T tokens        E experts       K experts chosen per token      C capacity of an expert
+    N pairs in all  L layers        G groups (sequences, devices)
+"""
+
+from lp_routing import routers, scores, traces
+from lp_routing.assignment import Assignment
+from lp_routing.bounds import Bounds, at_least, at_most, between, exactly
+from lp_routing.certificate import Certificate, certify, dual_bound
+from lp_routing.constraints import Group, groups_by
+from lp_routing.errors import InputError, OptionError
+from lp_routing.infeasibility import Infeasibility
+from lp_routing.linear_program import LinearProgram, linear_program
+from lp_routing.named_problems import (
+    balanced,
+    capacity,
+    capped_expert_choice,
+    expert_choice,
+    served_unified,
+    token_choice,
+    unified,
+)
+from lp_routing.prices import Prices
+from lp_routing.problem import RoutingProblem
+from lp_routing.solution import Solution, Status
+from lp_routing.solve import solve
+from lp_routing.solvers import CVXPY, HiGHS, SciPy, Solver
+from lp_routing.ties import ties, token_prices
+from lp_routing.violations import Violation
+
+__all__ = [
+    "CVXPY",
+    "Assignment",
+    "Bounds",
+    "Certificate",
+    "Group",
+    "HiGHS",
+    "Infeasibility",
+    "InputError",
+    "LinearProgram",
+    "OptionError",
+    "Prices",
+    "RoutingProblem",
+    "SciPy",
+    "Solution",
+    "Solver",
+    "Status",
+    "Violation",
+    "at_least",
+    "at_most",
+    "balanced",
+    "between",
+    "capacity",
+    "capped_expert_choice",
+    "certify",
+    "dual_bound",
+    "exactly",
+    "expert_choice",
+    "groups_by",
+    "linear_program",
+    "routers",
+    "scores",
+    "served_unified",
+    "solve",
+    "ties",
+    "token_choice",
+    "token_prices",
+    "traces",
+    "unified",
+]
+
+__version__ = "0.1.0"

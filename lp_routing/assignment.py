@@ -1,0 +1,63 @@
+"""Who goes where: the value every router returns and every certificate measures."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Amounts x of token-expert pairs, over any leading dimensions.
+
+    Attributes:
+        x: (..., T, E); boolean for a router's choice, whole numbers where a row stands for
+            several tokens, fractions where an LP optimum has them.
+        weights: (..., T, E), what each chosen expert's output is multiplied with; 0 elsewhere.
+            None where the assignment comes from a solver.
+        mask: boolean (..., T), True for real tokens; None where there is no padding.
+    """
+
+    x: Tensor
+    weights: Tensor | None = None
+    mask: Tensor | None = None
+
+    @property
+    def amounts(self) -> Tensor:
+        """x as float64 (..., T, E)."""
+        return self.x.double()
+
+    @property
+    def load(self) -> Tensor:
+        """Tokens per expert, float64 (..., E)."""
+        return _sum(self.x, -2)
+
+    @property
+    def experts_per_token(self) -> Tensor:
+        """Experts per token, float64 (..., T)."""
+        return _sum(self.x, -1)
+
+    @property
+    def dropped(self) -> Tensor:
+        """Boolean (..., T): the real tokens that reach no expert (less than half a slot)."""
+        unserved = self.experts_per_token < 0.5
+        return unserved if self.mask is None else unserved & self.mask
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every amount is a whole number."""
+        return not self.x.is_floating_point() or bool((self.x == self.x.round()).all())
+
+    def __getitem__(self, index: int) -> "Assignment":
+        """One entry of the first leading dimension (one batch, one layer)."""
+        if self.x.ndim < 3:
+            raise IndexError("this assignment has no leading dimension to take an entry from")
+        weights = None if self.weights is None else self.weights[index]
+        mask = self.mask if self.mask is None or self.mask.ndim < 2 else self.mask[index]
+        return Assignment(self.x[index], weights, mask)
+
+
+def _sum(x: Tensor, dim: int) -> Tensor:
+    if x.dtype == torch.bool:
+        return x.sum(dim).double()
+    return x.sum(dim, dtype=torch.float64)

@@ -1,0 +1,92 @@
+"""How many pairs a token, an expert, a group or the batch may take: four ways to say it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.errors import InputError
+
+Amount = float | Sequence[float] | np.ndarray[Any, Any] | Tensor
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """`lower <= amount <= upper`, each a number or one per row; say it with the functions below."""
+
+    lower: Amount
+    upper: Amount
+    words: str
+
+    def per_row(self, rows: int, argument: str, row: str) -> tuple[Tensor, Tensor]:
+        """Both bounds as float64 tensors (rows,), one entry for each `row` ("token", "expert").
+
+        Raises:
+            InputError: not numbers, negative, wrong length, or lower above upper.
+        """
+        lower = self._one_side(self.lower, rows, argument, row)
+        upper = self._one_side(self.upper, rows, argument, row)
+        if torch.isinf(lower).any():
+            raise InputError(f"{argument}={self.words}: a lower bound must be finite.")
+        crossed = (lower > upper).nonzero().flatten()
+        if len(crossed):
+            i = int(crossed[0])
+            where = f" (first at {row} {i})" if rows > 1 else ""
+            raise InputError(
+                f"{argument}={self.words} contradicts itself: at least {lower[i]:g} and at most "
+                f"{upper[i]:g}{where}. Write between(smaller, larger)."
+            )
+        return lower, upper
+
+    def _one_side(self, amount: Amount, rows: int, argument: str, row: str) -> Tensor:
+        try:
+            values = torch.as_tensor(amount, dtype=torch.float64).cpu()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"{argument}={self.words}: expected a number or one per {row}, "
+                f"got {type(amount).__name__}."
+            ) from error
+        if values.ndim > 1 or (values.ndim == 1 and len(values) != rows):
+            raise InputError(
+                f"{argument}={self.words}: expected one number or {rows} (one per {row}), "
+                f"got shape {tuple(values.shape)}."
+            )
+        if torch.isnan(values).any() or (values < 0).any():
+            worst = values[torch.isnan(values) | (values < 0)].flatten()[0]
+            raise InputError(
+                f"{argument}={self.words}: a bound counts token-expert pairs, so it cannot be "
+                f"{worst:g}; give a number >= 0."
+            )
+        return values.expand(rows).clone()
+
+
+def exactly(amount: Amount) -> Bounds:
+    """`= amount`: one number for all rows, or one per row. Unit: token-expert pairs."""
+    return Bounds(amount, amount, f"exactly({_short(amount)})")
+
+
+def at_most(amount: Amount) -> Bounds:
+    """`<= amount`: one number for all rows, or one per row. Unit: token-expert pairs."""
+    return Bounds(0.0, amount, f"at_most({_short(amount)})")
+
+
+def at_least(amount: Amount) -> Bounds:
+    """`>= amount`: one number for all rows, or one per row. Unit: token-expert pairs."""
+    return Bounds(amount, float("inf"), f"at_least({_short(amount)})")
+
+
+def between(lower: Amount, upper: Amount) -> Bounds:
+    """`lower <= ... <= upper`: numbers, or one per row. Unit: token-expert pairs."""
+    return Bounds(lower, upper, f"between({_short(lower)}, {_short(upper)})")
+
+
+def _short(amount: Amount) -> str:
+    shape = getattr(amount, "shape", None)
+    if shape:
+        return f"<{'x'.join(map(str, shape))} values>"
+    if isinstance(amount, Sequence) and len(amount) > 6:
+        return f"<{len(amount)} values>"
+    return str(amount.item() if isinstance(amount, Tensor | np.ndarray) else amount)

@@ -1,0 +1,153 @@
+"""How good an assignment is, proved by weak duality: no solver needed, any prices will do.
+
+For any prices of the experts, the total and the groups,
+
+    bound = sum_i best_i(s_i - p) + sum_c max(upper_c price_c, lower_c price_c)
+
+is at least the value of every feasible assignment, where best_i is what token i alone would earn
+(`lp_routing.best_response`) and c runs over all constraints but the token rows. Prices that are
+optimal make it equal to the optimum (linear programming duality).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.assignment import Assignment
+from lp_routing.best_response import best_response
+from lp_routing.exact import MANTISSA_BITS, exact_dot, grid_of, round_to_grid
+from lp_routing.prices import Prices, clipped, pair_prices
+from lp_routing.problem import RoutingProblem
+from lp_routing.violations import Violation, as_amounts, violations_of
+
+AnyAssignment = Assignment | Tensor | np.ndarray[Any, Any]
+Number = float | Fraction
+Dot = Callable[[Tensor, Tensor], Number]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What an assignment is worth, what any could be worth, and which constraints it breaks.
+
+    Attributes:
+        value: sum of s_ij x_ij over allowed pairs; a Fraction where `exact`.
+        bound: no feasible assignment is worth more; -inf where none exists; likewise a Fraction.
+        violations: the broken constraints, worst first.
+        score_scale: the largest |score|, to which a gap is compared where the value is smaller.
+        exact: whether value and bound were evaluated without rounding.
+        proof: what the bound rests on: "weak duality", checked here, or a solver's own search.
+    """
+
+    value: Number
+    bound: Number
+    violations: tuple[Violation, ...]
+    score_scale: float
+    exact: bool = False
+    proof: str = "weak duality"
+
+    @property
+    def gap(self) -> Number:
+        """`bound - value`: at most this is lost; negative by rounding, or where infeasible."""
+        return self.bound - self.value
+
+    @property
+    def relative_gap(self) -> float:
+        """`gap / max(|value|, |bound|, largest |score|)`, without unit; 0 where the gap is 0."""
+        if self.gap == 0:
+            return 0.0
+        if self.bound == float("-inf"):
+            return float("-inf")
+        scale = max(abs(float(self.value)), abs(float(self.bound)), self.score_scale)
+        return float(self.gap) / scale
+
+    @property
+    def violation(self) -> float:
+        """The largest amount by which a constraint is broken, in pairs; 0 where none is."""
+        return self.violations[0].amount if self.violations else 0.0
+
+    def proves_optimal(self, tolerance: float = 1e-9) -> bool:
+        """Whether both `violation` and |`relative_gap`| are at most `tolerance`."""
+        return self.violation <= tolerance and abs(self.relative_gap) <= tolerance
+
+
+def certify(
+    problem: RoutingProblem, assignment: AnyAssignment, prices: Prices, *, exact: bool = False
+) -> Certificate:
+    """Measure any assignment against the bound of any prices.
+
+    Args:
+        problem: what the assignment is judged by.
+        assignment: an `Assignment` without leading dimensions, or amounts (T, E): boolean, whole
+            or fractional. It need not be feasible; what it breaks is listed.
+        prices: from a solver, another batch, or anywhere; poor prices give a poor bound, never a
+            wrong one.
+        exact: evaluate value and bound as exact fractions. The prices are then read both as they
+            are (in 53 bits relative to the largest) and rounded to the grid of the scores, on
+            which optimal prices of an integral problem lie; the better bound counts.
+
+    Raises:
+        InputError: wrong shape, NaN, prices that do not belong to the problem.
+
+    Without `exact`, value and bound carry the rounding of float64 sums, some 1e-16 relative.
+    """
+    x = as_amounts(problem, assignment)
+    dot: Dot = exact_dot if exact else float_dot
+    value: Number = 0
+    for rows in problem.row_chunks():
+        scores = problem.scores[rows].double()
+        value += dot(x[rows].double(), scores.masked_fill(scores == float("-inf"), 0))
+    return Certificate(
+        value=value,
+        bound=exact_bound(problem, prices) if exact else dual_bound(problem, prices),
+        violations=violations_of(problem, x),
+        score_scale=problem.score_scale,
+        exact=exact,
+    )
+
+
+def dual_bound(problem: RoutingProblem, prices: Prices) -> float:
+    """An upper bound on the value of every feasible assignment, in float64; -inf if none exists."""
+    return float(_bound(problem, clipped(problem, prices), float_dot, exact=False))
+
+
+def exact_bound(problem: RoutingProblem, prices: Prices) -> Number:
+    """`dual_bound` without rounding: a Fraction, or -inf."""
+    table = clipped(problem, prices)
+    finest = min((grid_of(values) for values in table.values()), default=0)
+    largest = sum(float(values.abs().sum()) for values in table.values())
+    representable = int(np.frexp(largest)[1]) - MANTISSA_BITS + 1
+    grids = {max(finest, representable), max(grid_of(problem.scores), representable)}
+    return min(
+        _bound(
+            problem,
+            {kind: round_to_grid(values, power) for kind, values in table.items()},
+            exact_dot,
+            exact=True,
+        )
+        for power in grids
+    )
+
+
+def float_dot(a: Tensor, b: Tensor) -> float:
+    """sum(a * b) in float64."""
+    return float((a * b).sum())
+
+
+def _bound(problem: RoutingProblem, table: dict[str, Tensor], dot: Dot, exact: bool) -> Number:
+    on_tokens, on_experts = pair_prices(problem, table)
+    bound: Number = 0
+    for response in best_response(problem, on_tokens, on_experts, exact_order=exact):
+        if not response.possible:
+            return float("-inf")
+        bound += dot(response.amounts, response.scores) - dot(response.amounts, response.prices)
+    for family in problem.families:
+        if family.kind != "token":
+            values = table[family.kind]
+            limits = torch.where(values > 0, family.upper, family.lower)
+            bound += dot(values, limits)
+    return bound

@@ -1,0 +1,296 @@
+"""The routing problem: scores and bounds, checked once, solved elsewhere.
+
+maximise    sum_ij s_ij x_ij
+subject to  bounds on  sum_j x_ij               (each token)
+                       sum_i x_ij               (each expert)
+                       sum_ij x_ij              (the total)
+                       sum_{i in g, j} x_ij     (each group of tokens)
+                       sum_{i, j in h} x_ij     (each group of experts)
+            0 <= x_ij <= m_i,   x_ij = 0 where s_ij = -inf
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.bounds import Bounds
+from lp_routing.constraints import Family, Group, Members, bare_number, group_family
+from lp_routing.errors import InputError
+
+CHUNK_ENTRIES = 1 << 21
+"""Entries of the score matrix in work at a time (16 MiB of float64 an array)."""
+
+Scores = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]
+Groups = Iterable[Group | tuple[Members, Bounds]]
+
+
+class RoutingProblem:
+    """Token-expert assignment as one linear program.
+
+    Args:
+        scores: (T, E), what each token-expert pair is worth; -inf forbids the pair. Any real
+            dtype on any device; kept as it is, computed with in float64.
+        tokens: how many experts each token takes.
+        experts: how many tokens each expert takes (its capacity).
+        total: how many pairs are taken in all (the budget).
+        token_groups: bounds on groups of tokens, such as sequences.
+        expert_groups: bounds on groups of experts, such as devices.
+        multiplicity: (T,), row i stands for this many identical tokens; 1 where left out.
+
+    Attributes:
+        scores: (T, E) tensor.
+        families: the constraints, at most one family of each kind, in the order of the arguments.
+        multiplicity: float64 (T,), or None where every row is one token.
+
+    Raises:
+        InputError: NaN or +inf, not a matrix, empty, a bound without a word such as `exactly`,
+            contradictory bounds, k > E, or a token that needs an expert and may go to none.
+
+    Source:
+        The named special cases and their papers stand in `lp_routing.named_problems`.
+    """
+
+    def __init__(
+        self,
+        scores: Scores,
+        *,
+        tokens: Bounds | None = None,
+        experts: Bounds | None = None,
+        total: Bounds | None = None,
+        token_groups: Groups | None = None,
+        expert_groups: Groups | None = None,
+        multiplicity: Sequence[int] | np.ndarray[Any, Any] | Tensor | None = None,
+    ) -> None:
+        self.scores = check_scores(scores)
+        self.multiplicity = _check_multiplicity(multiplicity, self.T, self.scores.device)
+        families = [
+            _family("token", "tokens", tokens, self.T),
+            _family("expert", "experts", experts, self.E),
+            _family("total", "total", total, 1),
+            None if token_groups is None else group_family("token_group", token_groups, self.T),
+            None if expert_groups is None else group_family("expert_group", expert_groups, self.E),
+        ]
+        self.families = tuple(
+            _to(family, self.scores.device) for family in families if family is not None
+        )
+        self._check_tokens_can_be_served()
+
+    @property
+    def T(self) -> int:
+        """Number of rows (tokens)."""
+        return self.scores.shape[0]
+
+    @property
+    def E(self) -> int:
+        """Number of experts."""
+        return self.scores.shape[1]
+
+    @cached_property
+    def allowed(self) -> Tensor:
+        """Boolean (T, E): the pairs that are not forbidden."""
+        return self.scores > float("-inf")
+
+    @cached_property
+    def score_scale(self) -> float:
+        """The largest |score| of an allowed pair; 0 where all are 0 or forbidden."""
+        finite = self.scores.abs().masked_fill(~self.allowed, 0)
+        return float(finite.max())
+
+    def family(self, kind: str) -> Family | None:
+        """The constraints of one kind, or None where the problem has none."""
+        return next((family for family in self.families if family.kind == kind), None)
+
+    def token_bounds(self) -> tuple[Tensor, Tensor]:
+        """Lower and upper bound of each token's row, float64 (T,); 0 and inf where unbounded."""
+        family = self.family("token")
+        if family is not None:
+            return family.lower, family.upper
+        zero = torch.zeros(self.T, dtype=torch.float64, device=self.scores.device)
+        return zero, zero + float("inf")
+
+    def copies(self) -> Tensor:
+        """The multiplicity of each row, float64 (T,)."""
+        if self.multiplicity is not None:
+            return self.multiplicity
+        return torch.ones(self.T, dtype=torch.float64, device=self.scores.device)
+
+    def row_chunks(self) -> Iterator[slice]:
+        """Slices that cover all rows, each small enough to work on in float64."""
+        step = max(1, CHUNK_ENTRIES // self.E)
+        for start in range(0, self.T, step):
+            yield slice(start, min(start + step, self.T))
+
+    @property
+    def is_integral(self) -> bool:
+        """Whether the LP has an optimum in whole numbers whatever the scores."""
+        return self.why_not_integral is None
+
+    @cached_property
+    def why_not_integral(self) -> str | None:
+        """None where bounds are whole and groups are nested on each side; else what is not.
+
+        Two nested (laminar) families of sets, one over tokens and one over experts, are the
+        constraints of a network flow, whose matrix is totally unimodular: whole bounds give
+        whole vertices (Edmonds 1970; Schrijver 2003, section 48).
+        """
+        for family in self.families:
+            for limit in (family.lower, family.upper):
+                broken = (limit.isfinite() & (limit != limit.round())).nonzero().flatten()
+                if len(broken):
+                    row = int(broken[0])
+                    return f"the bound {limit[row]:g} on {family.name(row)} is not a whole number"
+        for family in self.families:
+            crossing = None if family.members is None else _first_crossing(family.members)
+            if crossing is not None:
+                a, b = (family.name(row) for row in crossing)
+                return f"{a} and {b} cross: they share members and neither contains the other"
+        return None
+
+    def with_whole_bounds(self) -> "RoutingProblem":
+        """The same problem for whole-number assignments: fractional bounds rounded inwards.
+
+        Raises:
+            InputError: a bound that no whole number satisfies, such as between(2.2, 2.8).
+        """
+        rounded = []
+        for family in self.families:
+            lower, upper = family.lower.ceil(), family.upper.floor()
+            empty = (lower > upper).nonzero().flatten()
+            if len(empty):
+                row = int(empty[0])
+                raise InputError(
+                    f"{family.name(row)}: no whole number lies between "
+                    f"{family.lower[row]:g} and {family.upper[row]:g}."
+                )
+            rounded.append(replace(family, lower=lower, upper=upper))
+        return self.with_families(tuple(rounded))
+
+    def with_families(self, families: tuple[Family, ...]) -> "RoutingProblem":
+        """The same scores under other constraints (already checked)."""
+        problem = RoutingProblem(self.scores, multiplicity=self.multiplicity)
+        problem.families = families
+        return problem
+
+    def with_scores(self, scores: Scores) -> "RoutingProblem":
+        """Other scores (T, E) under the same constraints."""
+        problem = RoutingProblem(scores)
+        if problem.scores.shape != self.scores.shape:
+            raise InputError(
+                f"with_scores: expected shape {tuple(self.scores.shape)}, "
+                f"got {tuple(problem.scores.shape)}."
+            )
+        problem.multiplicity, problem.families = self.multiplicity, self.families
+        problem._check_tokens_can_be_served()
+        return problem
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(family.kind for family in self.families) or "nothing"
+        return f"RoutingProblem(T={self.T}, E={self.E}, bounds on: {kinds})"
+
+    def _check_tokens_can_be_served(self) -> None:
+        lower, _ = self.token_bounds()
+        room = self.copies() * self.E
+        if bool((lower > room).any()):
+            i = int((lower > room).nonzero()[0])
+            raise InputError(
+                f"token_{i} must take {lower[i]:g} experts, but there are only E={self.E} "
+                f"and each can be taken {self.copies()[i]:g} time(s): at most {room[i]:g} fit."
+            )
+        stranded = (lower > 0) & ~self.allowed.any(1)
+        if bool(stranded.any()):
+            rows = stranded.nonzero().flatten()
+            raise InputError(
+                f"token_{int(rows[0])} must take at least {lower[rows[0]]:g} expert(s), but all its "
+                f"scores are -inf, which forbids every pair ({len(rows)} such token(s)): give it "
+                f"an allowed expert, remove the row, or bound it with at_most."
+            )
+
+
+def check_scores(scores: Scores, what: str = "scores") -> Tensor:
+    """A (T, E) tensor without NaN or +inf; integers become float64, everything else is kept.
+
+    Raises:
+        InputError: with what was received.
+    """
+    try:
+        values = torch.as_tensor(scores).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{what}: expected a matrix of numbers (tokens x experts), got {type(scores).__name__} "
+            f"that torch cannot read ({error})."
+        ) from error
+    if values.ndim != 2:
+        raise InputError(
+            f"{what}: expected a matrix (tokens x experts), got shape {tuple(values.shape)}; "
+            f"take one layer, or reshape(-1, E)."
+        )
+    if values.numel() == 0:
+        raise InputError(
+            f"{what}: got shape {tuple(values.shape)}; give at least one token and one expert."
+        )
+    if values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"{what}: expected real numbers, got {values.dtype}.")
+    if not values.is_floating_point():
+        if int(values.abs().max()) > 2**53:
+            raise InputError(f"{what}: integers beyond 2**53 do not fit float64; rescale them.")
+        values = values.double()
+    refuse_nan_and_inf(values, what)
+    return values
+
+
+def refuse_nan_and_inf(values: Tensor, what: str) -> None:
+    """Raise on NaN or +inf, naming the first place; -inf passes (it forbids a pair)."""
+    bad = values.isnan() | (values == float("inf"))
+    if bool(bad.any()):
+        where = tuple(int(i) for i in bad.nonzero()[0])
+        raise InputError(
+            f"{what}{list(where)} is {float(values[where])} ({int(bad.sum())} such entries): it must "
+            f"be finite, or -inf to forbid a pair. Look for overflow where it is computed."
+        )
+
+
+def _check_multiplicity(
+    multiplicity: Sequence[int] | np.ndarray[Any, Any] | Tensor | None, T: int, device: torch.device
+) -> Tensor | None:
+    if multiplicity is None:
+        return None
+    values = torch.as_tensor(multiplicity).to(device=device, dtype=torch.float64)
+    if values.shape != (T,):
+        raise InputError(
+            f"multiplicity: expected {T} whole numbers, one a row, got shape {tuple(values.shape)}."
+        )
+    if not bool(((values >= 1) & (values == values.round()) & values.isfinite()).all()):
+        raise InputError(
+            "multiplicity: row i stands for m_i identical tokens, so every entry must be a whole "
+            f"number >= 1; got values from {values.min():g} to {values.max():g}."
+        )
+    return values
+
+
+def _family(kind: Any, argument: str, bounds: Bounds | None, rows: int) -> Family | None:
+    if bounds is None:
+        return None
+    if not isinstance(bounds, Bounds):
+        raise InputError(bare_number(argument, bounds))
+    lower, upper = bounds.per_row(rows, argument, kind)
+    return Family(kind, lower, upper)
+
+
+def _to(family: Family, device: torch.device) -> Family:
+    members = None if family.members is None else family.members.to(device)
+    lower, upper = family.lower.to(device), family.upper.to(device)
+    return replace(family, lower=lower, upper=upper, members=members)
+
+
+def _first_crossing(members: Tensor) -> tuple[int, int] | None:
+    """Two sets that share members though neither contains the other, or None; members (R, n)."""
+    sets = members.double()
+    shared, size = sets @ sets.T, sets.sum(1)
+    crossing = (shared > 0) & (shared < torch.minimum(size[:, None], size[None, :]))
+    pairs = crossing.nonzero()
+    return (int(pairs[0, 0]), int(pairs[0, 1])) if len(pairs) else None

@@ -1,0 +1,88 @@
+"""`lp-routing verify` on the terminal: a table a layer, and in words what was proved."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich import box
+from rich.table import Table
+
+from lp_routing.verify import Outcome, Row, refuted
+
+
+def layer_tables(outcomes: Sequence[Outcome]) -> list[Table]:
+    """One table for each layer, a section for each problem; 80 columns wide."""
+    return [
+        _layer_table(layer, list(group))
+        for layer, group in groupby(outcomes, key=lambda outcome: outcome.layer)
+    ]
+
+
+def verdict(outcomes: Sequence[Outcome]) -> str:
+    """The last line: what was proved, or what was refuted."""
+    failed = refuted(outcomes)
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        return f"NOT PROVED: {failed[0]}{more}."
+    rows = [row for outcome in outcomes for row in outcome.rows]
+    optima = [row for row in rows if row.kind == "solver" and row.method == "HiGHS"]
+    solved = [row for row in optima if row.status == "OPTIMAL"]
+    zero = sum(row.exact_zero for row in solved)
+    exact = [row for row in rows if row.kind == "router" and row.claims_exact]
+    sentences = [
+        f"Proved: {len(solved)} optima, each found by HiGHS, confirmed by CLARABEL and certified "
+        f"by duality ({zero} with a gap of exactly 0 in exact arithmetic)"
+    ]
+    if len(optima) > len(solved):
+        sentences.append(f"{len(optima) - len(solved)} problems have no feasible assignment at all")
+    sentences.append(f"all {len(exact)} quick rules that claim to be exact are")
+    losses = [row.relative_gap for row in rows if row.status == "FEASIBLE"]
+    known = [loss for loss in losses if loss is not None]
+    if known:
+        sentences.append(
+            f"the others that keep the bounds lose {min(known):.2%} to {max(known):.2%}"
+        )
+    chained = sum("<=" in finding.says for outcome in outcomes for finding in outcome.findings)
+    if chained:
+        sentences.append(f"unified is worth at least as much in all {chained} comparisons")
+    return "; ".join(sentences) + "."
+
+
+def _layer_table(layer: int, outcomes: list[Outcome]) -> Table:
+    table = Table(title=f"Layer {layer}", title_justify="left", title_style="bold", box=box.SIMPLE)
+    table.add_column("problem / method", no_wrap=True)
+    for name in ("value", "gap", "breaks by", "dropped", "max load"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for outcome in outcomes:
+        table.add_row(f"[bold]{outcome.case}[/bold]")
+        for row in outcome.rows:
+            table.add_row(*_cells(row), style=_style(row))
+        table.add_section()
+    return table
+
+
+def _cells(row: Row) -> list[str]:
+    gap = "-" if row.relative_gap is None else f"{100 * row.relative_gap:.2f} %"
+    if row.status == "INFEASIBLE":
+        gap = "infeasible"
+    elif row.status == "VIOLATES":
+        gap = "-"
+    elif row.exact_zero:
+        gap = "0 exactly"
+    elif row.status == "OPTIMAL" and row.relative_gap is not None:
+        gap = f"{row.relative_gap:.0e}"
+    return [
+        f"  {row.method}",
+        "-" if row.value is None else f"{row.value:.3f}",
+        gap,
+        "" if not row.violation else f"{row.violation:.2g}",
+        "-" if row.dropped is None else f"{row.dropped}",
+        "-" if row.max_load is None else f"{row.max_load:.6g}",
+    ]
+
+
+def _style(row: Row) -> str:
+    if row.kind == "solver":
+        return "dim" if row.status in ("OPTIMAL", "INFEASIBLE") else "red"
+    if row.claims_exact and row.status != "OPTIMAL":
+        return "red"
+    return {"OPTIMAL": "green", "FEASIBLE": "yellow"}.get(row.status, "magenta")

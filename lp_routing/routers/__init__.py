@@ -1,0 +1,18 @@
+"""Routers: callables from logits (..., T, E) to an `Assignment`, one family a file."""
+
+from lp_routing.routers.base import Router
+from lp_routing.routers.capacity import CAPACITY_FORMULAS, CapacityFactor
+from lp_routing.routers.expert_choice import ExpertChoice
+from lp_routing.routers.selection import largest
+from lp_routing.routers.token_choice import TopK
+from lp_routing.routers.unified import Unified
+
+__all__ = [
+    "CAPACITY_FORMULAS",
+    "CapacityFactor",
+    "ExpertChoice",
+    "Router",
+    "TopK",
+    "Unified",
+    "largest",
+]

@@ -1,0 +1,65 @@
+"""What a router is: scores from logits, a selection from scores, an `Assignment` for the layer."""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+from torch import Tensor
+
+from lp_routing.assignment import Assignment
+from lp_routing.errors import InputError
+from lp_routing.scores import check_logits
+
+Normalise = Literal["kept", "all"] | None
+
+
+class Router(ABC):
+    """A routing rule in torch, on any device, over any leading dimensions.
+
+    `select` alone is the rule; it takes any scores, so a rule can be judged on scores other than
+    its own. Ties go to the lower index: the lower expert within a token, the lower token within
+    an expert, the lower token and then the lower expert within a pool.
+    """
+
+    @abstractmethod
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What the rule compares, (..., T, E); -inf for forbidden pairs and padding."""
+
+    @abstractmethod
+    def select(self, scores: Tensor) -> Tensor:
+        """The chosen pairs, boolean (..., T, E); pairs of score -inf are never chosen."""
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Combine weights (..., T, E): the scores of the chosen pairs, 0 elsewhere."""
+        return kept_scores(scores, chosen)
+
+    def __call__(self, logits: Tensor, *, mask: Tensor | None = None) -> Assignment:
+        """Route a batch.
+
+        Args:
+            logits: (..., T, E) floating point, -inf for forbidden pairs.
+            mask: boolean (..., T), True for real tokens; padding is routed nowhere and takes no
+                slot, unless the router says otherwise.
+
+        Raises:
+            InputError: NaN, +inf, wrong shape or dtype, k > E, capacity > T where it must be met.
+        """
+        scores = self.scores(check_logits(logits), mask)
+        chosen = self.select(scores.detach())
+        return Assignment(chosen, self.weigh(scores, chosen), mask)
+
+
+def kept_scores(scores: Tensor, chosen: Tensor) -> Tensor:
+    """Scores of the chosen pairs, 0 elsewhere (also where a score is -inf)."""
+    return scores.masked_fill(~chosen, 0.0)
+
+
+def normalised(scores: Tensor, chosen: Tensor, by: Normalise) -> Tensor:
+    """Combine weights divided, token by token, by the sum of the kept scores or of all scores."""
+    kept = kept_scores(scores, chosen)
+    if by is None:
+        return kept
+    if by not in ("kept", "all"):
+        raise InputError(f'normalise={by!r}: expected "kept", "all" or None.')
+    whole = kept if by == "kept" else scores.masked_fill(scores == float("-inf"), 0.0)
+    total = whole.sum(-1, keepdim=True)
+    return kept / total.masked_fill(total == 0, 1.0)

@@ -1,0 +1,125 @@
+"""Expert capacity: the formulas in use, and what is dropped when more tokens come than fit.
+
+Two projects that say "capacity factor 1.25" often mean different numbers: the token count is
+rounded before or after multiplying, up, down or half to even, with K inside or outside.
+"""
+
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lp_routing.errors import InputError
+from lp_routing.routers.selection import largest, ranks
+
+Formula = Callable[[int, int, int, float], int]
+
+CAPACITY_FORMULAS: dict[str, Formula] = {
+    # f is the capacity factor; each formula keeps the order of operations of its source, since
+    # another order rounds differently: T=100, E=10, K=1, f=1.1 gives 11 or 12.
+    "switch": lambda T, E, K, f: int(T * f / E),  # noqa: ARG005
+    "flaxformer": lambda T, E, K, f: round(f * T / E),  # noqa: ARG005
+    "vmoe": lambda T, E, K, f: math.ceil(T * K * f / E),
+    "megatron": lambda T, E, K, f: math.ceil(T * K / E * f),
+    "deepspeed": lambda T, E, K, f: math.ceil(_float32(_float32(T / E) * _float32(f * K))),
+    "tutel": lambda T, E, K, f: K * int(f * -(-T // E)),
+    "megablocks": lambda T, E, K, f: int(f * (K * T / E)),
+}
+"""(T, E, K, factor) -> capacity, by the project whose code computes it so.
+
+switch: Mesh TensorFlow, moe.py (K plays no part). flaxformer: moe_layers.py (round half to even,
+K plays no part). vmoe: moe.py, before its alignment. megatron: moe_utils.get_capacity, called with
+T K tokens. deepspeed: sharded_moe._capacity, in float32. tutel: fast_dispatch.py, K outside.
+megablocks: layers/moe.py, on one device.
+"""
+
+
+@dataclass(frozen=True)
+class CapacityFactor:
+    """A capacity relative to an equal share.
+
+    Attributes:
+        factor: 1.0 is just enough where all experts are equally liked.
+        formula: one of `CAPACITY_FORMULAS`.
+        minimum: never less than this many tokens (4 in Switch, 8 in DeepSpeed's layer).
+        alignment: rounded up to a multiple of this (4 in V-MoE).
+    """
+
+    factor: float
+    formula: str = "megatron"
+    minimum: int = 0
+    alignment: int = 1
+
+    def __post_init__(self) -> None:
+        if self.formula not in CAPACITY_FORMULAS:
+            raise InputError(
+                f"capacity formula {self.formula!r} is unknown; choose one of "
+                f"{', '.join(CAPACITY_FORMULAS)}."
+            )
+        if not (isinstance(self.factor, int | float) and 0 < self.factor < math.inf):
+            raise InputError(f"capacity factor {self.factor!r}: expected a positive number.")
+        if self.minimum < 0 or self.alignment < 1:
+            raise InputError(
+                f"minimum={self.minimum}, alignment={self.alignment}: expected >= 0 and >= 1."
+            )
+
+    def of(self, tokens: int, experts: int, k: int) -> int:
+        """The capacity C of each expert for T tokens, E experts and K experts per token."""
+        capacity = CAPACITY_FORMULAS[self.formula](tokens, experts, k, self.factor)
+        return -(-max(capacity, self.minimum) // self.alignment) * self.alignment
+
+
+Capacity = int | CapacityFactor
+
+
+def check_capacity(capacity: Capacity) -> None:
+    """Raise `InputError` unless the capacity is a whole number >= 0 or a `CapacityFactor`."""
+    if isinstance(capacity, CapacityFactor):
+        return
+    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0:
+        raise InputError(
+            f"capacity={capacity!r}: expected a whole number of tokens >= 0, or "
+            f"CapacityFactor(1.25)."
+        )
+
+
+def resolve_capacity(capacity: Capacity, scores: Tensor, k: int) -> int:
+    """The capacity in tokens for scores (..., T, E); padding counts, as in the sources."""
+    if isinstance(capacity, CapacityFactor):
+        return capacity.of(scores.shape[-2], scores.shape[-1], k)
+    return capacity
+
+
+def keep_by_score(scores: Tensor, chosen: Tensor, capacity: int) -> Tensor:
+    """Each expert keeps its `capacity` best of the chosen pairs; ties to the earlier token."""
+    asked = scores.masked_fill(~chosen, float("-inf"))
+    return largest(asked.mT, capacity).mT
+
+
+def keep_first_tokens(chosen: Tensor, capacity: int) -> Tensor:
+    """Each expert keeps the `capacity` earliest tokens (token-major; MegaBlocks)."""
+    return chosen & (chosen.cumsum(-2) <= capacity)
+
+
+def keep_first_choices(scores: Tensor, chosen: Tensor, capacity: int, k: int) -> Tensor:
+    """First choices before second choices, each in token order (rank-major; GShard, Switch).
+
+    An overflowing first choice takes no place from a second choice of the same expert: the expert
+    is full by then anyway.
+    """
+    rank = ranks(scores.masked_fill(~chosen, float("-inf")))
+    kept = chosen.new_zeros(chosen.shape)
+    ahead = chosen.new_zeros((*chosen.shape[:-2], 1, chosen.shape[-1]), dtype=torch.long)
+    for r in range(k):
+        asked = chosen & (rank == r)
+        kept |= asked & (ahead + asked.cumsum(-2) <= capacity)
+        ahead = ahead + asked.sum(-2, keepdim=True)
+    return kept
+
+
+def _float32(value: float) -> float:
+    """The nearest float32, as a Python float."""
+    return float(struct.unpack("f", struct.pack("f", value))[0])

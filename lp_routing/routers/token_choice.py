@@ -1,0 +1,79 @@
+"""Token choice: every token takes its k best experts, as far as their capacity goes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from lp_routing.errors import InputError
+from lp_routing.named_problems import whole
+from lp_routing.routers.base import Normalise, Router, normalised
+from lp_routing.routers.capacity import (
+    Capacity,
+    check_capacity,
+    keep_by_score,
+    keep_first_choices,
+    keep_first_tokens,
+    resolve_capacity,
+)
+from lp_routing.routers.selection import largest
+from lp_routing.scores import ScoreFunction, named
+
+
+@dataclass(frozen=True)
+class TopK(Router):
+    """Row top-k (Shazeer et al. 2017), optionally dropping what exceeds a capacity.
+
+    Without capacity it is the optimum of `token_choice`; with one it seeks that of `capacity` and
+    misses it in general. Causal without capacity and with `by="position", order="token"`.
+    Cost: one `topk`; with capacity one more over the tokens, or a sort over the experts.
+
+    Attributes:
+        k: experts per token.
+        capacity: most tokens an expert takes: a whole number, a `CapacityFactor`, or None.
+        by: who is kept where too many come: "score", the best; "position", the first.
+        order: what comes first by position: "rank", all first choices before second ones (GShard,
+            Switch, V-MoE, Tutel); "token", all choices of a token before the next (MegaBlocks).
+        score: what is compared and weighs: a function or a name from `lp_routing.scores`.
+        normalise: divide the weights of a token by the sum of its kept scores, or of all.
+    """
+
+    k: int
+    capacity: Capacity | None = None
+    by: Literal["score", "position"] = "score"
+    order: Literal["rank", "token"] = "rank"
+    score: ScoreFunction | str = "softmax"
+    normalise: Normalise = None
+
+    def __post_init__(self) -> None:
+        whole(self.k, "k", 1)
+        if self.capacity is not None:
+            check_capacity(self.capacity)
+        if self.by not in ("score", "position"):
+            raise InputError(f'by={self.by!r}: expected "score" or "position".')
+        if self.order not in ("rank", "token"):
+            raise InputError(
+                f'order={self.order!r}: expected "rank" (rank-major) or "token" (token-major).'
+            )
+        named(self.score)
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The score function's (..., T, E)."""
+        return named(self.score)(logits, mask)
+
+    def select(self, scores: Tensor) -> Tensor:
+        """Row top-k, then dropping; boolean (..., T, E)."""
+        whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        chosen = largest(scores, self.k)
+        if self.capacity is None:
+            return chosen
+        capacity = resolve_capacity(self.capacity, scores, self.k)
+        if self.by == "score":
+            return keep_by_score(scores, chosen, capacity)
+        if self.order == "token":
+            return keep_first_tokens(chosen, capacity)
+        return keep_first_choices(scores, chosen, capacity, self.k)
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Scores of the kept pairs, divided as `normalise` says; (..., T, E)."""
+        return normalised(scores, chosen, self.normalise)

@@ -1,0 +1,102 @@
+"""Unified routing (USMoE): the best pairs of a whole pool, whoever they belong to."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lp_routing.errors import InputError
+from lp_routing.named_problems import whole
+from lp_routing.routers.base import Normalise, Router, normalised
+from lp_routing.routers.selection import largest
+from lp_routing.scores import masked, unified, unified_v1
+
+
+@dataclass(frozen=True)
+class Unified(Router):
+    """The N = k * (tokens in the pool) best pairs of each pool (Do, Le, Tran, arXiv 2503.22996).
+
+    It is the optimum of `unified`, and with `serve_all` of `served_unified`. Not causal: the cut
+    depends on later tokens, and with one token a pool it is token choice. Cost: one `topk` over
+    the flattened pool.
+
+    Attributes:
+        k: mean number of experts per token.
+        rate: share of the second score; 0 leaves the softmax over experts.
+        pool: "sequence" pools the last two axes; "batch" everything; "step" the batch at each
+            position (axes (B, T, E)), as the authors' from-scratch model does by its layout.
+        version: "sigmoid", the released score, or "v1", with a softmax over tokens.
+        serve_all: give every real token its best expert first, then fill the budget.
+        padding: "excluded", or "competes" as in the authors' code: padding is scored, pooled and
+            counted in N like real tokens.
+        normalise: None; "kept" divides a token's weights by the sum of its kept scores; "all" by
+            that of all its scores, as the authors' code does under the name norm_topk_prob.
+    """
+
+    k: int
+    rate: float = 0.5
+    pool: Literal["sequence", "batch", "step"] = "sequence"
+    version: Literal["sigmoid", "v1"] = "sigmoid"
+    serve_all: bool = False
+    padding: Literal["excluded", "competes"] = "excluded"
+    normalise: Normalise = None
+
+    def __post_init__(self) -> None:
+        whole(self.k, "k", 1)
+        if not 0 <= self.rate <= 1:
+            raise InputError(f"rate={self.rate!r}: expected a number from 0 to 1.")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}."
+                )
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The unified score of either version, (..., T, E)."""
+        score = partial(unified if self.version == "sigmoid" else unified_v1, rate=self.rate)
+        if self.padding == "competes":
+            masked(logits, mask)
+            return score(logits, None)
+        return score(logits, mask)
+
+    def select(self, scores: Tensor) -> Tensor:
+        """Top-N of each flattened pool; boolean (..., T, E)."""
+        whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        pooled = self._pooled(scores)
+        served = (
+            largest(pooled, 1) if self.serve_all else torch.zeros_like(pooled, dtype=torch.bool)
+        )
+        tokens = (pooled > float("-inf")).any(-1).sum(-1)
+        flat = pooled.masked_fill(served, float("-inf")).flatten(-2)
+        left = self.k * tokens - served.flatten(-2).sum(-1)
+        same = int(left.flatten()[0])
+        count = same if bool((left == same).all()) else left
+        chosen = served | largest(flat, count).view_as(pooled)
+        return self._unpooled(chosen, scores)
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Unified scores of the kept pairs, divided as `normalise` says; (..., T, E)."""
+        return normalised(scores, chosen, self.normalise)
+
+    def _pooled(self, scores: Tensor) -> Tensor:
+        """(pools..., tokens of a pool, E)."""
+        if self.pool == "step":
+            if scores.ndim != 3:
+                raise InputError(
+                    f'pool="step" needs logits (batch, tokens, experts), got shape '
+                    f"{tuple(scores.shape)}."
+                )
+            return scores.transpose(0, 1)
+        return scores.flatten(0, -2) if self.pool == "batch" else scores
+
+    def _unpooled(self, chosen: Tensor, scores: Tensor) -> Tensor:
+        return chosen.transpose(0, 1) if self.pool == "step" else chosen.reshape(scores.shape)
+
+
+_CHOICES = {
+    "pool": ("sequence", "batch", "step"),
+    "version": ("sigmoid", "v1"),
+    "padding": ("excluded", "competes"),
+}

@@ -1,0 +1,115 @@
+"""Router logits to scores: pure functions on (..., T, E), padding masked by (..., T).
+
+Half-precision logits are widened to float32 first, which is exact, so that rounding makes no
+ties that the logits do not have. A logit of -inf stays a forbidden pair: its score is -inf.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lp_routing.errors import InputError
+from lp_routing.problem import refuse_nan_and_inf
+
+ScoreFunction = Callable[[Tensor, Tensor | None], Tensor]
+"""(logits (..., T, E), mask (..., T) or None) -> scores (..., T, E); -inf for padding."""
+
+
+def logits(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The logits themselves, widened to at least float32, -inf where the token is padding."""
+    return masked(check_logits(values), mask)
+
+
+def softmax(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax over experts (Shazeer et al. 2017, eq. 2, without noise)."""
+    wide = check_logits(values)
+    return _scored(wide, mask, _softmax(wide, -1))
+
+
+def sigmoid(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Sigmoid of each logit on its own (DeepSeek-V3, eq. 15)."""
+    wide = check_logits(values)
+    return _scored(wide, mask, torch.sigmoid(wide))
+
+
+def unified(values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5) -> Tensor:
+    """USMoE's unified score: (1 - rate) softmax + rate * sigmoid * 2 / E (Do et al. 2025, code)."""
+    wide = check_logits(values)
+    gate = torch.sigmoid(wide) * (2 / wide.shape[-1])
+    return _scored(wide, mask, (1 - rate) * _softmax(wide, -1) + rate * gate)
+
+
+def unified_v1(values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5) -> Tensor:
+    """USMoE's first version: a softmax over the tokens in place of the sigmoid.
+
+    (1 - rate) softmax over experts + rate * softmax over tokens (arXiv 2503.22996 v1). The second
+    term makes a token's score depend on all tokens, later ones included. Padding takes no part.
+    """
+    wide = check_logits(values)
+    over_tokens = _softmax(masked(wide, mask), -2)
+    return _scored(wide, mask, (1 - rate) * _softmax(wide, -1) + rate * over_tokens)
+
+
+BY_NAME: dict[str, ScoreFunction] = {
+    "softmax": softmax,
+    "sigmoid": sigmoid,
+    "unified": unified,
+    "logits": logits,
+}
+"""Scores the command line offers by name."""
+
+
+def check_logits(values: Tensor, what: str = "logits") -> Tensor:
+    """Logits (..., T, E) in float32 or float64.
+
+    Raises:
+        InputError: not a floating-point tensor with two or more axes, empty, NaN or +inf.
+    """
+    if not isinstance(values, Tensor):
+        values = torch.as_tensor(values)
+    if values.ndim < 2 or values.numel() == 0 or not values.is_floating_point():
+        raise InputError(
+            f"{what}: expected floating-point numbers (..., tokens, experts) with at least one "
+            f"token and one expert, got {values.dtype} of shape {tuple(values.shape)}."
+        )
+    refuse_nan_and_inf(values.detach(), what)
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def masked(values: Tensor, mask: Tensor | None) -> Tensor:
+    """-inf where the token is padding; `mask` (..., T) is True for real tokens.
+
+    Raises:
+        InputError: a mask that is not boolean or not one entry per token.
+    """
+    if mask is None:
+        return values
+    if mask.dtype != torch.bool or mask.shape != values.shape[:-1]:
+        raise InputError(
+            f"mask: expected booleans of shape {tuple(values.shape[:-1])} (True for real tokens), "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}."
+        )
+    return values.masked_fill(~mask[..., None], float("-inf"))
+
+
+def _softmax(values: Tensor, dim: int) -> Tensor:
+    """Softmax that gives 0, not NaN, along lines that are forbidden throughout."""
+    return torch.softmax(values, dim).nan_to_num(nan=0.0)
+
+
+def _scored(values: Tensor, mask: Tensor | None, scores: Tensor) -> Tensor:
+    return masked(scores.masked_fill(values == float("-inf"), float("-inf")), mask)
+
+
+def named(score: ScoreFunction | str) -> ScoreFunction:
+    """The score function itself, or the one of that name.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if not isinstance(score, str):
+        return score
+    if score not in BY_NAME:
+        raise InputError(f"score {score!r} is unknown; choose one of {', '.join(BY_NAME)}.")
+    return BY_NAME[score]

@@ -1,0 +1,81 @@
+"""The contract of a solver: it answers; `lp_routing.solve` checks and names the status."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum, auto
+from typing import Any
+
+import numpy as np
+
+from lp_routing.errors import OptionError
+from lp_routing.prices import Prices
+from lp_routing.problem import RoutingProblem
+
+
+class Outcome(Enum):
+    """How a solver says it ended."""
+
+    FINISHED = auto()
+    INFEASIBLE = auto()
+    TIME_LIMIT = auto()
+    FAILED = auto()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a solver returns, not yet believed.
+
+    Attributes:
+        outcome: how it ended.
+        x: float64 (T, E), or None.
+        prices: shadow prices, or None.
+        bound: an upper bound that the solver itself claims (branch and bound), or None.
+        said: the solver's own words.
+    """
+
+    outcome: Outcome
+    x: np.ndarray[Any, np.dtype[np.float64]] | None
+    prices: Prices | None
+    bound: float | None = None
+    said: str = ""
+
+
+class Solver(ABC):
+    """A method that finds an optimum of a routing problem.
+
+    Attributes:
+        tolerance: the relative gap and the violation up to which its answers count as exact.
+    """
+
+    tolerance: float = 1e-9
+
+    @property
+    def name(self) -> str:
+        """How the solver is called in tables."""
+        return type(self).__name__
+
+    @abstractmethod
+    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
+        """Solve the LP, or with `integral` the problem in whole numbers."""
+
+
+def refuse_unknown(solver: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `OptionError` for the first option that the solver does not have."""
+    known = sorted(known)
+    for option in options:
+        if option not in known:
+            close = get_close_matches(option, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(known)}."
+            raise OptionError(f"{solver} has no option {option!r}; {hint}")
+
+
+def check_time_limit(solver: str, time_limit_s: float | None) -> None:
+    """Raise `OptionError` unless the limit is None or a positive number of seconds."""
+    if time_limit_s is None:
+        return
+    if not isinstance(time_limit_s, int | float) or not time_limit_s > 0:
+        raise OptionError(
+            f"{solver}(time_limit_s={time_limit_s!r}): expected a positive number of seconds."
+        )

@@ -1,0 +1,128 @@
+"""CVXPY: a second opinion, by default from an interior-point method (Clarabel)."""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lp_routing.errors import InputError, OptionError
+from lp_routing.prices import Prices, from_table
+from lp_routing.problem import RoutingProblem
+from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit, refuse_unknown
+
+if TYPE_CHECKING:
+    from lp_routing.cvxpy_model import CvxpyModel
+
+
+class CVXPY(Solver):
+    """Any LP solver that CVXPY reaches.
+
+    Args:
+        backend: "CLARABEL" (interior point, shares nothing with the simplex method), "HIGHS", or
+            another LP solver that CVXPY lists as installed.
+        time_limit_s: for CLARABEL and HIGHS.
+        options: the backend's own options, for CLARABEL and HIGHS, where they can be checked.
+
+    Raises:
+        OptionError: a backend that is not installed, an unknown option.
+    """
+
+    tolerance = 1e-6
+    """Interior-point methods end some 1e-8 short of the optimum, first-order methods more."""
+
+    def __init__(
+        self, backend: str = "CLARABEL", *, time_limit_s: float | None = None, **options: Any
+    ) -> None:
+        import cvxpy as cp
+
+        check_time_limit("CVXPY", time_limit_s)
+        self.backend = str(backend).upper()
+        self.time_limit_s = time_limit_s
+        self.options = options
+        if self.backend not in cp.installed_solvers():
+            raise OptionError(
+                f"CVXPY(backend={backend!r}): not among the installed solvers "
+                f"({', '.join(cp.installed_solvers())})."
+            )
+        known = _known_options(self.backend)
+        if known is None and (options or time_limit_s is not None):
+            raise OptionError(
+                f"CVXPY(backend={backend!r}): options are for CLARABEL and HIGHS only."
+            )
+        refuse_unknown(f"CVXPY({self.backend})", options, known or ())
+
+    @property
+    def name(self) -> str:
+        """`CVXPY (CLARABEL)`."""
+        return f"CVXPY ({self.backend})"
+
+    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
+        """Solve the LP with the chosen backend."""
+        import cvxpy as cp
+
+        from lp_routing.cvxpy_model import cvxpy_model
+
+        if integral:
+            raise InputError(f"{self.name} solves the LP; for whole numbers use HiGHS().")
+        model = cvxpy_model(problem)
+        limit = {} if self.time_limit_s is None else {"time_limit": self.time_limit_s}
+        presolve = {"presolve": "off"} if self.backend == "HIGHS" else {}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # "may be inaccurate": the certificate measures it
+                model.problem.solve(solver=self.backend, **(presolve | limit | self.options))
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"{self.name} refuses its options {self.options}: {error}") from error
+        except cp.SolverError as error:
+            return Answer(Outcome.FAILED, None, None, said=f"{self.name}: {error}")
+        status = str(model.problem.status)
+        outcome = _OUTCOMES.get(status, Outcome.FAILED)
+        x = None if model.x.value is None else np.asarray(model.x.value, dtype=float)
+        return Answer(
+            outcome=outcome,
+            x=x,
+            prices=None if x is None else _prices(problem, model),
+            said=f"{self.name}: {status}",
+        )
+
+
+_OUTCOMES = {
+    "optimal": Outcome.FINISHED,
+    "optimal_inaccurate": Outcome.FINISHED,
+    "infeasible": Outcome.INFEASIBLE,
+    "infeasible_inaccurate": Outcome.INFEASIBLE,
+    "infeasible_or_unbounded": Outcome.INFEASIBLE,
+    "user_limit": Outcome.TIME_LIMIT,
+}
+
+
+def _prices(problem: RoutingProblem, model: "CvxpyModel") -> Prices | None:
+    """Duals of the model's constraints as prices: positive for `<=`, negative for `>=`."""
+    table: dict[str, Any] = {}
+    for family in problem.families:
+        values = np.zeros(len(family))
+        for constraints, sign in ((model.equal, 1), (model.lower, -1), (model.upper, 1)):
+            constraint = constraints.get(family.kind)
+            if constraint is None:
+                continue
+            if constraint.dual_value is None:
+                return None
+            rows = (
+                family.upper.isfinite().cpu().numpy() if constraints is model.upper else slice(None)
+            )
+            values[rows] += sign * np.asarray(constraint.dual_value)
+        table[family.kind] = values
+    return from_table(problem, table)
+
+
+def _known_options(backend: str) -> list[str] | None:
+    """The names of a backend's options, or None where they are not known here."""
+    if backend == "CLARABEL":
+        import clarabel
+
+        return [name for name in dir(clarabel.DefaultSettings()) if not name.startswith("_")]
+    if backend == "HIGHS":
+        from lp_routing.solvers.highs import option_names
+
+        return [*option_names(), "highs_options"]
+    return None

@@ -1,0 +1,147 @@
+"""HiGHS: the ground truth. Dual simplex for LPs, branch and bound for whole numbers."""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lp_routing.errors import OptionError
+from lp_routing.linear_program import LinearProgram, Vector, linear_program
+from lp_routing.problem import RoutingProblem
+from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit, refuse_unknown
+
+if TYPE_CHECKING:
+    import highspy
+
+
+LP_DEFAULTS: dict[str, Any] = {"presolve": "off"}
+MILP_DEFAULTS: dict[str, Any] = {"mip_rel_gap": 0.0, "mip_abs_gap": 0.0}
+
+
+class Run(NamedTuple):
+    """What HiGHS made of an explicit LP: columns (n,), row duals (rows,), or None."""
+
+    outcome: Outcome
+    columns: Vector | None
+    row_duals: Vector | None
+    bound: float | None
+    said: str
+
+
+class HiGHS(Solver):
+    """The HiGHS solver through highspy; the model is handed over in one call.
+
+    Presolve is off by default for LPs: on balanced problems (equal rows and columns) it takes a
+    hundred times longer than the simplex method it should help (`benchmarks/presolve.py`).
+
+    Args:
+        time_limit_s: stop after this many seconds with the best assignment and bound so far.
+        options: any HiGHS option by its own name, e.g. solver="ipm", presolve="on", threads=1.
+
+    Raises:
+        OptionError: an option HiGHS does not have, or a value it does not take.
+    """
+
+    def __init__(self, *, time_limit_s: float | None = None, **options: Any) -> None:
+        check_time_limit("HiGHS", time_limit_s)
+        self.time_limit_s = time_limit_s
+        self.options = options
+        refuse_unknown("HiGHS", options, option_names())
+        self._new_highs()
+
+    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
+        """Solve the LP with the simplex method to a vertex, or the MILP by branch and bound."""
+        program = linear_program(problem)
+        run = self.run(program, integral=integral)
+        return Answer(
+            outcome=run.outcome,
+            x=None if run.columns is None else program.amounts(run.columns),
+            prices=None if run.row_duals is None else program.prices(run.row_duals),
+            bound=run.bound,
+            said=run.said,
+        )
+
+    def run(self, program: LinearProgram, *, integral: bool = False) -> "Run":
+        """Solve an explicit LP, or with `integral` the same in whole numbers."""
+        highs = self._new_highs(integral)
+        highs.passModel(highs_model(program, integral=integral))
+        highs.run()
+        status = highs.getModelStatus()
+        solution = highs.getSolution()
+        return Run(
+            outcome=_outcomes().get(status, Outcome.FAILED),
+            columns=np.array(solution.col_value) if solution.value_valid else None,
+            row_duals=np.array(solution.row_dual) if solution.dual_valid else None,
+            bound=float(highs.getInfo().mip_dual_bound) if integral else None,
+            said=f"HiGHS: {highs.modelStatusToString(status)}",
+        )
+
+    def _new_highs(self, integral: bool = False) -> "highspy.Highs":
+        import highspy
+
+        highs = quiet_highs()
+        defaults = MILP_DEFAULTS if integral else LP_DEFAULTS
+        limit = {} if self.time_limit_s is None else {"time_limit": float(self.time_limit_s)}
+        for name, value in (defaults | self.options | limit).items():
+            if highs.setOptionValue(name, value) != highspy.HighsStatus.kOk:
+                kind = highs.getOptionType(name)[1].name.removeprefix("k").lower()
+                raise OptionError(
+                    f"HiGHS refuses {name}={value!r}; it takes a value of type {kind}."
+                )
+        return highs
+
+
+def highs_model(program: LinearProgram, *, sign: int = 1, integral: bool = False) -> Any:
+    """The program as a `HighsLp`: maximise the scores, or with sign=-1 minimise them negated."""
+    import highspy
+
+    model = highspy.HighsLp()
+    model.num_row_, model.num_col_ = program.matrix.shape
+    model.sense_ = highspy.ObjSense.kMaximize if sign == 1 else highspy.ObjSense.kMinimize
+    model.col_cost_ = sign * program.score
+    model.col_lower_ = np.zeros(len(program.score))
+    model.col_upper_ = program.column_upper
+    model.row_lower_ = program.row_lower
+    model.row_upper_ = program.row_upper
+    model.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+    model.a_matrix_.start_ = program.matrix.indptr
+    model.a_matrix_.index_ = program.matrix.indices
+    model.a_matrix_.value_ = program.matrix.data
+    if integral:
+        model.integrality_ = [highspy.HighsVarType.kInteger] * len(program.score)
+    return model
+
+
+def quiet_highs() -> "highspy.Highs":
+    """A HiGHS instance that prints nothing."""
+    import highspy
+
+    highs = highspy.Highs()
+    highs.setOptionValue("output_flag", False)
+    return highs
+
+
+@cache
+def option_names() -> tuple[str, ...]:
+    """All options of the installed HiGHS."""
+    import highspy
+
+    return tuple(name for name in dir(highspy.HighsOptions()) if not name.startswith("_"))
+
+
+@cache
+def _outcomes() -> dict[Any, Outcome]:
+    """HiGHS's model statuses in ours; what is not listed is FAILED."""
+    from highspy import HighsModelStatus as Model
+
+    return {
+        Model.kOptimal: Outcome.FINISHED,
+        Model.kModelEmpty: Outcome.FINISHED,
+        Model.kInfeasible: Outcome.INFEASIBLE,
+        # 0 <= x <= m bounds every routing problem, so "one of the two" can only be this one
+        Model.kUnboundedOrInfeasible: Outcome.INFEASIBLE,
+        Model.kTimeLimit: Outcome.TIME_LIMIT,
+        Model.kIterationLimit: Outcome.TIME_LIMIT,
+        Model.kInterrupt: Outcome.TIME_LIMIT,
+        Model.kSolutionLimit: Outcome.TIME_LIMIT,
+    }

@@ -1,0 +1,155 @@
+"""Read router logits from a file; nothing in a file is ever executed."""
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.errors import InputError
+from lp_routing.traces.trace import Trace
+
+KEY = "router_logits"
+SPARSE_KEYS = ("expert_ids", "probs")
+
+
+def read(path: str | Path) -> Trace:
+    """Read `.npz`, `.npy`, `.safetensors` or `.pt` (tensors only).
+
+    A file with names holds `router_logits` [L, T, E] or [T, E], optionally `mask` [T] (True for
+    real tokens) and `sequence` or `request` [T]; or the sparse form `expert_ids` and `probs`,
+    both [L, T, K']: the softmax over the K' experts recorded for a token. Their logits are
+    log(probs), up to one constant a token, and every other pair is forbidden; `num_experts` says
+    E, else it is the largest id plus one. A file without names (`.npy`, a bare tensor) holds the
+    logits.
+
+    Raises:
+        InputError: no such file, another format, unreadable, a missing key, wrong shapes, NaN.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give one file.")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"{path}: expected a file ending in {', '.join(_READERS)}, got {path.suffix!r}."
+        )
+    try:
+        content = reader(path)
+    except InputError:
+        raise
+    except Exception as error:  # every library has its own errors for broken files
+        raise InputError(
+            f"{path}: cannot be read as {path.suffix} ({_first_line(error)}). It may be truncated, "
+            f"of another format, or hold objects, which are never loaded; save it again."
+        ) from error
+    return _trace(content, str(path))
+
+
+def _npz(path: Path) -> dict[str, Tensor]:
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: is not an .npz archive, or is truncated; save it again.")
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: _tensor(archive[name]) for name in archive.files}
+
+
+def _npy(path: Path) -> dict[str, Tensor]:
+    return {KEY: _tensor(np.load(path, allow_pickle=False))}
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(path))
+
+
+def _pt(path: Path) -> dict[str, Tensor]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, Tensor):
+        return {KEY: content}
+    if not isinstance(content, Mapping):
+        raise InputError(
+            f"{path}: expected a tensor or a dict of tensors, got {type(content).__name__}."
+        )
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+_READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+    ".npz": _npz,
+    ".npy": _npy,
+    ".safetensors": _safetensors,
+    ".pt": _pt,
+}
+
+
+def _trace(content: dict[str, Tensor], source: str) -> Trace:
+    if KEY in content:
+        logits = content[KEY]
+        logits = logits[None] if logits.ndim == 2 else logits
+    elif all(key in content for key in SPARSE_KEYS):
+        logits = _dense(content, source)
+    else:
+        found = ", ".join(content) or "nothing"
+        raise InputError(
+            f"{source}: expected the key {KEY!r} (or {SPARSE_KEYS[0]!r} and {SPARSE_KEYS[1]!r}), "
+            f"found {found}."
+        )
+    return Trace(
+        router_logits=logits,
+        source=source,
+        mask=_mask(content.get("mask"), source),
+        sequence=content.get("sequence", content.get("request")),
+    )
+
+
+def _mask(mask: Tensor | None, source: str) -> Tensor | None:
+    if mask is None:
+        return None
+    if mask.is_floating_point() or not bool(((mask == 0) | (mask == 1)).all()):
+        raise InputError(
+            f"{source}: mask must hold booleans (True for real tokens), got {mask.dtype}."
+        )
+    if not bool(mask.any()):
+        raise InputError(f"{source}: mask marks every token as padding.")
+    return mask.bool()
+
+
+def _dense(content: dict[str, Tensor], source: str) -> Tensor:
+    """Log-probabilities [L, T, E] of the recorded experts, -inf for all others."""
+    ids, probs = (content[key] for key in SPARSE_KEYS)
+    if ids.shape != probs.shape or ids.ndim not in (2, 3) or ids.is_floating_point():
+        raise InputError(
+            f"{source}: expected whole expert_ids and probs of one shape [layers, tokens, kept], "
+            f"got {ids.dtype} {tuple(ids.shape)} and {probs.dtype} {tuple(probs.shape)}."
+        )
+    ids, probs = ids.long(), probs.float()
+    if ids.ndim == 2:
+        ids, probs = ids[None], probs[None]
+    experts = int(content["num_experts"]) if "num_experts" in content else int(ids.max()) + 1
+    if int(ids.min()) < 0 or int(ids.max()) >= experts:
+        raise InputError(
+            f"{source}: expert_ids run from {ids.min()} to {ids.max()}, outside 0..{experts - 1}."
+        )
+    if not bool((probs > 0).all()):
+        raise InputError(f"{source}: probs must be positive; found {probs.min():g}.")
+    repeated = ids.sort(-1).values.diff(dim=-1) == 0
+    if bool(repeated.any()):
+        where = tuple(int(i) for i in repeated.nonzero()[0][:2])
+        raise InputError(f"{source}: layer {where[0]}, token {where[1]} names an expert twice.")
+    dense = torch.full((*ids.shape[:2], experts), float("-inf"))
+    return dense.scatter_(-1, ids, probs.log())
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"expected arrays of numbers, got dtype {array.dtype}.")
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

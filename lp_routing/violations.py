@@ -1,0 +1,77 @@
+"""Which constraints an assignment breaks, by name and by how much."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.assignment import Assignment
+from lp_routing.errors import InputError
+from lp_routing.problem import RoutingProblem
+
+ROUNDING = 1e-12
+"""Sums of fractions off by this much, relative to the limit, are rounding and not reported."""
+
+
+class Violation(NamedTuple):
+    """One broken constraint: its name, by how many pairs it is broken, and a sentence."""
+
+    name: str
+    amount: float
+    says: str
+
+
+def as_amounts(
+    problem: RoutingProblem, assignment: Assignment | Tensor | np.ndarray[Any, Any]
+) -> Tensor:
+    """The (T, E) amounts of an assignment, on the device of the problem's scores.
+
+    Raises:
+        InputError: wrong shape, NaN or infinite amounts.
+    """
+    x = assignment.x if isinstance(assignment, Assignment) else torch.as_tensor(assignment)
+    if x.shape != problem.scores.shape:
+        raise InputError(
+            f"assignment: expected amounts of shape {tuple(problem.scores.shape)} (tokens x "
+            f"experts), got {tuple(x.shape)}; certify one layer or batch at a time."
+        )
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        i, j = (int(n) for n in (~x.isfinite()).nonzero()[0])
+        raise InputError(f"assignment[{i}, {j}] is {float(x[i, j])}: amounts must be finite.")
+    return x.detach().to(problem.scores.device)
+
+
+def violations_of(problem: RoutingProblem, x: Tensor) -> tuple[Violation, ...]:
+    """All constraints that amounts x (T, E) break, worst first."""
+    found = list(_pairs(problem, x))
+    assignment = Assignment(x)
+    per_token, per_expert = assignment.experts_per_token, assignment.load
+    noise = 0.0 if assignment.is_whole else ROUNDING
+    for family in problem.families:
+        activity = family.activity(per_token, per_expert)
+        over, under = activity - family.upper, family.lower - activity
+        amounts = torch.maximum(over, under)
+        limits = torch.where(over > under, family.upper, family.lower)
+        for row in (amounts > noise * limits.clamp(min=1)).nonzero().flatten().tolist():
+            word = "at most" if over[row] > under[row] else "at least"
+            name = family.name(row)
+            says = f"{name} counts {activity[row]:g}, {word} {limits[row]:g}"
+            found.append(Violation(name, float(amounts[row]), says))
+    return tuple(sorted(found, key=lambda violation: -violation.amount))
+
+
+def _pairs(problem: RoutingProblem, x: Tensor) -> Iterator[Violation]:
+    """Pairs that are negative, forbidden, or taken more often than the row has copies."""
+    copies = problem.copies()
+    for rows in problem.row_chunks():
+        amounts, allowed = x[rows].double(), problem.allowed[rows]
+        most = copies[rows, None] * allowed
+        broken = torch.maximum(amounts - most, -amounts)
+        for i, j in (broken > 0).nonzero().tolist():
+            name, amount = f"x_{rows.start + i}_{j}", float(amounts[i, j])
+            limit = "at least 0" if amount < 0 else f"at most {most[i, j]:g}"
+            why = "" if allowed[i, j] else " (score -inf forbids the pair)"
+            says = f"{name} is {amount:g}, {limit}{why}"
+            yield Violation(name, float(broken[i, j]), says)
