@@ -11,9 +11,11 @@ from lp_routing.assignment import Assignment
 from lp_routing.bounds import Bounds, at_least, at_most, between, exactly
 from lp_routing.certificate import Certificate, certify, dual_bound
 from lp_routing.constraints import Group, groups_by
+from lp_routing.cvxpy_model import cvxpy_model
 from lp_routing.errors import InputError, OptionError
 from lp_routing.infeasibility import Infeasibility
 from lp_routing.linear_program import LinearProgram, linear_program
+from lp_routing.mps import write_mps
 from lp_routing.named_problems import (
     balanced,
     capacity,
@@ -56,6 +58,7 @@ __all__ = [
     "capacity",
     "capped_expert_choice",
     "certify",
+    "cvxpy_model",
     "dual_bound",
     "exactly",
     "expert_choice",
@@ -70,6 +73,7 @@ __all__ = [
     "token_prices",
     "traces",
     "unified",
+    "write_mps",
 ]
 
 __version__ = "0.1.0"

@@ -1,13 +1,15 @@
 """The routing problem in CVXPY, line by line as one writes it on paper."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cvxpy as cp
 import numpy as np
 
 from lp_routing.constraints import Family
 from lp_routing.problem import RoutingProblem
+
+if TYPE_CHECKING:
+    import cvxpy as cp
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class CvxpyModel:
         equal: for each kind, `activity == bound`, where lower and upper agree everywhere.
     """
 
-    problem: cp.Problem
-    x: cp.Variable
+    problem: "cp.Problem"
+    x: "cp.Variable"
     lower: dict[str, Any]
     upper: dict[str, Any]
     equal: dict[str, Any]
@@ -31,6 +33,8 @@ class CvxpyModel:
 
 def cvxpy_model(problem: RoutingProblem) -> CvxpyModel:
     """State a problem in CVXPY, to read, to change, or to solve with any of its solvers."""
+    import cvxpy as cp  # it takes a second to import, so only who asks for it pays
+
     scores = problem.scores.double().cpu().numpy()
     allowed = scores > -np.inf
     copies = problem.copies().cpu().numpy()[:, None]
@@ -57,8 +61,10 @@ def cvxpy_model(problem: RoutingProblem) -> CvxpyModel:
     return CvxpyModel(cp.Problem(objective, constraints), x, lower, upper, equal)
 
 
-def _activity(family: Family, x: cp.Variable) -> Any:
+def _activity(family: Family, x: "cp.Variable") -> Any:
     """What each constraint of a family counts, as a CVXPY expression (R,)."""
+    import cvxpy as cp
+
     if family.kind == "total":
         return cp.reshape(cp.sum(x), (1,), order="C")
     per_token_or_expert = cp.sum(x, axis=1 if family.kind.startswith("token") else 0)

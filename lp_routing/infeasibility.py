@@ -104,39 +104,38 @@ def _both_sides(program: LinearProgram, duals: Any) -> tuple[dict[str, float], d
 
 def _in_words(problem: RoutingProblem, needs: dict[str, float], gives: dict[str, float]) -> str:
     shortfall = sum(needs.values()) - sum(gives.values())
-    need = " and ".join(_phrases(problem, needs)) or "nothing"
-    giving = _phrases(problem, {name: n for name, n in gives.items() if name != "pairs"})
+    need = " and ".join(_phrases(problem, needs, "need"))
+    giving = _phrases(problem, gives, "can give only")
     if "pairs" in gives:
         rest = "the other allowed pairs" if giving else "the allowed pairs"
-        giving.append(f"{rest} (each at most once) {gives['pairs']:g}")
-    give = " and ".join(giving) or "nothing"
+        often = "once" if problem.multiplicity is None else "as often as its row has copies"
+        giving.append(f"{rest} can give only {gives['pairs']:g} (each at most {often})")
+    give = " and ".join(giving) or "nothing can be given"
     return (
-        f"No assignment exists: {need} slots are needed, but {give} can be given: "
-        f"{shortfall:g} short. Raise a capacity or lower a demand."
+        f"No assignment exists: {need}, but {give}: {shortfall:g} short. "
+        f"Raise a capacity or lower a demand."
     )
 
 
-def _phrases(problem: RoutingProblem, amounts: dict[str, float]) -> list[str]:
-    """`tokens 0-7 (2 each) 16`, one phrase a family."""
+def _phrases(problem: RoutingProblem, amounts: dict[str, float], verb: str) -> list[str]:
+    """`tokens 0-7 need 16 (2 each)`, one phrase a family."""
     phrases = []
     for family in problem.families:
         names = {family.name(row): row for row in range(len(family))}
         chosen = {names[name]: amount for name, amount in amounts.items() if name in names}
         if chosen:
-            phrases.append(f"{_list(family, chosen)} {sum(chosen.values()):g}")
+            each = set(chosen.values())
+            detail = f" ({each.pop():g} each)" if len(each) == 1 and len(chosen) > 1 else ""
+            phrases.append(f"{_who(family, list(chosen))} {verb} {sum(chosen.values()):g}{detail}")
     return phrases
 
 
-def _list(family: Family, chosen: dict[int, float]) -> str:
+def _who(family: Family, rows: list[int]) -> str:
     if family.kind == "total":
         return "the total budget"
-    thing = family.kind.replace("_group", " group") + ("s" if len(chosen) > 1 else "")
-    labels = (
-        ", ".join(family.labels[row] for row in chosen) if family.labels else _ranges(list(chosen))
-    )
-    amounts = set(chosen.values())
-    each = f" ({amounts.pop():g} each)" if len(amounts) == 1 and len(chosen) > 1 else ""
-    return f"{thing} {labels}{each}"
+    thing = family.kind.replace("_group", " group") + ("s" if len(rows) > 1 else "")
+    names = ", ".join(family.labels[row] for row in rows) if family.labels else _ranges(rows)
+    return f"{thing} {names}"
 
 
 def _ranges(numbers: list[int], most: int = 6) -> str:

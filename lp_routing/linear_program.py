@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import scipy.sparse as sp
 import torch
 
 from lp_routing.constraints import Family
-from lp_routing.errors import InputError
 from lp_routing.prices import Prices, from_table
 from lp_routing.problem import RoutingProblem
 
@@ -69,25 +67,6 @@ class LinearProgram:
         parts = np.split(row_duals, ends[:-1]) if families else []
         kinds = [family.kind for family in families]
         return from_table(self.problem, dict(zip(kinds, parts, strict=True)))
-
-    def write_mps(self, path: str | Path) -> None:
-        """Write a free-format MPS file, readable by any LP solver.
-
-        MPS has no agreed word for "maximise", so the file minimises the negated scores: its
-        optimum is minus the value.
-        """
-        from lp_routing.solvers.highs import highs_model, quiet_highs
-
-        if Path(path).suffix != ".mps":
-            raise InputError(f"write_mps({str(path)!r}): the file name must end in .mps.")
-        model = highs_model(self, sign=-1)
-        model.row_names_ = ["_".join(name.split()) for name in self.row_names]
-        model.col_names_ = self.column_names
-        highs = quiet_highs()
-        highs.passModel(model)
-        highs.writeModel(str(path))
-        if not Path(path).is_file():
-            raise InputError(f"write_mps({str(path)!r}): the file could not be written there.")
 
 
 def linear_program(problem: RoutingProblem) -> LinearProgram:

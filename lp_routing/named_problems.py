@@ -4,12 +4,11 @@ Capacities, budgets and k are whole numbers here; `RoutingProblem` itself takes 
 """
 
 import math
-import operator
-from typing import SupportsIndex
 
 from lp_routing.bounds import at_least, at_most, between, exactly
+from lp_routing.checks import Scores, check_scores, whole
 from lp_routing.errors import InputError
-from lp_routing.problem import RoutingProblem, Scores, check_scores
+from lp_routing.problem import RoutingProblem
 
 
 def token_choice(scores: Scores, k: int) -> RoutingProblem:
@@ -20,7 +19,7 @@ def token_choice(scores: Scores, k: int) -> RoutingProblem:
 
 
 def expert_choice(scores: Scores, capacity: int) -> RoutingProblem:
-    """Each expert takes exactly C = `capacity` tokens (Zhou et al. 2022); fast rule: column top-C."""
+    """Each expert takes exactly C tokens (Zhou et al. 2022); fast rule: column top-C."""
     scores = check_scores(scores)
     capacity = whole(capacity, "capacity", 0, scores.shape[0], "T, the number of tokens")
     return RoutingProblem(scores, experts=exactly(capacity))
@@ -84,25 +83,3 @@ def served_unified(scores: Scores, total: int) -> RoutingProblem:
             f"total={total} cannot give each of the {T} tokens an expert; it must be at least {T}."
         )
     return RoutingProblem(scores, tokens=at_least(1), total=exactly(total))
-
-
-def whole(
-    value: SupportsIndex | float,
-    name: str,
-    smallest: int,
-    largest: int | None = None,
-    largest_is: str = "",
-) -> int:
-    """`value` as an int between two limits, refusing fractions, booleans and everything else."""
-    try:
-        number = int(value) if isinstance(value, float) and value == int(value) else None
-        number = operator.index(value) if number is None else number  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{name}={value!r}: expected a whole number.") from error
-    if isinstance(value, bool):
-        raise InputError(f"{name}={value!r}: expected a whole number.")
-    if number < smallest:
-        raise InputError(f"{name}={number}: it must be at least {smallest}.")
-    if largest is not None and number > largest:
-        raise InputError(f"{name}={number} is more than {largest_is} ({largest}).")
-    return number

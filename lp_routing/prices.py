@@ -33,6 +33,15 @@ class Prices:
     token_groups: Tensor | None = None
     expert_groups: Tensor | None = None
 
+    def times(self, factor: float) -> "Prices":
+        """All prices multiplied: those of the same problem with scores multiplied."""
+        return Prices(
+            experts=None if self.experts is None else self.experts * factor,
+            total=self.total * factor,
+            token_groups=None if self.token_groups is None else self.token_groups * factor,
+            expert_groups=None if self.expert_groups is None else self.expert_groups * factor,
+        )
+
     def of(self, family: Family) -> Tensor:
         """The prices of one family, float64 (R,) on its device; zero where none are given.
 
@@ -51,7 +60,7 @@ class Prices:
         }[family.kind]
         if given is None:
             return torch.zeros_like(family.lower)
-        values = torch.as_tensor(given).detach().to(family.lower).reshape(-1)
+        values = torch.as_tensor(given, dtype=torch.float64).detach().to(family.lower).reshape(-1)
         if len(values) != len(family):
             raise InputError(
                 f"prices of {family.kind}s: expected {len(family)}, got {len(values)}."

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from lp_routing.bounds import Bounds
+from lp_routing.checks import Scores, check_scores
 from lp_routing.constraints import Family, Group, Members, bare_number, group_family
 from lp_routing.errors import InputError
 
 CHUNK_ENTRIES = 1 << 21
 """Entries of the score matrix in work at a time (16 MiB of float64 an array)."""
 
-Scores = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]
 Groups = Iterable[Group | tuple[Members, Bounds]]
 
 
@@ -205,53 +205,10 @@ class RoutingProblem:
         if bool(stranded.any()):
             rows = stranded.nonzero().flatten()
             raise InputError(
-                f"token_{int(rows[0])} must take at least {lower[rows[0]]:g} expert(s), but all its "
-                f"scores are -inf, which forbids every pair ({len(rows)} such token(s)): give it "
-                f"an allowed expert, remove the row, or bound it with at_most."
+                f"token_{int(rows[0])} must take at least {lower[rows[0]]:g} expert(s), but all "
+                f"its scores are -inf, which forbids every pair ({len(rows)} such token(s)): give "
+                f"it an allowed expert, remove the row, or bound it with at_most."
             )
-
-
-def check_scores(scores: Scores, what: str = "scores") -> Tensor:
-    """A (T, E) tensor without NaN or +inf; integers become float64, everything else is kept.
-
-    Raises:
-        InputError: with what was received.
-    """
-    try:
-        values = torch.as_tensor(scores).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{what}: expected a matrix of numbers (tokens x experts), got {type(scores).__name__} "
-            f"that torch cannot read ({error})."
-        ) from error
-    if values.ndim != 2:
-        raise InputError(
-            f"{what}: expected a matrix (tokens x experts), got shape {tuple(values.shape)}; "
-            f"take one layer, or reshape(-1, E)."
-        )
-    if values.numel() == 0:
-        raise InputError(
-            f"{what}: got shape {tuple(values.shape)}; give at least one token and one expert."
-        )
-    if values.is_complex() or values.dtype == torch.bool:
-        raise InputError(f"{what}: expected real numbers, got {values.dtype}.")
-    if not values.is_floating_point():
-        if int(values.abs().max()) > 2**53:
-            raise InputError(f"{what}: integers beyond 2**53 do not fit float64; rescale them.")
-        values = values.double()
-    refuse_nan_and_inf(values, what)
-    return values
-
-
-def refuse_nan_and_inf(values: Tensor, what: str) -> None:
-    """Raise on NaN or +inf, naming the first place; -inf passes (it forbids a pair)."""
-    bad = values.isnan() | (values == float("inf"))
-    if bool(bad.any()):
-        where = tuple(int(i) for i in bad.nonzero()[0])
-        raise InputError(
-            f"{what}{list(where)} is {float(values[where])} ({int(bad.sum())} such entries): it must "
-            f"be finite, or -inf to forbid a pair. Look for overflow where it is computed."
-        )
 
 
 def _check_multiplicity(

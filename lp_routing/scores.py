@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lp_routing.checks import as_tensor, refuse_nan_and_inf
 from lp_routing.errors import InputError
-from lp_routing.problem import refuse_nan_and_inf
 
 ScoreFunction = Callable[[Tensor, Tensor | None], Tensor]
 """(logits (..., T, E), mask (..., T) or None) -> scores (..., T, E); -inf for padding."""
@@ -66,8 +66,7 @@ def check_logits(values: Tensor, what: str = "logits") -> Tensor:
     Raises:
         InputError: not a floating-point tensor with two or more axes, empty, NaN or +inf.
     """
-    if not isinstance(values, Tensor):
-        values = torch.as_tensor(values)
+    values = as_tensor(values)
     if values.ndim < 2 or values.numel() == 0 or not values.is_floating_point():
         raise InputError(
             f"{what}: expected floating-point numbers (..., tokens, experts) with at least one "

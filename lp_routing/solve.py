@@ -1,14 +1,16 @@
 """The one door to the solvers: it asks, checks the answer itself, then names the status."""
 
+import math
 import time
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lp_routing.assignment import Assignment
-from lp_routing.certificate import Certificate, certify
+from lp_routing.certificate import Certificate, certify, dual_bound
 from lp_routing.errors import InputError
 from lp_routing.feasible import feasible_assignment
 from lp_routing.infeasibility import Infeasibility, explain
@@ -16,7 +18,6 @@ from lp_routing.prices import Prices
 from lp_routing.problem import RoutingProblem
 from lp_routing.solution import Solution, Status
 from lp_routing.solvers import BY_NAME, Answer, Outcome, Solver
-from lp_routing.violations import as_amounts, violations_of
 
 Amounts = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -57,9 +58,7 @@ def solve(
     began = time.perf_counter()
     if integral and not problem.is_integral:
         problem = problem.with_whole_bounds()
-    answer = solver.answer(problem)
-    if integral and not problem.is_integral and answer.outcome is not Outcome.INFEASIBLE:
-        answer = _in_whole_numbers(problem, solver, answer)
+    answer = _answer(problem, solver, integral)
     return _judged(problem, solver.name, answer, tolerance, began)
 
 
@@ -74,12 +73,22 @@ def _solver(solver: Solver | str) -> Solver:
     )
 
 
-def _in_whole_numbers(problem: RoutingProblem, solver: Solver, relaxed: Answer) -> Answer:
-    """The MILP's answer with the LP's prices, unless the LP's vertex is whole already."""
-    if relaxed.x is not None and _is_nearly_whole(relaxed.x):
-        return relaxed
-    answer = solver.answer(problem, integral=True)
-    return replace(answer, prices=relaxed.prices)
+def _answer(problem: RoutingProblem, solver: Solver, integral: bool) -> Answer:
+    """Ask the solver, with scores scaled by a power of two so that its tolerances suit them."""
+    power = math.frexp(problem.score_scale)[1]
+    scaled = problem
+    if power:
+        scaled = problem.with_scores(torch.ldexp(problem.scores.double(), torch.tensor(-power)))
+    answer = solver.answer(scaled)
+    whole = answer.x is not None and _is_nearly_whole(answer.x)
+    if integral and not problem.is_integral and not whole:
+        searched = solver.answer(scaled, integral=True)
+        answer = replace(searched, prices=answer.prices)
+    return replace(
+        answer,
+        prices=None if answer.prices is None else answer.prices.times(2.0**power),
+        bound=None if answer.bound is None else answer.bound * 2.0**power,
+    )
 
 
 def _judged(
@@ -87,19 +96,19 @@ def _judged(
 ) -> Solution:
     """Certify an answer and name its status."""
     infeasibility = explain(problem) if answer.outcome is Outcome.INFEASIBLE else None
-    prices = answer.prices or Prices()
-    assignment = certificate = None
+    prices, assignment, certificate = answer.prices, None, None
     if infeasibility is None:
-        assignment = _assignment(problem, answer, prices)
+        prices, assignment = _best_so_far(problem, answer)
     if assignment is not None:
-        certificate = _with_search_bound(certify(problem, assignment, prices), answer.bound, solver)
+        certificate = certify(problem, assignment, prices or Prices())
+        certificate = _with_search_bound(certificate, answer.bound, solver)
     status = _status(answer, infeasibility, certificate, tolerance)
     return Solution(
         problem=problem,
         solver=solver,
         status=status,
         assignment=assignment,
-        prices=answer.prices,
+        prices=prices,
         certificate=certificate,
         infeasibility=infeasibility,
         explanation=_explanation(status, answer, infeasibility, certificate),
@@ -124,13 +133,27 @@ def _status(
     return Status.FAILED
 
 
-def _assignment(problem: RoutingProblem, answer: Answer, prices: Prices) -> Assignment | None:
-    """The solver's amounts, made whole where they nearly are; at a time limit, feasible ones."""
-    x = None if answer.x is None else torch.as_tensor(_made_whole(answer.x))
+def _best_so_far(
+    problem: RoutingProblem, answer: Answer
+) -> tuple[Prices | None, Assignment | None]:
+    """The solver's prices and amounts; when it was stopped early, better ones if there are any."""
+    prices = answer.prices
+    found = [] if answer.x is None else [torch.as_tensor(_made_whole(answer.x))]
     if answer.outcome is Outcome.TIME_LIMIT:
-        broken = x is None or bool(violations_of(problem, as_amounts(problem, x)))
-        x = feasible_assignment(problem, prices) if broken else x
-    return None if x is None else Assignment(x.to(problem.scores.device))
+        free = Prices()
+        prices = min(prices or free, free, key=lambda candidate: dual_bound(problem, candidate))
+        quick = feasible_assignment(problem, prices)
+        found += [] if quick is None else [quick]
+        found.sort(key=lambda x: _worth(problem, x), reverse=True)
+    if not found:
+        return prices, None
+    return prices, Assignment(found[0].to(problem.scores.device))
+
+
+def _worth(problem: RoutingProblem, x: Tensor) -> tuple[float, float]:
+    """Feasible assignments before others, then by value."""
+    certificate = certify(problem, x, Prices())
+    return -certificate.violation, float(certificate.value)
 
 
 def _made_whole(x: Amounts) -> Any:

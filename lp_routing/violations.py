@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.assignment import Assignment
+from lp_routing.checks import as_tensor
 from lp_routing.errors import InputError
 from lp_routing.problem import RoutingProblem
 
@@ -31,7 +32,7 @@ def as_amounts(
     Raises:
         InputError: wrong shape, NaN or infinite amounts.
     """
-    x = assignment.x if isinstance(assignment, Assignment) else torch.as_tensor(assignment)
+    x = assignment.x if isinstance(assignment, Assignment) else as_tensor(assignment)
     if x.shape != problem.scores.shape:
         raise InputError(
             f"assignment: expected amounts of shape {tuple(problem.scores.shape)} (tokens x "

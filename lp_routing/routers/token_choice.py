@@ -5,8 +5,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from lp_routing.checks import whole
 from lp_routing.errors import InputError
-from lp_routing.named_problems import whole
 from lp_routing.routers.base import Normalise, Router, normalised
 from lp_routing.routers.capacity import (
     Capacity,

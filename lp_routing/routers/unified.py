@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lp_routing.checks import whole
 from lp_routing.errors import InputError
-from lp_routing.named_problems import whole
 from lp_routing.routers.base import Normalise, Router, normalised
 from lp_routing.routers.selection import largest
 from lp_routing.scores import masked, unified, unified_v1

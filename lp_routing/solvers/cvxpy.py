@@ -9,6 +9,7 @@ from lp_routing.errors import InputError, OptionError
 from lp_routing.prices import Prices, from_table
 from lp_routing.problem import RoutingProblem
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit, refuse_unknown
+from lp_routing.solvers.highs import LP_DEFAULTS, option_names
 
 if TYPE_CHECKING:
     from lp_routing.cvxpy_model import CvxpyModel
@@ -66,11 +67,11 @@ class CVXPY(Solver):
             raise InputError(f"{self.name} solves the LP; for whole numbers use HiGHS().")
         model = cvxpy_model(problem)
         limit = {} if self.time_limit_s is None else {"time_limit": self.time_limit_s}
-        presolve = {"presolve": "off"} if self.backend == "HIGHS" else {}
+        defaults = LP_DEFAULTS if self.backend == "HIGHS" else {}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # "may be inaccurate": the certificate measures it
-                model.problem.solve(solver=self.backend, **(presolve | limit | self.options))
+                model.problem.solve(solver=self.backend, **(defaults | limit | self.options))
         except (TypeError, ValueError) as error:
             raise OptionError(f"{self.name} refuses its options {self.options}: {error}") from error
         except cp.SolverError as error:
@@ -122,7 +123,5 @@ def _known_options(backend: str) -> list[str] | None:
 
         return [name for name in dir(clarabel.DefaultSettings()) if not name.startswith("_")]
     if backend == "HIGHS":
-        from lp_routing.solvers.highs import option_names
-
         return [*option_names(), "highs_options"]
     return None

@@ -19,6 +19,12 @@ OPTIONS = (
     "primal_feasibility_tolerance",
     "simplex_dual_edge_weight_strategy",
 )
+DEFAULTS: dict[str, Any] = {
+    "presolve": False,
+    "primal_feasibility_tolerance": 1e-10,
+    "dual_feasibility_tolerance": 1e-10,
+}
+"""As in `HiGHS`, and for the same reasons."""
 _OUTCOMES = {0: Outcome.FINISHED, 1: Outcome.TIME_LIMIT, 2: Outcome.INFEASIBLE}
 
 
@@ -28,7 +34,7 @@ class SciPy(Solver):
     Args:
         method: "highs-ds" (dual simplex), "highs-ipm", or "highs" (it chooses).
         time_limit_s: stop after this many seconds.
-        options: of `linprog`'s HiGHS methods; presolve is off unless asked for, as in `HiGHS`.
+        options: of `linprog`'s HiGHS methods.
 
     Raises:
         OptionError: an unknown method or option.
@@ -42,7 +48,7 @@ class SciPy(Solver):
         check_time_limit("SciPy", time_limit_s)
         refuse_unknown("SciPy", options, OPTIONS)
         self.method = method
-        self.options: dict[str, Any] = {"presolve": False, **options}
+        self.options: dict[str, Any] = DEFAULTS | options
         if time_limit_s is not None:
             self.options["time_limit"] = time_limit_s
 
