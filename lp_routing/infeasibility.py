@@ -16,7 +16,7 @@ import torch
 
 from lp_routing.certificate import dual_bound
 from lp_routing.constraints import Family
-from lp_routing.linear_program import LinearProgram, linear_program
+from lp_routing.linear_program import LinearProgram, Vector, linear_program
 from lp_routing.prices import Prices
 from lp_routing.problem import RoutingProblem
 
@@ -88,6 +88,7 @@ def _elastic_duals(program: LinearProgram) -> Any:
 def _both_sides(program: LinearProgram, duals: Any) -> tuple[dict[str, float], dict[str, float]]:
     """Demands and supplies of the clash, each weighted with its price (1 for a cut)."""
     duals = np.where(np.abs(duals) < TINY, 0.0, duals)
+    duals = _without_easy_tokens(program, duals)
     names = program.row_names
     needs = {
         names[row]: float(-duals[row] * program.row_lower[row]) for row in np.nonzero(duals < 0)[0]
@@ -95,11 +96,28 @@ def _both_sides(program: LinearProgram, duals: Any) -> tuple[dict[str, float], d
     gives = {
         names[row]: float(duals[row] * program.row_upper[row]) for row in np.nonzero(duals > 0)[0]
     }
-    wanted = np.maximum(-(program.matrix.T @ duals), 0.0)
-    through_pairs = float((wanted * program.column_upper)[wanted > TINY].sum())
+    through_pairs = float(_through_pairs(program, duals).sum())
     if through_pairs > 0:
         gives["pairs"] = through_pairs
     return needs, gives
+
+
+def _without_easy_tokens(program: LinearProgram, duals: Vector) -> Vector:
+    """Leave out tokens whose demand fits through pairs outside the clash: it stays as large."""
+    if program.problem.family("token") is None:
+        return duals
+    T = program.problem.T
+    outside = np.bincount(program.token, _through_pairs(program, duals), minlength=T)
+    demands = -duals[:T] * program.row_lower[:T]
+    kept = duals.copy()
+    kept[:T][(duals[:T] < 0) & (demands <= outside)] = 0.0
+    return kept
+
+
+def _through_pairs(program: LinearProgram, duals: Vector) -> Vector:
+    """What each single pair can give beyond the constraints of the clash, (n,)."""
+    wanted = -(program.matrix.T @ duals)
+    return np.where(wanted > TINY, wanted * program.column_upper, 0.0)
 
 
 def _in_words(problem: RoutingProblem, needs: dict[str, float], gives: dict[str, float]) -> str:

@@ -14,7 +14,7 @@ from lp_routing.certificate import Certificate, certify, dual_bound
 from lp_routing.errors import InputError
 from lp_routing.feasible import feasible_assignment
 from lp_routing.infeasibility import Infeasibility, explain
-from lp_routing.prices import Prices
+from lp_routing.prices import Prices, from_table
 from lp_routing.problem import RoutingProblem
 from lp_routing.solution import Solution, Status
 from lp_routing.solvers import BY_NAME, Answer, Outcome, Solver
@@ -75,6 +75,8 @@ def _solver(solver: Solver | str) -> Solver:
 
 def _answer(problem: RoutingProblem, solver: Solver, integral: bool) -> Answer:
     """Ask the solver, with scores scaled by a power of two so that its tolerances suit them."""
+    if not bool(problem.allowed.any()):
+        return _nothing_allowed(problem)
     power = math.frexp(problem.score_scale)[1]
     scaled = problem
     if power:
@@ -89,6 +91,14 @@ def _answer(problem: RoutingProblem, solver: Solver, integral: bool) -> Answer:
         prices=None if answer.prices is None else answer.prices.times(2.0**power),
         bound=None if answer.bound is None else answer.bound * 2.0**power,
     )
+
+
+def _nothing_allowed(problem: RoutingProblem) -> Answer:
+    """Every pair is forbidden: no column is left to ask a solver about."""
+    demanded = any(bool((family.lower > 0).any()) for family in problem.families)
+    outcome = Outcome.INFEASIBLE if demanded else Outcome.FINISHED
+    x = np.zeros((problem.T, problem.E))
+    return Answer(outcome, x, from_table(problem, {}), said="every pair is forbidden")
 
 
 def _judged(

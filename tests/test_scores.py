@@ -226,7 +226,7 @@ def test_bad_masks_are_refused_with_what_was_received(score, mask, says):
 
 
 def test_logits_that_are_no_numbers_are_refused_with_their_type():
-    with pytest.raises(lpr.InputError, match="logits: expected .*NoneType"):
+    with pytest.raises(lpr.InputError, match=r"logits: expected .*NoneType"):
         scores.softmax(None)
 
 

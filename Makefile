@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh machine with Python >= 3.11 and make:
+#   make verify   sets up and runs the main job
+#   make test     sets up and passes the checks and the tests
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup verify check test clean
+
+help:
+	@echo "make verify   prove the optima on the sample and measure the quick rules (about a minute)"
+	@echo "make test     lint, types, architecture, tests (some minutes)"
+	@echo "make check    lint and types alone"
+	@echo "make setup    the virtual environment in .venv, done by the others when needed"
+	@echo "make clean    remove .venv and caches"
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "lp_routing needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "[1/3] creating the virtual environment .venv"
+	@$(PYTHON) -m venv .venv
+	@echo "[2/3] installing torch for the CPU, solvers and test tools into .venv (about 1.5 GB; minutes)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[test]' \
+		| grep --line-buffered -E '^(Collecting|Installing|Successfully)' | cut -c1-120
+	@echo "[3/3] checking that everything imports"
+	@$(BIN)/python -c 'import lp_routing, highspy, cvxpy, ortools, pytest'
+	@touch .venv/ready
+
+verify: setup
+	@$(BIN)/lp-routing verify
+
+check: setup
+	@echo "== ruff: lint and format"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "== mypy: types"
+	@$(BIN)/mypy
+
+test: check
+	@echo "== pytest: tests and architecture"
+	@$(BIN)/python -m pytest --cov=lp_routing --cov-report=term:skip-covered
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,104 @@
+"""The house plan: imports run one way, everything public is documented, heavy imports are lazy."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lp_routing as lpr
+
+ROOT = Path(lpr.__file__).parent
+# from the ground up; a module may import from floors below its own, and from its own package
+FLOORS = [
+    ["errors"],
+    ["bounds", "checks"],
+    ["constraints", "scores", "assignment"],
+    ["problem"],
+    ["named_problems", "prices", "exact"],
+    ["best_response", "violations", "linear_program", "cvxpy_model"],
+    ["certificate", "ties", "feasible"],
+    ["solvers"],
+    ["infeasibility", "mps"],
+    ["solution"],
+    ["solve"],
+    ["routers", "traces"],
+    ["verify"],
+    ["report"],
+    ["cli"],
+]
+FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def part(module):
+    """`lp_routing.solvers.highs` -> `solvers`."""
+    return module.split(".")[1]
+
+
+def imports(source):
+    """Modules of this package that a source text imports, whole names."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lp_routing"):
+            inner = node.module == "lp_routing"
+            found |= {f"lp_routing.{a.name}" for a in node.names} if inner else {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names if a.name.startswith("lp_routing.")}
+    return found
+
+
+def arrows_back(part_name, source):
+    """Imports that do not go down."""
+    return [
+        module
+        for module in imports(source)
+        if part(module) != part_name and FLOOR[part(module)] >= FLOOR[part_name]
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    part_name = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert part_name in FLOOR, f"give {part_name} a floor"
+    assert arrows_back(part_name, path.read_text()) == []
+
+
+def test_an_arrow_that_runs_back_is_found():
+    assert arrows_back("problem", "from lp_routing.solve import solve") == ["lp_routing.solve"]
+    assert arrows_back("problem", "from lp_routing import solve") == ["lp_routing.solve"]
+    assert arrows_back("prices", "def f():\n  import lp_routing.cli") == ["lp_routing.cli"]
+    assert arrows_back("solve", "from lp_routing.problem import RoutingProblem") == []
+
+
+@pytest.mark.parametrize("name", lpr.__all__)
+def test_every_public_name_is_documented(name):
+    thing = getattr(lpr, name)
+    assert inspect.getdoc(thing)
+    if inspect.isclass(thing):
+        for attribute, member in vars(thing).items():
+            if not attribute.startswith("_") and (callable(member) or isinstance(member, property)):
+                assert inspect.getdoc(getattr(thing, attribute)), f"{name}.{attribute}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_stay_small_enough_to_be_one_thing(path):
+    assert path.read_text().count("\n") <= 300
+
+
+def test_importing_the_package_does_not_import_solvers_or_the_command_line():
+    code = "import lp_routing, sys; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "torch" in loaded
+    for heavy in ("cvxpy", "highspy", "clarabel", "rich", "click", "matplotlib"):
+        assert heavy not in loaded
+
+
+def test_the_version_is_that_of_the_installed_package():
+    from importlib.metadata import version
+
+    assert lpr.__version__ == version("lp-routing")

@@ -1,0 +1,203 @@
+"""Certificates: what they measure, what they refuse to believe, and exact arithmetic."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lp_routing as lpr
+from lp_routing import at_least, at_most, exactly
+from tests.strategies import prices_for, problems
+
+INF = float("inf")
+# Two tokens want expert 0 (3 and 2); it has one slot; token 1 can have 1 at expert 1. Optimum 4.
+SUITORS = lpr.capacity([[3, 1], [2, 1]], 1, 1)
+BEST = torch.tensor([[True, False], [False, True]])
+RIGHT = lpr.Prices(experts=torch.tensor([1.5, 0.0]))
+
+
+def test_a_right_price_proves_the_optimum():
+    certificate = lpr.certify(SUITORS, BEST, RIGHT)
+    assert (certificate.value, certificate.bound, certificate.gap) == (4, 4, 0)
+    assert certificate.relative_gap == 0
+    assert certificate.violation == 0
+    assert certificate.proves_optimal()
+    assert certificate.proof == "weak duality"
+
+
+def test_a_wrong_price_gives_a_worse_bound_never_a_wrong_one():
+    # At price 0 both take expert 0 in thought: 3 + 2. At price 9 it stays empty: 1 + 1 + 9.
+    free = lpr.certify(SUITORS, BEST, lpr.Prices())
+    dear = lpr.certify(SUITORS, BEST, lpr.Prices(experts=torch.tensor([9.0, 0.0])))
+    assert (free.bound, dear.bound) == (5, 11)
+    assert not free.proves_optimal()
+
+
+def test_a_price_of_a_sign_that_the_bound_does_not_allow_is_clipped():
+    # at_most leaves no reason to pay anybody for taking more: -7 counts as 0
+    certificate = lpr.certify(SUITORS, BEST, lpr.Prices(experts=torch.tensor([1.5, -7.0])))
+    assert certificate.bound == 4
+    floor = lpr.RoutingProblem([[1.0, 2.0]], tokens=exactly(1), experts=at_least([0, 1]))
+    paid = lpr.certify(floor, [[0, 1]], lpr.Prices(experts=torch.tensor([0.0, 5.0])))
+    assert paid.bound == 2
+
+
+def test_a_worse_assignment_has_a_gap():
+    swapped = lpr.certify(SUITORS, ~BEST, RIGHT)
+    assert (swapped.value, swapped.gap) == (3, 1)
+    assert swapped.relative_gap == 0.25
+    assert not swapped.proves_optimal()
+
+
+def test_each_broken_constraint_is_named_with_its_amount():
+    both = torch.tensor([[True, True], [True, False]])
+    certificate = lpr.certify(SUITORS, both, RIGHT)
+    assert {v.name: v.amount for v in certificate.violations} == {"token_0": 1, "expert_0": 1}
+    assert "expert_0 counts 2, at most 1" in [v.says for v in certificate.violations]
+    assert certificate.violation == 1
+    assert not certificate.proves_optimal()
+
+
+def test_total_and_groups_are_named_too():
+    problem = lpr.RoutingProblem(
+        torch.ones(3, 2),
+        total=at_least(5),
+        token_groups=[lpr.Group([0, 1], at_most(1), "prompt")],
+        expert_groups=[lpr.Group([1], at_least(3), "device")],
+    )
+    certificate = lpr.certify(problem, torch.tensor([[1, 1], [1, 0], [0, 0]]), lpr.Prices())
+    amounts = {v.name: v.amount for v in certificate.violations}
+    assert amounts == {"total": 2, "token_group_prompt": 2, "expert_group_device": 2}
+
+
+def test_forbidden_negative_and_repeated_pairs_are_violations():
+    problem = lpr.RoutingProblem([[1, -INF], [2, 3]], multiplicity=[1, 2])
+    certificate = lpr.certify(problem, [[0, 1], [3, -2]], lpr.Prices())
+    assert {v.name: v.amount for v in certificate.violations} == {
+        "x_0_1": 1,
+        "x_1_0": 1,
+        "x_1_1": 2,
+    }
+    assert "forbids the pair" in next(v.says for v in certificate.violations if v.name == "x_0_1")
+    assert certificate.value == 2 * 3 - 3 * 2
+
+
+def test_a_fractional_assignment_is_measured_not_hidden():
+    halves = np.full((2, 2), 0.5)
+    certificate = lpr.certify(SUITORS, halves, RIGHT)
+    assert certificate.value == 3.5
+    assert certificate.violation == 0
+    thirds = lpr.certify(SUITORS, np.full((2, 2), 2 / 3), RIGHT)
+    assert thirds.violation == pytest.approx(1 / 3)
+    assert len(thirds.violations) == 4
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        (torch.zeros(3, 2), r"expected amounts of shape \(2, 2\).*got \(3, 2\)"),
+        (torch.zeros(1, 2, 2), r"got \(1, 2, 2\); certify one layer or batch at a time"),
+        (np.array([[0, np.nan], [0, 0]]), r"assignment\[0, 1\] is nan"),
+        (np.array([[0, np.inf], [0, 0]]), r"assignment\[0, 1\] is inf"),
+    ],
+)
+def test_an_assignment_that_cannot_be_one_is_refused(assignment, words):
+    with pytest.raises(lpr.InputError, match=words):
+        lpr.certify(SUITORS, assignment, lpr.Prices())
+
+
+@pytest.mark.parametrize(
+    ("prices", "words"),
+    [
+        (lpr.Prices(experts=torch.zeros(3)), "prices of experts: expected 2, got 3"),
+        (lpr.Prices(experts=torch.tensor([0, INF])), "prices of experts must be finite, got inf"),
+        (
+            lpr.Prices(experts=torch.tensor([0, np.nan])),
+            "prices of experts must be finite, got nan",
+        ),
+    ],
+)
+def test_prices_that_cannot_be_any_are_refused(prices, words):
+    with pytest.raises(lpr.InputError, match=words):
+        lpr.certify(SUITORS, BEST, prices)
+
+
+@given(st.data())
+def test_any_prices_bound_the_optimum(data):
+    problem = data.draw(problems())
+    prices = data.draw(prices_for(problem))
+    value, bound = float(lpr.solve(problem).value), lpr.dual_bound(problem, prices)
+    assert bound >= value - 1e-9
+
+
+@given(st.data())
+def test_exact_and_rounded_bounds_agree(data):
+    problem = data.draw(problems())
+    prices = data.draw(prices_for(problem))
+    nothing = torch.zeros(problem.T, problem.E)
+    exact = lpr.certify(problem, nothing, prices, exact=True)
+    rounded = lpr.certify(problem, nothing, prices)
+    # the exact one may also round the prices to the scores' grid, where that helps
+    assert float(exact.bound) <= float(rounded.bound) + 1e-9
+    assert float(exact.bound) >= float(lpr.solve(problem).value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_gaps_are_zero_on_softmax_scores_of_every_dtype(dtype, seed):
+    logits = torch.randn(48, 8, generator=torch.Generator().manual_seed(seed)) * 3
+    scores = torch.softmax(logits, 1).to(dtype)
+    for problem in (lpr.balanced(scores, 2), lpr.capacity(scores, 2, 13), lpr.unified(scores, 96)):
+        solution = lpr.solve(problem)
+        certificate = lpr.certify(problem, solution.assignment, solution.prices, exact=True)
+        assert isinstance(certificate.bound, Fraction)
+        # float64 scores are finer than the prices a float64 solver can return
+        assert certificate.gap == 0 if dtype != torch.float64 else abs(certificate.gap) < 1e-13
+
+
+def test_exact_arithmetic_sees_a_gap_that_float64_rounds_away():
+    # 1 + 2**-60 is not a float64 number, but 1 and 2**-60 are, as two scores of two tokens.
+    scores = torch.tensor([[1.0, 1.0], [2.0**-60, 0.0]], dtype=torch.float64)
+    problem = lpr.token_choice(scores, 1)
+    worse = torch.tensor([[True, False], [False, True]])
+    assert lpr.certify(problem, worse, lpr.Prices()).gap == 0
+    assert lpr.certify(problem, worse, lpr.Prices(), exact=True).gap == Fraction(1, 2**60)
+
+
+def test_exact_arithmetic_ranks_pairs_whose_differences_round_alike():
+    # 1 - p and (1 + 2**-52) - p round to the same float64 for this p; exactly they differ.
+    scores = torch.tensor([[1.0, 1.0 + 2.0**-52]], dtype=torch.float64)
+    problem = lpr.RoutingProblem(scores, tokens=exactly(1), experts=at_most(1))
+    prices = lpr.Prices(experts=torch.tensor([-9.0, -9.0]).double())
+    assert lpr.certify(problem, [[0, 1]], prices, exact=True).gap == 0
+    tall = lpr.RoutingProblem(scores, tokens=exactly(1), experts=exactly([0, 1]))
+    high = lpr.Prices(experts=torch.full((2,), -(2.0**10), dtype=torch.float64))
+    certificate = lpr.certify(tall, [[0, 1]], high, exact=True)
+    assert certificate.bound == Fraction(1) + Fraction(1, 2**52)
+
+
+def test_the_bound_of_an_impossible_row_is_minus_infinity():
+    problem = lpr.RoutingProblem([[1, -INF]], tokens=exactly(2))
+    certificate = lpr.certify(problem, [[1, 0]], lpr.Prices())
+    assert certificate.bound == -INF
+    assert certificate.relative_gap == -INF
+    assert not certificate.proves_optimal()
+    assert lpr.certify(problem, [[1, 0]], lpr.Prices(), exact=True).bound == -INF
+
+
+def test_a_certificate_of_many_chunks_is_that_of_one(monkeypatch):
+    import lp_routing.problem as module
+
+    problem = lpr.capacity(torch.rand(50, 4, generator=torch.Generator().manual_seed(0)), 2, 20)
+    solution = lpr.solve(problem)
+    whole = lpr.certify(problem, solution.assignment, solution.prices, exact=True)
+    monkeypatch.setattr(module, "CHUNK_ENTRIES", 12)
+    assert len(list(problem.row_chunks())) == 17
+    parts = lpr.certify(problem, solution.assignment, solution.prices, exact=True)
+    assert parts == whole
+    x = solution.assignment.x.clone()
+    x[49] = True
+    assert "token_49" in [v.name for v in lpr.certify(problem, x, solution.prices).violations]

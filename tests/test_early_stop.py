@@ -1,0 +1,80 @@
+"""Stopped by the clock: the best assignment and bound so far, always feasible."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+import lp_routing as lpr
+from lp_routing.feasible import feasible_assignment
+from lp_routing.solvers import Answer, Outcome
+from tests import kkt
+from tests.strategies import problems
+
+
+class OutOfTime(lpr.Solver):
+    """Stops at once with what it is given."""
+
+    def __init__(self, x=None, prices=None):
+        self.x, self.prices = x, prices
+
+    def answer(self, problem, *, integral=False):
+        return Answer(Outcome.TIME_LIMIT, self.x, self.prices, said="out of time")
+
+
+@pytest.mark.parametrize("stated", [lpr.balanced, lambda s, k: lpr.capacity(s, k, 130)])
+def test_highs_at_its_time_limit_leaves_a_feasible_assignment_and_a_bound(stated):
+    scores = torch.rand(2048, 32, generator=torch.Generator().manual_seed(0))
+    problem = stated(scores, 2)
+    solution = lpr.solve(problem, lpr.HiGHS(time_limit_s=1e-4))
+    assert solution.status is lpr.Status.TIME_LIMIT
+    assert kkt.primal_feasibility(problem, solution.assignment.x) == 0
+    assert 0 < solution.certificate.relative_gap < 0.1
+    assert "Time limit" in solution.explanation
+
+
+def test_a_solver_with_nothing_in_hand_still_yields_an_assignment():
+    problem = lpr.capacity([[3, 1], [2, 1]], 1, 1)
+    solution = lpr.solve(problem, OutOfTime())
+    assert solution.status is lpr.Status.TIME_LIMIT
+    assert (solution.value, solution.bound) == (4, 5)
+
+
+def test_a_worse_or_broken_assignment_in_hand_is_replaced():
+    problem = lpr.capacity([[3, 1], [2, 1]], 1, 1)
+    for x in (np.zeros((2, 2)), np.ones((2, 2)), np.array([[0.5, 0], [0, 0]])):
+        assert lpr.solve(problem, OutOfTime(x)).value == 4
+
+
+def test_an_optimal_assignment_with_its_proof_is_optimal_however_it_was_stopped():
+    # the largest score is below 1 and above 1/2, so a solver sees the scores unscaled
+    problem = lpr.capacity([[0.75, 0.25], [0.5, 0.25]], 1, 1)
+    prices = lpr.Prices(experts=torch.tensor([0.375, 0.0]))
+    solution = lpr.solve(problem, OutOfTime(np.array([[1.0, 0], [0, 1]]), prices))
+    assert solution.status is lpr.Status.OPTIMAL
+
+
+def test_an_impossible_problem_has_no_assignment_at_a_time_limit_either():
+    problem = lpr.RoutingProblem(torch.ones(3, 1), tokens=lpr.exactly(1), experts=lpr.at_most(2))
+    solution = lpr.solve(problem, OutOfTime())
+    assert solution.status is lpr.Status.TIME_LIMIT
+    assert solution.assignment is None
+    assert solution.value == float("-inf")
+
+
+@given(problems())
+@settings(max_examples=150)
+def test_a_feasible_assignment_is_found_exactly_where_there_is_one(problem):
+    found = feasible_assignment(problem, lpr.Prices())
+    possible = lpr.solve(problem).status is lpr.Status.OPTIMAL
+    assert (found is not None) == possible
+    if found is not None:
+        assert kkt.primal_feasibility(problem, found) == 0
+
+
+def test_no_flow_is_claimed_where_the_problem_is_none():
+    groups = [([0, 1], lpr.at_most(1)), ([1, 2], lpr.at_most(1))]
+    assert (
+        feasible_assignment(lpr.RoutingProblem([[1, 1, 1]], expert_groups=groups), lpr.Prices())
+        is None
+    )

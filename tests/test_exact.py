@@ -1,0 +1,41 @@
+"""Exact sums against Python's own fractions."""
+
+from fractions import Fraction
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lp_routing.exact import exact_dot, grid_of, round_to_grid
+
+numbers = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=8)
+
+
+@given(numbers, numbers)
+def test_a_dot_product_is_that_of_fractions(a, b):
+    n = min(len(a), len(b))
+    expected = sum(
+        (Fraction(x) * Fraction(y) for x, y in zip(a[:n], b[:n], strict=True)), Fraction(0)
+    )
+    left, right = (torch.tensor(values[:n], dtype=torch.float64) for values in (a, b))
+    assert exact_dot(left, right) == expected
+
+
+@given(numbers)
+def test_every_entry_is_a_multiple_of_the_grid_and_no_coarser_grid_fits(values):
+    tensor = torch.tensor(values, dtype=torch.float64)
+    power = grid_of(tensor)
+    steps = [Fraction(v) / Fraction(2) ** power for v in values]
+    assert all(step.denominator == 1 for step in steps)
+    assert not any(values) or any(step.numerator % 2 for step in steps)
+
+
+def test_rounding_to_a_grid_moves_to_the_nearest_multiple():
+    values = torch.tensor([0.3, -0.7, 5.0], dtype=torch.float64)
+    assert round_to_grid(values, -1).tolist() == [0.5, -0.5, 5.0]
+    assert round_to_grid(values, -60).tolist() == values.tolist()
+
+
+def test_cancellation_leaves_what_float64_would_lose():
+    a = torch.tensor([1e300, 1.0, -1e300], dtype=torch.float64)
+    assert exact_dot(a, torch.ones(3, dtype=torch.float64)) == 1

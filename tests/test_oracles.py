@@ -1,0 +1,79 @@
+"""OR-tools' min-cost flow, another algorithm by other people, on the same problems."""
+
+import numpy as np
+import pytest
+import torch
+from ortools.graph.python import min_cost_flow
+
+import lp_routing as lpr
+
+SCALE = 2**20
+
+
+def flow_value(scores, k, capacity, balanced):
+    """Value of the best flow, on integer scores (float scores times SCALE); None if infeasible."""
+    T, E = scores.shape
+    flow = min_cost_flow.SimpleMinCostFlow()
+    source, sink = T + E, T + E + 1
+    token, expert = np.nonzero(scores > -np.inf)
+    cost = -np.rint(scores[token, expert] * SCALE).astype(np.int64)
+    add = flow.add_arcs_with_capacity_and_unit_cost
+    add(np.full(T, source), np.arange(T), np.full(T, k), np.zeros(T, int))
+    add(token, T + expert, np.ones(len(token), int), cost)
+    add(T + np.arange(E), np.full(E, sink), np.full(E, capacity), np.zeros(E, int))
+    if not balanced:  # what is not worth sending goes past the experts
+        add(np.array([source]), np.array([sink]), np.array([T * k]), np.array([0]))
+    flow.set_nodes_supplies(np.array([source, sink]), np.array([T * k, -T * k]))
+    status = flow.solve()
+    return -flow.optimal_cost() / SCALE if status == flow.OPTIMAL else None
+
+
+def dyadic_scores(seed, T, E, forbidden=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(T, 4, generator=generator) @ torch.randn(4, E, generator=generator)
+    scores = (torch.softmax(logits, 1) * SCALE).round().double() / SCALE
+    return scores.masked_fill(torch.rand(T, E, generator=generator) < forbidden, -np.inf)
+
+
+@pytest.mark.parametrize("solver", ["highs", "scipy"])
+@pytest.mark.parametrize(("T", "E", "k"), [(64, 8, 1), (96, 16, 2), (120, 12, 4)])
+@pytest.mark.parametrize("seed", range(3))
+def test_balanced_and_capacity_optima_are_those_of_the_flow(seed, T, E, k, solver):
+    scores = dyadic_scores(seed, T, E)
+    C = T * k // E
+    balanced = lpr.solve(lpr.balanced(scores, k), solver)
+    assert float(balanced.value) == flow_value(scores.numpy(), k, C, balanced=True)
+    capped = lpr.solve(lpr.capacity(scores, k, C - 2), solver)
+    assert float(capped.value) == flow_value(scores.numpy(), k, C - 2, balanced=False)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_flow_and_lp_agree_on_what_is_impossible(seed):
+    scores = dyadic_scores(seed, 24, 6, forbidden=0.7)
+    scores[~(scores > -np.inf).any(1), 0] = 0.0
+    expected = flow_value(scores.numpy(), 1, 4, balanced=True)
+    problem = lpr.RoutingProblem(scores, tokens=lpr.exactly(1), experts=lpr.at_most(4))
+    solution = lpr.solve(problem)
+    if expected is None:
+        assert solution.status is lpr.Status.INFEASIBLE
+    else:
+        assert float(solution.value) == expected
+
+
+def test_the_random_family_holds_both_kinds():
+    values = []
+    for seed in range(12):
+        scores = dyadic_scores(seed, 24, 6, forbidden=0.7)
+        scores[~(scores > -np.inf).any(1), 0] = 0.0
+        values.append(flow_value(scores.numpy(), 1, 4, balanced=True))
+    assert None in values
+    assert any(value is not None for value in values)
+
+
+def test_all_solvers_agree_on_a_layer_of_the_sample():
+    logits = lpr.traces.sample().layer(0)[:256]
+    scores = (torch.softmax(logits.float(), 1) * SCALE).round().double() / SCALE
+    problem = lpr.balanced(scores, 2)
+    expected = flow_value(scores.numpy(), 2, 16, balanced=True)
+    assert float(lpr.solve(problem, "highs").value) == expected
+    assert float(lpr.solve(problem, "cvxpy").value) == pytest.approx(expected, rel=1e-6)

@@ -1,0 +1,236 @@
+"""What `verify` concludes: it believes right results and refutes wrong ones."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from rich.console import Console
+
+import lp_routing as lpr
+from lp_routing import verify
+from lp_routing.cli import main
+from lp_routing.report.verify_table import layer_tables, verdict
+from lp_routing.routers import TopK, Unified
+from lp_routing.solvers import HiGHS
+from lp_routing.verify import Finding, cases, examine, examine_all, refuted, rows_as_json
+
+LOGITS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+SCORES = LOGITS.softmax(-1)
+FORBIDDEN = SCORES.clone()
+FORBIDDEN[torch.arange(12), torch.arange(12) % 4] = -math.inf
+BY_NAME = {case.name: case for case in cases(3, SCORES, 2, 1.25)}
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """Of the seven problems, all as theory says."""
+    return examine_all(list(BY_NAME.values()), jobs=1)
+
+
+def tampered(outcomes, chosen, **changes):
+    """The outcomes with one row changed: that of the (case, method) chosen."""
+    case, method = chosen
+    assert sum(r.method == method for o in outcomes if o.case == case for r in o.rows) == 1
+    return [
+        replace(
+            outcome,
+            rows=tuple(
+                replace(row, **changes) if (outcome.case, row.method) == chosen else row
+                for row in outcome.rows
+            ),
+        )
+        for outcome in outcomes
+    ]
+
+
+def shown(outcomes) -> str:
+    """The tables as text."""
+    console = Console(width=80, record=True, quiet=True)
+    for table in layer_tables(outcomes):
+        console.print(table)
+    return console.export_text()
+
+
+def test_right_results_are_believed(outcomes):
+    assert refuted(outcomes) == []
+    assert verdict(outcomes).startswith("Proved: 7 optima")
+    assert "(7 with a gap of exactly 0 in exact arithmetic)" in verdict(outcomes)
+    assert "unified is worth at least as much in all 3 comparisons" in verdict(outcomes)
+
+
+@pytest.mark.parametrize("status", ["FEASIBLE", "TIME_LIMIT", "FAILED", "VIOLATES"])
+@pytest.mark.parametrize(
+    "claims",
+    [("balanced", "HiGHS"), ("balanced", "CVXPY (CLARABEL)"), ("unified", "Unified")],
+)
+def test_a_claim_that_did_not_come_out_optimal_is_refuted(outcomes, claims, status):
+    wrong = tampered(outcomes, claims, status=status, explanation="because")
+    says = f"layer 3, {claims[0]}: {claims[1]} ended {status} (because)"
+    assert refuted(wrong) == [says]
+    assert verdict(wrong) == f"NOT PROVED: {says}."
+
+
+def test_a_rule_that_claims_nothing_is_not_refuted(outcomes):
+    wrong = tampered(outcomes, ("capacity", "TopK, first tokens"), status="FEASIBLE")
+    assert refuted(wrong) == []
+
+
+def test_a_quick_rule_that_claims_to_be_exact_may_not_end_infeasible(outcomes):
+    wrong = tampered(outcomes, ("unified", "Unified"), status="INFEASIBLE")
+    assert refuted(wrong)
+
+
+def test_a_finding_that_does_not_hold_is_refuted(outcomes):
+    false = Finding(3, "two is three", holds=False)
+    wrong = [replace(outcomes[0], findings=(*outcomes[0].findings, false)), *outcomes[1:]]
+    assert refuted(wrong) == ["layer 3: two is three"]
+    both = tampered(wrong, ("unified", "Unified"), status="FEASIBLE")
+    assert len(refuted(both)) == 2
+    assert verdict(both).endswith("(and 1 more).")
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_problem_has_the_findings_that_theory_states(outcomes, name):
+    findings = next(outcome for outcome in outcomes if outcome.case == name).findings
+    assert all(finding.holds and finding.layer == 3 for finding in findings)
+    chained = name in ("token_choice", "expert_choice", "balanced")
+    assert [("agree" in f.says, "<=" in f.says) for f in findings] == [
+        (True, False),
+        *([(False, True)] if chained else []),
+    ]
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_solvers_that_disagree_are_found_out(monkeypatch, name):
+    def second_of_other_scores(problem, solver):
+        other = problem if isinstance(solver, HiGHS) else problem.with_scores(problem.scores * 2)
+        return lpr.solve(other, solver)
+
+    monkeypatch.setattr(verify, "solve", second_of_other_scores)
+    outcome = examine(BY_NAME[name])
+    assert not outcome.findings[0].holds
+    assert refuted([outcome]) == [f"layer 3: {name}: HiGHS and CVXPY (CLARABEL) agree"]
+
+
+def test_one_solver_that_finds_no_assignment_disagrees_with_one_that_does(monkeypatch):
+    full = lpr.RoutingProblem(SCORES, experts=lpr.at_most(1), total=lpr.exactly(9))
+
+    def second_infeasible(problem, solver):
+        return lpr.solve(problem if isinstance(solver, HiGHS) else full, solver)
+
+    monkeypatch.setattr(verify, "solve", second_infeasible)
+    outcome = examine(BY_NAME["balanced"])
+    assert [finding.holds for finding in outcome.findings] == [False, True]
+
+
+def test_an_assignment_worth_more_than_unified_is_found_out():
+    case = BY_NAME["balanced"]
+    truth = lpr.solve(case.problem)
+    assert verify._below_unified(case, truth).holds
+    doubled = replace(truth, assignment=lpr.Assignment(truth.assignment.x * 2))
+    finding = verify._below_unified(case, doubled)
+    assert not finding.holds
+    assert finding.says.startswith("balanced ")
+
+
+class WrongUnified(Unified):
+    """Takes the worst pair in place of the best."""
+
+    def select(self, scores):
+        chosen = super().select(scores).flatten()
+        flat = scores.flatten()
+        chosen[flat.argmax()], chosen[flat.argmin()] = False, True
+        return chosen.view_as(scores)
+
+
+class GreedyTopK(TopK):
+    """Takes one expert too many."""
+
+    def select(self, scores):
+        return TopK(self.k + 1).select(scores)
+
+
+class WrongHiGHS(HiGHS):
+    """Takes one pair less than it found."""
+
+    def answer(self, problem, *, integral=False):
+        answer = super().answer(problem, integral=integral)
+        answer.x.flat[np.argmax(answer.x)] = 0
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "says"),
+    [
+        ("Unified", WrongUnified, "layer 0, unified: Unified ended FEASIBLE (and 1 more)."),
+        ("TopK", GreedyTopK, "layer 0, token_choice: TopK ended VIOLATES (token_0 counts 3, "),
+        ("HiGHS", WrongHiGHS, "layer 0, token_choice: HiGHS ended FAILED"),
+    ],
+)
+def test_a_method_that_is_wrong_gives_status_1(tmp_path, monkeypatch, name, wrong, says):
+    wrong.__name__ = name
+    monkeypatch.setattr(f"lp_routing.verify.{name}", wrong)
+    np.save(tmp_path / "a.npy", LOGITS.numpy())
+    arguments = ["verify", f"{tmp_path}/a.npy", "--json", f"{tmp_path}/rows.json", "--jobs", "1"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert f"NOT PROVED: {says}" in result.stdout
+    assert "Proved:" not in result.stdout
+    refuted = [
+        r
+        for r in json.loads((tmp_path / "rows.json").read_text())["rows"]
+        if r["status"] != "OPTIMAL"
+    ]
+    assert any(row["claims_exact"] for row in refuted)
+
+
+@pytest.mark.parametrize(
+    ("scores", "k", "factor"),
+    [
+        (SCORES[:, :1], 1, 1.0),
+        (SCORES[:1], 2, 1.25),
+        (SCORES[:1, :1], 1, 1.25),
+        (SCORES[:2], 1, 1.25),  # T k / E < 1: expert choice takes nothing
+        (SCORES[:7, :3], 2, 1.25),  # E does not divide T k
+        (SCORES, 4, 0.5),
+        (SCORES, 2, 1e-9),
+        (SCORES, 2, 1e9),
+        (FORBIDDEN, 2, 1.25),
+        (SCORES * 0 + 0.25, 2, 1.25),
+        (SCORES * 0, 2, 1.25),
+        (SCORES * 0 - 3, 1, 1.25),
+        (-LOGITS.abs() - 1, 2, 1.25),
+        (LOGITS.round(), 2, 1.25),
+        (LOGITS.half(), 2, 1.25),
+        (LOGITS * 1e30, 2, 1.25),
+        (LOGITS * 1e-30, 2, 1.25),
+    ],
+)
+def test_odd_shapes_and_scores_are_verified(scores, k, factor):
+    found = examine_all(cases(0, scores, k, factor), jobs=1)
+    assert refuted(found) == []
+    assert verdict(found).startswith("Proved: 7 optima")
+    json.dumps(list(rows_as_json(found)), allow_nan=False)
+    assert all(name in shown(found) for name in BY_NAME)
+
+
+def test_the_table_has_a_line_for_every_row(outcomes):
+    lines = [line.strip() for line in shown(outcomes).splitlines()]
+    for outcome in outcomes:
+        for row in outcome.rows:
+            assert any(line.startswith(row.method) and f"{row.value:.3f}" in line for line in lines)
+    assert max(map(len, shown(outcomes).splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("factor", "k", "says"),
+    [(0.0, 2, "capacity factor 0.0"), (math.nan, 2, "factor nan"), (1.25, 0, "k=0"), (1, 5, "k=5")],
+)
+def test_cases_that_make_no_sense_are_refused(factor, k, says):
+    with pytest.raises(lpr.InputError, match=says):
+        cases(0, SCORES, k, factor)
