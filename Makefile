@@ -22,8 +22,7 @@ setup: .venv/ready
 	@echo "[1/3] creating the virtual environment .venv"
 	@$(PYTHON) -m venv .venv
 	@echo "[2/3] installing torch for the CPU, solvers and test tools into .venv (about 1.5 GB; minutes)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[test]' \
-		| grep --line-buffered -E '^(Collecting|Installing|Successfully)' | cut -c1-120
+	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@echo "[3/3] checking that everything imports"
 	@$(BIN)/python -c 'import lp_routing, highspy, cvxpy, ortools, pytest'
 	@touch .venv/ready

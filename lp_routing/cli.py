@@ -93,7 +93,7 @@ def _verify(
 ) -> bool:
     with console.status("loading torch and the solvers ..."):
         from lp_routing import scores, traces
-        from lp_routing.report.verify_table import layer_tables, verdict
+        from lp_routing.report.verify_table import LEGEND, layer_tables, verdict
         from lp_routing.verify import cases, examine_all, refuted, rows_as_json
 
     _check_writable(json_path)
@@ -122,6 +122,7 @@ def _verify(
         )
     for table in layer_tables(outcomes):
         console.print(table)
+    console.print(LEGEND, style="dim", highlight=False)
     console.print(verdict(outcomes), highlight=False, soft_wrap=True)
     if json_path is not None:
         content = {

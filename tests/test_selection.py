@@ -122,6 +122,16 @@ def test_ranks_count_from_the_largest_with_ties_to_the_lowest_index(dtype):
     assert ranks(torch.tensor([2, 5, 2, 9], dtype=dtype)).tolist() == [2, 1, 3, 0]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_lines_full_of_ties_still_prefer_the_lowest_index(dtype):
+    values = tied_lines(2, 1000, dtype=dtype)
+    for count in (1, 100, 500, 999):
+        expected = [marked(line, count) for line in values.tolist()]
+        assert largest(values, count).tolist() == expected
+        assert largest(values, torch.tensor([count, count])).tolist() == expected
+        assert ((ranks(values) < count) & (values > NEVER)).tolist() == expected
+
+
 @settings(max_examples=50)
 @given(line=lines)
 def test_the_first_ranks_are_the_largest_entries(line):

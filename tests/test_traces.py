@@ -1,5 +1,8 @@
 """Readers of router logits: every format, the sparse form, broken files, the shipped sample."""
 
+import gc
+import warnings
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +48,8 @@ def test_every_format_gives_back_the_very_logits(tmp_path, suffix, dtype):
     assert trace.mask is None
     assert trace.sequence is None
     assert torch.equal(lpr.traces.read(str(path)).layer(1), logits[1])
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_matrix_is_one_layer(tmp_path, suffix):
-    trace = lpr.traces.read(write(tmp_path / f"one{suffix}", router_logits=LOGITS[0].clone()))
-    assert torch.equal(trace.router_logits, LOGITS[:1])
+    matrix = lpr.traces.read(write(path, router_logits=logits[0].clone()))  # [T, E]: one layer
+    assert torch.equal(matrix.router_logits, logits[:1])
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -112,7 +111,6 @@ def test_the_sequence_of_each_token_is_kept(tmp_path, suffix, name):
         ({"mask": torch.ones(5)}, "mask must hold booleans .* got torch.float32"),
         ({"mask": torch.zeros(5, dtype=torch.bool)}, "mask marks every token as padding"),
         ({"mask": torch.ones(4, dtype=torch.bool)}, r"mask has shape \(4,\), .* of the 5 tokens"),
-        ({"mask": torch.ones(2, 5, dtype=torch.bool)}, r"mask has shape \(2, 5\), .* 5 tokens"),
         ({"sequence": torch.arange(6)}, r"sequence has shape \(6,\), .* of the 5 tokens"),
     ],
 )
@@ -130,7 +128,6 @@ def test_a_mask_or_sequence_that_does_not_fit_is_refused(tmp_path, suffix, extra
         (torch.zeros(1, 2, 5, 3), r"got torch.float32 of shape \(1, 2, 5, 3\)"),
         (torch.zeros(5, 3, dtype=torch.int32), r"got torch.int32 of shape \(1, 5, 3\)"),
         (torch.zeros(2, 0, 3), r"empty, \(2, 0, 3\)"),
-        (torch.zeros(0, 3), r"empty, \(1, 0, 3\)"),
         (torch.tensor([[0.0, float("nan")]]), r"router_logits\[0, 0, 1\] is nan \(1 such"),
         (torch.tensor([[0.0], [float("inf")]]), r"router_logits\[0, 1, 0\] is inf \(1 such"),
     ],
@@ -169,15 +166,23 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path, suffix):
     assert torch.equal(lpr.traces.read(path).router_logits, LOGITS)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("other", SUFFIXES)
+@pytest.mark.parametrize(("suffix", "other"), list(permutations(SUFFIXES, 2)))
 def test_a_file_under_the_suffix_of_another_format_is_refused(tmp_path, suffix, other):
     path = write(tmp_path / f"a{suffix}", router_logits=LOGITS).rename(tmp_path / f"b{other}")
-    if other == suffix:
-        assert torch.equal(lpr.traces.read(path).router_logits, LOGITS)
-        return
     with pytest.raises(lpr.InputError, match=f"b{other}: .*(cannot be read as|is not an) {other}"):
         lpr.traces.read(path)
+
+
+def test_a_file_that_is_refused_is_closed(tmp_path):
+    content = write(tmp_path / "whole.npz", router_logits=LOGITS).read_bytes()[:100]
+    for suffix in SUFFIXES:
+        (tmp_path / f"a{suffix}").write_bytes(content)
+        with warnings.catch_warnings(record=True) as left_open:
+            warnings.simplefilter("always")
+            with pytest.raises(lpr.InputError, match=f"a{suffix}"):
+                lpr.traces.read(tmp_path / f"a{suffix}")
+            gc.collect()
+        assert [str(warning.message) for warning in left_open] == []
 
 
 def test_the_sparse_form_forbids_all_that_was_not_recorded(tmp_path):
@@ -205,8 +210,6 @@ def test_the_sparse_form_takes_one_layer_and_a_number_of_experts(tmp_path):
     ("change", "says"),
     [
         ({"expert_ids": IDS[..., :1]}, r"one shape .* \(1, 3, 1\) and torch.float32 \(1, 3, 2\)"),
-        ({"expert_ids": IDS.float()}, r"whole expert_ids .* got torch.float32"),
-        ({"expert_ids": IDS[0, 0], "probs": PROBS[0, 0]}, r"got torch.uint8 \(2,\)"),
         ({"expert_ids": IDS.short() - 1}, r"expert_ids run from -1 to 2, outside 0\.\.2"),
         ({"num_experts": torch.tensor(3)}, r"expert_ids run from 0 to 3, outside 0\.\.2"),
         ({"num_experts": torch.tensor([8, 9])}, r"num_experts"),
@@ -240,8 +243,7 @@ def test_the_sample_is_whole_and_in_reading_order():
     trace = lpr.traces.sample()
     assert trace.router_logits.shape == (4, 4096, 32)
     assert bool(trace.router_logits.isfinite().all())
-    assert bool((trace.router_logits.float().std(-1) > 0).all(1).all())
-    assert trace.source == "the sample trace"
-    assert trace.mask is None
+    assert bool((trace.router_logits.float().std(-1) > 0).all())
+    assert (trace.source, trace.mask) == ("the sample trace", None)
     assert bool((trace.sequence.diff() >= 0).all())
     assert trace.sequence.unique(return_counts=True)[1].tolist() == [256] * 16

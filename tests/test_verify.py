@@ -1,5 +1,6 @@
 """What `verify` concludes: it believes right results and refutes wrong ones."""
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -18,7 +19,7 @@ from lp_routing.routers import TopK, Unified
 from lp_routing.solvers import HiGHS
 from lp_routing.verify import Finding, cases, examine, examine_all, refuted, rows_as_json
 
-LOGITS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+LOGITS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
 SCORES = LOGITS.softmax(-1)
 FORBIDDEN = SCORES.clone()
 FORBIDDEN[torch.arange(12), torch.arange(12) % 4] = -math.inf
@@ -49,7 +50,7 @@ def tampered(outcomes, chosen, **changes):
 
 def shown(outcomes) -> str:
     """The tables as text."""
-    console = Console(width=80, record=True, quiet=True)
+    console = Console(width=80, record=True, file=io.StringIO())
     for table in layer_tables(outcomes):
         console.print(table)
     return console.export_text()
@@ -77,11 +78,6 @@ def test_a_claim_that_did_not_come_out_optimal_is_refuted(outcomes, claims, stat
 def test_a_rule_that_claims_nothing_is_not_refuted(outcomes):
     wrong = tampered(outcomes, ("capacity", "TopK, first tokens"), status="FEASIBLE")
     assert refuted(wrong) == []
-
-
-def test_a_quick_rule_that_claims_to_be_exact_may_not_end_infeasible(outcomes):
-    wrong = tampered(outcomes, ("unified", "Unified"), status="INFEASIBLE")
-    assert refuted(wrong)
 
 
 def test_a_finding_that_does_not_hold_is_refuted(outcomes):

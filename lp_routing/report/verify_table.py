@@ -9,6 +9,12 @@ from rich.table import Table
 from lp_routing.verify import Outcome, Row, refuted
 
 
+LEGEND = (
+    "gap: what is lost, relative to the optimum (solvers: what is left unproved). breaks by: the "
+    "largest amount\nby which a bound of the problem is broken. dropped: tokens that reach no expert."
+)
+
+
 def layer_tables(outcomes: Sequence[Outcome]) -> list[Table]:
     """One table for each layer, a section for each problem; 80 columns wide."""
     return [
@@ -61,23 +67,32 @@ def _layer_table(layer: int, outcomes: list[Outcome]) -> Table:
 
 
 def _cells(row: Row) -> list[str]:
-    gap = "-" if row.relative_gap is None else f"{100 * row.relative_gap:.2f} %"
-    if row.status == "INFEASIBLE":
-        gap = "infeasible"
-    elif row.status == "VIOLATES":
-        gap = "-"
-    elif row.exact_zero:
-        gap = "0 exactly"
-    elif row.status == "OPTIMAL" and row.relative_gap is not None:
-        gap = f"{row.relative_gap:.0e}"
     return [
         f"  {row.method}",
         "-" if row.value is None else f"{row.value:.3f}",
-        gap,
-        "" if not row.violation else f"{row.violation:.2g}",
+        _gap(row),
+        _violation(row.violation or 0.0),
         "-" if row.dropped is None else f"{row.dropped}",
         "-" if row.max_load is None else f"{row.max_load:.6g}",
     ]
+
+
+def _gap(row: Row) -> str:
+    if row.status == "INFEASIBLE":
+        return "infeasible"
+    if row.relative_gap is None or row.status == "VIOLATES":
+        return "-"
+    if row.exact_zero:
+        return "0 exactly"
+    if row.status == "OPTIMAL":
+        return f"{row.relative_gap:.0e}" if row.relative_gap else "0"
+    return f"{100 * row.relative_gap:.2f} %"
+
+
+def _violation(amount: float) -> str:
+    if amount == 0:
+        return ""
+    return f"{amount:.0e}" if amount < 1e-3 else f"{amount:.4g}"
 
 
 def _style(row: Row) -> str:
