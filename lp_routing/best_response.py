@@ -14,7 +14,7 @@ from torch import Tensor
 from lp_routing.problem import RoutingProblem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Response:
     """The best response of some rows; axis R ranks a row's experts, best first.
 

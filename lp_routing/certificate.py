@@ -57,11 +57,11 @@ class Certificate:
 
     @property
     def relative_gap(self) -> float:
-        """`gap / max(|value|, |bound|, largest |score|)`, without unit; 0 where the gap is 0."""
+        """`gap / max(|value|, |bound|, largest |score|)`; the gap itself where all scores are 0."""
         if self.gap == 0:
             return 0.0
-        if self.bound == float("-inf"):
-            return float("-inf")
+        if self.bound == float("-inf") or self.score_scale == 0:
+            return float(self.gap)
         scale = max(abs(float(self.value)), abs(float(self.bound)), self.score_scale)
         return float(self.gap) / scale
 

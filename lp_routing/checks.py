@@ -1,7 +1,9 @@
 """What is asked of numbers at the door, before anything is computed with them."""
 
 import operator
+import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -19,13 +21,7 @@ def check_scores(scores: Scores, what: str = "scores") -> Tensor:
     Raises:
         InputError: with what was received.
     """
-    try:
-        values = as_tensor(scores).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{what}: expected a matrix of numbers (tokens x experts), got {type(scores).__name__} "
-            f"that torch cannot read ({error})."
-        ) from error
+    values = as_tensor(scores, what, "a matrix of numbers (tokens x experts)")
     if values.ndim != 2:
         raise InputError(
             f"{what}: expected a matrix (tokens x experts), got shape {tuple(values.shape)}; "
@@ -38,16 +34,44 @@ def check_scores(scores: Scores, what: str = "scores") -> Tensor:
     if values.is_complex() or values.dtype == torch.bool:
         raise InputError(f"{what}: expected real numbers, got {values.dtype}.")
     if not values.is_floating_point():
-        if int(values.abs().max()) > 2**53:
+        whole_numbers = values.cpu().numpy()  # torch has no max of unsigned integers
+        if max(int(whole_numbers.max()), -int(whole_numbers.min())) > 2**53:
             raise InputError(f"{what}: integers beyond 2**53 do not fit float64; rescale them.")
         values = values.double()
+    if values.dtype.itemsize == 1:  # torch computes nothing in float8
+        values = values.float()
     refuse_nan_and_inf(values, what)
     return values
 
 
-def as_tensor(values: Any) -> Tensor:
-    """Tensors as they are, anything else by way of numpy, which reads Python floats as float64."""
-    return values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+def as_tensor(values: Any, what: str, expected: str) -> Tensor:
+    """Dense tensors as they are; anything else by way of numpy, which reads floats as float64.
+
+    Memory is shared where possible, with read-only and memory-mapped arrays too: nothing here
+    writes to what a caller gave.
+
+    Raises:
+        InputError: what is no array of numbers, with `expected` in the sentence.
+    """
+    try:
+        if isinstance(values, Tensor):
+            tensor = values.detach()
+        else:
+            array = np.asarray(values)
+            if not array.dtype.isnative or any(stride < 0 for stride in array.strides):
+                array = array.astype(array.dtype.newbyteorder("="), order="C")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                tensor = torch.as_tensor(array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{what}: expected {expected}, got {type(values).__name__} that torch cannot read "
+            f"({error})."
+        ) from error
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        kind = "meta" if tensor.is_meta else str(tensor.layout)
+        raise InputError(f"{what}: expected {expected} in a dense tensor, got a {kind} tensor.")
+    return tensor
 
 
 def refuse_nan_and_inf(values: Tensor, what: str) -> None:
@@ -70,8 +94,8 @@ def whole(
 ) -> int:
     """`value` as an int between two limits, refusing fractions, booleans and everything else."""
     try:
-        number = int(value) if isinstance(value, float) and value == int(value) else None
-        number = operator.index(value) if number is None else number  # type: ignore[arg-type]
+        fits = isinstance(value, Real) and value == int(value)
+        number = int(value) if fits else operator.index(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{name}={value!r}: expected a whole number.") from error
     if isinstance(value, bool):

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lp_routing.errors import InputError
@@ -101,12 +102,15 @@ def _verify(
     todo = []
     for layer in parse_layers(layers, trace.layers):
         logits = trace.layer(layer)[: parse_tokens(tokens)]
-        todo += cases(layer, scores.named(score)(logits, None), k, capacity_factor)
+        try:
+            todo += cases(layer, scores.named(score)(logits, None), k, capacity_factor)
+        except InputError as error:
+            raise InputError(f"{error} (Layer {layer} of {trace.source}.)") from error
     T, E = todo[0].problem.scores.shape
     console.print(
-        f"[bold]{trace.source}[/bold]: {len({case.layer for case in todo})} layer(s), {T} of "
-        f"{len(trace.layer(0))} tokens, {E} experts; k={k}, capacity factor {capacity_factor:g}, "
-        f"scores: {score}.",
+        f"[bold]{escape(trace.source)}[/bold]: {len({case.layer for case in todo})} layer(s), "
+        f"{T} of {len(trace.layer(0))} tokens, {E} experts; "
+        f"k={k}, capacity factor {capacity_factor:g}, scores: {score}.",
         highlight=False,
     )
     columns = (
@@ -145,11 +149,12 @@ def parse_layers(text: str, count: int) -> list[int]:
     chosen: list[int] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
-        if not first.isdigit() or not (last.isdigit() or not last):
+        if not first.isdecimal() or not (last.isdecimal() or not last):
             raise InputError(f'--layers {text}: expected "all", "0,2" or "0-3".')
+        if int(last or first) >= count or int(first) > int(last or first):
+            raise InputError(f"--layers {text}: this file has the layers 0 to {count - 1}.")
         chosen += range(int(first), int(last or first) + 1)
-    wrong = [layer for layer in chosen if layer >= count]
-    if wrong or not chosen:
+    if not chosen:
         raise InputError(f"--layers {text}: this file has the layers 0 to {count - 1}.")
     return sorted(set(chosen))
 
@@ -158,7 +163,7 @@ def parse_tokens(text: str) -> int | None:
     """`all` as None, else a number of tokens >= 1."""
     if text.strip().lower() == "all":
         return None
-    if not text.strip().isdigit() or int(text) < 1:
+    if not text.strip().isdecimal() or int(text) < 1:
         raise InputError(f'--tokens {text}: expected "all" or a whole number >= 1.')
     return int(text)
 
@@ -179,7 +184,10 @@ def _check_writable(path: Path | None) -> None:
     if path is None:
         return
     try:
+        existed = path.exists()
         with path.open("a"):
             pass
+        if not existed:
+            path.unlink()
     except OSError as error:
         raise InputError(f"--json {path}: cannot be written ({error.strerror}).") from error

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from lp_routing.bounds import Bounds
+from lp_routing.checks import as_tensor
 from lp_routing.errors import InputError
 
 Kind = Literal["token", "expert", "total", "token_group", "expert_group"]
 Members = Sequence[int] | Sequence[bool] | np.ndarray[Any, Any] | Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Tokens (a sequence) or experts (a device) that share one bound.
 
@@ -30,23 +31,36 @@ class Group:
     name: str = ""
 
 
-def groups_by(labels: Members, bounds: Bounds) -> list[Group]:
+def groups_by(labels: Members | Sequence[str], bounds: Bounds) -> list[Group]:
     """One group for each distinct label, in ascending order, named after the label.
 
     Args:
-        labels: one whole number per token or per expert, e.g. the sequence of each token.
+        labels: one number or string per token or per expert, e.g. the sequence of each token.
         bounds: one for all groups, or one per group.
+
+    Raises:
+        InputError: labels that are no list, or bounds without a word such as `at_most`.
     """
-    values = torch.as_tensor(labels)
-    names = torch.as_tensor(sorted(set(values.tolist())))
+    try:
+        values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+        names, group = np.unique(values, return_inverse=True)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"labels: expected numbers or strings, got {labels!r}.") from error
+    if values.ndim != 1 or not len(values) or values.dtype.kind == "O":
+        raise InputError(
+            f"labels: expected one number or string for each token or expert, got "
+            f"{type(labels).__name__} of shape {values.shape}."
+        )
+    if not isinstance(bounds, Bounds):
+        raise InputError(bare_number("bounds", bounds))
     lower, upper = bounds.per_row(len(names), "bounds", "group")
     return [
-        Group(values == name, Bounds(float(low), float(high), bounds.words), str(name.item()))
-        for name, low, high in zip(names, lower, upper, strict=True)
+        Group(group == row, Bounds(float(lower[row]), float(upper[row]), bounds.words), str(name))
+        for row, name in enumerate(names)
     ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """All constraints of one kind.
 
@@ -88,6 +102,8 @@ class Family:
 def group_family(kind: Kind, groups: Iterable[Group | tuple[Members, Bounds]], size: int) -> Family:
     """Check `token_groups=` or `expert_groups=` against the number (`size`) they index."""
     argument, thing = f"{kind}s", kind.removesuffix("_group")
+    if isinstance(groups, Group) or not isinstance(groups, Iterable):
+        raise InputError(f"{argument}: expected a list of Group, got {type(groups).__name__}.")
     masks, lower, upper, labels = [], [], [], []
     for index, entry in enumerate(groups):
         try:
@@ -121,7 +137,9 @@ def bare_number(argument: str, received: object) -> str:
 
 
 def _member_mask(members: Members, size: int, where: str, thing: str) -> Tensor:
-    values = torch.as_tensor(members).cpu()
+    values = as_tensor(members, where, f"{thing} indices or {size} booleans").cpu()
+    if not values.numel():
+        raise InputError(f"{where} has no members; leave it out.")
     if values.dtype == torch.bool and values.shape == (size,):
         mask = values
     elif values.dtype != torch.bool and values.ndim == 1 and not values.is_floating_point():

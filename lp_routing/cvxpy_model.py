@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import cvxpy as cp
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CvxpyModel:
     """A CVXPY problem and its parts.
 

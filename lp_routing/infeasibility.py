@@ -24,7 +24,7 @@ TINY = 1e-7
 """Duals smaller than this are zero up to the solver's tolerance."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Infeasibility:
     """A proof that a problem has no feasible assignment.
 

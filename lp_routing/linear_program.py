@@ -15,7 +15,7 @@ from lp_routing.problem import RoutingProblem
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearProgram:
     """maximise score @ x, row_lower <= matrix @ x <= row_upper, 0 <= x <= column_upper.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lp_routing.problem import RoutingProblem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prices:
     """Dual values in units of score per pair; positive where an upper bound binds.
 

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from lp_routing.bounds import Bounds
-from lp_routing.checks import Scores, check_scores
+from lp_routing.checks import Scores, as_tensor, check_scores
 from lp_routing.constraints import Family, Group, Members, bare_number, group_family
 from lp_routing.errors import InputError
 
+LARGEST_SUM = 1e300
 CHUNK_ENTRIES = 1 << 21
 """Entries of the score matrix in work at a time (16 MiB of float64 an array)."""
 
@@ -67,6 +68,11 @@ class RoutingProblem:
         multiplicity: Sequence[int] | np.ndarray[Any, Any] | Tensor | None = None,
     ) -> None:
         self.scores = check_scores(scores)
+        if self.score_scale * self.scores.numel() > LARGEST_SUM:
+            raise InputError(
+                f"scores: the largest is {self.score_scale:g}, so that sums could leave the range "
+                f"of float64; rescale them."
+            )
         self.multiplicity = _check_multiplicity(multiplicity, self.T, self.scores.device)
         families = [
             _family("token", "tokens", tokens, self.T),
@@ -216,7 +222,10 @@ def _check_multiplicity(
 ) -> Tensor | None:
     if multiplicity is None:
         return None
-    values = torch.as_tensor(multiplicity).to(device=device, dtype=torch.float64)
+    values = as_tensor(multiplicity, "multiplicity", "whole numbers, one a row")
+    if values.is_complex():
+        raise InputError(f"multiplicity: expected whole numbers, got {values.dtype}.")
+    values = values.to(device=device, dtype=torch.float64)
     if values.shape != (T,):
         raise InputError(
             f"multiplicity: expected {T} whole numbers, one a row, got shape {tuple(values.shape)}."

@@ -1,7 +1,8 @@
 """Router logits to scores: pure functions on (..., T, E), padding masked by (..., T).
 
-Half-precision logits are widened to float32 first, which is exact, so that rounding makes no
-ties that the logits do not have. A logit of -inf stays a forbidden pair: its score is -inf.
+Half-precision logits are widened to float32 first, which is exact. A score function may still tie
+what the logits tell apart: a softmax underflows, a sigmoid saturates. A logit of -inf stays a
+forbidden pair: its score is -inf.
 """
 
 from collections.abc import Callable
@@ -36,6 +37,7 @@ def sigmoid(values: Tensor, mask: Tensor | None = None) -> Tensor:
 def unified(values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5) -> Tensor:
     """USMoE's unified score: (1 - rate) softmax + rate * sigmoid * 2 / E (Do et al. 2025, code)."""
     wide = check_logits(values)
+    check_rate(rate)
     gate = torch.sigmoid(wide) * (2 / wide.shape[-1])
     return _scored(wide, mask, (1 - rate) * _softmax(wide, -1) + rate * gate)
 
@@ -44,9 +46,11 @@ def unified_v1(values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5)
     """USMoE's first version: a softmax over the tokens in place of the sigmoid.
 
     (1 - rate) softmax over experts + rate * softmax over tokens (arXiv 2503.22996 v1). The second
-    term makes a token's score depend on all tokens, later ones included. Padding takes no part.
+    term makes a token's score depend on all tokens of its sequence (the axis before the last),
+    later ones included, whatever is pooled afterwards. Padding takes no part.
     """
     wide = check_logits(values)
+    check_rate(rate)
     over_tokens = _softmax(masked(wide, mask), -2)
     return _scored(wide, mask, (1 - rate) * _softmax(wide, -1) + rate * over_tokens)
 
@@ -60,13 +64,20 @@ BY_NAME: dict[str, ScoreFunction] = {
 """Scores the command line offers by name."""
 
 
+def check_rate(rate: float) -> None:
+    """Raise `InputError` unless the rate is a number from 0 to 1."""
+    if not isinstance(rate, int | float) or not 0 <= rate <= 1:
+        raise InputError(f"rate={rate!r}: expected a number from 0 to 1.")
+
+
 def check_logits(values: Tensor, what: str = "logits") -> Tensor:
     """Logits (..., T, E) in float32 or float64.
 
     Raises:
         InputError: not a floating-point tensor with two or more axes, empty, NaN or +inf.
     """
-    values = as_tensor(values)
+    if not isinstance(values, Tensor):
+        values = as_tensor(values, what, "floating-point numbers (..., tokens, experts)")
     if values.ndim < 2 or values.numel() == 0 or not values.is_floating_point():
         raise InputError(
             f"{what}: expected floating-point numbers (..., tokens, experts) with at least one "
@@ -84,17 +95,24 @@ def masked(values: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return values
-    if mask.dtype != torch.bool or mask.shape != values.shape[:-1]:
+    shape = tuple(values.shape[:-1])
+    if not isinstance(mask, Tensor):
         raise InputError(
-            f"mask: expected booleans of shape {tuple(values.shape[:-1])} (True for real tokens), "
+            f"mask: expected a tensor of booleans of shape {shape} (True for real tokens), got "
+            f"{type(mask).__name__}; write torch.as_tensor(mask)."
+        )
+    if mask.dtype != torch.bool or mask.shape != shape:
+        raise InputError(
+            f"mask: expected booleans of shape {shape} (True for real tokens), "
             f"got {mask.dtype} of shape {tuple(mask.shape)}."
         )
     return values.masked_fill(~mask[..., None], float("-inf"))
 
 
 def _softmax(values: Tensor, dim: int) -> Tensor:
-    """Softmax that gives 0, not NaN, along lines that are forbidden throughout."""
-    return torch.softmax(values, dim).nan_to_num(nan=0.0)
+    """Softmax that gives 0, with a gradient of 0, along lines that are forbidden throughout."""
+    forbidden = (values == float("-inf")).all(dim, keepdim=True)
+    return torch.softmax(values.masked_fill(forbidden, 0.0), dim).masked_fill(forbidden, 0.0)
 
 
 def _scored(values: Tensor, mask: Tensor | None, scores: Tensor) -> Tensor:
@@ -107,8 +125,8 @@ def named(score: ScoreFunction | str) -> ScoreFunction:
     Raises:
         InputError: an unknown name.
     """
-    if not isinstance(score, str):
+    if callable(score):
         return score
     if score not in BY_NAME:
-        raise InputError(f"score {score!r} is unknown; choose one of {', '.join(BY_NAME)}.")
+        raise InputError(f"score {score!r}: expected a function or one of {', '.join(BY_NAME)}.")
     return BY_NAME[score]

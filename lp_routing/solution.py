@@ -29,7 +29,7 @@ class Status(Enum):
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solution:
     """The answer of `solve`.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lp_routing import named_problems as problems
 from lp_routing.assignment import Assignment
 from lp_routing.certificate import Certificate, certify
+from lp_routing.checks import whole
 from lp_routing.exact import exact_dot
 from lp_routing.prices import Prices
 from lp_routing.problem import RoutingProblem
@@ -93,6 +94,7 @@ class Outcome:
 def cases(layer: int, scores: Tensor, k: int, capacity_factor: float) -> list[Case]:
     """The seven named problems on scores (T, E), with their quick rules."""
     T, E = scores.shape
+    k = whole(k, "k", 1, E, "E, the number of experts")
     share = T * k // E
     capacity = CapacityFactor(capacity_factor).of(T, E, k)
     cap = min(2 * k, E)

@@ -32,7 +32,8 @@ def as_amounts(
     Raises:
         InputError: wrong shape, NaN or infinite amounts.
     """
-    x = assignment.x if isinstance(assignment, Assignment) else as_tensor(assignment)
+    given = assignment.x if isinstance(assignment, Assignment) else assignment
+    x = as_tensor(given, "assignment", "amounts (tokens x experts)")
     if x.shape != problem.scores.shape:
         raise InputError(
             f"assignment: expected amounts of shape {tuple(problem.scores.shape)} (tokens x "

@@ -48,8 +48,8 @@ def test_amounts_may_be_fractions_or_several_tokens(x, whole, load, dropped):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_long_columns_of_low_precision_are_summed_without_losing_tokens(dtype):
-    assert lpr.Assignment(torch.ones(5000, 1, dtype=dtype)).load.tolist() == [5000]
-    assert lpr.Assignment(torch.ones(5000, 1, dtype=torch.bool)).load.tolist() == [5000]
+    assert lpr.Assignment(torch.ones(5001, 1, dtype=dtype)).load.tolist() == [5001]
+    assert lpr.Assignment(torch.ones(5001, 1, dtype=torch.bool)).load.tolist() == [5001]
 
 
 def test_an_entry_of_a_batch_is_an_assignment_with_its_own_weights_and_mask():

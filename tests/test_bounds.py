@@ -135,7 +135,7 @@ def test_groups_by_makes_one_group_for_each_label():
         ([([0], ONE), ([0], None)], r"\[1\]=None does not say whether it is a limit"),
         ([([9], ONE)], r"\[0\]: \w+ indices must lie in 0\.\.\d, got 9\.\.9"),
         ([([0, -1], ONE)], r"\[0\]: \w+ indices must lie in 0\.\.\d, got -1\.\.0"),
-        ([([0.5], ONE)], r"\[0\]: expected \w+ indices or \d booleans, got torch.float32"),
+        ([([0.5], ONE)], r"\[0\]: expected \w+ indices or \d booleans, got torch.float64"),
         ([([True], ONE)], r"\[0\]: expected .* got torch.bool of shape \(1,\)"),
         ([([[0]], ONE)], r"\[0\]: expected .* got torch.int64 of shape \(1, 1\)"),
         ([(0, ONE)], r"\[0\]: expected .* got torch.int64 of shape \(\)"),
@@ -171,7 +171,7 @@ def test_a_group_of_all_false_has_no_members():
     [
         ([0, 1], 2, r"bounds=2 does not say whether it is a limit or a demand"),
         ([0, 1], lpr.at_most([1, 2, 3]), r"bounds=at_most.* or 2 .*one per group.* shape \(3,\)"),
-        (["a", "b"], ONE, r"labels"),
+        ([], ONE, r"labels: expected one number or string .* shape \(0,\)"),
         ([[0, 1]], ONE, r"labels"),
         (None, ONE, r"labels"),
         (3, ONE, r"labels"),
@@ -180,6 +180,13 @@ def test_a_group_of_all_false_has_no_members():
 def test_groups_by_refuses_what_are_no_labels(labels, bounds, says):
     with pytest.raises(lpr.InputError, match=says):
         lpr.groups_by(labels, bounds)
+
+
+def test_labels_may_be_strings_and_name_the_groups():
+    groups = lpr.groups_by(["b", "a", "b"], lpr.at_most([1, 2]))
+    assert [group.name for group in groups] == ["a", "b"]
+    assert [list(group.members) for group in groups] == [[False, True, False], [True, False, True]]
+    assert [group.bounds.upper for group in groups] == [1, 2]
 
 
 def test_groups_by_refuses_fewer_labels_than_experts():

@@ -175,7 +175,7 @@ def test_gradients_of_scores_equal_finite_differences(score):
 
 @every_score
 def test_a_token_that_is_forbidden_everywhere_gets_a_zero_gradient_not_nan(score):
-    logits = torch.tensor([[NEVER, NEVER], [1.0, 2.0]], requires_grad=True)
+    logits = torch.tensor([[NEVER, NEVER], [1.0, 2.0], [3.0, 5.0]], requires_grad=True)
     received = score(logits, None)
     received.masked_fill(received == NEVER, 0.0).square().sum().backward()
     assert torch.equal(logits.grad[0], torch.zeros(2))
@@ -238,7 +238,9 @@ def test_a_mask_that_is_no_tensor_is_refused_with_its_type(mask):
 
 @pytest.mark.parametrize("name", ["softmx", ""])
 def test_an_unknown_score_name_is_refused_with_the_names_there_are(name):
-    with pytest.raises(lpr.InputError, match=rf"{name!r} is unknown.*softmax, sigmoid, unified"):
+    with pytest.raises(
+        lpr.InputError, match=rf"{name!r} : expected a function or one of softmax, sigmoid, unified"
+    ):
         scores.named(name)
 
 

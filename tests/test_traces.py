@@ -169,7 +169,9 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path, suffix):
 @pytest.mark.parametrize(("suffix", "other"), list(permutations(SUFFIXES, 2)))
 def test_a_file_under_the_suffix_of_another_format_is_refused(tmp_path, suffix, other):
     path = write(tmp_path / f"a{suffix}", router_logits=LOGITS).rename(tmp_path / f"b{other}")
-    with pytest.raises(lpr.InputError, match=f"b{other}: .*(cannot be read as|is not an) {other}"):
+    with pytest.raises(
+        lpr.InputError, match=f"b{other}: .*(cannot be read as|is not an|expected the key)"
+    ):
         lpr.traces.read(path)
 
 

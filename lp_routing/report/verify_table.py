@@ -8,10 +8,9 @@ from rich.table import Table
 
 from lp_routing.verify import Outcome, Row, refuted
 
-
 LEGEND = (
-    "gap: what is lost, relative to the optimum (solvers: what is left unproved). breaks by: the "
-    "largest amount\nby which a bound of the problem is broken. dropped: tokens that reach no expert."
+    "gap: what is lost, relative to the optimum (for solvers: what is left unproved). breaks by: "
+    "the largest amount by which a bound is broken. dropped: tokens that reach no expert."
 )
 
 
@@ -54,7 +53,13 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
 
 
 def _layer_table(layer: int, outcomes: list[Outcome]) -> Table:
-    table = Table(title=f"Layer {layer}", title_justify="left", title_style="bold", box=box.SIMPLE)
+    table = Table(
+        title=f"Layer {layer}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
     table.add_column("problem / method", no_wrap=True)
     for name in ("value", "gap", "breaks by", "dropped", "max load"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -69,12 +74,16 @@ def _layer_table(layer: int, outcomes: list[Outcome]) -> Table:
 def _cells(row: Row) -> list[str]:
     return [
         f"  {row.method}",
-        "-" if row.value is None else f"{row.value:.3f}",
+        "-" if row.value is None else _value(row.value),
         _gap(row),
         _violation(row.violation or 0.0),
         "-" if row.dropped is None else f"{row.dropped}",
         "-" if row.max_load is None else f"{row.max_load:.6g}",
     ]
+
+
+def _value(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.6g}"
 
 
 def _gap(row: Row) -> str:

@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from lp_routing.assignment import Assignment
+from lp_routing.checks import refuse_nan_and_inf
 from lp_routing.errors import InputError
 from lp_routing.scores import check_logits
 
@@ -44,8 +45,15 @@ class Router(ABC):
             InputError: NaN, +inf, wrong shape or dtype, k > E, capacity > T where it must be met.
         """
         scores = self.scores(check_logits(logits), mask)
+        _check_result(scores, logits)
         chosen = self.select(scores.detach())
         return Assignment(chosen, self.weigh(scores, chosen), mask)
+
+
+def check_normalise(by: Normalise) -> None:
+    """Raise `InputError` for anything but "kept", "all" and None."""
+    if by not in ("kept", "all", None):
+        raise InputError(f'normalise={by!r}: expected "kept", "all" or None.')
 
 
 def kept_scores(scores: Tensor, chosen: Tensor) -> Tensor:
@@ -53,13 +61,23 @@ def kept_scores(scores: Tensor, chosen: Tensor) -> Tensor:
     return scores.masked_fill(~chosen, 0.0)
 
 
+def _check_result(scores: Tensor, logits: Tensor) -> None:
+    """What a score function gave back is checked like what a user gives."""
+    if scores.shape != logits.shape:
+        raise InputError(
+            f"the score function returned shape {tuple(scores.shape)} for logits of shape "
+            f"{tuple(logits.shape)}; it must keep the shape."
+        )
+    refuse_nan_and_inf(scores.detach(), "the score function's result")
+
+
 def normalised(scores: Tensor, chosen: Tensor, by: Normalise) -> Tensor:
     """Combine weights divided, token by token, by the sum of the kept scores or of all scores."""
     kept = kept_scores(scores, chosen)
     if by is None:
         return kept
-    if by not in ("kept", "all"):
-        raise InputError(f'normalise={by!r}: expected "kept", "all" or None.')
+    if bool((kept < 0).any()):
+        raise InputError(f"normalise={by!r} divides by a sum of scores, but some are negative.")
     whole = kept if by == "kept" else scores.masked_fill(scores == float("-inf"), 0.0)
     total = whole.sum(-1, keepdim=True)
     return kept / total.masked_fill(total == 0, 1.0)

@@ -8,19 +8,22 @@ import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from lp_routing.checks import whole
 from lp_routing.errors import InputError
 from lp_routing.routers.selection import largest, ranks
 
+MOST_TOKENS = 2**53
 Formula = Callable[[int, int, int, float], int]
 
 CAPACITY_FORMULAS: dict[str, Formula] = {
     # f is the capacity factor; each formula keeps the order of operations of its source, since
     # another order rounds differently: T=100, E=10, K=1, f=1.1 gives 11 or 12.
-    "switch": lambda T, E, K, f: int(T * f / E),  # noqa: ARG005
+    "switch": lambda T, E, K, f: min(T, int(T * f / E)),  # noqa: ARG005
     "flaxformer": lambda T, E, K, f: round(f * T / E),  # noqa: ARG005
     "vmoe": lambda T, E, K, f: math.ceil(T * K * f / E),
     "megatron": lambda T, E, K, f: math.ceil(T * K / E * f),
@@ -54,20 +57,24 @@ class CapacityFactor:
     alignment: int = 1
 
     def __post_init__(self) -> None:
-        if self.formula not in CAPACITY_FORMULAS:
+        if not isinstance(self.formula, str) or self.formula not in CAPACITY_FORMULAS:
             raise InputError(
                 f"capacity formula {self.formula!r} is unknown; choose one of "
                 f"{', '.join(CAPACITY_FORMULAS)}."
             )
-        if not (isinstance(self.factor, int | float) and 0 < self.factor < math.inf):
+        number = isinstance(self.factor, Real) and not isinstance(self.factor, bool)
+        if not number or not 0 < self.factor < math.inf:
             raise InputError(f"capacity factor {self.factor!r}: expected a positive number.")
-        if self.minimum < 0 or self.alignment < 1:
-            raise InputError(
-                f"minimum={self.minimum}, alignment={self.alignment}: expected >= 0 and >= 1."
-            )
+        whole(self.minimum, "minimum", 0)
+        whole(self.alignment, "alignment", 1)
 
     def of(self, tokens: int, experts: int, k: int) -> int:
         """The capacity C of each expert for T tokens, E experts and K experts per token."""
+        if self.factor * tokens * k > MOST_TOKENS:
+            raise InputError(
+                f"capacity factor {self.factor:g} asks for {self.factor * tokens * k:g} slots in "
+                f"all; give one below {experts} (E), which never drops."
+            )
         capacity = CAPACITY_FORMULAS[self.formula](tokens, experts, k, self.factor)
         return -(-max(capacity, self.minimum) // self.alignment) * self.alignment
 
@@ -79,18 +86,20 @@ def check_capacity(capacity: Capacity) -> None:
     """Raise `InputError` unless the capacity is a whole number >= 0 or a `CapacityFactor`."""
     if isinstance(capacity, CapacityFactor):
         return
-    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0:
+    try:
+        whole(capacity, "capacity", 0)
+    except InputError as error:
         raise InputError(
             f"capacity={capacity!r}: expected a whole number of tokens >= 0, or "
             f"CapacityFactor(1.25)."
-        )
+        ) from error
 
 
 def resolve_capacity(capacity: Capacity, scores: Tensor, k: int) -> int:
     """The capacity in tokens for scores (..., T, E); padding counts, as in the sources."""
     if isinstance(capacity, CapacityFactor):
         return capacity.of(scores.shape[-2], scores.shape[-1], k)
-    return capacity
+    return whole(capacity, "capacity", 0)
 
 
 def keep_by_score(scores: Tensor, chosen: Tensor, capacity: int) -> Tensor:

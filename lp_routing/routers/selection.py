@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lp_routing.checks import whole
+
 
 def largest(scores: Tensor, count: int | Tensor) -> Tensor:
     """Mark the `count` largest entries along the last axis.
@@ -16,7 +18,8 @@ def largest(scores: Tensor, count: int | Tensor) -> Tensor:
         on every device and for every dtype; `torch.topk` leaves that order open.
     """
     n = scores.shape[-1]
-    if isinstance(count, int):
+    if not isinstance(count, Tensor):
+        count = whole(count, "count", 0)
         if count >= n:
             return scores > float("-inf")
         if count == 0:
@@ -27,7 +30,6 @@ def largest(scores: Tensor, count: int | Tensor) -> Tensor:
         wanted = count.clamp(max=n)[..., None]
         ordered = torch.sort(scores, descending=True).values
         threshold = ordered.gather(-1, (wanted - 1).clamp(min=0))
-        threshold = threshold.masked_fill(wanted == 0, float("inf"))
     above = scores > threshold
     level = scores == threshold
     open_places = wanted - above.sum(-1, keepdim=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lp_routing.checks import whole
 from lp_routing.errors import InputError
-from lp_routing.routers.base import Normalise, Router, normalised
+from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.capacity import (
     Capacity,
     check_capacity,
@@ -25,7 +25,8 @@ class TopK(Router):
     """Row top-k (Shazeer et al. 2017), optionally dropping what exceeds a capacity.
 
     Without capacity it is the optimum of `token_choice`; with one it seeks that of `capacity` and
-    misses it in general. Causal without capacity and with `by="position", order="token"`.
+    misses it in general. Causal without capacity, and with `by="position", order="token"` and a
+    capacity in tokens (a `CapacityFactor` grows with T).
     Cost: one `topk`; with capacity one more over the tokens, or a sort over the experts.
 
     Attributes:
@@ -56,6 +57,7 @@ class TopK(Router):
                 f'order={self.order!r}: expected "rank" (rank-major) or "token" (token-major).'
             )
         named(self.score)
+        check_normalise(self.normalise)
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """The score function's (..., T, E)."""
@@ -63,16 +65,16 @@ class TopK(Router):
 
     def select(self, scores: Tensor) -> Tensor:
         """Row top-k, then dropping; boolean (..., T, E)."""
-        whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
-        chosen = largest(scores, self.k)
+        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        chosen = largest(scores, k)
         if self.capacity is None:
             return chosen
-        capacity = resolve_capacity(self.capacity, scores, self.k)
+        capacity = resolve_capacity(self.capacity, scores, k)
         if self.by == "score":
             return keep_by_score(scores, chosen, capacity)
         if self.order == "token":
             return keep_first_tokens(chosen, capacity)
-        return keep_first_choices(scores, chosen, capacity, self.k)
+        return keep_first_choices(scores, chosen, capacity, k)
 
     def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
         """Scores of the kept pairs, divided as `normalise` says; (..., T, E)."""

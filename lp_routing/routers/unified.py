@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lp_routing.checks import whole
 from lp_routing.errors import InputError
-from lp_routing.routers.base import Normalise, Router, normalised
+from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.selection import largest
-from lp_routing.scores import masked, unified, unified_v1
+from lp_routing.scores import check_rate, masked, unified, unified_v1
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Unified(Router):
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
-        if not 0 <= self.rate <= 1:
-            raise InputError(f"rate={self.rate!r}: expected a number from 0 to 1.")
+        check_rate(self.rate)
+        check_normalise(self.normalise)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise InputError(
@@ -63,14 +63,14 @@ class Unified(Router):
 
     def select(self, scores: Tensor) -> Tensor:
         """Top-N of each flattened pool; boolean (..., T, E)."""
-        whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         pooled = self._pooled(scores)
         served = (
             largest(pooled, 1) if self.serve_all else torch.zeros_like(pooled, dtype=torch.bool)
         )
         tokens = (pooled > float("-inf")).any(-1).sum(-1)
         flat = pooled.masked_fill(served, float("-inf")).flatten(-2)
-        left = self.k * tokens - served.flatten(-2).sum(-1)
+        left = k * tokens - served.flatten(-2).sum(-1)
         same = int(left.flatten()[0])
         count = same if bool((left == same).all()) else left
         chosen = served | largest(flat, count).view_as(pooled)

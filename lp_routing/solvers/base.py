@@ -23,7 +23,7 @@ class Outcome(Enum):
     FAILED = auto()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answer:
     """What a solver returns, not yet believed.
 

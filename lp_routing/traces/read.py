@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lp_routing.checks import as_tensor
 from lp_routing.errors import InputError
 from lp_routing.traces.trace import Trace
 
 KEY = "router_logits"
 SPARSE_KEYS = ("expert_ids", "probs")
+KEYS = {KEY, *SPARSE_KEYS, "num_experts", "mask", "sequence", "request"}
+MOST_EXPERTS = 1 << 16
 
 
 def read(path: str | Path) -> Trace:
@@ -30,10 +33,12 @@ def read(path: str | Path) -> Trace:
         InputError: no such file, another format, unreadable, a missing key, wrong shapes, NaN.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file.")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give one file.")
+    try:
+        kind = "folder" if path.is_dir() else "file" if path.exists() else None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be looked up ({error.strerror}).") from error
+    if kind != "file":
+        raise InputError(f"{path}: {'is a folder; give one file' if kind else 'no such file'}.")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(
@@ -45,8 +50,9 @@ def read(path: str | Path) -> Trace:
         raise
     except Exception as error:  # every library has its own errors for broken files
         raise InputError(
-            f"{path}: cannot be read as {path.suffix} ({_first_line(error)}). It may be truncated, "
-            f"of another format, or hold objects, which are never loaded; save it again."
+            f"{path}: cannot be read as {path.suffix} ({type(error).__name__}). It may be "
+            f"truncated, of another format, or hold objects, which are never loaded; "
+            f"save the logits again as plain arrays."
         ) from error
     return _trace(content, str(path))
 
@@ -55,11 +61,15 @@ def _npz(path: Path) -> dict[str, Tensor]:
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: is not an .npz archive, or is truncated; save it again.")
     with np.load(path, allow_pickle=False) as archive:
-        return {name: _tensor(archive[name]) for name in archive.files}
+        known = {
+            name: _numbers(archive[name], path, name) for name in archive.files if name in KEYS
+        }
+        return known | dict.fromkeys(set(archive.files) - KEYS, torch.empty(0))
 
 
 def _npy(path: Path) -> dict[str, Tensor]:
-    return {KEY: _tensor(np.load(path, allow_pickle=False))}
+    with path.open("rb") as file:
+        return {KEY: _numbers(np.lib.format.read_array(file, allow_pickle=False), path, KEY)}
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -71,12 +81,15 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _pt(path: Path) -> dict[str, Tensor]:
     content = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, Tensor):
-        return {KEY: content}
+        content = {KEY: content}
     if not isinstance(content, Mapping):
         raise InputError(
             f"{path}: expected a tensor or a dict of tensors, got {type(content).__name__}."
         )
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    return {
+        str(name): as_tensor(value, f"{path}: {name}", "numbers") if name in KEYS else value
+        for name, value in content.items()
+    }
 
 
 _READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
@@ -127,14 +140,12 @@ def _dense(content: dict[str, Tensor], source: str) -> Tensor:
             f"{source}: expected whole expert_ids and probs of one shape [layers, tokens, kept], "
             f"got {ids.dtype} {tuple(ids.shape)} and {probs.dtype} {tuple(probs.shape)}."
         )
+    if not ids.numel():
+        raise InputError(f"{source}: expert_ids are empty, {tuple(ids.shape)}.")
     ids, probs = ids.long(), probs.float()
     if ids.ndim == 2:
         ids, probs = ids[None], probs[None]
-    experts = int(content["num_experts"]) if "num_experts" in content else int(ids.max()) + 1
-    if int(ids.min()) < 0 or int(ids.max()) >= experts:
-        raise InputError(
-            f"{source}: expert_ids run from {ids.min()} to {ids.max()}, outside 0..{experts - 1}."
-        )
+    experts = _expert_count(content.get("num_experts"), ids, source)
     if not bool((probs > 0).all()):
         raise InputError(f"{source}: probs must be positive; found {probs.min():g}.")
     repeated = ids.sort(-1).values.diff(dim=-1) == 0
@@ -145,11 +156,25 @@ def _dense(content: dict[str, Tensor], source: str) -> Tensor:
     return dense.scatter_(-1, ids, probs.log())
 
 
-def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+def _expert_count(stated: Tensor | None, ids: Tensor, source: str) -> int:
+    """E as the file states it, else the largest id plus one."""
+    lowest, highest = int(ids.min()), int(ids.max())
+    experts = highest + 1 if stated is None else -1
+    if stated is not None and stated.numel() == 1 and not stated.is_floating_point():
+        experts = int(stated)
+    if not 1 <= experts <= MOST_EXPERTS:
+        raise InputError(
+            f"{source}: num_experts must be one whole number from 1 to {MOST_EXPERTS}, "
+            f"got {experts if stated is None else stated.tolist()}."
+        )
+    if lowest < 0 or highest >= experts:
+        raise InputError(
+            f"{source}: expert_ids run from {lowest} to {highest}, outside 0..{experts - 1}."
+        )
+    return experts
+
+
+def _numbers(array: np.ndarray[Any, Any], path: Path, name: str) -> Tensor:
     if array.dtype.kind not in "fiub":
-        raise InputError(f"expected arrays of numbers, got dtype {array.dtype}.")
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{path}: {name} must be an array of numbers, got dtype {array.dtype}.")
+    return as_tensor(array, f"{path}: {name}", "numbers")

@@ -8,12 +8,13 @@ from lp_routing.checks import refuse_nan_and_inf
 from lp_routing.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """Router logits as a model produced them.
 
     Attributes:
         router_logits: (L, T, E) floating point; -inf where a pair was not recorded or not allowed.
+            Padding may hold anything.
         source: where it was read.
         mask: boolean (T,), True for real tokens; None where all are.
         sequence: whole numbers (T,), the sequence (or request) of each token; None if unknown.
@@ -33,7 +34,6 @@ class Trace:
             )
         if logits.numel() == 0:
             raise InputError(f"{self.source}: the router logits are empty, {tuple(logits.shape)}.")
-        refuse_nan_and_inf(logits, f"{self.source}: router_logits")
         for name in ("mask", "sequence"):
             values = getattr(self, name)
             if values is not None and values.shape != logits.shape[1:2]:
@@ -41,6 +41,10 @@ class Trace:
                     f"{self.source}: {name} has shape {tuple(values.shape)}, expected one entry "
                     f"for each of the {logits.shape[1]} tokens."
                 )
+        if self.sequence is not None and self.sequence.is_floating_point():
+            raise InputError(f"{self.source}: sequence must hold whole numbers.")
+        real = logits if self.mask is None else logits[:, self.mask]
+        refuse_nan_and_inf(real, f"{self.source}: router_logits")
 
     @property
     def layers(self) -> int:
