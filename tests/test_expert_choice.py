@@ -183,7 +183,7 @@ def test_more_tokens_than_there_are_is_refused(capacity, received):
 
 def test_bad_scores_logits_and_masks_are_refused():
     with pytest.raises(
-        lpr.InputError, match=r"score 'gate' : expected a function or one of softmax"
+        lpr.InputError, match=r"score 'gate': expected a function or one of softmax"
     ):
         ExpertChoice(1, score="gate")
     with pytest.raises(lpr.InputError, match=r"logits\[1, 0\] is inf"):

@@ -239,7 +239,7 @@ def test_a_mask_that_is_no_tensor_is_refused_with_its_type(mask):
 @pytest.mark.parametrize("name", ["softmx", ""])
 def test_an_unknown_score_name_is_refused_with_the_names_there_are(name):
     with pytest.raises(
-        lpr.InputError, match=rf"{name!r} : expected a function or one of softmax, sigmoid, unified"
+        lpr.InputError, match=rf"{name!r}: expected a function or one of softmax, sigmoid, unified"
     ):
         scores.named(name)
 

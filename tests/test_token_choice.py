@@ -215,7 +215,7 @@ def test_a_whole_number_of_any_type_is_a_k(k):
         ({"capacity": 2.5}, r"capacity=2\.5: expected a whole number"),
         ({"by": "rank"}, r"by='rank': expected .score. or .position."),
         ({"order": "expert"}, r"order='expert': expected .rank. \(rank-major\) or .token. "),
-        ({"score": "softmaxx"}, r"score 'softmaxx' : expected a function or one of softmax"),
+        ({"score": "softmaxx"}, r"score 'softmaxx': expected a function or one of softmax"),
         ({"normalise": "sum"}, r"normalise='sum': expected .kept., .all. or None"),
     ],
     ids=str,
