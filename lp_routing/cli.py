@@ -4,9 +4,10 @@ import json
 import os
 import platform
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -14,6 +15,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lp_routing.errors import InputError
+
+if TYPE_CHECKING:
+    from lp_routing.traces import Trace
+    from lp_routing.verify import Case, Outcome
 
 PACKAGES = ("lp-routing", "torch", "numpy", "scipy", "highspy", "cvxpy", "clarabel")
 
@@ -55,16 +60,7 @@ def main() -> None:
 @click.option(
     "--jobs", default=None, type=click.IntRange(1), help="Processes; all cores if left out."
 )
-def verify(
-    file: Path | None,
-    k: int,
-    capacity_factor: float,
-    layers: str,
-    tokens: str,
-    score: str,
-    json_path: Path | None,
-    jobs: int | None,
-) -> None:
+def verify(**options: Any) -> None:
     """Prove the optimum of every named problem and measure the quick rules against it.
 
     FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
@@ -72,74 +68,95 @@ def verify(
 
     Exit status: 0 when all that claims exactness is exact, 1 when something is not, 2 on bad input.
     """
-    console = Console()
     try:
-        proved = _verify(console, file, k, capacity_factor, layers, tokens, score, json_path, jobs)
+        proved = _verify(Console(), VerifyOptions(**options))
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     sys.exit(0 if proved else 1)
 
 
-def _verify(
-    console: Console,
-    file: Path | None,
-    k: int,
-    capacity_factor: float,
-    layers: str,
-    tokens: str,
-    score: str,
-    json_path: Path | None,
-    jobs: int | None,
-) -> bool:
-    with console.status("loading torch and the solvers ..."):
-        from lp_routing import scores, traces
-        from lp_routing.report.verify_table import LEGEND, layer_tables, verdict
-        from lp_routing.verify import cases, examine_all, refuted, rows_as_json
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What the command line says to `verify`."""
 
-    _check_writable(json_path)
-    trace = traces.sample() if file is None else traces.read(file)
-    todo = []
-    for layer in parse_layers(layers, trace.layers):
-        logits = trace.layer(layer)[: parse_tokens(tokens)]
-        try:
-            todo += cases(layer, scores.named(score)(logits, None), k, capacity_factor)
-        except InputError as error:
-            raise InputError(f"{error} (Layer {layer} of {trace.source}.)") from error
+    file: Path | None
+    k: int
+    capacity_factor: float
+    layers: str
+    tokens: str
+    score: str
+    json_path: Path | None
+    jobs: int | None
+
+
+def _verify(console: Console, options: VerifyOptions) -> bool:
+    """Do the job and print it; whether all that claims exactness is exact."""
+    with console.status("loading torch and the solvers ..."):
+        from lp_routing import traces
+        from lp_routing.report.verify_table import LEGEND, layer_tables, verdict
+        from lp_routing.verify import examine_all, refuted
+
+    _check_writable(options.json_path)
+    trace = traces.sample() if options.file is None else traces.read(options.file)
+    todo = _cases(trace, options)
     T, E = todo[0].problem.scores.shape
     console.print(
         f"[bold]{escape(trace.source)}[/bold]: {len({case.layer for case in todo})} layer(s), "
-        f"{T} of {len(trace.layer(0))} tokens, {E} experts; "
-        f"k={k}, capacity factor {capacity_factor:g}, scores: {score}.",
+        f"{T} of {len(trace.layer(0))} tokens, {E} experts; k={options.k}, "
+        f"capacity factor {options.capacity_factor:g}, scores: {options.score}.",
         highlight=False,
     )
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
         task = progress.add_task("solving each problem twice", total=len(todo))
-        outcomes = examine_all(
-            todo, min(jobs or os.cpu_count() or 1, len(todo)), lambda _: progress.advance(task)
-        )
+        jobs = min(options.jobs or os.cpu_count() or 1, len(todo))
+        outcomes = examine_all(todo, jobs, lambda _: progress.advance(task))
     for table in layer_tables(outcomes):
         console.print(table)
     console.print(LEGEND, style="dim", highlight=False)
     console.print(verdict(outcomes), highlight=False, soft_wrap=True)
-    if json_path is not None:
-        content = {
-            "rows": list(rows_as_json(outcomes)),
-            "findings": [vars(f) for outcome in outcomes for f in outcome.findings],
-            "versions": versions(),
-            "source": trace.source,
-            "options": {
-                "k": k, "capacity_factor": capacity_factor, "score": score, "tokens": T,
-            },
-        }  # fmt: skip
-        json_path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    if options.json_path is not None:
+        content = json.dumps(
+            _as_json(outcomes, trace.source, options, T), allow_nan=False, indent=1
+        )
+        options.json_path.write_text(content + "\n")
     return not refuted(outcomes)
+
+
+def _cases(trace: "Trace", options: VerifyOptions) -> "list[Case]":
+    """The named problems of all chosen layers."""
+    from lp_routing import scores
+    from lp_routing.verify import cases
+
+    todo = []
+    for layer in parse_layers(options.layers, trace.layers):
+        logits = trace.layer(layer)[: parse_tokens(options.tokens)]
+        worth = scores.named(options.score)(logits, None)
+        try:
+            todo += cases(layer, worth, options.k, options.capacity_factor)
+        except InputError as error:
+            raise InputError(f"{error} (Layer {layer} of {trace.source}.)") from error
+    return todo
+
+
+def _as_json(
+    outcomes: "list[Outcome]", source: str, options: VerifyOptions, tokens: int
+) -> dict[str, Any]:
+    from lp_routing.verify import rows_as_json
+
+    return {
+        "rows": list(rows_as_json(outcomes)),
+        "findings": [vars(finding) for outcome in outcomes for finding in outcome.findings],
+        "versions": versions(),
+        "source": source,
+        "options": {
+            "k": options.k,
+            "capacity_factor": options.capacity_factor,
+            "score": options.score,
+            "tokens": tokens,
+        },
+    }
 
 
 def parse_layers(text: str, count: int) -> list[int]:

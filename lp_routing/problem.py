@@ -22,6 +22,7 @@ from lp_routing.bounds import Bounds
 from lp_routing.checks import Scores, as_tensor, check_scores
 from lp_routing.constraints import Family, Group, Members, bare_number, group_family
 from lp_routing.errors import InputError
+from lp_routing.integrality import obstacle, rounded_inwards
 
 LARGEST_SUM = 1e300
 CHUNK_ENTRIES = 1 << 21
@@ -104,8 +105,11 @@ class RoutingProblem:
     @cached_property
     def score_scale(self) -> float:
         """The largest |score| of an allowed pair; 0 where all are 0 or forbidden."""
-        finite = self.scores.abs().masked_fill(~self.allowed, 0)
-        return float(finite.max())
+        largest = 0.0
+        for rows in self.row_chunks():
+            finite = self.scores[rows].abs().masked_fill(~self.allowed[rows], 0)
+            largest = max(largest, float(finite.max()))
+        return largest
 
     def family(self, kind: str) -> Family | None:
         """The constraints of one kind, or None where the problem has none."""
@@ -138,24 +142,8 @@ class RoutingProblem:
 
     @cached_property
     def why_not_integral(self) -> str | None:
-        """None where bounds are whole and groups are nested on each side; else what is not.
-
-        Two nested (laminar) families of sets, one over tokens and one over experts, are the
-        constraints of a network flow, whose matrix is totally unimodular: whole bounds give
-        whole vertices (Edmonds 1970; Schrijver 2003, section 48).
-        """
-        for family in self.families:
-            for limit in (family.lower, family.upper):
-                broken = (limit.isfinite() & (limit != limit.round())).nonzero().flatten()
-                if len(broken):
-                    row = int(broken[0])
-                    return f"the bound {limit[row]:g} on {family.name(row)} is not a whole number"
-        for family in self.families:
-            crossing = None if family.members is None else _first_crossing(family.members)
-            if crossing is not None:
-                a, b = (family.name(row) for row in crossing)
-                return f"{a} and {b} cross: they share members and neither contains the other"
-        return None
+        """None where bounds are whole and groups are nested on each side; else what is not."""
+        return obstacle(self.families)
 
     def with_whole_bounds(self) -> "RoutingProblem":
         """The same problem for whole-number assignments: fractional bounds rounded inwards.
@@ -163,18 +151,7 @@ class RoutingProblem:
         Raises:
             InputError: a bound that no whole number satisfies, such as between(2.2, 2.8).
         """
-        rounded = []
-        for family in self.families:
-            lower, upper = family.lower.ceil(), family.upper.floor()
-            empty = (lower > upper).nonzero().flatten()
-            if len(empty):
-                row = int(empty[0])
-                raise InputError(
-                    f"{family.name(row)}: no whole number lies between "
-                    f"{family.lower[row]:g} and {family.upper[row]:g}."
-                )
-            rounded.append(replace(family, lower=lower, upper=upper))
-        return self.with_families(tuple(rounded))
+        return self.with_families(rounded_inwards(self.families))
 
     def with_families(self, families: tuple[Family, ...]) -> "RoutingProblem":
         """The same scores under other constraints (already checked)."""
@@ -251,12 +228,3 @@ def _to(family: Family, device: torch.device) -> Family:
     members = None if family.members is None else family.members.to(device)
     lower, upper = family.lower.to(device), family.upper.to(device)
     return replace(family, lower=lower, upper=upper, members=members)
-
-
-def _first_crossing(members: Tensor) -> tuple[int, int] | None:
-    """Two sets that share members though neither contains the other, or None; members (R, n)."""
-    sets = members.double()
-    shared, size = sets @ sets.T, sets.sum(1)
-    crossing = (shared > 0) & (shared < torch.minimum(size[:, None], size[None, :]))
-    pairs = crossing.nonzero()
-    return (int(pairs[0, 0]), int(pairs[0, 1])) if len(pairs) else None

@@ -16,6 +16,7 @@ FLOORS = [
     ["errors"],
     ["bounds", "checks"],
     ["constraints", "scores", "assignment"],
+    ["integrality"],
     ["problem"],
     ["named_problems", "prices", "exact"],
     ["best_response", "violations", "linear_program", "cvxpy_model"],

@@ -1,0 +1,18 @@
+"""The main job: every named problem's optimum, proved, and how far each quick rule is from it."""
+
+from lp_routing.verify.examination import examine, examine_all
+from lp_routing.verify.problems import Case, Rule, cases
+from lp_routing.verify.rows import Finding, Outcome, Row, refuted, rows_as_json
+
+__all__ = [
+    "Case",
+    "Finding",
+    "Outcome",
+    "Row",
+    "Rule",
+    "cases",
+    "examine",
+    "examine_all",
+    "refuted",
+    "rows_as_json",
+]
