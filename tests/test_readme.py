@@ -1,0 +1,40 @@
+"""The README's Python runs and its example rows are what the command prints."""
+
+import re
+from pathlib import Path
+
+import lp_routing as lpr
+from lp_routing.verify import cases, examine
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_python_example_runs_as_it_stands():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["solution"].status is lpr.Status.OPTIMAL
+    assert 0.05 < names["certificate"].relative_gap < 0.06
+    assert names["certificate"].violations == ()
+
+
+def test_the_rows_in_the_readme_are_those_of_the_default_run():
+    scores = lpr.scores.softmax(lpr.traces.sample().layer(0)[:1024])
+    (case,) = [case for case in cases(0, scores, 2, 1.25) if case.name == "capacity"]
+    rows = examine(case).rows
+    assert len(rows) == 5
+    for row in rows:
+        stated = next(line for line in README.splitlines() if line.strip().startswith(row.method))
+        words = stated.removeprefix("    " + row.method).split()
+        assert float(words[0]) == round(row.value, 3)
+        assert [int(words[-2]), int(words[-1])] == [row.dropped, row.max_load]
+        if row.kind == "router":
+            assert float(words[1]) == round(100 * row.relative_gap, 2)
+
+
+def test_every_command_and_file_the_readme_names_exists():
+    root = Path(__file__).parents[1]
+    for module in re.findall(r"python -m (benchmarks[\w.]+)", README):
+        assert (root / (module.replace(".", "/") + ".py")).is_file(), module
+    for path in re.findall(r"`((?:benchmarks|lp_routing)/[\w/.]+)`", README):
+        assert (root / path).exists(), path
