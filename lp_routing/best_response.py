@@ -61,6 +61,7 @@ def best_response(
     *,
     all_ranks: bool = False,
     exact_order: bool = False,
+    tolerance: float = 0.0,
 ) -> Iterator[Response]:
     """Every row's best response at pair prices `on_tokens[i] + on_experts[j]`, chunk by chunk.
 
@@ -70,6 +71,7 @@ def best_response(
         on_experts: float64 (E,).
         all_ranks: rank all E experts, not only those that a row may take.
         exact_order: rank by the exact difference of score and price where rounding would tie.
+        tolerance: earnings this close to 0 count as 0 in `least` and `most`.
     """
     lower, upper = problem.token_bounds()
     copies = problem.copies()
@@ -82,8 +84,8 @@ def best_response(
         allowed = (scores > float("-inf")).sum(1, keepdim=True)
         units, must = copies[rows, None], lower[rows, None]
         may = torch.minimum(upper[rows, None], units * allowed)
-        above = units * (earned > 0).sum(1, keepdim=True)
-        at_least_zero = units * (earned >= 0).sum(1, keepdim=True)
+        above = units * (earned > tolerance).sum(1, keepdim=True)
+        at_least_zero = units * (earned >= -tolerance).sum(1, keepdim=True)
         yield Response(
             rows=rows,
             experts=experts,

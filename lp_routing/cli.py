@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from lp_routing.errors import InputError
 
@@ -94,10 +101,10 @@ def _verify(console: Console, options: VerifyOptions) -> bool:
     """Do the job and print it; whether all that claims exactness is exact."""
     with console.status("loading torch and the solvers ..."):
         from lp_routing import traces
-        from lp_routing.report.verify_table import LEGEND, layer_tables, verdict
-        from lp_routing.verify import examine_all, refuted
+        from lp_routing.report.verify_table import LEGEND, clashes, layer_tables, verdict
+        from lp_routing.verify import chain, examine_all, refuted
 
-    _check_writable(options.json_path)
+    _check_writable(options.json_path, options.file)
     trace = traces.sample() if options.file is None else traces.read(options.file)
     todo = _cases(trace, options)
     T, E = todo[0].problem.scores.shape
@@ -111,10 +118,14 @@ def _verify(console: Console, options: VerifyOptions) -> bool:
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
         task = progress.add_task("solving each problem twice", total=len(todo))
         jobs = min(options.jobs or os.cpu_count() or 1, len(todo))
-        outcomes = examine_all(todo, jobs, lambda _: progress.advance(task))
+        outcomes = examine_all(todo, jobs, lambda outcome: _tell(progress, task, outcome))
     for table in layer_tables(outcomes):
         console.print(table)
     console.print(LEGEND, style="dim", highlight=False)
+    for sentence in clashes(outcomes):
+        console.print(sentence, style="cyan", highlight=False, markup=False)
+    for finding in chain(outcomes):
+        console.print(f"Layer {finding.layer}: {finding.says}", style="dim", highlight=False)
     console.print(verdict(outcomes), highlight=False, soft_wrap=True)
     if options.json_path is not None:
         content = json.dumps(
@@ -122,6 +133,15 @@ def _verify(console: Console, options: VerifyOptions) -> bool:
         )
         options.json_path.write_text(content + "\n")
     return not refuted(outcomes)
+
+
+def _tell(progress: Progress, task: TaskID, outcome: "Outcome") -> None:
+    """Move the bar; where there is no terminal to draw one, say a line."""
+    progress.advance(task)
+    if not progress.console.is_terminal:
+        done = progress.tasks[0]
+        place = f"layer {outcome.layer}, {outcome.case}"
+        click.echo(f"{done.completed:g} of {done.total:g} solved: {place}", err=True)
 
 
 def _cases(trace: "Trace", options: VerifyOptions) -> "list[Case]":
@@ -143,11 +163,12 @@ def _cases(trace: "Trace", options: VerifyOptions) -> "list[Case]":
 def _as_json(
     outcomes: "list[Outcome]", source: str, options: VerifyOptions, tokens: int
 ) -> dict[str, Any]:
-    from lp_routing.verify import rows_as_json
+    from lp_routing.verify import chain, rows_as_json
 
+    findings = [f for outcome in outcomes for f in outcome.findings] + chain(outcomes)
     return {
         "rows": list(rows_as_json(outcomes)),
-        "findings": [vars(finding) for outcome in outcomes for finding in outcome.findings],
+        "findings": [vars(finding) for finding in findings],
         "versions": versions(),
         "source": source,
         "options": {
@@ -196,12 +217,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _check_writable(path: Path | None) -> None:
+def _check_writable(path: Path | None, read_from: Path | None) -> None:
     """Find out before the work, not after it, that the result cannot be written."""
     if path is None:
         return
     try:
         existed = path.exists()
+        if existed and read_from is not None and read_from.exists() and path.samefile(read_from):
+            raise InputError(f"--json {path}: this is the file to read; give another name.")
         with path.open("a"):
             pass
         if not existed:

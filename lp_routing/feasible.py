@@ -1,7 +1,8 @@
 """A feasible assignment near given prices, without an LP: for a solver that was stopped early.
 
-Lower bounds are met by a maximum flow over each token's best pairs at the prices (a circulation
-with demands; Hoffman 1960); the pairs of positive score that still fit are then added greedily.
+Pairs of positive score are taken greedily, best first, while they fit. Lower bounds that are still
+open are met by a maximum flow through each token's best pairs at the prices, which may move what
+was taken (a circulation with demands; Hoffman 1960); what still fits is then added.
 """
 
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from lp_routing.best_response import best_response
 from lp_routing.prices import Prices, clipped, pair_prices
 from lp_routing.problem import RoutingProblem
+from lp_routing.violations import as_amounts, violations_of
 
 Array = np.ndarray[Any, Any]
 
@@ -22,19 +24,20 @@ Array = np.ndarray[Any, Any]
 def feasible_assignment(problem: RoutingProblem, prices: Prices) -> Tensor | None:
     """Whole amounts (T, E) that satisfy every bound, or None.
 
-    None where no assignment exists, and where the problem is not a network flow
-    (`why_not_integral`). Ties go to the lower token, then the lower expert.
+    None where no assignment exists, where the problem is not a network flow (`why_not_integral`),
+    and where demands exceed 2**31 pairs. Ties go to the lower token, then the lower expert.
     """
+    x = _fill_up(problem, np.zeros((problem.T, problem.E), dtype=np.int64))
+    if _is_feasible(problem, x):
+        return torch.as_tensor(x)
     if not problem.is_integral:
         return None
-    ranks = _ranks(problem, prices)
-    x = np.zeros(ranks.shape, dtype=np.int64)
-    if any(bool((family.lower > 0).any()) for family in problem.families):
-        found = _meet_demands(problem, ranks)
-        if found is None:
-            return None
-        x = found
-    return torch.as_tensor(_fill_up(problem, x))
+    repaired = _meet_demands(problem, x, _ranks(problem, prices))
+    return None if repaired is None else torch.as_tensor(_fill_up(problem, repaired))
+
+
+def _is_feasible(problem: RoutingProblem, x: Array) -> bool:
+    return violations_of(problem, as_amounts(problem, x))[1] == 0
 
 
 def _ranks(problem: RoutingProblem, prices: Prices) -> Array:
@@ -47,59 +50,80 @@ def _ranks(problem: RoutingProblem, prices: Prices) -> Array:
     return ranks
 
 
-def _meet_demands(problem: RoutingProblem, ranks: Array) -> Array | None:
-    """Amounts between all lower and upper bounds, on as few of each token's pairs as needed."""
+def _meet_demands(problem: RoutingProblem, x: Array, ranks: Array) -> Array | None:
+    """Amounts between all bounds, changing x through as few new pairs of each token as needed."""
     allowed = problem.allowed.cpu().numpy()
     lower, _ = problem.token_bounds()
     width = max(1, int((lower / problem.copies()).max().ceil()))
     while True:
-        token, expert = np.nonzero(allowed & (ranks < width))
-        amounts = _circulation(problem, token, expert)
+        token, expert = np.nonzero(allowed & ((ranks < width) | (x > 0)))
+        amounts = _circulation(problem, x, token, expert)
         if amounts is not None:
-            x = np.zeros(allowed.shape, dtype=np.int64)
-            x[token, expert] = amounts
-            return x
+            repaired = np.zeros_like(x)
+            repaired[token, expert] = amounts
+            return repaired
         if width >= problem.E:
             return None
         width = min(2 * width, problem.E)
 
 
-def _circulation(problem: RoutingProblem, token: Array, expert: Array) -> Array | None:
-    """Flow on the given pairs within all bounds, or None.
+def _circulation(problem: RoutingProblem, x: Array, token: Array, expert: Array) -> Array | None:
+    """Amounts on the given pairs within all bounds, found from x by augmenting, or None.
 
-    Nodes: root -> nested groups of tokens -> tokens -> experts -> nested groups -> root. An arc's
-    lower bound becomes a demand of its head and a supply of its tail, served by one maximum flow.
+    Nodes: root -> nested groups of tokens -> tokens -> experts -> nested groups -> root. Arcs below
+    their lower bound are raised to it; what that leaves over or short at the nodes is sent by one
+    maximum flow through what the arcs can still take or give back.
     """
     T, E = problem.T, problem.E
-    everything = int(problem.copies().sum()) * E
     source_side, source_count = _tree(problem, "token", first=0)
     sink_side, sink_count = _tree(problem, "expert", first=source_count)
     top, bottom = source_count + sink_count, source_count + sink_count + 1
     source, sink = bottom + 1, bottom + 2
     arcs = [(parent if parent >= 0 else top, node, *bounds) for node, parent, bounds in source_side]
-    arcs += [
-        (node, parent if parent >= 0 else bottom, *bounds) for node, parent, bounds in sink_side
-    ]
+    arcs += [(n, parent if parent >= 0 else bottom, *bounds) for n, parent, bounds in sink_side]
     total = problem.family("total")
-    whole = (0.0, np.inf) if total is None else (float(total.lower[0]), float(total.upper[0]))
-    arcs.append((bottom, top, *whole))
+    arcs.append((bottom, top, *((0.0, np.inf) if total is None else _pairs_of(total)[0])))
 
     tail, head, lower, upper = (np.array(column) for column in zip(*arcs, strict=True))
-    lower, upper = lower.astype(np.int64), np.minimum(upper, everything).astype(np.int64)
-    excess = np.zeros(sink + 1, dtype=np.int64)
-    np.add.at(excess, head, lower)
-    np.add.at(excess, tail, -lower)
+    carried = np.concatenate(
+        [_through(problem, "token", x.sum(1)), _through(problem, "expert", x.sum(0)), [x.sum()]]
+    )
+    raised = np.maximum(carried, lower)
+    excess = np.zeros(sink + 1)
+    np.add.at(excess, head, raised - carried)
+    np.add.at(excess, tail, carried - raised)
     nodes = np.nonzero(excess)[0]
-    supplies = np.where(excess[nodes] > 0, source, nodes), np.where(excess[nodes] > 0, nodes, sink)
-    tails = np.concatenate([tail, token, supplies[0]])
-    heads = np.concatenate([head, expert + source_count, supplies[1]])
-    copies = problem.copies().cpu().numpy().astype(np.int64)
-    room = np.concatenate([upper - lower, copies[token], np.abs(excess[nodes])])
-    graph = csr_array((room.astype(np.int32), (tails, heads)), shape=(sink + 1, sink + 1))
-    result = maximum_flow(graph, source, sink)
-    if result.flow_value < excess[excess > 0].sum():
+    demand = excess[excess > 0].sum()
+    if demand > np.iinfo(np.int32).max:
         return None
-    return np.asarray(result.flow[:T, source_count : source_count + E].todense())[token, expert]
+    over = excess[nodes] > 0
+    copies, taken = problem.copies().cpu().numpy()[token], x[token, expert]
+    places = expert + source_count
+    tails = [tail, head, token, places, np.where(over, source, nodes)]
+    heads = [head, tail, places, token, np.where(over, nodes, sink)]
+    room = [upper - raised, raised - lower, copies - taken, taken, np.abs(excess[nodes])]
+    # no arc carries more than the whole demand, so larger limits are none
+    limits = np.concatenate(room).clip(max=demand).astype(np.int32)
+    shape = (sink + 1, sink + 1)
+    graph = csr_array((limits, (np.concatenate(tails), np.concatenate(heads))), shape=shape)
+    result = maximum_flow(graph, source, sink)
+    if result.flow_value < demand:
+        return None
+    sent = np.asarray(result.flow[:T, source_count : source_count + E].todense())[token, expert]
+    return np.asarray(taken + sent)
+
+
+def _through(problem: RoutingProblem, side: str, amounts: Array) -> Array:
+    """What the arc of each node of one side carries, in the order of `_tree`."""
+    groups = problem.family(f"{side}_group")
+    if groups is None or groups.members is None:
+        return amounts
+    members = groups.members.cpu().numpy()
+    return np.concatenate([amounts, members[_by_size(members)] @ amounts])
+
+
+def _by_size(members: Array) -> Array:
+    return np.argsort(members.sum(1), kind="stable")
 
 
 def _tree(
@@ -115,20 +139,17 @@ def _tree(
     bounds = [(0.0, float("inf"))] * size if singles is None else _pairs_of(singles)
     if groups is not None and groups.members is not None:
         members = groups.members.cpu().numpy()
-        order = np.argsort(members.sum(1), kind="stable")
+        order = _by_size(members)
         members, group_bounds = members[order], _pairs_of(groups)
         bounds = bounds + [group_bounds[row] for row in order]
-    sets = np.concatenate([np.eye(size, dtype=bool), members]) if len(members) else None
     nodes = []
     for index, bound in enumerate(bounds):
-        parent = -1
-        if sets is not None:
-            above = [
-                row
-                for row in range(max(size, index + 1), len(bounds))
-                if (sets[index] <= sets[row]).all()
-            ]
-            parent = first + above[0] if above else -1
+        if index < size:
+            inside = members[:, index]
+        else:
+            own = members[index - size]
+            inside = (members >= own).all(1) & (np.arange(len(members)) > index - size)
+        parent = first + size + int(inside.argmax()) if inside.any() else -1
         nodes.append((first + index, parent, bound))
     return nodes, len(bounds)
 

@@ -29,9 +29,9 @@ class Infeasibility:
     """A proof that a problem has no feasible assignment.
 
     Attributes:
-        needs: constraint name to the amount it demands within the clash, in pairs.
-        gives: constraint name to the amount it can give, in pairs; "pairs" for the limit of one
-            (or m_i) on each single pair.
+        needs: constraint name to the amount it demands, in pairs, times its weight in the clash.
+        gives: constraint name to the amount it can give, likewise; "pairs" for the limit of one
+            (or m_i) on each single pair. All weights are 1 where the LP is integral.
         prices: under which zero scores have a negative bound.
         says: the clash in words.
     """
@@ -129,9 +129,10 @@ def _in_words(problem: RoutingProblem, needs: dict[str, float], gives: dict[str,
         often = "once" if problem.multiplicity is None else "as often as its row has copies"
         giving.append(f"{rest} can give only {gives['pairs']:g} (each at most {often})")
     give = " and ".join(giving) or "nothing can be given"
+    weighed = "" if problem.is_integral else " (Amounts are weighed where bounds overlap.)"
     return (
         f"No assignment exists: {need}, but {give}: {shortfall:g} short. "
-        f"Raise a capacity or lower a demand."
+        f"Raise a capacity or lower a demand.{weighed}"
     )
 
 
@@ -144,7 +145,8 @@ def _phrases(problem: RoutingProblem, amounts: dict[str, float], verb: str) -> l
         if chosen:
             each = set(chosen.values())
             detail = f" ({each.pop():g} each)" if len(each) == 1 and len(chosen) > 1 else ""
-            phrases.append(f"{_who(family, list(chosen))} {verb} {sum(chosen.values()):g}{detail}")
+            does = "needs" if verb == "need" and len(chosen) == 1 else verb
+            phrases.append(f"{_who(family, list(chosen))} {does} {sum(chosen.values()):g}{detail}")
     return phrases
 
 

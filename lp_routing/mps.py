@@ -12,10 +12,11 @@ def write_mps(problem: RoutingProblem, path: str | Path) -> None:
     """Write a problem to a free-format MPS file, rows and columns named as in `LinearProgram`.
 
     MPS has no agreed word for "maximise", so the file minimises the negated scores: its optimum
-    is minus the value. Blanks within names become underscores.
+    is minus the value. Scores have 15 digits there. Blanks within names become underscores.
 
     Raises:
-        InputError: a name that does not end in .mps, or a place that cannot be written.
+        InputError: a name that does not end in .mps, a place that cannot be written, or groups
+            whose names differ by blanks only.
     """
     path = Path(path)
     if path.suffix != ".mps":
@@ -23,6 +24,8 @@ def write_mps(problem: RoutingProblem, path: str | Path) -> None:
     program = linear_program(problem)
     model = highs_model(program, sign=-1)
     model.row_names_ = ["_".join(name.split()) for name in program.row_names]
+    if len(set(model.row_names_)) < len(model.row_names_):
+        raise InputError("write_mps: two groups have the same name but for blanks; rename one.")
     model.col_names_ = program.column_names
     try:
         path.write_text("")  # HiGHS itself fails silently

@@ -7,11 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lp_routing.checks import as_tensor
 from lp_routing.constraints import Family
 from lp_routing.errors import InputError
 
 if TYPE_CHECKING:
     from lp_routing.problem import RoutingProblem
+
+
+LARGEST = 1e280
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +54,7 @@ class Prices:
         can therefore only weaken a bound, never fake one.
 
         Raises:
-            InputError: NaN, infinite, or not one price per constraint.
+            InputError: NaN, infinite, beyond 1e280, or not one price per constraint.
         """
         given = {
             "expert": self.experts,
@@ -60,7 +64,12 @@ class Prices:
         }[family.kind]
         if given is None:
             return torch.zeros_like(family.lower)
-        values = torch.as_tensor(given, dtype=torch.float64).detach().to(family.lower).reshape(-1)
+        values = as_tensor(given, f"prices of {family.kind}s", "numbers")
+        if values.is_complex():
+            raise InputError(
+                f"prices of {family.kind}s: expected real numbers, got {values.dtype}."
+            )
+        values = values.to(family.lower).reshape(-1)
         if len(values) != len(family):
             raise InputError(
                 f"prices of {family.kind}s: expected {len(family)}, got {len(values)}."
@@ -68,6 +77,10 @@ class Prices:
         if not bool(values.isfinite().all()):
             raise InputError(
                 f"prices of {family.kind}s must be finite, got {values[~values.isfinite()][0]}."
+            )
+        if bool((values.abs() > LARGEST).any()):
+            raise InputError(
+                f"prices of {family.kind}s: {values.abs().max():g} is too large for float64 sums."
             )
         values = torch.where(family.lower > 0, values, values.clamp(min=0))
         return torch.where(family.upper.isfinite(), values, values.clamp(max=0))
@@ -89,7 +102,14 @@ def from_table(problem: "RoutingProblem", table: dict[str, Any]) -> Prices:
 
 
 def clipped(problem: "RoutingProblem", prices: Prices) -> dict[str, Tensor]:
-    """The prices of each family but the tokens', signs clipped: float64 (R,) by kind."""
+    """The prices of each family but the tokens', signs clipped: float64 (R,) by kind.
+
+    Raises:
+        InputError: prices that cannot be of this problem.
+    """
+    for kind in ("token_group", "expert_group"):
+        if getattr(prices, f"{kind}s") is not None and problem.family(kind) is None:
+            raise InputError(f"prices of {kind}s are given, but the problem has no {kind}s.")
     return {family.kind: prices.of(family) for family in problem.families if family.kind != "token"}
 
 

@@ -69,12 +69,8 @@ class RoutingProblem:
         multiplicity: Sequence[int] | np.ndarray[Any, Any] | Tensor | None = None,
     ) -> None:
         self.scores = check_scores(scores)
-        if self.score_scale * self.scores.numel() > LARGEST_SUM:
-            raise InputError(
-                f"scores: the largest is {self.score_scale:g}, so that sums could leave the range "
-                f"of float64; rescale them."
-            )
         self.multiplicity = _check_multiplicity(multiplicity, self.T, self.scores.device)
+        self._check_range()
         families = [
             _family("token", "tokens", tokens, self.T),
             _family("expert", "experts", experts, self.E),
@@ -110,6 +106,22 @@ class RoutingProblem:
             finite = self.scores[rows].abs().masked_fill(~self.allowed[rows], 0)
             largest = max(largest, float(finite.max()))
         return largest
+
+    @cached_property
+    def smallest_score(self) -> float:
+        """The smallest |score| of an allowed pair that is not 0; 0 where all are 0."""
+        smallest = float("inf")
+        for rows in self.row_chunks():
+            size = self.scores[rows].abs()
+            smallest = min(smallest, float(size.masked_fill(size == 0, float("inf")).min()))
+        return smallest if smallest < float("inf") else 0.0
+
+    @cached_property
+    def typical_score(self) -> float:
+        """The median over tokens of the best score's size: what a token usually has to win."""
+        best = self.scores.max(1).values.double()
+        served = best[best.isfinite()].abs()
+        return float(served.median()) if len(served) else 0.0
 
     def family(self, kind: str) -> Family | None:
         """The constraints of one kind, or None where the problem has none."""
@@ -174,6 +186,22 @@ class RoutingProblem:
     def __repr__(self) -> str:
         kinds = ", ".join(family.kind for family in self.families) or "nothing"
         return f"RoutingProblem(T={self.T}, E={self.E}, bounds on: {kinds})"
+
+    def _check_range(self) -> None:
+        pairs = float(self.copies().sum()) * self.E
+        if self.score_scale * pairs > LARGEST_SUM:
+            raise InputError(
+                f"scores: the largest is {self.score_scale:g}, so that sums could leave the range "
+                f"of float64; rescale them."
+            )
+        if self.score_scale < 6e4:
+            return
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            if bool((self.scores == torch.finfo(dtype).min).any()):
+                raise InputError(
+                    f"scores: {torch.finfo(dtype).min:g} is the lowest {dtype} number, which looks "
+                    f"like a mask; write -inf to forbid a pair."
+                )
 
     def _check_tokens_can_be_served(self) -> None:
         lower, _ = self.token_bounds()

@@ -40,7 +40,9 @@ class Solution:
         assignment: who goes where; None where no assignment is known.
         prices: shadow prices; None where the solver gives none.
         certificate: what the assignment is worth and how good it is; None without an assignment.
-        infeasibility: the proof that none exists; None unless INFEASIBLE.
+        bound: no assignment is worth more; -inf where none exists.
+        infeasibility: the proof that none exists; None unless INFEASIBLE. None too where only
+            whole-number assignments do not exist: HiGHS's search is the proof then.
         explanation: in words: why it is infeasible or failed; empty where all is well.
         seconds: wall time of solver and certificate together.
     """
@@ -51,6 +53,7 @@ class Solution:
     assignment: Assignment | None
     prices: Prices | None
     certificate: Certificate | None
+    bound: Number
     infeasibility: Infeasibility | None
     explanation: str
     seconds: float
@@ -59,13 +62,6 @@ class Solution:
     def value(self) -> Number:
         """The assignment's total score; -inf (the best of nothing) where there is no assignment."""
         return float("-inf") if self.certificate is None else self.certificate.value
-
-    @property
-    def bound(self) -> Number:
-        """No assignment is worth more: the certificate's bound, -inf where none exists."""
-        if self.certificate is not None:
-            return self.certificate.bound
-        return float("-inf") if self.status is Status.INFEASIBLE else float("inf")
 
     def __repr__(self) -> str:
         gap = "" if self.certificate is None else f", gap={float(self.certificate.gap):.3g}"

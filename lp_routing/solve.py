@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.assignment import Assignment
-from lp_routing.certificate import Certificate, certify, dual_bound
+from lp_routing.certificate import Certificate, Number, certify, dual_bound
 from lp_routing.errors import InputError
 from lp_routing.feasible import feasible_assignment
 from lp_routing.infeasibility import Infeasibility, explain
@@ -18,6 +18,7 @@ from lp_routing.prices import Prices, from_table
 from lp_routing.problem import RoutingProblem
 from lp_routing.solution import Solution, Status
 from lp_routing.solvers import BY_NAME, Answer, Outcome, Solver
+from lp_routing.violations import as_amounts, violations_of
 
 Amounts = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -37,8 +38,8 @@ def solve(
     Args:
         problem: what to solve.
         solver: `HiGHS()`, `CVXPY()`, `SciPy()`, or their names with default options.
-        integral: ask for whole amounts. Where the LP is integral they come anyway; elsewhere
-            fractional bounds are rounded inwards and, if still needed, HiGHS branches and bounds.
+        integral: ask for whole amounts. Fractional bounds are rounded inwards; where the LP's
+            optimum is still fractional, HiGHS branches and bounds.
         tolerance: relative gap and violation up to which an answer counts as optimal; the
             solver's own where left out (HiGHS and SciPy 1e-9, CVXPY 1e-6).
 
@@ -55,11 +56,14 @@ def solve(
         )
     solver = _solver(solver)
     tolerance = solver.tolerance if tolerance is None else tolerance
+    if not isinstance(tolerance, int | float) or not 0 <= tolerance < math.inf:
+        raise InputError(f"solve(tolerance={tolerance!r}): expected a number >= 0, such as 1e-9.")
     began = time.perf_counter()
+    asked = problem
     if integral and not problem.is_integral:
         problem = problem.with_whole_bounds()
     answer = _answer(problem, solver, integral)
-    return _judged(problem, solver.name, answer, tolerance, began)
+    return replace(_judged(problem, solver.name, answer, tolerance, began), problem=asked)
 
 
 def _solver(solver: Solver | str) -> Solver:
@@ -77,13 +81,13 @@ def _answer(problem: RoutingProblem, solver: Solver, integral: bool) -> Answer:
     """Ask the solver, with scores scaled by a power of two so that its tolerances suit them."""
     if not bool(problem.allowed.any()):
         return _nothing_allowed(problem)
-    power = math.frexp(problem.score_scale)[1]
+    power = math.frexp(problem.typical_score or problem.score_scale)[1]
     scaled = problem
     if power:
         scaled = problem.with_scores(torch.ldexp(problem.scores.double(), torch.tensor(-power)))
     answer = solver.answer(scaled)
-    whole = answer.x is not None and _is_nearly_whole(answer.x)
-    if integral and not problem.is_integral and not whole:
+    fractional = answer.x is not None and not _is_nearly_whole(answer.x)
+    if integral and fractional:  # groups that cross, or an optimum between vertices
         searched = solver.answer(scaled, integral=True)
         answer = replace(searched, prices=answer.prices)
     return replace(
@@ -120,10 +124,19 @@ def _judged(
         assignment=assignment,
         prices=prices,
         certificate=certificate,
+        bound=_bound_of(problem, status, certificate, prices),
         infeasibility=infeasibility,
         explanation=_explanation(status, answer, infeasibility, certificate),
         seconds=time.perf_counter() - began,
     )
+
+
+def _bound_of(
+    problem: RoutingProblem, status: Status, certificate: Certificate | None, prices: Prices | None
+) -> Number:
+    if certificate is not None:
+        return certificate.bound
+    return -math.inf if status is Status.INFEASIBLE else dual_bound(problem, prices or Prices())
 
 
 def _status(
@@ -132,15 +145,20 @@ def _status(
     certificate: Certificate | None,
     tolerance: float,
 ) -> Status:
-    if infeasibility is not None:
+    if infeasibility is not None or _no_whole_assignment(answer):
         return Status.INFEASIBLE
     if certificate is not None and certificate.proves_optimal(tolerance):
         return Status.OPTIMAL
     if answer.outcome is Outcome.TIME_LIMIT:
         return Status.TIME_LIMIT
-    if certificate is not None and certificate.violation <= tolerance:
+    if certificate is not None and certificate.keeps_bounds(tolerance):
         return Status.FEASIBLE
     return Status.FAILED
+
+
+def _no_whole_assignment(answer: Answer) -> bool:
+    """Branch and bound found the problem infeasible; its search is the only proof there is."""
+    return answer.outcome is Outcome.INFEASIBLE and answer.bound is not None
 
 
 def _best_so_far(
@@ -148,7 +166,7 @@ def _best_so_far(
 ) -> tuple[Prices | None, Assignment | None]:
     """The solver's prices and amounts; when it was stopped early, better ones if there are any."""
     prices = answer.prices
-    found = [] if answer.x is None else [torch.as_tensor(_made_whole(answer.x))]
+    found = [] if answer.x is None else [_made_whole(problem, answer.x)]
     if answer.outcome is Outcome.TIME_LIMIT:
         free = Prices()
         prices = min(prices or free, free, key=lambda candidate: dual_bound(problem, candidate))
@@ -166,12 +184,18 @@ def _worth(problem: RoutingProblem, x: Tensor) -> tuple[float, float]:
     return -certificate.violation, float(certificate.value)
 
 
-def _made_whole(x: Amounts) -> Any:
-    """Boolean where all amounts are nearly 0 or 1, whole where nearly whole, else unchanged."""
+def _made_whole(problem: RoutingProblem, x: Amounts) -> Tensor:
+    """Boolean where all amounts are nearly 0 or 1, whole where nearly whole, else unchanged.
+
+    Unchanged too where rounding breaks a bound, which may itself be a fraction.
+    """
     if not _is_nearly_whole(x):
-        return x
-    whole = np.rint(x)
-    return whole.astype(bool) if whole.max() <= 1 else whole.astype(np.int64)
+        return torch.as_tensor(x)
+    rounded = np.rint(x)
+    whole = torch.as_tensor(rounded.astype(bool if rounded.max() <= 1 else np.int64))
+    if problem.is_integral or not violations_of(problem, as_amounts(problem, whole))[1]:
+        return whole
+    return torch.as_tensor(x)
 
 
 def _is_nearly_whole(x: Amounts) -> bool:
@@ -195,6 +219,8 @@ def _explanation(
 ) -> str:
     if infeasibility is not None:
         return infeasibility.says
+    if status is Status.INFEASIBLE:
+        return f"No whole-number assignment exists, though fractional ones do ({answer.said})."
     if status is Status.OPTIMAL:
         return ""
     broken = (

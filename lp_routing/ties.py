@@ -11,8 +11,9 @@ from lp_routing.problem import RoutingProblem
 def token_prices(problem: RoutingProblem, prices: Prices) -> Tensor:
     """The price of each token's row at given prices of everything else, float64 (T,).
 
-    It is what the token's last slot earns, cut to the sign its bounds allow: where the optimum is
-    unique, the value changes by this much per unit of the bound. Zero where neither bound binds.
+    It is what the token's last slot earns, cut to the sign its bounds allow: one of the prices that
+    support the optimum. With optimal prices a larger bound gains at most this much per unit, and a
+    smaller one costs at least this much. Zero where neither bound binds.
     """
     _, upper = problem.token_bounds()
     responses = best_response(problem, *_pair(problem, prices), all_ranks=True)
@@ -29,12 +30,14 @@ def ties(problem: RoutingProblem, prices: Prices, tolerance: float = 0.0) -> Ten
             0 asks for equality in float64, a solver's prices want about 1e-12.
     """
     found = []
-    for response in best_response(problem, *_pair(problem, prices), all_ranks=True):
+    pair = _pair(problem, prices)
+    for response in best_response(problem, *pair, all_ranks=True, tolerance=tolerance):
         last, following = _edge(response)
         free_amount = (response.least < response.most).squeeze(1)
         threshold = torch.where(free_amount, torch.zeros_like(last), last)
         open_row = free_amount | ((last - following).abs() <= tolerance)
         tied = ((response.earned - threshold[:, None]).abs() <= tolerance) & open_row[:, None]
+        tied &= (free_amount | (tied.sum(1) > 1))[:, None]  # a lone pair takes what is left
         rows, ranks = tied.nonzero().T
         found.append(torch.stack([rows + response.rows.start, response.experts[rows, ranks]], 1))
     pairs = torch.cat(found)

@@ -1,6 +1,5 @@
 """Which constraints an assignment breaks, by name and by how much."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +15,17 @@ ROUNDING = 1e-12
 """Sums of fractions off by this much, relative to the limit, are rounding and not reported."""
 
 
+NAMED = 1000
+"""How many broken constraints of a kind get a name: beyond that they are only counted."""
+
+
 class Violation(NamedTuple):
-    """One broken constraint: its name, by how many pairs it is broken, and a sentence."""
+    """One broken constraint: its name, by how many pairs it is broken, a sentence, the limit."""
 
     name: str
     amount: float
     says: str
+    limit: float
 
 
 def as_amounts(
@@ -39,41 +43,61 @@ def as_amounts(
             f"assignment: expected amounts of shape {tuple(problem.scores.shape)} (tokens x "
             f"experts), got {tuple(x.shape)}; certify one layer or batch at a time."
         )
+    if x.is_complex():
+        raise InputError(f"assignment: expected real amounts, got {x.dtype}.")
     if x.is_floating_point() and not bool(x.isfinite().all()):
         i, j = (int(n) for n in (~x.isfinite()).nonzero()[0])
         raise InputError(f"assignment[{i}, {j}] is {float(x[i, j])}: amounts must be finite.")
     return x.detach().to(problem.scores.device)
 
 
-def violations_of(problem: RoutingProblem, x: Tensor) -> tuple[Violation, ...]:
-    """All constraints that amounts x (T, E) break, worst first."""
-    found = list(_pairs(problem, x))
+def violations_of(problem: RoutingProblem, x: Tensor) -> tuple[tuple[Violation, ...], int]:
+    """The constraints that amounts x (T, E) break, worst first, and how many there are in all.
+
+    At most `NAMED` of each kind are named, the worst ones.
+    """
     assignment = Assignment(x)
-    per_token, per_expert = assignment.experts_per_token, assignment.load
     noise = 0.0 if assignment.is_whole else ROUNDING
+    found, count = _pairs(problem, x, noise)
+    per_token, per_expert = assignment.experts_per_token, assignment.load
     for family in problem.families:
         activity = family.activity(per_token, per_expert)
         over, under = activity - family.upper, family.lower - activity
         amounts = torch.maximum(over, under)
         limits = torch.where(over > under, family.upper, family.lower)
-        for row in (amounts > noise * limits.clamp(min=1)).nonzero().flatten().tolist():
+        broken = (amounts > noise * limits.clamp(min=1)).nonzero().flatten()
+        count += len(broken)
+        for row in _worst(broken, amounts[broken]).tolist():
             word = "at most" if over[row] > under[row] else "at least"
             name = family.name(row)
             says = f"{name} counts {activity[row]:g}, {word} {limits[row]:g}"
-            found.append(Violation(name, float(amounts[row]), says))
-    return tuple(sorted(found, key=lambda violation: -violation.amount))
+            found.append(Violation(name, float(amounts[row]), says, float(limits[row])))
+    return tuple(sorted(found, key=lambda violation: -violation.amount)), count
 
 
-def _pairs(problem: RoutingProblem, x: Tensor) -> Iterator[Violation]:
+def _pairs(problem: RoutingProblem, x: Tensor, noise: float) -> tuple[list[Violation], int]:
     """Pairs that are negative, forbidden, or taken more often than the row has copies."""
     copies = problem.copies()
+    found: list[Violation] = []
+    count = 0
     for rows in problem.row_chunks():
         amounts, allowed = x[rows].double(), problem.allowed[rows]
         most = copies[rows, None] * allowed
-        broken = torch.maximum(amounts - most, -amounts)
-        for i, j in (broken > 0).nonzero().tolist():
+        excess = torch.maximum(amounts - most, -amounts)
+        broken = (excess > noise * most.clamp(min=1)).nonzero()
+        count += len(broken)
+        worst = _worst(broken, excess[broken[:, 0], broken[:, 1]])
+        for i, j in worst[: NAMED - len(found)].tolist():
             name, amount = f"x_{rows.start + i}_{j}", float(amounts[i, j])
             limit = "at least 0" if amount < 0 else f"at most {most[i, j]:g}"
             why = "" if allowed[i, j] else " (score -inf forbids the pair)"
             says = f"{name} is {amount:g}, {limit}{why}"
-            yield Violation(name, float(broken[i, j]), says)
+            found.append(Violation(name, float(excess[i, j]), says, float(most[i, j])))
+    return found, count
+
+
+def _worst(broken: Tensor, amounts: Tensor) -> Tensor:
+    """The `NAMED` entries of `broken` with the largest amounts, in their own order otherwise."""
+    if len(broken) <= NAMED:
+        return broken
+    return broken[torch.topk(amounts, NAMED).indices.sort().values]

@@ -201,3 +201,73 @@ def test_a_certificate_of_many_chunks_is_that_of_one(monkeypatch):
     x = solution.assignment.x.clone()
     x[49] = True
     assert "token_49" in [v.name for v in lpr.certify(problem, x, solution.prices).violations]
+
+
+def test_a_score_that_nobody_takes_hides_no_loss():
+    problem = lpr.RoutingProblem([[1, 0, -1e12], [0, 1, 0]], tokens=exactly(1), experts=at_most(1))
+    certificate = lpr.certify(problem, [[0, 1, 0], [1, 0, 0]], lpr.Prices())
+    assert (certificate.value, certificate.bound) == (0, 2)
+    assert certificate.relative_gap == 1
+    assert not certificate.proves_optimal()
+
+
+@pytest.mark.parametrize("mask", [-1e9, -1e6, -1e4])
+def test_masks_of_large_negative_numbers_are_solved_like_forbidden_pairs(mask):
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.rand(64, 8, generator=generator, dtype=torch.float64)
+    hidden = torch.rand(64, 8, generator=generator) < 0.1
+    masked = lpr.balanced(scores.masked_fill(hidden, mask), 2)
+    forbidden = lpr.balanced(scores.masked_fill(hidden, -INF), 2)
+    found, best = lpr.solve(masked), lpr.solve(forbidden)
+    assert found.status is best.status is lpr.Status.OPTIMAL
+    assert float(found.value) == pytest.approx(float(best.value), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_lowest_number_of_a_dtype_is_refused_as_a_mask(dtype):
+    scores = torch.ones(3, 2, dtype=dtype)
+    scores[1, 1] = torch.finfo(dtype).min
+    with pytest.raises(lpr.InputError, match=r"looks like a mask; write -inf|rescale them"):
+        lpr.RoutingProblem(scores)
+
+
+@pytest.mark.parametrize("price", [1e10, 1e16, 1e17, 1e100])
+def test_prices_far_above_the_scores_give_a_true_bound(price):
+    # the prices of all experts may shift together; float64 would lose the scores beside them
+    problem = lpr.balanced(torch.eye(2, dtype=torch.float64), 1)
+    prices = lpr.Prices(experts=torch.full((2,), price, dtype=torch.float64))
+    certificate = lpr.certify(problem, [[0, 1], [1, 0]], prices)
+    assert certificate.bound >= 2
+    assert not certificate.proves_optimal()
+
+
+def test_prices_beyond_the_range_of_sums_are_refused():
+    with pytest.raises(lpr.InputError, match=r"1e\+300 is too large for float64 sums"):
+        lpr.certify(
+            SUITORS, BEST, lpr.Prices(experts=torch.tensor([1e300, 0], dtype=torch.float64))
+        )
+
+
+@pytest.mark.parametrize(
+    ("problem", "prices", "words"),
+    [
+        (SUITORS, None, "got RoutingProblem and NoneType; without prices, give Prices"),
+        (torch.ones(2, 2), RIGHT, "got Tensor and Prices"),
+        (SUITORS, lpr.Prices(token_groups=torch.ones(7)), "the problem has no token_groups"),
+        (SUITORS, lpr.Prices(experts="ab"), "prices of experts: expected numbers, got str"),
+    ],
+)
+def test_arguments_that_are_no_problem_or_no_prices_are_refused(problem, prices, words):
+    with pytest.raises(lpr.InputError, match=words):
+        lpr.certify(problem, BEST, prices)
+
+
+def test_many_broken_constraints_are_counted_and_the_worst_named(monkeypatch):
+    import lp_routing.violations as module
+
+    monkeypatch.setattr(module, "NAMED", 3)
+    problem = lpr.RoutingProblem(torch.ones(9, 2), tokens=exactly([2, 1, 2, 1, 2, 1, 2, 1, 2]))
+    certificate = lpr.certify(problem, torch.zeros(9, 2), lpr.Prices())
+    assert certificate.violation_count == 9
+    assert len(certificate.violations) == 3
+    assert [v.amount for v in certificate.violations] == [2, 2, 2]

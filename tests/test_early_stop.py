@@ -72,9 +72,26 @@ def test_a_feasible_assignment_is_found_exactly_where_there_is_one(problem):
         assert kkt.primal_feasibility(problem, found) == 0
 
 
-def test_no_flow_is_claimed_where_the_problem_is_none():
+def test_where_the_problem_is_no_flow_only_a_greedy_assignment_is_tried():
     groups = [([0, 1], lpr.at_most(1)), ([1, 2], lpr.at_most(1))]
-    assert (
-        feasible_assignment(lpr.RoutingProblem([[1, 1, 1]], expert_groups=groups), lpr.Prices())
-        is None
+    found = feasible_assignment(lpr.RoutingProblem([[3, 2, 1]], expert_groups=groups), lpr.Prices())
+    assert found.tolist() == [[1, 0, 1]]
+    # greedy takes the middle expert, which leaves room for nothing else
+    two = lpr.RoutingProblem([[1, 2, 1]], expert_groups=groups, total=lpr.at_least(2))
+    assert feasible_assignment(two, lpr.Prices()) is None
+
+
+def test_more_copies_than_fit_32_bits_are_no_obstacle():
+    problem = lpr.RoutingProblem(
+        -torch.ones(2, 2), tokens=lpr.at_least(1), multiplicity=[2**40, 2**40]
     )
+    assert feasible_assignment(problem, lpr.Prices()).sum() == 2
+
+
+def test_a_stopped_solver_leaves_nearly_the_optimum_of_a_skewed_balanced_problem():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(512, 4, generator=generator) @ torch.randn(4, 16, generator=generator)
+    problem = lpr.balanced(torch.softmax(logits, 1), 2)
+    best = lpr.solve(problem)
+    assert lpr.solve(problem, OutOfTime()).value > 0.8 * best.value
+    assert lpr.solve(problem, OutOfTime(prices=best.prices)).value > 0.8 * best.value

@@ -44,7 +44,7 @@ def test_experts_that_ask_for_more_tokens_than_may_come():
 
 def test_a_row_with_too_few_allowed_pairs():
     problem = lpr.RoutingProblem([[1, -INF, -INF], [1, 1, 1]], tokens=exactly(2))
-    assert "token 0 need 2, but the allowed pairs can give only 1" in says(problem)
+    assert "token 0 needs 2, but the allowed pairs can give only 1" in says(problem)
 
 
 def test_a_budget_below_the_demand():
@@ -55,7 +55,7 @@ def test_a_budget_below_the_demand():
 def test_groups_go_by_their_names():
     groups = [lpr.Group([0, 1], at_least(3), "prompt")]
     problem = lpr.RoutingProblem(torch.ones(4, 3), tokens=at_most(1), token_groups=groups)
-    assert "token group prompt need 3, but tokens 0-1 can give only 2 (1 each)" in says(problem)
+    assert "token group prompt needs 3, but tokens 0-1 can give only 2 (1 each)" in says(problem)
 
 
 def test_copies_of_a_token_are_spoken_of():

@@ -14,7 +14,7 @@ PROBLEM = lpr.balanced([[3, 1], [2, 1]], 1)
         (lambda: lpr.HiGHS(presolv="off"), r"no option 'presolv'; did you mean 'presolve'"),
         (lambda: lpr.HiGHS(xyzzy=1), "no option 'xyzzy'; it has: "),
         (lambda: lpr.HiGHS(presolve="maybe"), "HiGHS refuses presolve='maybe'"),
-        (lambda: lpr.HiGHS(simplex_iteration_limit=1.5), "it takes a value of type int"),
+        (lambda: lpr.HiGHS(simplex_iteration_limit=1.5), "it takes certain values of type int"),
         (lambda: lpr.HiGHS(time_limit_s=-1), r"time_limit_s=-1\): expected a positive number"),
         (lambda: lpr.HiGHS(time_limit_s="soon"), r"time_limit_s='soon'"),
         (lambda: lpr.CVXPY("NOSUCH"), r"backend='NOSUCH'\): not among the installed solvers"),
@@ -23,6 +23,7 @@ PROBLEM = lpr.balanced([[3, 1], [2, 1]], 1)
         (lambda: lpr.CVXPY("SCS", eps=1), "options are for CLARABEL and HIGHS only"),
         (lambda: lpr.CVXPY(time_limit_s=0), r"time_limit_s=0\)"),
         (lambda: lpr.SciPy(maxit=3), "did you mean 'maxiter'"),
+        (lambda: lpr.solve(PROBLEM, lpr.SciPy(maxiter="x")), "SciPy refuses its options"),
         (lambda: lpr.SciPy("simplex"), "choose highs-ds, highs-ipm or highs"),
         (lambda: lpr.SciPy(time_limit_s=0), r"time_limit_s=0\)"),
         (lambda: lpr.solve(PROBLEM, lpr.CVXPY(max_iter="many")), "refuses its options"),
@@ -76,6 +77,12 @@ def test_a_tolerance_of_ones_own_decides_what_counts_as_optimal():
     strict = lpr.solve(PROBLEM, "cvxpy", tolerance=1e-30)
     assert strict.status is not lpr.Status.OPTIMAL or strict.certificate.relative_gap == 0
     assert lpr.solve(PROBLEM, "highs", tolerance=0).status is lpr.Status.OPTIMAL
+
+
+@pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf"), "a"])
+def test_a_tolerance_that_is_none_is_refused(tolerance):
+    with pytest.raises(lpr.InputError, match=r"expected a number >= 0, such as 1e-9"):
+        lpr.solve(PROBLEM, tolerance=tolerance)
 
 
 def test_statuses_explain_themselves():

@@ -52,3 +52,14 @@ def test_two_optima_differ_on_tied_pairs_only(problem):
     differ = (first.assignment.x.double() != second.assignment.x.double()).nonzero().tolist()
     allowed = tied(problem, first.prices, tolerance=1e-9)
     assert all(pair in allowed for pair in differ)
+
+
+def test_a_tolerance_holds_at_a_price_of_zero_too():
+    problem = lpr.RoutingProblem([[0.1 + 0.2, -1.0]], tokens=at_most(2), total=at_most(1))
+    assert tied(problem, lpr.Prices(total=0.3), tolerance=1e-12) == [[0, 0]]
+
+
+def test_a_lone_pair_that_takes_what_is_left_is_not_tied():
+    assert tied(lpr.RoutingProblem([[3, 2, 1]], tokens=exactly(1.5))) == []
+    assert tied(lpr.RoutingProblem([[3, 2, 1]], tokens=exactly(6), multiplicity=[4])) == []
+    assert tied(lpr.RoutingProblem([[3, 2, 2]], tokens=exactly(1.5))) == [[0, 1], [0, 2]]

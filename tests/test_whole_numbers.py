@@ -71,3 +71,35 @@ def test_the_milp_agrees_with_brute_force_on_random_crossing_groups(seed):
     solution = lpr.solve(problem, integral=True)
     assert float(solution.value) == pytest.approx(best_value(problem), abs=1e-9)
     assert solution.status is lpr.Status.OPTIMAL
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "ipm", "run_crossover": "off"}])
+def test_whole_numbers_are_whole_even_from_a_solver_that_stops_between_vertices(options):
+    problem = lpr.balanced(torch.ones(4, 2), 1)
+    solution = lpr.solve(problem, lpr.HiGHS(**options), integral=True)
+    assert solution.assignment.is_whole
+    assert solution.status is lpr.Status.OPTIMAL
+    assert solution.value == 4
+
+
+def test_what_is_impossible_in_whole_numbers_only_is_infeasible():
+    # three tokens, every two of them share exactly one pair: only halves do
+    groups = [([0, 1], lpr.exactly(1)), ([1, 2], lpr.exactly(1)), ([0, 2], lpr.exactly(1))]
+    problem = lpr.RoutingProblem(torch.ones(3, 1), token_groups=groups)
+    assert lpr.solve(problem).value == 1.5
+    whole = lpr.solve(problem, integral=True)
+    assert whole.status is lpr.Status.INFEASIBLE
+    assert "though fractional ones do" in whole.explanation
+    assert whole.value == whole.bound == -float("inf")
+
+
+def test_the_solution_keeps_the_problem_that_was_asked():
+    problem = lpr.RoutingProblem([[5, 4]], total=at_most(1.5))
+    assert lpr.solve(problem, integral=True).problem is problem
+
+
+def test_bounds_a_little_off_whole_numbers_are_kept():
+    problem = lpr.RoutingProblem(torch.ones(2, 2), tokens=lpr.exactly(1 + 5e-7))
+    solution = lpr.solve(problem)
+    assert solution.status is lpr.Status.OPTIMAL
+    assert float(solution.value) == pytest.approx(2 + 1e-6, abs=1e-12)

@@ -6,7 +6,7 @@ from itertools import groupby
 from rich import box
 from rich.table import Table
 
-from lp_routing.verify import Outcome, Row, refuted
+from lp_routing.verify import Outcome, Row, chain, refuted
 
 LEGEND = (
     "gap: what is lost, relative to the optimum (for solvers: what is left unproved). breaks by: "
@@ -34,22 +34,44 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
     zero = sum(row.exact_zero for row in solved)
     exact = [row for row in rows if row.kind == "router" and row.claims_exact]
     sentences = [
-        f"Proved: {len(solved)} optima, each found by HiGHS, confirmed by CLARABEL and certified "
-        f"by duality ({zero} with a gap of exactly 0 in exact arithmetic)"
+        f"Proved: {count(len(solved), 'optimum', 'optima')}, found by HiGHS, confirmed by CLARABEL "
+        f"and certified by duality ({zero} with a gap of exactly 0 in exact arithmetic)"
     ]
     if len(optima) > len(solved):
-        sentences.append(f"{len(optima) - len(solved)} problems have no feasible assignment at all")
-    sentences.append(f"all {len(exact)} quick rules that claim to be exact are")
+        impossible = count(len(optima) - len(solved), "problem has", "problems have")
+        sentences.append(f"{impossible} no feasible assignment at all")
+    if exact:
+        sentences.append(
+            f"the quick rules that claim to be exact are ({len(exact)} of {len(exact)})"
+        )
     losses = [row.relative_gap for row in rows if row.status == "FEASIBLE"]
     known = [loss for loss in losses if loss is not None]
     if known:
         sentences.append(
             f"the others that keep the bounds lose {min(known):.2%} to {max(known):.2%}"
         )
-    chained = sum("<=" in finding.says for outcome in outcomes for finding in outcome.findings)
-    if chained:
-        sentences.append(f"unified is worth at least as much in all {chained} comparisons")
+    compared = len(chain(outcomes))
+    if compared:
+        sentences.append(
+            f"token choice, expert choice and balanced <= unified at equal budget "
+            f"({compared} of {compared})"
+        )
     return "; ".join(sentences) + "."
+
+
+def clashes(outcomes: Sequence[Outcome]) -> list[str]:
+    """Why each infeasible problem is: one sentence each."""
+    return [
+        f"Layer {row.layer}, {row.problem}: {row.explanation}"
+        for outcome in outcomes
+        for row in outcome.rows
+        if row.status == "INFEASIBLE" and row.method == "HiGHS"
+    ]
+
+
+def count(number: int, one: str, many: str) -> str:
+    """`1 optimum`, `2 optima`."""
+    return f"{number} {one if number == 1 else many}"
 
 
 def _layer_table(layer: int, outcomes: list[Outcome]) -> Table:

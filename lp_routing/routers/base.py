@@ -63,6 +63,10 @@ def kept_scores(scores: Tensor, chosen: Tensor) -> Tensor:
 
 def _check_result(scores: Tensor, logits: Tensor) -> None:
     """What a score function gave back is checked like what a user gives."""
+    if not isinstance(scores, Tensor):
+        raise InputError(
+            f"the score function returned {type(scores).__name__}; it must return a tensor."
+        )
     if scores.shape != logits.shape:
         raise InputError(
             f"the score function returned shape {tuple(scores.shape)} for logits of shape "

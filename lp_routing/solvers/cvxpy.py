@@ -21,7 +21,8 @@ class CVXPY(Solver):
     Args:
         backend: "CLARABEL" (interior point, shares nothing with the simplex method), "HIGHS", or
             another LP solver that CVXPY lists as installed.
-        time_limit_s: for CLARABEL and HIGHS.
+        time_limit_s: for CLARABEL and HIGHS; CLARABEL looks at the clock between iterations, and
+            what CVXPY takes to state the model is not counted.
         options: the backend's own options, for CLARABEL and HIGHS, where they can be checked.
 
     Raises:

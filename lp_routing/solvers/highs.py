@@ -91,7 +91,8 @@ class HiGHS(Solver):
             if highs.setOptionValue(name, value) != highspy.HighsStatus.kOk:
                 kind = highs.getOptionType(name)[1].name.removeprefix("k").lower()
                 raise OptionError(
-                    f"HiGHS refuses {name}={value!r}; it takes a value of type {kind}."
+                    f"HiGHS refuses {name}={value!r}; it takes certain values of type {kind}, "
+                    f"listed in its own documentation."
                 )
         return highs
 

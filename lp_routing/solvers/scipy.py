@@ -64,7 +64,8 @@ class SciPy(Solver):
         limits = np.concatenate([program.row_upper[capped], -program.row_lower[floored]])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a warning fears, the certificate measures
-            result = linprog(
+            result = _checked(
+                linprog,
                 -program.score,
                 A_ub=inequalities,
                 b_ub=limits,
@@ -85,6 +86,14 @@ class SciPy(Solver):
             prices=None if result.x is None else program.prices(duals),
             said=f"SciPy: {result.message}",
         )
+
+
+def _checked(solve: Any, *arguments: Any, **options: Any) -> Any:
+    """Call the solver; what it says of a wrong option value becomes an `OptionError`."""
+    try:
+        return solve(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"SciPy refuses its options {options['options']}: {error}") from error
 
 
 def _row_kinds(program: LinearProgram) -> tuple[Any, Any, Any]:

@@ -2,7 +2,7 @@
 
 from lp_routing.verify.examination import examine, examine_all
 from lp_routing.verify.problems import Case, Rule, cases
-from lp_routing.verify.rows import Finding, Outcome, Row, refuted, rows_as_json
+from lp_routing.verify.rows import Finding, Outcome, Row, chain, refuted, rows_as_json
 
 __all__ = [
     "Case",
@@ -11,6 +11,7 @@ __all__ = [
     "Row",
     "Rule",
     "cases",
+    "chain",
     "examine",
     "examine_all",
     "refuted",

@@ -10,6 +10,9 @@ from lp_routing.certificate import Certificate
 from lp_routing.solution import Status
 from lp_routing.verify.problems import Case
 
+CHAINED = ("token_choice", "expert_choice", "balanced")
+ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Row:
@@ -31,6 +34,7 @@ class Row:
     violation: float | None
     dropped: int | None
     max_load: float | None
+    pairs: float | None
     seconds: float
     claims_exact: bool
     exact_zero: bool
@@ -83,6 +87,7 @@ def row_of(
         violation=None if c is None else c.violation,
         dropped=None if assignment is None else int(assignment.dropped.sum()),
         max_load=None if assignment is None else float(assignment.load.max()),
+        pairs=None if assignment is None else float(assignment.load.sum()),
         seconds=seconds,
         claims_exact=claims_exact,
         exact_zero=c is not None and c.exact and c.gap == 0,
@@ -101,6 +106,29 @@ def rows_as_json(outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
             yield asdict(row)
 
 
+def chain(outcomes: Sequence[Outcome]) -> list[Finding]:
+    """At equal budget the optima are ordered: each at most that of unified, which has fewer bounds.
+
+    One finding for each layer and each of token choice, expert choice and balanced that placed as
+    many pairs as unified did; compared as HiGHS found them, up to rounding.
+    """
+    optima = {
+        (row.layer, row.problem): row
+        for outcome in outcomes
+        for row in outcome.rows
+        if row.method == "HiGHS" and row.value is not None
+    }
+    findings = []
+    for (layer, problem), row in optima.items():
+        ceiling = optima.get((layer, "unified"))
+        if problem not in CHAINED or ceiling is None or row.pairs != ceiling.pairs:
+            continue
+        low, high = row.value or 0.0, ceiling.value or 0.0
+        says = f"{problem} {low:.6g} <= unified {high:.6g} at equal budget ({row.pairs:g} pairs)"
+        findings.append(Finding(layer, says, low <= high + ROUNDING * max(abs(low), abs(high))))
+    return findings
+
+
 def refuted(outcomes: Sequence[Outcome]) -> list[str]:
     """What was claimed and did not come out, in words; empty where all is as theory says."""
     failed = [
@@ -110,6 +138,7 @@ def refuted(outcomes: Sequence[Outcome]) -> list[str]:
         for row in outcome.rows
         if row.claims_exact and row.status not in (Status.OPTIMAL.name, Status.INFEASIBLE.name)
     ]
+    failed += [f"layer {f.layer}: {f.says}" for f in chain(outcomes) if not f.holds]
     for outcome in outcomes:
         failed += [f"layer {f.layer}: {f.says}" for f in outcome.findings if not f.holds]
     return failed
