@@ -101,8 +101,14 @@ def _verify(console: Console, options: VerifyOptions) -> bool:
     """Do the job and print it; whether all that claims exactness is exact."""
     with console.status("loading torch and the solvers ..."):
         from lp_routing import traces
-        from lp_routing.report.verify_table import LEGEND, clashes, layer_tables, verdict
-        from lp_routing.verify import chain, examine_all, refuted
+        from lp_routing.report.verify_table import (
+            LEGEND,
+            chain_lines,
+            clashes,
+            layer_tables,
+            verdict,
+        )
+        from lp_routing.verify import examine_all, refuted
 
     _check_writable(options.json_path, options.file)
     trace = traces.sample() if options.file is None else traces.read(options.file)
@@ -124,8 +130,8 @@ def _verify(console: Console, options: VerifyOptions) -> bool:
     console.print(LEGEND, style="dim", highlight=False)
     for sentence in clashes(outcomes):
         console.print(sentence, style="cyan", highlight=False, markup=False)
-    for finding in chain(outcomes):
-        console.print(f"Layer {finding.layer}: {finding.says}", style="dim", highlight=False)
+    for line in chain_lines(outcomes):
+        console.print(line, style="dim", highlight=False, soft_wrap=True)
     console.print(verdict(outcomes), highlight=False, soft_wrap=True)
     if options.json_path is not None:
         content = json.dumps(

@@ -59,6 +59,16 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
     return "; ".join(sentences) + "."
 
 
+def chain_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """The order of the optima at equal budget, one line a layer."""
+    lines = []
+    for layer, findings in groupby(chain(outcomes), key=lambda finding: finding.layer):
+        sides = [finding.says.split(" <= ") for finding in findings]
+        lower = ", ".join(left for left, _ in sides)
+        lines.append(f"Layer {layer}: {lower} <= {sides[0][1]}")
+    return lines
+
+
 def clashes(outcomes: Sequence[Outcome]) -> list[str]:
     """Why each infeasible problem is: one sentence each."""
     return [
