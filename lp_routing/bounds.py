@@ -13,6 +13,9 @@ from lp_routing.errors import InputError
 Amount = float | Sequence[float] | np.ndarray[Any, Any] | Tensor
 
 
+MOST_PAIRS = 2**53
+
+
 @dataclass(frozen=True)
 class Bounds:
     """`lower <= amount <= upper`, each a number or one per row; say it with the functions below."""
@@ -59,6 +62,12 @@ class Bounds:
             raise InputError(
                 f"{argument}={self.words}: a bound counts token-expert pairs, so it cannot be "
                 f"{worst:g}; give a number >= 0."
+            )
+        finite = values[values.isfinite()]
+        if bool((finite > MOST_PAIRS).any()):
+            raise InputError(
+                f"{argument}={self.words}: {finite.max():g} pairs are more than can be counted "
+                f"exactly (2**53); leave the bound out."
             )
         return values.expand(rows).clone()
 

@@ -89,6 +89,8 @@ class Certificate:
 
     def keeps_bounds(self, tolerance: float = 0.0) -> bool:
         """Whether every bound holds, up to `tolerance` times the bound, or times 1 if less."""
+        if self.violation_count > len(self.violations):  # what is not named is not larger
+            return self.violation <= tolerance
         return all(v.amount <= tolerance * max(1.0, v.limit) for v in self.violations)
 
 

@@ -59,6 +59,7 @@ def violations_of(problem: RoutingProblem, x: Tensor) -> tuple[tuple[Violation, 
     assignment = Assignment(x)
     noise = 0.0 if assignment.is_whole else ROUNDING
     found, count = _pairs(problem, x, noise)
+    found = sorted(found, key=lambda violation: -violation.amount)[:NAMED]
     per_token, per_expert = assignment.experts_per_token, assignment.load
     for family in problem.families:
         activity = family.activity(per_token, per_expert)
@@ -87,7 +88,7 @@ def _pairs(problem: RoutingProblem, x: Tensor, noise: float) -> tuple[list[Viola
         broken = (excess > noise * most.clamp(min=1)).nonzero()
         count += len(broken)
         worst = _worst(broken, excess[broken[:, 0], broken[:, 1]])
-        for i, j in worst[: NAMED - len(found)].tolist():
+        for i, j in worst.tolist():
             name, amount = f"x_{rows.start + i}_{j}", float(amounts[i, j])
             limit = "at least 0" if amount < 0 else f"at most {most[i, j]:g}"
             why = "" if allowed[i, j] else " (score -inf forbids the pair)"

@@ -271,3 +271,37 @@ def test_many_broken_constraints_are_counted_and_the_worst_named(monkeypatch):
     assert certificate.violation_count == 9
     assert len(certificate.violations) == 3
     assert [v.amount for v in certificate.violations] == [2, 2, 2]
+
+
+def test_the_worst_broken_pair_is_named_wherever_it_stands(monkeypatch):
+    import lp_routing.problem as chunks
+    import lp_routing.violations as module
+
+    monkeypatch.setattr(module, "NAMED", 3)
+    monkeypatch.setattr(chunks, "CHUNK_ENTRIES", 4)
+    x = torch.full((8, 1), 2)
+    x[6] = 9
+    certificate = lpr.certify(lpr.RoutingProblem(torch.ones(8, 1)), x, lpr.Prices())
+    assert certificate.violation_count == 8
+    assert certificate.violations[0].name == "x_6_0"
+    assert certificate.violation == 8
+
+
+def test_what_is_not_named_cannot_be_excused_as_rounding(monkeypatch):
+    import lp_routing.violations as module
+
+    # 0.5 beside a limit of 1e9 is rounding, 0.4 beside a limit of 1 is not, and is not named
+    monkeypatch.setattr(module, "NAMED", 2)
+    limits, copies = [1e9, 1e9, 1.0], [2 * 10**9, 2 * 10**9, 2]
+    problem = lpr.RoutingProblem(torch.ones(3, 1), tokens=at_most(limits), multiplicity=copies)
+    x = torch.tensor([[1e9 + 0.5], [1e9 + 0.5], [1.4]], dtype=torch.float64)
+    assert not lpr.certify(problem, x, lpr.Prices()).keeps_bounds(1e-9)
+    monkeypatch.setattr(module, "NAMED", 3)
+    assert not lpr.certify(problem, x, lpr.Prices()).keeps_bounds(1e-9)
+    x[2] = 1.0
+    assert lpr.certify(problem, x, lpr.Prices()).keeps_bounds(1e-9)
+
+
+def test_bounds_beyond_exact_counting_are_refused():
+    with pytest.raises(lpr.InputError, match=r"at_most\(1e\+250\): 1e\+250 pairs are more than"):
+        lpr.RoutingProblem([[1.0]], tokens=at_most(1e250))
