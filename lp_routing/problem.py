@@ -118,9 +118,13 @@ class RoutingProblem:
 
     @cached_property
     def typical_score(self) -> float:
-        """The median over tokens of the best score's size: what a token usually has to win."""
+        """The median over tokens of the best score's size: what a token usually has to win.
+
+        Over the tokens with a positive score where there are any, so that masks do not count.
+        """
         best = self.scores.max(1).values.double()
-        served = best[best.isfinite()].abs()
+        served = best[best.isfinite()]
+        served = served[served > 0] if bool((served > 0).any()) else served.abs()
         return float(served.median()) if len(served) else 0.0
 
     def family(self, kind: str) -> Family | None:

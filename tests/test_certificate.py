@@ -305,3 +305,10 @@ def test_what_is_not_named_cannot_be_excused_as_rounding(monkeypatch):
 def test_bounds_beyond_exact_counting_are_refused():
     with pytest.raises(lpr.InputError, match=r"at_most\(1e\+250\): 1e\+250 pairs are more than"):
         lpr.RoutingProblem([[1.0]], tokens=at_most(1e250))
+
+
+def test_tokens_masked_by_large_negative_numbers_do_not_set_the_scale():
+    problem = lpr.RoutingProblem([[-1e12], [-1e12], [1.0]], experts=at_most(3))
+    for solver in ("highs", "scipy"):
+        solution = lpr.solve(problem, solver)
+        assert (solution.status, solution.value) == (lpr.Status.OPTIMAL, 1)
