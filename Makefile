@@ -21,10 +21,10 @@ setup: .venv/ready
 		{ echo "lp_routing needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "[1/3] creating the virtual environment .venv"
 	@$(PYTHON) -m venv .venv
-	@echo "[2/3] installing torch for the CPU, solvers and test tools into .venv (about 1.5 GB; minutes)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@echo "[2/3] installing torch for the CPU, solvers and test tools into .venv (about 1.6 GB; minutes)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[test,bench]'
 	@echo "[3/3] checking that everything imports"
-	@$(BIN)/python -c 'import lp_routing, highspy, cvxpy, ortools, pytest'
+	@$(BIN)/python -c 'import lp_routing, highspy, cvxpy, ortools, ot, matplotlib, pytest'
 	@touch .venv/ready
 
 verify: setup

@@ -26,7 +26,9 @@ from lp_routing.named_problems import (
     unified,
 )
 from lp_routing.prices import Prices
+from lp_routing.pricing import Pricing
 from lp_routing.problem import RoutingProblem
+from lp_routing.shards import GroupError
 from lp_routing.solution import Solution, Status
 from lp_routing.solve import solve
 from lp_routing.solvers import CVXPY, HiGHS, SciPy, Solver
@@ -39,12 +41,14 @@ __all__ = [
     "Bounds",
     "Certificate",
     "Group",
+    "GroupError",
     "HiGHS",
     "Infeasibility",
     "InputError",
     "LinearProgram",
     "OptionError",
     "Prices",
+    "Pricing",
     "RoutingProblem",
     "SciPy",
     "Solution",

@@ -5,13 +5,19 @@ first: as many as it must (t-), then those worth more than nothing, up to what i
 Rows are visited in chunks, so memory stays bounded whatever T is.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lp_routing.problem import RoutingProblem
+
+Ranking = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+FEW = 2
+"""Up to this many ranks are found by repeated maxima."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +26,9 @@ class Response:
 
     Attributes:
         rows: which rows of the problem.
+        matrix: (n, E), the scores of these rows as they are.
+        ranked: False where no bound cuts a row off, so that it takes whatever earns something;
+            the experts then stand in their own order.
         experts: (n, R) expert of each rank.
         scores: float64 (n, R) score of each rank, 0 where forbidden.
         prices: float64 (n, R) price of each rank.
@@ -32,6 +41,8 @@ class Response:
     """
 
     rows: slice
+    matrix: Tensor
+    ranked: bool
     experts: Tensor
     scores: Tensor
     prices: Tensor
@@ -45,6 +56,8 @@ class Response:
     @property
     def amounts(self) -> Tensor:
         """Float64 (n, R): how much of each rank the row takes (the least optimal amount)."""
+        if not self.ranked:
+            return self.units * (self.earned > 0)
         ranks = torch.arange(self.earned.shape[1], dtype=torch.float64, device=self.earned.device)
         return torch.minimum((self.least - self.units * ranks).clamp(min=0), self.units)
 
@@ -73,43 +86,103 @@ def best_response(
         exact_order: rank by the exact difference of score and price where rounding would tie.
         tolerance: earnings this close to 0 count as 0 in `least` and `most`.
     """
+    if not problem.T:  # an empty shard of a process group
+        return
     lower, upper = problem.token_bounds()
     copies = problem.copies()
-    most_ranks = float((upper / copies).ceil().max())
-    ranks = problem.E if all_ranks or exact_order else int(min(problem.E, most_ranks))
+    ranks = problem.E if all_ranks else math.ceil(min(problem.E, float((upper / copies).max())))
+    ranking = _ranking(problem, ranks, all_ranks, exact_order)
+    grouped = bool(on_tokens.any())
     for rows in problem.row_chunks():
-        scores = problem.scores[rows].double()
-        paid = on_tokens[rows, None] + on_experts
-        earned, experts = _ranked(scores, paid, ranks, exact_order)
-        allowed = (scores > float("-inf")).sum(1, keepdim=True)
+        scores = problem.scores[rows]
+        # without prices of token groups all rows pay the same, which need not be written out
+        paid = on_tokens[rows, None] + on_experts if grouped else on_experts.expand(scores.shape)
         units, must = copies[rows, None], lower[rows, None]
-        may = torch.minimum(upper[rows, None], units * allowed)
-        above = units * (earned > tolerance).sum(1, keepdim=True)
-        at_least_zero = units * (earned >= -tolerance).sum(1, keepdim=True)
-        yield Response(
-            rows=rows,
-            experts=experts,
-            scores=scores.gather(1, experts).nan_to_num(neginf=0.0),
-            prices=paid.gather(1, experts),
-            earned=earned,
-            units=units,
-            least=torch.maximum(torch.minimum(above, may), must),
-            most=torch.maximum(torch.minimum(at_least_zero, may), must),
-            must=must,
-            may=may,
-        )
+        may = torch.minimum(upper[rows, None], units * problem.allowed_per_token[rows, None])
+        yield _response(rows, scores, paid, ranking, ranks, units, must, may, tolerance)
 
 
-def _ranked(scores: Tensor, paid: Tensor, ranks: int, exact_order: bool) -> tuple[Tensor, Tensor]:
-    """The `ranks` best entries of `scores - paid` (n, E), best first: earnings and experts."""
+def _ranking(
+    problem: RoutingProblem, ranks: int, all_ranks: bool, exact_order: bool
+) -> Ranking | None:
+    """How to find each row's best experts; None where no bound limits what it takes."""
+    if problem.family("token") is None and not all_ranks:
+        return None
+    if exact_order:
+        return _exactly_best
+    return _few_best if 0 < ranks <= FEW and not all_ranks else _best
+
+
+def _response(
+    rows: slice,
+    scores: Tensor,
+    paid: Tensor,
+    ranking: Ranking | None,
+    ranks: int,
+    units: Tensor,
+    must: Tensor,
+    may: Tensor,
+    tolerance: float,
+) -> Response:
+    """The best response of some rows; all tensors are theirs, as `Response` has them."""
+    matrix = scores
+    if ranking is None:
+        experts = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape)
+        earned = scores - paid
+    else:
+        earned, experts = ranking(scores, paid, ranks)
+        scores, paid = scores.gather(1, experts), paid.gather(1, experts)
+    above = units * (earned > tolerance).sum(1, keepdim=True)
+    at_least_zero = units * (earned >= -tolerance).sum(1, keepdim=True)
+    return Response(
+        rows=rows,
+        matrix=matrix,
+        ranked=ranking is not None,
+        experts=experts,
+        scores=scores.double().nan_to_num(neginf=0.0),
+        prices=paid,
+        earned=earned,
+        units=units,
+        least=torch.maximum(torch.minimum(above, may), must),
+        most=torch.maximum(torch.minimum(at_least_zero, may), must),
+        must=must,
+        may=may,
+    )
+
+
+def _best(scores: Tensor, paid: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
+    """The `ranks` best entries of `scores - paid` (n, E), best first: earnings and experts.
+
+    Differences are float64, as prices are, whatever the scores are.
+    """
+    best = torch.topk(scores - paid, ranks, dim=1)
+    return best.values, best.indices
+
+
+def _few_best(scores: Tensor, paid: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
+    """As `_best`, by repeated maxima, which for few ranks cost less.
+
+    Where a row allows fewer than `ranks` pairs, what follows has -inf and an expert of no meaning.
+    """
     earned = scores - paid
-    if not exact_order:
-        best = torch.topk(earned, ranks, dim=1)
-        return best.values, best.indices
-    # Rounding is monotone, so only entries that round to the same number can be out of order;
-    # the rounding error of a difference is itself a float (Knuth's TwoSum) and ranks those.
+    found: list[torch.return_types.max] = []
+    for rank in range(ranks):
+        if rank:
+            earned.scatter_(1, found[-1].indices, float("-inf"))
+        found.append(earned.max(1, keepdim=True))
+    return torch.cat([f.values for f in found], 1), torch.cat([f.indices for f in found], 1)
+
+
+def _exactly_best(scores: Tensor, paid: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
+    """As `_best`, ranked by the exact differences.
+
+    Rounding is monotone, so only entries that round to the same number can be out of order; the
+    rounding error of a difference is itself a float (Knuth's TwoSum) and ranks those.
+    """
+    scores = scores.double()
+    earned = scores - paid
     step = earned - scores
     error = (scores - (earned - step)) + (-paid - step)
     by_error = torch.sort(error.nan_to_num(), dim=1, descending=True, stable=True).indices
     by_value = torch.sort(earned.gather(1, by_error), dim=1, descending=True, stable=True)
-    return by_value.values, by_error.gather(1, by_value.indices)
+    return by_value.values[:, :ranks], by_error.gather(1, by_value.indices[:, :ranks])

@@ -9,9 +9,8 @@ is at least the value of every feasible assignment, where best_i is what token i
 optimal make it equal to the optimum (linear programming duality).
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,15 @@ import torch
 from torch import Tensor
 
 from lp_routing.assignment import Assignment
-from lp_routing.best_response import best_response
 from lp_routing.errors import InputError
-from lp_routing.exact import MANTISSA_BITS, exact_dot, grid_of, round_to_grid
-from lp_routing.prices import Prices, clipped, pair_prices
+from lp_routing.exact import MANTISSA_BITS, Dot, exact_dot, float_dot, grid_of, round_to_grid
+from lp_routing.exact import Number as Number
+from lp_routing.prices import Prices, clipped
 from lp_routing.problem import RoutingProblem
-from lp_routing.violations import Violation, as_amounts, violations_of
+from lp_routing.token_sums import Earned, TokenSums, token_sums
+from lp_routing.violations import Violation, as_amounts, violations_in
 
 AnyAssignment = Assignment | Tensor | np.ndarray[Any, Any]
-Number = float | Fraction
-Dot = Callable[[Tensor, Tensor], Number]
 
 CANCELLATION = 2.0**10
 """A float64 bound is trusted while at most this many times its size was added up to it."""
@@ -121,22 +119,27 @@ def certify(
             f"{type(problem).__name__} and {type(prices).__name__}; without prices, give Prices()."
         )
     x = as_amounts(problem, assignment)
-    dot: Dot = exact_dot if exact else float_dot
-    value: Number = 0
-    scale = problem.smallest_score
-    taken = 0.0
-    for rows in problem.row_chunks():
-        scores = problem.scores[rows].double()
-        scores = scores.masked_fill(scores == float("-inf"), 0)
-        value += dot(x[rows].double(), scores)
-        taken += float_dot(x[rows].double(), scores.abs())
-    violations, count = violations_of(problem, x)
+    table = clipped(problem, prices)
+    tables = _on_grids(problem, table) if exact else [table]
+    return certificate_of(problem, token_sums(problem, x, tables, exact=exact), tables, exact)
+
+
+def certificate_of(
+    problem: RoutingProblem, sums: TokenSums, tables: list[dict[str, Tensor]], exact: bool = False
+) -> Certificate:
+    """The certificate that the sums over all tokens make, with the tables they were made with."""
+    bound: Number
+    if exact:
+        bound = _best_bound(problem, sums.earned, tables)
+    else:
+        bound = _float_bound(problem, sums.earned[0], tables[0])
+    violations, count = violations_in(problem, sums.taken)
     return Certificate(
-        value=value,
-        bound=exact_bound(problem, prices) if exact else dual_bound(problem, prices),
+        value=sums.taken.value,
+        bound=bound,
         violations=violations,
         violation_count=count,
-        scale=max(scale, abs(taken)),
+        scale=max(problem.smallest_score, abs(sums.taken.size)),
         exact=exact,
     )
 
@@ -146,35 +149,15 @@ def dual_bound(problem: RoutingProblem, prices: Prices) -> float:
 
     Where prices are so much larger than scores that rounding could show, it is evaluated exactly.
     """
-    value, magnitude = _bound(problem, clipped(problem, prices), float_dot, exact=False)
-    bound = float(value)
-    if bound == float("-inf"):
-        return bound
-    if not magnitude <= CANCELLATION * abs(bound):
-        return float(exact_bound(problem, prices))
-    return bound
-
-
-def exact_bound(problem: RoutingProblem, prices: Prices) -> Number:
-    """`dual_bound` without rounding: a Fraction, or -inf."""
     table = clipped(problem, prices)
-    finest = min((grid_of(values) for values in table.values()), default=0)
-    representable = int(np.frexp(_largest_pair_price(problem, table))[1]) - MANTISSA_BITS
-    grids = {max(finest, representable), max(grid_of(problem.scores), representable)}
-    return min(
-        _bound(
-            problem,
-            {kind: round_to_grid(values, power) for kind, values in table.items()},
-            exact_dot,
-            exact=True,
-        )[0]
-        for power in grids
-    )
+    return _float_bound(problem, token_sums(problem, None, [table]).earned[0], table)
 
 
-def float_dot(a: Tensor, b: Tensor) -> float:
-    """sum(a * b) in float64."""
-    return float((a * b).sum())
+def exact_bound(problem: RoutingProblem, table: dict[str, Tensor]) -> Number:
+    """`dual_bound` without rounding, from clipped prices: a Fraction, or -inf."""
+    tables = _on_grids(problem, table)
+    earned = token_sums(problem, None, tables, exact=True).earned
+    return _best_bound(problem, earned, tables)
 
 
 def _largest_pair_price(problem: RoutingProblem, table: dict[str, Tensor]) -> float:
@@ -187,23 +170,56 @@ def _largest_pair_price(problem: RoutingProblem, table: dict[str, Tensor]) -> fl
     return largest
 
 
-def _bound(
-    problem: RoutingProblem, table: dict[str, Tensor], dot: Dot, exact: bool
-) -> tuple[Number, float]:
-    """The bound, and the sum of the magnitudes that were added up to it."""
-    on_tokens, on_experts = pair_prices(problem, table)
-    bound: Number = 0
+def _on_grids(problem: RoutingProblem, table: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The prices as they are, and rounded to the grid of the scores: in 53 bits, so sums are exact.
+
+    53 bits relative to the largest sum that a pair pays.
+    """
+    finest = min((grid_of(values) for values in table.values()), default=0)
+    representable = int(np.frexp(_largest_pair_price(problem, table))[1]) - MANTISSA_BITS
+    grids = {max(finest, representable), max(_grid_of_scores(problem), representable)}
+    return [
+        {kind: round_to_grid(values, power) for kind, values in table.items()}
+        for power in sorted(grids)
+    ]
+
+
+def _grid_of_scores(problem: RoutingProblem) -> int:
+    """`grid_of` the scores, chunk by chunk; chunks of nothing but 0 and -inf have any grid."""
+    chunks = (problem.scores[rows] for rows in problem.row_chunks())
+    grids = (grid_of(chunk) for chunk in chunks if bool((chunk.isfinite() & (chunk != 0)).any()))
+    return min(grids, default=0)
+
+
+def _float_bound(problem: RoutingProblem, earned: Earned, table: dict[str, Tensor]) -> float:
+    """The bound in float64, evaluated exactly after all where too much cancels in it."""
+    if not earned.possible:
+        return float("-inf")
+    limits, magnitude = _on_limits(problem, table, float_dot)
+    bound = float(earned.worth + limits)
+    if not earned.magnitude + magnitude <= CANCELLATION * abs(bound):
+        return float(exact_bound(problem, table))
+    return bound
+
+
+def _best_bound(
+    problem: RoutingProblem, earned: Sequence[Earned], tables: Sequence[dict[str, Tensor]]
+) -> Number:
+    """The smallest of the bounds of several tables, in exact arithmetic; -inf if none exists."""
+    if not all(each.possible for each in earned):
+        return float("-inf")
+    pairs = zip(earned, tables, strict=True)
+    return min(each.worth + _on_limits(problem, table, exact_dot)[0] for each, table in pairs)
+
+
+def _on_limits(problem: RoutingProblem, table: dict[str, Tensor], dot: Dot) -> tuple[Number, float]:
+    """Prices times limits: the part of a bound beside the tokens'; and the sum of their sizes."""
+    total: Number = 0
     magnitude = 0.0
-    for response in best_response(problem, on_tokens, on_experts, exact_order=exact):
-        if not response.possible:
-            return float("-inf"), magnitude
-        amounts = response.amounts
-        bound += dot(amounts, response.scores) - dot(amounts, response.prices)
-        magnitude += float_dot(amounts, response.scores.abs() + response.prices.abs())
     for family in problem.families:
         if family.kind != "token":
             values = table[family.kind]
             limits = torch.where(values > 0, family.upper, family.lower)
-            bound += dot(values, limits)
+            total += dot(values, limits)
             magnitude += float_dot(values.abs(), limits)
-    return bound, magnitude
+    return total, magnitude

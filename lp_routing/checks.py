@@ -12,14 +12,20 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 
+CHUNK = 1 << 20
+"""Entries that are looked at together, so that a check needs little memory beside them."""
+
 Scores = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]
 
 
-def check_scores(scores: Scores, what: str = "scores") -> Tensor:
-    """A (T, E) tensor without NaN or +inf; integers become float64, everything else is kept.
+def as_scores(scores: Scores, what: str = "scores") -> Tensor:
+    """A (T, E) tensor of floats; integers become float64, everything else is kept, not copied.
+
+    The entries of floats are not read: `lp_routing.score_facts.read_scores` refuses NaN and +inf.
 
     Raises:
-        InputError: with what was received.
+        InputError: no matrix, no real numbers, or empty; only where torch.distributed is
+            initialised may a matrix have no rows, as the shard of a process group.
     """
     values = as_tensor(scores, what, "a matrix of numbers (tokens x experts)")
     if values.ndim != 2:
@@ -27,21 +33,24 @@ def check_scores(scores: Scores, what: str = "scores") -> Tensor:
             f"{what}: expected a matrix (tokens x experts), got shape {tuple(values.shape)}; "
             f"take one layer, or reshape(-1, E)."
         )
-    if values.numel() == 0:
+    if values.shape[1] == 0 or (values.shape[0] == 0 and not _in_process_group()):
         raise InputError(
-            f"{what}: got shape {tuple(values.shape)}; give at least one token and one expert."
+            f"{what}: got shape {tuple(values.shape)}; give at least one token and one expert "
+            f"(only a shard of a process group may be without tokens)."
         )
     if values.is_complex() or values.dtype == torch.bool:
         raise InputError(f"{what}: expected real numbers, got {values.dtype}.")
-    if not values.is_floating_point():
+    if not values.is_floating_point() and values.numel():
         whole_numbers = values.cpu().numpy()  # torch has no max of unsigned integers
         if max(int(whole_numbers.max()), -int(whole_numbers.min())) > 2**53:
             raise InputError(f"{what}: integers beyond 2**53 do not fit float64; rescale them.")
-        values = values.double()
-    if values.dtype.itemsize == 1:  # torch computes nothing in float8
-        values = values.float()
-    refuse_nan_and_inf(values, what)
-    return values
+    if not values.is_floating_point():
+        return values.double()
+    return values.float() if values.dtype.itemsize == 1 else values  # torch adds no float8
+
+
+def _in_process_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def as_tensor(values: Any, what: str, expected: str) -> Tensor:
@@ -76,12 +85,19 @@ def as_tensor(values: Any, what: str, expected: str) -> Tensor:
 
 def refuse_nan_and_inf(values: Tensor, what: str) -> None:
     """Raise on NaN or +inf, naming the first place; -inf passes (it forbids a pair)."""
-    bad = values.isnan() | (values == float("inf"))
-    if bool(bad.any()):
-        where = tuple(int(i) for i in bad.nonzero()[0])
+    step = max(1, CHUNK * len(values) // max(1, values.numel()))
+    count, first = 0, None
+    for start in range(0, len(values), step):
+        part = values[start : start + step]
+        bad = part.isnan() | (part == float("inf"))
+        if bool(bad.any()):
+            row, *rest = (int(i) for i in bad.nonzero()[0])
+            first = first or (start + row, *rest)
+            count += int(bad.sum())
+    if first is not None:
         raise InputError(
-            f"{what}{list(where)} is {float(values[where])} ({int(bad.sum())} such entries): it "
-            f"must be finite, or -inf to forbid a pair. Look for overflow where it is computed."
+            f"{what}{list(first)} is {float(values[first])} ({count} such entries): it must be "
+            f"finite, or -inf to forbid a pair. Look for overflow where it is computed."
         )
 
 

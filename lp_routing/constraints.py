@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.bounds import Bounds
-from lp_routing.checks import as_tensor
+from lp_routing.checks import CHUNK, as_tensor
 from lp_routing.errors import InputError
 
 Kind = Literal["token", "expert", "total", "token_group", "expert_group"]
@@ -96,7 +96,12 @@ class Family:
 
     def spread(self, prices: Tensor) -> Tensor:
         """Prices of the constraints (R,) added up for each token (T,) or expert (E,) they touch."""
-        return prices if self.members is None else prices @ self.members.to(prices.dtype)
+        if self.members is None:
+            return prices
+        step = max(1, CHUNK // len(prices))  # members of many tokens are not all widened at once
+        starts = range(0, self.members.shape[1], step)
+        parts = [self.members[:, start : start + step] for start in starts]
+        return torch.cat([prices @ part.to(prices.dtype) for part in parts])
 
 
 def group_family(kind: Kind, groups: Iterable[Group | tuple[Members, Bounds]], size: int) -> Family:

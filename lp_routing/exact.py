@@ -1,5 +1,6 @@
 """Sums of products without rounding: every finite float is an integer times a power of two."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -7,7 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Number = float | Fraction
+Dot = Callable[[Tensor, Tensor], Number]
+
 MANTISSA_BITS = 53
+
+
+def float_dot(a: Tensor, b: Tensor) -> float:
+    """sum(a * b) in float64."""
+    return float((a * b).sum())
 
 
 def exact_dot(a: Tensor, b: Tensor) -> Fraction:

@@ -16,29 +16,38 @@ Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
-class LinearProgram:
+class SparseProgram:
     """maximise score @ x, row_lower <= matrix @ x <= row_upper, 0 <= x <= column_upper.
+
+    Attributes:
+        score: (n,) objective.
+        matrix: (rows, n) sparse, by column.
+        row_lower: (rows,).
+        row_upper: (rows,), inf where there is no upper bound.
+        column_upper: (n,).
+    """
+
+    score: Vector
+    matrix: Any
+    row_lower: Vector
+    row_upper: Vector
+    column_upper: Vector
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProgram(SparseProgram):
+    """The program of a routing problem, all entries of its matrix 1.
 
     One column for each allowed pair, in row-major order; one row for each constraint, the
     families one after the other.
 
     Attributes:
         problem: where it comes from.
-        score: (n,) objective.
-        matrix: (rows, n) sparse, by column, all entries 1.
-        row_lower: (rows,).
-        row_upper: (rows,), inf where there is no upper bound.
-        column_upper: (n,).
         token: (n,) token of each column.
         expert: (n,) expert of each column.
     """
 
     problem: RoutingProblem
-    score: Vector
-    matrix: Any
-    row_lower: Vector
-    row_upper: Vector
-    column_upper: Vector
     token: np.ndarray[Any, np.dtype[np.int64]]
     expert: np.ndarray[Any, np.dtype[np.int64]]
 

@@ -9,6 +9,7 @@ subject to  bounds on  sum_j x_ij               (each token)
             0 <= x_ij <= m_i,   x_ij = 0 where s_ij = -inf
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -19,14 +20,15 @@ import torch
 from torch import Tensor
 
 from lp_routing.bounds import Bounds
-from lp_routing.checks import Scores, as_tensor, check_scores
+from lp_routing.checks import Scores, as_scores, as_tensor
 from lp_routing.constraints import Family, Group, Members, bare_number, group_family
 from lp_routing.errors import InputError
 from lp_routing.integrality import obstacle, rounded_inwards
+from lp_routing.score_facts import read_scores
 
 LARGEST_SUM = 1e300
-CHUNK_ENTRIES = 1 << 21
-"""Entries of the score matrix in work at a time (16 MiB of float64 an array)."""
+CHUNK_ENTRIES = 1 << 19
+"""Entries of the score matrix in work at a time: 4 MiB of float64, which stays in the cache."""
 
 Groups = Iterable[Group | tuple[Members, Bounds]]
 
@@ -36,7 +38,8 @@ class RoutingProblem:
 
     Args:
         scores: (T, E), what each token-expert pair is worth; -inf forbids the pair. Any real
-            dtype on any device; kept as it is, computed with in float64.
+            dtype on any device; kept as it is, computed with in float64. Floats are read in place,
+            memory-mapped ones too, once and in chunks of rows.
         tokens: how many experts each token takes.
         experts: how many tokens each expert takes (its capacity).
         total: how many pairs are taken in all (the budget).
@@ -50,8 +53,9 @@ class RoutingProblem:
         multiplicity: float64 (T,), or None where every row is one token.
 
     Raises:
-        InputError: NaN or +inf, not a matrix, empty, a bound without a word such as `exactly`,
-            contradictory bounds, k > E, or a token that needs an expert and may go to none.
+        InputError: NaN or +inf, not a matrix, empty (but for a shard of a process group, which may
+            be without tokens), a bound without a word such as `exactly`, contradictory
+            bounds, k > E, or a token that needs an expert and may go to none.
 
     Source:
         The named special cases and their papers stand in `lp_routing.named_problems`.
@@ -68,7 +72,8 @@ class RoutingProblem:
         expert_groups: Groups | None = None,
         multiplicity: Sequence[int] | np.ndarray[Any, Any] | Tensor | None = None,
     ) -> None:
-        self.scores = check_scores(scores)
+        self.scores = as_scores(scores)
+        self._facts = read_scores(self.scores, self.row_chunks())
         self.multiplicity = _check_multiplicity(multiplicity, self.T, self.scores.device)
         self._check_range()
         families = [
@@ -93,28 +98,25 @@ class RoutingProblem:
         """Number of experts."""
         return self.scores.shape[1]
 
-    @cached_property
+    @property
     def allowed(self) -> Tensor:
-        """Boolean (T, E): the pairs that are not forbidden."""
+        """Boolean (T, E): the pairs that are not forbidden; computed anew each time."""
         return self.scores > float("-inf")
 
-    @cached_property
+    @property
+    def allowed_per_token(self) -> Tensor:
+        """Int32 (T,): how many pairs of each row are not forbidden."""
+        return self._facts.allowed
+
+    @property
     def score_scale(self) -> float:
         """The largest |score| of an allowed pair; 0 where all are 0 or forbidden."""
-        largest = 0.0
-        for rows in self.row_chunks():
-            finite = self.scores[rows].abs().masked_fill(~self.allowed[rows], 0)
-            largest = max(largest, float(finite.max()))
-        return largest
+        return self._facts.largest
 
-    @cached_property
+    @property
     def smallest_score(self) -> float:
         """The smallest |score| of an allowed pair that is not 0; 0 where all are 0."""
-        smallest = float("inf")
-        for rows in self.row_chunks():
-            size = self.scores[rows].abs()
-            smallest = min(smallest, float(size.masked_fill(size == 0, float("inf")).min()))
-        return smallest if smallest < float("inf") else 0.0
+        return self._facts.smallest if self._facts.smallest < float("inf") else 0.0
 
     @cached_property
     def typical_score(self) -> float:
@@ -122,10 +124,7 @@ class RoutingProblem:
 
         Over the tokens with a positive score where there are any, so that masks do not count.
         """
-        best = self.scores.max(1).values.double()
-        served = best[best.isfinite()]
-        served = served[served > 0] if bool((served > 0).any()) else served.abs()
-        return float(served.median()) if len(served) else 0.0
+        return self._facts.typical
 
     def family(self, kind: str) -> Family | None:
         """The constraints of one kind, or None where the problem has none."""
@@ -171,7 +170,8 @@ class RoutingProblem:
 
     def with_families(self, families: tuple[Family, ...]) -> "RoutingProblem":
         """The same scores under other constraints (already checked)."""
-        problem = RoutingProblem(self.scores, multiplicity=self.multiplicity)
+        problem = copy.copy(self)
+        vars(problem).pop("why_not_integral", None)  # it is about the families
         problem.families = families
         return problem
 
@@ -198,14 +198,7 @@ class RoutingProblem:
                 f"scores: the largest is {self.score_scale:g}, so that sums could leave the range "
                 f"of float64; rescale them."
             )
-        if self.score_scale < 6e4:
-            return
-        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            if bool((self.scores == torch.finfo(dtype).min).any()):
-                raise InputError(
-                    f"scores: {torch.finfo(dtype).min:g} is the lowest {dtype} number, which looks "
-                    f"like a mask; write -inf to forbid a pair."
-                )
+        self._facts.refuse_masks()
 
     def _check_tokens_can_be_served(self) -> None:
         lower, _ = self.token_bounds()
@@ -216,7 +209,7 @@ class RoutingProblem:
                 f"token_{i} must take {lower[i]:g} experts, but there are only E={self.E} "
                 f"and each can be taken {self.copies()[i]:g} time(s): at most {room[i]:g} fit."
             )
-        stranded = (lower > 0) & ~self.allowed.any(1)
+        stranded = (lower > 0) & (self.allowed_per_token == 0)
         if bool(stranded.any()):
             rows = stranded.nonzero().flatten()
             raise InputError(

@@ -17,6 +17,7 @@ from lp_routing.infeasibility import Infeasibility, explain
 from lp_routing.prices import Prices, from_table
 from lp_routing.problem import RoutingProblem
 from lp_routing.solution import Solution, Status
+from lp_routing.pricing import Pricing
 from lp_routing.solvers import BY_NAME, Answer, Outcome, Solver
 from lp_routing.violations import as_amounts, violations_of
 
@@ -37,11 +38,11 @@ def solve(
 
     Args:
         problem: what to solve.
-        solver: `HiGHS()`, `CVXPY()`, `SciPy()`, or their names with default options.
+        solver: `HiGHS()`, `Pricing()`, `CVXPY()`, `SciPy()`, or their names with default options.
         integral: ask for whole amounts. Fractional bounds are rounded inwards; where the LP's
             optimum is still fractional, HiGHS branches and bounds.
         tolerance: relative gap and violation up to which an answer counts as optimal; the
-            solver's own where left out (HiGHS and SciPy 1e-9, CVXPY 1e-6).
+            solver's own where left out (1e-9, CVXPY 1e-6).
 
     Returns:
         A `Solution`; OPTIMAL means that its certificate was evaluated here and holds.
@@ -69,24 +70,27 @@ def solve(
 def _solver(solver: Solver | str) -> Solver:
     if isinstance(solver, Solver):
         return solver
-    if isinstance(solver, str) and solver.lower() in BY_NAME:
-        return BY_NAME[solver.lower()]()
+    known: dict[str, type[Solver]] = BY_NAME | {"pricing": Pricing}
+    if isinstance(solver, str) and solver.lower() in known:
+        return known[solver.lower()]()
     raise InputError(
         f"unknown solver {solver!r}: give a Solver such as HiGHS(), or one of "
-        f"{', '.join(sorted(BY_NAME))}."
+        f"{', '.join(sorted(known))}."
     )
 
 
 def _answer(problem: RoutingProblem, solver: Solver, integral: bool) -> Answer:
-    """Ask the solver, with scores scaled by a power of two so that its tolerances suit them."""
-    if not bool(problem.allowed.any()):
+    """Ask the solver, with scores scaled by a power of two if its tolerances are absolute."""
+    if solver.own_scale:
+        return solver.answer(problem, integral=integral)
+    if not bool(problem.allowed_per_token.any()):
         return _nothing_allowed(problem)
     power = math.frexp(problem.typical_score or problem.score_scale)[1]
     scaled = problem
     if power:
         scaled = problem.with_scores(torch.ldexp(problem.scores.double(), torch.tensor(-power)))
     answer = solver.answer(scaled)
-    fractional = answer.x is not None and not _is_nearly_whole(answer.x)
+    fractional = isinstance(answer.x, np.ndarray) and not _is_nearly_whole(answer.x)
     if integral and fractional:  # groups that cross, or an optimum between vertices
         searched = solver.answer(scaled, integral=True)
         answer = replace(searched, prices=answer.prices)
@@ -184,11 +188,13 @@ def _worth(problem: RoutingProblem, x: Tensor) -> tuple[float, float]:
     return -certificate.violation, float(certificate.value)
 
 
-def _made_whole(problem: RoutingProblem, x: Amounts) -> Tensor:
+def _made_whole(problem: RoutingProblem, x: Amounts | Tensor) -> Tensor:
     """Boolean where all amounts are nearly 0 or 1, whole where nearly whole, else unchanged.
 
     Unchanged too where rounding breaks a bound, which may itself be a fraction.
     """
+    if isinstance(x, Tensor):
+        return x
     if not _is_nearly_whole(x):
         return torch.as_tensor(x)
     rounded = np.rint(x)

@@ -17,7 +17,8 @@ def token_prices(problem: RoutingProblem, prices: Prices) -> Tensor:
     """
     _, upper = problem.token_bounds()
     responses = best_response(problem, *_pair(problem, prices), all_ranks=True)
-    return torch.cat([_slot_price(response, upper[response.rows]) for response in responses])
+    prices_of_chunks = [_slot_price(response, upper[response.rows]) for response in responses]
+    return torch.cat([upper[:0], *prices_of_chunks])  # an empty shard has no chunk
 
 
 def ties(problem: RoutingProblem, prices: Prices, tolerance: float = 0.0) -> Tensor:
@@ -29,7 +30,7 @@ def ties(problem: RoutingProblem, prices: Prices, tolerance: float = 0.0) -> Ten
         tolerance: how far, in units of score, a pair may stand from its price and count as tied;
             0 asks for equality in float64, a solver's prices want about 1e-12.
     """
-    found = []
+    found = [torch.zeros(0, 2, dtype=torch.int64, device=problem.scores.device)]
     pair = _pair(problem, prices)
     for response in best_response(problem, *pair, all_ranks=True, tolerance=tolerance):
         last, following = _edge(response)

@@ -8,10 +8,12 @@ from enum import Enum, auto
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from lp_routing.errors import OptionError
 from lp_routing.prices import Prices
 from lp_routing.problem import RoutingProblem
+from lp_routing.shards import ALONE, Shards
 
 
 class Outcome(Enum):
@@ -29,14 +31,14 @@ class Answer:
 
     Attributes:
         outcome: how it ended.
-        x: float64 (T, E), or None.
+        x: amounts (T, E): float64, or a tensor that is whole already; or None.
         prices: shadow prices, or None.
         bound: an upper bound that the solver itself claims (branch and bound), or None.
         said: the solver's own words.
     """
 
     outcome: Outcome
-    x: np.ndarray[Any, np.dtype[np.float64]] | None
+    x: np.ndarray[Any, np.dtype[np.float64]] | Tensor | None
     prices: Prices | None
     bound: float | None = None
     said: str = ""
@@ -47,9 +49,13 @@ class Solver(ABC):
 
     Attributes:
         tolerance: the relative gap and the violation up to which its answers count as exact.
+        own_scale: whether it sees to the scale of the scores itself; else they are brought near 1.
+        shards: the processes that hold the tokens.
     """
 
     tolerance: float = 1e-9
+    own_scale: bool = False
+    shards: Shards = ALONE
 
     @property
     def name(self) -> str:

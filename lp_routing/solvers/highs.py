@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lp_routing.errors import OptionError
-from lp_routing.linear_program import LinearProgram, Vector, linear_program
+from lp_routing.linear_program import SparseProgram, Vector, linear_program
 from lp_routing.problem import RoutingProblem
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit, refuse_unknown
 
@@ -66,7 +66,7 @@ class HiGHS(Solver):
             said=run.said,
         )
 
-    def run(self, program: LinearProgram, *, integral: bool = False) -> "Run":
+    def run(self, program: SparseProgram, *, integral: bool = False) -> "Run":
         """Solve an explicit LP, or with `integral` the same in whole numbers."""
         highs = self._new_highs(integral)
         highs.passModel(highs_model(program, integral=integral))
@@ -97,7 +97,7 @@ class HiGHS(Solver):
         return highs
 
 
-def highs_model(program: LinearProgram, *, sign: int = 1, integral: bool = False) -> Any:
+def highs_model(program: SparseProgram, *, sign: int = 1, integral: bool = False) -> Any:
     """The program as a `HighsLp`: maximise the scores, or with sign=-1 minimise them negated."""
     import highspy
 

@@ -1,0 +1,171 @@
+"""Who is where so far, and what every bound still allows or asks for."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lp_routing.constraints import Family
+from lp_routing.integrality import rounded_inwards
+from lp_routing.prices import Prices, clipped, pair_prices
+from lp_routing.problem import CHUNK_ENTRIES, RoutingProblem
+
+INF = float("inf")
+
+
+@dataclass(frozen=True, eq=False)
+class Limit:
+    """Bounds on disjoint sets of tokens or of experts.
+
+    Attributes:
+        of_tokens: whether the sets are sets of tokens.
+        labels: int64 (T,) or (E,), the set of each token or expert; -1 where it is in none.
+        lower: float64 (R,), pairs.
+        upper: float64 (R,), pairs; inf where there is no upper bound.
+    """
+
+    of_tokens: bool
+    labels: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def is_total(self) -> bool:
+        """Whether it is one set of all experts, which no move between experts changes."""
+        return not self.of_tokens and not bool(self.labels.any())
+
+    def count(self, index: Tensor, amount: Tensor) -> Tensor:
+        """What amounts (n,) of tokens or experts `index` (n,) add up to in each set, (R,)."""
+        labels = self.labels[index]
+        sums = torch.zeros(len(self.lower) + 1, dtype=amount.dtype, device=amount.device)
+        return sums.index_add_(0, labels % len(sums), amount)[:-1]  # -1 counts in the last
+
+    def of_each(self, values: Tensor, outside: float) -> Tensor:
+        """The value (R,) of the set of each token (T,) or expert (E,); `outside` where none."""
+        return torch.cat([values, values.new_full((1,), outside)])[self.labels]
+
+
+class Placement:
+    """Amounts that keep every upper bound, with what they use.
+
+    Attributes:
+        problem: what is asked.
+        x: (T, E), boolean where every row is one token, else int64.
+        per_token: float64 (T,), pairs of each row.
+        load: float64 (E,), pairs of each expert.
+        copies: float64 (T,), the multiplicity of each row.
+        lower: float64 (T,), pairs that each row must take.
+        upper: float64 (T,), pairs that each row may take.
+        scale: no pair earns or loses more than this.
+        limits: all other bounds, nested groups level by level.
+
+    Raises:
+        InputError: a bound that no whole number satisfies.
+    """
+
+    def __init__(self, problem: RoutingProblem, prices: Prices) -> None:
+        self.problem = problem.with_families(rounded_inwards(problem.families))
+        self.on_tokens, self.on_experts = pair_prices(problem, clipped(problem, prices))
+        self.scale = problem.score_scale + float(self.on_experts.abs().max())
+        self.scale += float(self.on_tokens.abs().max())
+        self.copies = problem.copies()
+        self.lower, self.upper = self.problem.token_bounds()
+        self.limits = [
+            limit
+            for family in self.problem.families
+            if family.kind != "token"
+            for limit in _limits(family, problem.E)
+        ]
+        kind = torch.bool if problem.multiplicity is None else torch.int64
+        self.set(torch.zeros(problem.T, problem.E, dtype=kind, device=problem.scores.device))
+
+    def set(self, x: Tensor) -> None:
+        """Start again from amounts (T, E)."""
+        self.x = x
+        self.per_token = torch.zeros_like(self.copies)
+        self.load = self.copies.new_zeros(self.problem.E)
+        for rows in self.problem.row_chunks():
+            self.per_token[rows] = x[rows].sum(1).double()
+            self.load += x[rows].sum(0).double()
+
+    def add(self, token: Tensor, expert: Tensor, amount: Tensor) -> None:
+        """Add whole amounts (n,) to distinct pairs, negative ones to take away."""
+        if self.x.dtype == torch.bool:
+            changed = amount != 0
+            self.x[token[changed], expert[changed]] = amount[changed] > 0
+        else:
+            self.x[token, expert] += amount.long()
+        self.per_token.index_add_(0, token, amount)
+        self.load.index_add_(0, expert, amount)
+
+    def earned(self, rows: Tensor | slice, experts: Tensor | None = None) -> Tensor:
+        """Scores minus prices of some rows at some experts, float64 (n, C); -inf where forbidden."""
+        scores = at(self.problem.scores, rows, experts).double()
+        paid = self.on_experts if experts is None else self.on_experts[experts]
+        return (scores - paid).sub_(self.on_tokens[rows, None])
+
+    def left(self, rows: Tensor | slice, experts: Tensor | None = None) -> Tensor:
+        """How much more of each pair there is, float64 (n, C)."""
+        return self.copies[rows, None] - at(self.x, rows, experts).double()
+
+    def counted(self, limit: Limit) -> Tensor:
+        """What each set of a limit counts, float64 (R,)."""
+        amounts = self.per_token if limit.of_tokens else self.load
+        return limit.count(torch.arange(len(amounts), device=amounts.device), amounts)
+
+    def room(self, limits: list[Limit], rooms: list[Tensor], *, of_tokens: bool) -> Tensor:
+        """The least room (R,) of the limits that each token or expert meets; inf where none."""
+        like = self.per_token if of_tokens else self.load
+        least = torch.full_like(like, INF)
+        for limit, room in zip(limits, rooms, strict=True):
+            if limit.of_tokens == of_tokens:
+                least = torch.minimum(least, limit.of_each(room, INF))
+        return least
+
+    def rooms(self) -> list[Tensor]:
+        """What each limit still allows, float64 (R,)."""
+        return [limit.upper - self.counted(limit) for limit in self.limits]
+
+    def spares(self) -> list[Tensor]:
+        """What each limit could do without, float64 (R,); negative where its demand is not met."""
+        return [self.counted(limit) - limit.lower for limit in self.limits]
+
+    def meets_demands(self) -> bool:
+        """Whether all lower bounds are met."""
+        met = [self.per_token - self.lower, *self.spares()]
+        return not any(bool((spare < 0).any()) for spare in met)
+
+    def chunks(self, rows: Tensor, width: int) -> list[Tensor]:
+        """Some rows in parts small enough to work on in float64, `width` entries each."""
+        return list(rows.split(max(1, CHUNK_ENTRIES // max(1, width))))
+
+
+def at(matrix: Tensor, rows: Tensor | slice, columns: Tensor | None) -> Tensor:
+    """Entries of a matrix at some rows and some columns, or all columns."""
+    if columns is None:
+        return matrix[rows]
+    if isinstance(rows, slice) or 2 * len(columns) > matrix.shape[1]:
+        return matrix[rows][:, columns]
+    return matrix[rows[:, None], columns]
+
+
+def _limits(family: Family, E: int) -> list[Limit]:
+    """A family as limits on disjoint sets; groups that share members come one level apart."""
+    of_tokens, device = family.kind == "token_group", family.lower.device
+    if family.members is None:
+        labels = torch.arange(E, device=device)
+        labels = labels if family.kind == "expert" else torch.zeros_like(labels)
+        return [Limit(of_tokens, labels, family.lower, family.upper)]
+    levels: list[tuple[Tensor, list[int]]] = []
+    for row, inside in enumerate(family.members):
+        free = (level for level in levels if not bool((level[0][inside] >= 0).any()))
+        level = next(free, None)
+        if level is None:
+            nobody = torch.full((len(inside),), -1, dtype=torch.int64, device=device)
+            level = (nobody, [])
+            levels.append(level)
+        level[0][inside] = len(level[1])
+        level[1].append(row)
+    return [
+        Limit(of_tokens, labels, family.lower[rows], family.upper[rows]) for labels, rows in levels
+    ]

@@ -1,0 +1,118 @@
+"""What a search knows of a batch of tokens, on one process or many."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lp_routing.errors import InputError
+from lp_routing.pricing.priced import Priced, priced_constraints
+from lp_routing.pricing.rows import Rows, rows_of
+from lp_routing.problem import RoutingProblem
+from lp_routing.shards import Shards
+
+GROWTH = 8
+"""Each sample is so many times as large as the one before."""
+TAKERS = 16
+"""In the first sample each expert has about so many takers."""
+FEWEST = 256
+FINEST = 2.0**-24
+"""Boxes are no narrower than this share of a typical score, so that missing a bound costs."""
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """All tokens, of which `rows` are held here.
+
+    Attributes:
+        priced: the constraints that carry prices, the same on every rank.
+        rows: the rows of this process, numbered over all ranks.
+        first: number of the first of them.
+        sample: some rows of all ranks, in random order.
+        sizes: how many of them the samples use, one after the other.
+        units: tokens in all.
+        typical: what a token usually has to win, in units of score.
+    """
+
+    priced: Priced
+    rows: Rows
+    first: int
+    sample: Rows
+    sizes: tuple[int, ...]
+    units: float
+    typical: float
+
+
+def batch_of(problem: RoutingProblem, shards: Shards, seed: int) -> Batch:
+    """Number the rows of all ranks, and draw a sample from each in proportion to its tokens.
+
+    Raises:
+        InputError: ranks that disagree about the constraints, or groups of tokens over ranks.
+    """
+    if not shards.alone and problem.family("token_group") is not None:
+        raise InputError(
+            "Pricing(group=...): token groups may reach over several ranks, which is not "
+            "supported; leave token_groups out, or solve on one process."
+        )
+    typical = max(shards.gathered(problem.typical_score)) or 1.0
+    priced, place = priced_constraints(problem, FINEST * typical)
+    rows = rows_of(problem, place)
+    taken = float(rows.may.sum()), float(rows.units.sum())
+    facts = shards.gathered((len(rows), *taken))
+    _check_the_same(shards, problem, priced)
+    counts = [count for count, *_ in facts]
+    first, T = sum(counts[: shards.rank]), sum(counts)
+    may, units = (sum(fact[column] for fact in facts) for column in (1, 2))
+    sizes = _sizes(T, min(may, priced.counts_at_most()) / max(units * problem.E, 1.0))
+    share = -(-sizes[-1] * len(rows) // max(T, 1))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(rows), generator=generator)[:share].to(rows.index.device)
+    rows = Rows(rows.scores, rows.must, rows.may, rows.units, rows.place, rows.index + first)
+    parts = shards.gathered(rows.take(drawn) if shards.alone else rows.take(drawn).to(CPU))
+    return Batch(
+        priced=priced,
+        rows=rows,
+        first=first,
+        sample=parts[0] if shards.alone else _mixed(parts, generator),
+        sizes=sizes,
+        units=units,
+        typical=typical,
+    )
+
+
+def _sizes(T: int, per_expert: float) -> tuple[int, ...]:
+    """Sizes of samples, from one that gives each expert some takers to a good part of T rows."""
+    size = max(FEWEST, min(T, round(TAKERS / max(per_expert, 1e-9))))
+    sizes = [min(size, T)]
+    while 2 * GROWTH * sizes[-1] <= T:
+        sizes.append(GROWTH * sizes[-1])
+    return tuple(sizes)
+
+
+def _mixed(parts: list[Rows], generator: torch.Generator) -> Rows:
+    """The samples of all ranks in one random order, the same on every rank."""
+
+    def column(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts if len(part)])
+
+    generator.manual_seed(generator.initial_seed())
+    rows = Rows(
+        column("scores"), column("must"), column("may"), column("units"), None, column("index")
+    )
+    return rows.take(torch.randperm(len(rows), generator=generator))
+
+
+def _check_the_same(shards: Shards, problem: RoutingProblem, priced: Priced) -> None:
+    """Raise on every rank where ranks state different constraints."""
+    multiple = problem.multiplicity is not None
+    mine = (problem.E, priced.kinds, priced.lower.tolist(), priced.upper.tolist(), multiple)
+    names = ("number of experts", "kinds of bounds", "lower bounds", "upper bounds", "multiplicity")
+    stated = shards.gathered(mine)
+    for rank, other in enumerate(stated):
+        for name, here, there in zip(names, stated[0], other, strict=True):
+            if here != there:
+                raise InputError(
+                    f"Pricing(group=...): ranks 0 and {rank} state a different {name}: {here} and "
+                    f"{there}. Bounds on experts and the total are those of all ranks together."
+                )

@@ -1,0 +1,119 @@
+"""The dual restricted to a box of prices, solved exactly by HiGHS as an LP over contested pairs.
+
+Within a box, pairs that are not contested only add to the load. The primal of the restricted dual
+may exceed a constraint at the highest price of the box and fall short of it at the lowest:
+
+    maximise   sum (s - p) x + sum_c p_c w_c - (high_c - p_c) over_c - (p_c - low_c) under_c
+    subject to each row's bounds,   (contested pairs counted by c) - w_c - over_c + under_c = 0,
+               l_c <= w_c <= u_c  less what is decided,   0 <= x <= m
+
+for some prices p inside the box. It is stated around p so that all its numbers are as small as what
+is contested. Its row duals are price less p. Where nothing is over or under, the prices are optimal
+for the whole problem; otherwise the box has to be wider at those constraints.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from lp_routing.linear_program import SparseProgram
+from lp_routing.pricing.priced import Priced
+from lp_routing.pricing.rows import NEVER, Contest
+from lp_routing.solvers.base import Outcome
+from lp_routing.solvers.highs import HiGHS
+
+Array = np.ndarray[Any, Any]
+
+
+class Restricted(NamedTuple):
+    """The optimum within the box.
+
+    Attributes:
+        outcome: how HiGHS ended.
+        prices: float64 (D,).
+        amounts: float64 (n, R), what contested rows take of each listed pair.
+        missed: float64 (D,), units over (above 0) or under (below 0) a constraint.
+        said: HiGHS's own words.
+    """
+
+    outcome: Outcome
+    prices: Array
+    amounts: Array
+    missed: Array
+    said: str
+
+
+def solve_in_box(
+    contest: Contest,
+    priced: Priced,
+    lower: Array,
+    upper: Array,
+    box: tuple[Array, Array],
+    centre: Array,
+    highs: HiGHS,
+) -> Restricted:
+    """The best prices in a box, and amounts that go with them.
+
+    Args:
+        contest: rows with contested pairs.
+        priced: the D constraints.
+        lower, upper: (D,), what the contested pairs may take of each.
+        box: lowest and highest prices, (D,) each.
+        centre: (D,), prices inside the box.
+        highs: the engine.
+    """
+    value, expert = contest.value.cpu().numpy(), contest.expert.cpu().numpy()
+    row, rank = np.nonzero(value > NEVER)
+    counted = priced.incidence.cpu().numpy()[expert[row, rank]]
+    if contest.place is not None:
+        of_place = priced.experts + contest.place.cpu().numpy()[row]
+        counted = counted + priced.incidence.cpu().numpy()[of_place]
+    must, may = contest.must.cpu().numpy(), contest.may.cpu().numpy()
+    earned = value[row, rank] - counted @ centre
+    earned -= _row_shift(earned, row, must == may)[row]
+    scale = float(np.abs(earned).max(initial=0)) or 1.0
+    base, room = _kept(lower, upper, box)
+    D, n, rows = len(centre), len(row), len(must)
+    takes = sp.csr_array((np.ones(n), (row, np.arange(n))), shape=(rows, n))
+    unit = sp.identity(D, format="csr")
+    program = SparseProgram(
+        score=np.concatenate([earned, centre, centre - box[1], box[0] - centre]) / scale,
+        matrix=sp.vstack(
+            [
+                sp.hstack([takes, sp.csr_array((rows, 3 * D))]),
+                sp.hstack([sp.csr_array(counted.T), -unit, -unit, unit]),
+            ],
+            format="csc",
+        ),
+        row_lower=np.concatenate([must, base]),
+        row_upper=np.concatenate([may, base]),
+        column_upper=np.concatenate(
+            [contest.units.cpu().numpy()[row], room, np.full(2 * D, np.inf)]
+        ),
+    )
+    run = highs.run(program)
+    amounts = np.zeros_like(value)
+    if run.columns is None or run.row_duals is None:
+        return Restricted(run.outcome, centre, amounts, np.full(D, np.nan), run.said)
+    amounts[row, rank] = np.rint(run.columns[:n])
+    over, under = run.columns[n + D : n + 2 * D], run.columns[n + 2 * D :]
+    prices = np.clip(centre + run.row_duals[rows:] * scale, *box)
+    return Restricted(run.outcome, prices, amounts, np.rint(over) - np.rint(under), run.said)
+
+
+def _kept(lower: Array, upper: Array, box: tuple[Array, Array]) -> tuple[Array, Array]:
+    """What each constraint counts at least, and how much more it may count at no loss.
+
+    Nothing more where the price keeps its sign throughout the box: the bound then binds.
+    """
+    base = np.where(box[0] > 0, upper, lower)
+    free = (box[0] <= 0) & (box[1] >= 0)
+    return base, np.where(free, upper - lower, 0.0)
+
+
+def _row_shift(earned: Array, row: Array, fixed: Array) -> Array:
+    """For rows that take a fixed amount, their best earnings: subtracting it changes nothing."""
+    best = np.full(len(fixed), NEVER)
+    np.maximum.at(best, row, earned)
+    return np.where(fixed & (best > NEVER), best, 0.0)

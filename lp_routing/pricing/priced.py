@@ -1,0 +1,129 @@
+"""The constraints that carry prices (experts, total, groups) as plain vectors.
+
+Token rows carry none: what a token pays for its slots follows from the other prices. A pair (i, j)
+pays `on_experts[j] + on_places[place of i]`, where a place is the smallest token group around i;
+one 0/1 matrix, the incidence, says which constraints each expert and each place pays for.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lp_routing.constraints import Family
+from lp_routing.prices import Prices, clipped, from_table
+from lp_routing.problem import RoutingProblem
+
+
+@dataclass(frozen=True, eq=False)
+class Priced:
+    """All D constraints that carry a price.
+
+    Attributes:
+        incidence: float64 (E + places, D), 1 where a pair at this expert or place is counted.
+        lower: float64 (D,), pairs.
+        upper: float64 (D,), pairs; inf where there is no upper bound.
+        experts: E.
+        finest: prices this close to each other are never told apart by a box.
+        kinds: kind and number of constraints of each family, in order.
+    """
+
+    incidence: Tensor
+    lower: Tensor
+    upper: Tensor
+    experts: int
+    finest: float
+    kinds: tuple[tuple[str, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    def pays(self, prices: Tensor) -> tuple[Tensor, Tensor]:
+        """What pairs pay, from prices (D,): float64 (E,) on experts and (places,) on places."""
+        sides = self.incidence @ prices
+        return sides[: self.experts], sides[self.experts :]
+
+    def counts(self, load: Tensor) -> Tensor:
+        """What each constraint counts, (D,), from the load of experts and places (E + places,)."""
+        return self.incidence.T @ load
+
+    def counts_at_most(self) -> float:
+        """No more pairs than this can be taken in all; inf where nothing limits them."""
+        first, least = 0, float("inf")
+        for kind, count in self.kinds:
+            if kind in ("expert", "total"):
+                least = min(least, float(self.upper[first : first + count].sum()))
+            first += count
+        return least
+
+    def signed(self, prices: Tensor) -> Tensor:
+        """Prices (D,) without the signs that the bounds do not allow."""
+        prices = torch.where(self.lower > 0, prices, prices.clamp(min=0))
+        return torch.where(self.upper.isfinite(), prices, prices.clamp(max=0))
+
+
+def priced_constraints(problem: RoutingProblem, finest: float) -> tuple[Priced, Tensor | None]:
+    """The constraints of a problem but its token rows, and each token's place, int64 (T,)."""
+    device = problem.scores.device
+    families = [family for family in problem.families if family.kind != "token"]
+    places, parents = _places(problem.family("token_group"), device)
+    blocks = [_block(family, problem.E, parents) for family in families]
+    sides = problem.E + len(parents)
+    empty = torch.zeros(0, dtype=torch.float64, device=device)
+    priced = Priced(
+        incidence=torch.cat(
+            [torch.zeros(sides, 0, dtype=torch.float64, device=device), *blocks], 1
+        ),
+        lower=torch.cat([empty, *(family.lower for family in families)]),
+        upper=torch.cat([empty, *(family.upper for family in families)]),
+        experts=problem.E,
+        finest=finest,
+        kinds=tuple((family.kind, len(family)) for family in families),
+    )
+    return priced, places
+
+
+def to_prices(problem: RoutingProblem, priced: Priced, vector: Tensor) -> Prices:
+    """A vector of prices (D,) as the problem's `Prices`."""
+    parts = torch.split(vector, [count for _, count in priced.kinds])
+    table = {kind: part.cpu().numpy() for (kind, _), part in zip(priced.kinds, parts, strict=True)}
+    return from_table(problem, table)
+
+
+def to_vector(problem: RoutingProblem, priced: Priced, prices: Prices) -> Tensor:
+    """A problem's `Prices` as a vector (D,), wrong signs cut off."""
+    table = clipped(problem, prices)
+    parts = [table[kind] for kind, _ in priced.kinds]
+    return torch.cat([torch.zeros(0, dtype=torch.float64, device=problem.scores.device), *parts])
+
+
+def _places(groups: Family | None, device: torch.device) -> tuple[Tensor | None, Tensor]:
+    """Each token's smallest group (the number of groups where it is in none), and what that pays.
+
+    Groups are nested, so the smallest group around a token decides which others it is in.
+    """
+    if groups is None or groups.members is None:
+        return None, torch.zeros(0, 0, dtype=torch.float64, device=device)
+    members = groups.members
+    size = members.sum(1)
+    place = torch.full((members.shape[1],), len(groups), device=device)
+    for row in torch.argsort(size, descending=True, stable=True).tolist():
+        place[members[row]] = row
+    inside = members.double() @ members.double().T == size[:, None]  # row lies in column
+    parents = torch.cat([inside.double(), torch.zeros(1, len(groups), device=device).double()])
+    return place, parents
+
+
+def _block(family: Family, E: int, parents: Tensor) -> Tensor:
+    """The columns of the incidence that belong to one family."""
+    places, device = len(parents), family.lower.device
+    columns = torch.zeros(E + places, len(family), dtype=torch.float64, device=device)
+    if family.kind == "token_group":
+        columns[E:] = parents
+    elif family.kind == "total":
+        columns[:E] = 1
+    elif family.members is None:
+        columns[:E] = torch.eye(E, dtype=torch.float64, device=device)
+    else:
+        columns[:E] = family.members.T.double()
+    return columns

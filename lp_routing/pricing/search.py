@@ -1,0 +1,212 @@
+"""The contested rows of one pass: narrow the box, solve the LP, widen where bounds are missed."""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.pricing.box_lp import Restricted, solve_in_box
+from lp_routing.pricing.clearing import Array, Course
+from lp_routing.pricing.narrowing import Drawn, narrowed, what_is_left
+from lp_routing.pricing.priced import Priced
+from lp_routing.pricing.rows import NEVER, Contest
+from lp_routing.pricing.screen import Pairs, all_of, screen
+from lp_routing.solvers.base import Outcome
+from lp_routing.solvers.highs import HiGHS
+
+ENOUGH = 3000
+"""HiGHS solves an LP over so many contested pairs in some hundredths of a second."""
+FINEST = 2.0**-34
+"""Ties are broken by less than this share of a typical score, which no certificate notices."""
+MOST_ROUNDS = 100
+ESCAPES = 3
+"""So often a box grows because prices leave it; then it is up to the LP to say so."""
+OUT_OF_TIME = "Pricing: Time limit reached"
+
+
+class Level(NamedTuple):
+    """A contest, the box in which it is one, and what has been decided on the way to it.
+
+    Attributes:
+        contest: what is open at prices between low and high.
+        drawn: the box.
+        load: float64 (E + places,), units decided in all.
+        closed: pairs decided since the level before.
+        dither: noise with which markets are cleared here.
+    """
+
+    contest: Contest
+    drawn: Drawn
+    load: Tensor
+    closed: Pairs
+    dither: float
+
+
+class Settled(NamedTuple):
+    """What became of the contested rows.
+
+    Attributes:
+        drawn: the last prices; where the box was too narrow, a wider one to screen all rows with.
+        done: whether the prices are optimal for the whole problem.
+        pairs: if so, what the contested rows take.
+        outcome: how the search ended, where it is not to be continued.
+        said: why, in words.
+    """
+
+    drawn: Drawn
+    done: bool
+    pairs: Pairs
+    outcome: Outcome = Outcome.FINISHED
+    said: str = ""
+
+
+NONE = all_of([])
+
+
+def settle(
+    priced: Priced,
+    contest: Contest,
+    load: Tensor,
+    drawn: Drawn,
+    dither: float,
+    typical: float,
+    effort: int,
+    deadline: float,
+) -> Settled:
+    """The best prices within a box, as far as the box reaches.
+
+    Args:
+        priced: the D constraints.
+        contest: all rows that are contested within the box.
+        load: float64 (E + places,), units decided already.
+        drawn: the box, and prices in it.
+        dither: noise for clearing markets with many ties.
+        typical: the size of a typical score.
+        effort: how often the box was widened before; each time the LP may grow.
+        deadline: when to stop, on the clock of `time.perf_counter`.
+    """
+    levels = [Level(contest, drawn, load, NONE, dither)]
+    escape = _first_narrowing(priced, levels, effort)
+    if escape is not None:
+        return Settled(escape, False, NONE)
+    limit = (ENOUGH + 16 * len(priced)) * 2**effort
+    for _ in range(MOST_ROUNDS):
+        _narrow(priced, levels, limit, typical, deadline)
+        left = deadline - time.perf_counter()
+        if left <= 0:
+            return Settled(levels[-1].drawn, False, NONE, Outcome.TIME_LIMIT, OUT_OF_TIME)
+        limit_s = None if left == float("inf") else left
+        found = _solve(priced, levels[-1], HiGHS(time_limit_s=limit_s))
+        if found.outcome is not Outcome.FINISHED:
+            return Settled(levels[-1].drawn, False, NONE, found.outcome, found.said)
+        if not found.missed.any():
+            prices = found.prices
+            end = Drawn(Course(prices, np.zeros_like(prices)), prices, prices)
+            pairs = all_of([*(level.closed for level in levels), _taken(levels[-1], found)])
+            return Settled(end, True, pairs)
+        wider = _wider(levels[-1].drawn, found, typical, effort)
+        if not _rescreened(priced, levels, wider, found.missed):
+            below, above = found.missed < 0, found.missed > 0
+            return Settled(_grown(levels[0].drawn, wider.course, below, above), False, NONE)
+        limit, effort = 2 * limit, effort + 1
+    return Settled(levels[0].drawn, False, NONE)
+
+
+def _first_narrowing(priced: Priced, levels: list[Level], effort: int) -> Drawn | None:
+    """Clear the markets once; a wider box where prices want to leave the one at hand."""
+    level = levels[0]
+    drawn = narrowed(
+        level.contest,
+        priced,
+        what_is_left(priced, level.load),
+        level.drawn,
+        dither=level.dither,
+    )
+    low, high, prices = level.drawn.low, level.drawn.high, drawn.course.prices
+    below, above = prices < low, prices > high
+    if effort < ESCAPES and bool((below | above).any()):
+        return _grown(level.drawn, drawn.course, below, above)
+    _enter(priced, levels, drawn)
+    return None
+
+
+def _narrow(
+    priced: Priced, levels: list[Level], limit: int, typical: float, deadline: float
+) -> None:
+    """Narrow the box until so few pairs are contested, or it is of no use any more."""
+    finest = FINEST * typical
+    broken = False
+    while levels[-1].contest.pairs > limit and time.perf_counter() < deadline:
+        level = levels[-1]
+        stalled = len(levels) > 1 and level.contest.pairs > 0.9 * levels[-2].contest.pairs
+        if stalled or 0 < level.dither < finest:
+            if broken:
+                return
+            noisy = level.contest.with_noise(finest, priced.experts)
+            levels[-1] = level = level._replace(contest=noisy, dither=0.0)
+            broken = True
+        drawn = narrowed(
+            level.contest,
+            priced,
+            what_is_left(priced, level.load),
+            level.drawn,
+            dither=level.dither,
+        )
+        _enter(priced, levels, drawn)
+
+
+def _enter(priced: Priced, levels: list[Level], drawn: Drawn) -> None:
+    """Screen the last level's contest in a smaller box, and make that the last level."""
+    level = levels[-1]
+    low, high = (np.clip(s, level.drawn.low, level.drawn.high) for s in (drawn.low, drawn.high))
+    contest, load, closed = screen(level.contest, priced, low, high)
+    inner = Drawn(drawn.course, low, high)
+    levels.append(Level(contest, inner, level.load + load, closed, level.dither / 8))
+
+
+def _solve(priced: Priced, level: Level, highs: HiGHS) -> Restricted:
+    box = level.drawn.low, level.drawn.high
+    centre = np.clip(level.drawn.course.prices, *box)
+    bounds = what_is_left(priced, level.load)
+    return solve_in_box(level.contest, priced, *bounds, box, centre, highs)
+
+
+def _taken(level: Level, found: Restricted) -> Pairs:
+    """What the LP takes of the last contest."""
+    contest = level.contest
+    row, rank = (contest.value > NEVER).nonzero().T
+    units = torch.as_tensor(found.amounts)[row, rank]
+    return Pairs(contest.index[row], contest.expert[row, rank], units)
+
+
+def _wider(drawn: Drawn, found: Restricted, typical: float, effort: int) -> Drawn:
+    """A box around the LP's prices: twice as wide, eight times where bounds are missed."""
+    size = max(float(np.abs(found.prices).max(initial=0)), typical)
+    width = np.maximum(drawn.high - drawn.low, 2.0**-20 * size * 4.0**effort)
+    width = np.where(found.missed != 0, 4 * width, width)
+    course = Course(found.prices, width)
+    return Drawn(course, found.prices - width, found.prices + width)
+
+
+def _grown(drawn: Drawn, course: Course, below: Array, above: Array) -> Drawn:
+    """A box as large as before and half as wide again where prices want to go below or above."""
+    room = np.maximum((drawn.high - drawn.low) / 2, course.moved)
+    low = np.where(below, np.minimum(drawn.low, course.prices) - room, drawn.low)
+    high = np.where(above, np.maximum(drawn.high, course.prices) + room, drawn.high)
+    return Drawn(course, low, high)
+
+
+def _rescreened(priced: Priced, levels: list[Level], wider: Drawn, missed: Array) -> bool:
+    """Go back to the last level whose box has room for the wider one; False where none has."""
+    while len(levels) > 1:
+        outer = levels[-2].drawn
+        room = np.where(
+            missed > 0, outer.high - wider.course.prices, wider.course.prices - outer.low
+        )
+        levels.pop()
+        if bool((room > 1e-3 * wider.course.moved)[missed != 0].all()):
+            _enter(priced, levels, wider)
+            return True
+    return False

@@ -1,0 +1,178 @@
+"""`Pricing`: the exact optimum from E prices, by ever smaller boxes around them.
+
+The dual of a routing problem has one unknown for each expert (and total, and group), however many
+tokens there are. Prices that are right give the assignment away, but for ties. So:
+
+1. **Sample.** Clear the markets (`clearing`) of some hundred tokens, then of eight times as many,
+   and so on (`narrowing`). Each sample leaves a box of prices, some standard errors wide.
+2. **Screen.** One pass over all tokens closes every pair that is the same at all prices of the box
+   (`screen`). Some per cent of the tokens stay contested; the rest only adds to the load.
+3. **Settle.** Clear the markets of the contested rows, draw a smaller box and screen them again,
+   until an LP over what is left is small. HiGHS finds the best prices in the box, and whole amounts
+   to go with them (`box_lp`, `search`).
+4. **Done or wider.** If the LP misses no bound, its prices are optimal for the whole problem,
+   because the dual is convex. Otherwise the box widens where bounds are missed, and it is 2 again.
+
+A box that was missed only grows, and so does the LP that is allowed: in the worst case HiGHS solves
+the full LP. Tokens may be sharded over processes: loads and samples are exchanged, and contested
+rows, which rank 0 settles.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.certificate import certify
+from lp_routing.errors import InputError, OptionError
+from lp_routing.feasible import feasible_assignment
+from lp_routing.infeasibility import explain
+from lp_routing.prices import Prices
+from lp_routing.pricing.batch import Batch, batch_of
+from lp_routing.pricing.narrowing import Drawn, around, sampled, tick
+from lp_routing.pricing.priced import to_prices, to_vector
+from lp_routing.pricing.rows import joined
+from lp_routing.pricing.screen import screen
+from lp_routing.pricing.search import Settled, settle
+from lp_routing.problem import RoutingProblem
+from lp_routing.shards import Shards
+from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit
+
+MOST_PASSES = 40
+DOUBTS = 8
+"""After so many passes that missed bounds it is asked whether any assignment keeps them."""
+
+
+class Pricing(Solver):
+    """Exact for whole bounds and nested groups, from six tokens to millions.
+
+    Memory beyond the scores: the assignment (one byte a pair), a sample and the contested rows. The
+    scores are read in chunks, so that they may be memory-mapped. Ties are broken by a fixed rule
+    (`lp_routing.pricing.rows.hashed`), and only where they are so many that an LP could not.
+
+    Args:
+        device: where passes over the scores run; where the scores are, if left out.
+        dtype: precision of these passes. float32 is faster on some devices and as exact: pairs
+            that it leaves in doubt are looked at in float64.
+        start: prices to start from, such as those of the last batch of the same layer; they may be
+            wrong.
+        relative_gap: with more than 0, an assignment proved to be this close to the optimum will do
+            when the alternative is another pass; it is then called FEASIBLE, not OPTIMAL.
+        time_limit_s: stop after so many seconds with the best assignment and bound so far.
+        seed: which tokens are sampled first; the optimum does not depend on it, ties may.
+        group: a `torch.distributed` process group whose ranks each hold some of the tokens. Bounds
+            on experts and the total are those of all tokens together, and the same on every rank.
+            Each rank gets the amounts of its own tokens; value, bound and prices are those of all.
+
+    Raises:
+        OptionError: options that make no sense.
+        InputError: from `solve`: a problem without whole optima; groups of tokens over several
+            ranks, or ranks that disagree about the bounds.
+        GroupError: from `solve`: another rank failed, or did not answer in time.
+    """
+
+    own_scale = True
+
+    def __init__(
+        self,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float64,
+        start: Prices | None = None,
+        relative_gap: float = 0.0,
+        time_limit_s: float | None = None,
+        seed: int = 0,
+        group: Any = None,
+    ) -> None:
+        check_time_limit("Pricing", time_limit_s)
+        if start is not None and not isinstance(start, Prices):
+            raise OptionError(
+                f"Pricing(start=...): expected Prices, such as solution.prices, got "
+                f"{type(start).__name__}."
+            )
+        if dtype not in (torch.float32, torch.float64):
+            raise OptionError(f"Pricing(dtype={dtype}): expected torch.float64 or torch.float32.")
+        if isinstance(relative_gap, bool) or not 0 <= relative_gap < float("inf"):
+            raise OptionError(f"Pricing(relative_gap={relative_gap!r}): expected a number >= 0.")
+        self.device = None if device is None else torch.device(device)
+        self.dtype, self.start, self.relative_gap = dtype, start, float(relative_gap)
+        self.time_limit_s, self.seed = time_limit_s, seed
+        self.shards = Shards(group)
+
+    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:  # noqa: ARG002
+        """Search for the prices; amounts are whole with or without `integral`."""
+        with self.shards.together():
+            if not problem.is_integral:
+                raise InputError(
+                    f"Pricing finds optima in whole numbers, but {problem.why_not_integral}; use "
+                    f"HiGHS() for this problem."
+                )
+            return self._search(problem)
+
+    def _search(self, problem: RoutingProblem) -> Answer:
+        deadline = time.perf_counter() + (self.time_limit_s or float("inf"))
+        batch = batch_of(problem, self.shards, self.seed)
+        dither = tick(batch.sample)
+        drawn = self.shards.agreed(lambda: self._first_box(problem, batch, dither))
+        kind = torch.bool if problem.multiplicity is None else torch.int64
+        x = torch.zeros(problem.scores.shape, dtype=kind, device=problem.scores.device)
+        said = f"Pricing: bounds are still missed after {MOST_PASSES} passes over all tokens"
+        for effort in range(MOST_PASSES):
+            settled = self._pass(problem, batch, drawn, dither, x, effort, deadline)
+            drawn = settled.drawn
+            prices = to_prices(problem, batch.priced, torch.as_tensor(drawn.course.prices))
+            if settled.done:
+                settled.pairs.write(x, batch.first)
+                return Answer(Outcome.FINISHED, x, prices)
+            if settled.outcome is not Outcome.FINISHED:
+                return Answer(settled.outcome, None, prices, said=settled.said)
+            if self.shards.alone and effort == DOUBTS and explain(problem) is not None:
+                return Answer(Outcome.INFEASIBLE, None, prices, said="Pricing: infeasible")
+            if self.shards.alone and self.relative_gap:
+                close = feasible_assignment(problem, prices)
+                if close is not None and self._will_do(problem, close, prices):
+                    said = f"Pricing: stopped within the relative gap {self.relative_gap:g}"
+                    return Answer(Outcome.FINISHED, close, prices, said=said)
+        return Answer(Outcome.FAILED, None, prices, said=said)
+
+    def _first_box(self, problem: RoutingProblem, batch: Batch, dither: float) -> Drawn:
+        """From samples; or around the prices to start from."""
+        if self.start is None:
+            return sampled(batch, np.zeros(len(batch.priced)), dither)
+        start = to_vector(problem, batch.priced, self.start).cpu().numpy()
+        return around(batch, start, dither)
+
+    def _pass(
+        self,
+        problem: RoutingProblem,
+        batch: Batch,
+        drawn: Drawn,
+        dither: float,
+        x: Tensor,
+        effort: int,
+        deadline: float,
+    ) -> Settled:
+        """Screen all rows, on every rank its own; settle what is contested, on rank 0."""
+        x.zero_()
+        contest, load, _ = screen(
+            batch.rows,
+            batch.priced,
+            drawn.low,
+            drawn.high,
+            x,
+            first=batch.first,
+            device=self.device or problem.scores.device,
+            dtype=self.dtype,
+        )
+        parts = self.shards.gathered((contest, load))
+        contest, load = joined([c for c, _ in parts]), torch.stack([one for _, one in parts]).sum(0)
+        return self.shards.agreed(
+            lambda: settle(
+                batch.priced, contest, load, drawn, dither, batch.typical, effort, deadline
+            )
+        )
+
+    def _will_do(self, problem: RoutingProblem, x: Tensor, prices: Prices) -> bool:
+        return certify(problem, x, prices).proves_optimal(self.relative_gap)
