@@ -26,7 +26,7 @@ from lp_routing.named_problems import (
     unified,
 )
 from lp_routing.prices import Prices
-from lp_routing.pricing import Pricing
+from lp_routing.pricing import Pricing, best_prices
 from lp_routing.problem import RoutingProblem
 from lp_routing.shards import GroupError
 from lp_routing.solution import Solution, Status
@@ -58,6 +58,7 @@ __all__ = [
     "at_least",
     "at_most",
     "balanced",
+    "best_prices",
     "between",
     "capacity",
     "capped_expert_choice",

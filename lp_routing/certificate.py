@@ -11,6 +11,8 @@ optimal make it equal to the optimum (linear programming duality).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from lp_routing.exact import MANTISSA_BITS, Dot, exact_dot, float_dot, grid_of, 
 from lp_routing.exact import Number as Number
 from lp_routing.prices import Prices, clipped
 from lp_routing.problem import RoutingProblem
+from lp_routing.shards import ALONE, Shards
 from lp_routing.token_sums import Earned, TokenSums, token_sums
 from lp_routing.violations import Violation, as_amounts, violations_in
 
@@ -93,7 +96,12 @@ class Certificate:
 
 
 def certify(
-    problem: RoutingProblem, assignment: AnyAssignment, prices: Prices, *, exact: bool = False
+    problem: RoutingProblem,
+    assignment: AnyAssignment,
+    prices: Prices,
+    *,
+    exact: bool = False,
+    group: Any = None,
 ) -> Certificate:
     """Measure any assignment against the bound of any prices.
 
@@ -106,9 +114,15 @@ def certify(
         exact: evaluate value and bound as exact fractions. The prices are then read both as they
             are (in 53 bits relative to the largest sum that a pair pays) and rounded to the grid of
             the scores, on which optimal prices of an integral problem lie; the better bound counts.
+        group: a `torch.distributed` process group whose ranks hold the tokens, each its own rows of
+            problem and assignment; bounds on experts and the total are those of all ranks. The
+            certificate is that of all tokens, on every rank; rows are numbered rank by rank.
 
     Raises:
         InputError: wrong shape, NaN, prices that do not belong to the problem.
+        GroupError: another rank failed, or did not answer in time.
+
+    One pass over the scores, chunk by chunk: memory does not grow with them.
 
     Without `exact`, value and bound carry the rounding of float64 sums, some 1e-16 of what is
     added up; a bound that is small beside what was added up to it is evaluated exactly.
@@ -118,46 +132,65 @@ def certify(
             f"certify expects a RoutingProblem, an assignment and Prices, got "
             f"{type(problem).__name__} and {type(prices).__name__}; without prices, give Prices()."
         )
-    x = as_amounts(problem, assignment)
-    table = clipped(problem, prices)
-    tables = _on_grids(problem, table) if exact else [table]
-    return certificate_of(problem, token_sums(problem, x, tables, exact=exact), tables, exact)
+    shards = Shards(group)
+    with shards.together():
+        x = as_amounts(problem, assignment)
+        table = clipped(problem, prices)
+        tables = _on_grids(problem, table, shards) if exact else [table]
+        sums = _of_all(shards, token_sums(problem, x, tables, exact=exact))
+        return certificate_of(problem, sums, tables, exact, shards)
 
 
 def certificate_of(
-    problem: RoutingProblem, sums: TokenSums, tables: list[dict[str, Tensor]], exact: bool = False
+    problem: RoutingProblem,
+    sums: TokenSums,
+    tables: list[dict[str, Tensor]],
+    exact: bool = False,
+    shards: Shards = ALONE,
 ) -> Certificate:
     """The certificate that the sums over all tokens make, with the tables they were made with."""
     bound: Number
     if exact:
         bound = _best_bound(problem, sums.earned, tables)
     else:
-        bound = _float_bound(problem, sums.earned[0], tables[0])
+        bound = _float_bound(problem, sums.earned[0], tables[0], shards)
+    smallest = [size for size in shards.gathered(problem.smallest_score) if size > 0]
     violations, count = violations_in(problem, sums.taken)
     return Certificate(
         value=sums.taken.value,
         bound=bound,
         violations=violations,
         violation_count=count,
-        scale=max(problem.smallest_score, abs(sums.taken.size)),
+        scale=max(min(smallest, default=0.0), abs(sums.taken.size)),
         exact=exact,
     )
 
 
-def dual_bound(problem: RoutingProblem, prices: Prices) -> float:
+def dual_bound(problem: RoutingProblem, prices: Prices, *, group: Any = None) -> float:
     """An upper bound on the value of every feasible assignment, in float64; -inf if none exists.
 
     Where prices are so much larger than scores that rounding could show, it is evaluated exactly.
+    With a `group`, the bound of the tokens of all its ranks together, as in `certify`.
     """
-    table = clipped(problem, prices)
-    return _float_bound(problem, token_sums(problem, None, [table]).earned[0], table)
+    shards = Shards(group)
+    with shards.together():
+        table = clipped(problem, prices)
+        sums = _of_all(shards, token_sums(problem, None, [table]))
+        return _float_bound(problem, sums.earned[0], table, shards)
 
 
-def exact_bound(problem: RoutingProblem, table: dict[str, Tensor]) -> Number:
+def exact_bound(
+    problem: RoutingProblem, table: dict[str, Tensor], shards: Shards = ALONE
+) -> Number:
     """`dual_bound` without rounding, from clipped prices: a Fraction, or -inf."""
-    tables = _on_grids(problem, table)
-    earned = token_sums(problem, None, tables, exact=True).earned
-    return _best_bound(problem, earned, tables)
+    tables = _on_grids(problem, table, shards)
+    sums = _of_all(shards, token_sums(problem, None, tables, exact=True))
+    return _best_bound(problem, sums.earned, tables)
+
+
+def _of_all(shards: Shards, sums: TokenSums) -> TokenSums:
+    """The sums over the tokens of all ranks, in the order of ranks."""
+    return reduce(add, shards.gathered(sums))
 
 
 def _largest_pair_price(problem: RoutingProblem, table: dict[str, Tensor]) -> float:
@@ -170,14 +203,19 @@ def _largest_pair_price(problem: RoutingProblem, table: dict[str, Tensor]) -> fl
     return largest
 
 
-def _on_grids(problem: RoutingProblem, table: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+def _on_grids(
+    problem: RoutingProblem, table: dict[str, Tensor], shards: Shards
+) -> list[dict[str, Tensor]]:
     """The prices as they are, and rounded to the grid of the scores: in 53 bits, so sums are exact.
 
     53 bits relative to the largest sum that a pair pays.
     """
     finest = min((grid_of(values) for values in table.values()), default=0)
     representable = int(np.frexp(_largest_pair_price(problem, table))[1]) - MANTISSA_BITS
-    grids = {max(finest, representable), max(_grid_of_scores(problem), representable)}
+    grids = {
+        max(finest, representable),
+        max(min(shards.gathered(_grid_of_scores(problem))), representable),
+    }
     return [
         {kind: round_to_grid(values, power) for kind, values in table.items()}
         for power in sorted(grids)
@@ -191,14 +229,16 @@ def _grid_of_scores(problem: RoutingProblem) -> int:
     return min(grids, default=0)
 
 
-def _float_bound(problem: RoutingProblem, earned: Earned, table: dict[str, Tensor]) -> float:
+def _float_bound(
+    problem: RoutingProblem, earned: Earned, table: dict[str, Tensor], shards: Shards
+) -> float:
     """The bound in float64, evaluated exactly after all where too much cancels in it."""
     if not earned.possible:
         return float("-inf")
     limits, magnitude = _on_limits(problem, table, float_dot)
     bound = float(earned.worth + limits)
     if not earned.magnitude + magnitude <= CANCELLATION * abs(bound):
-        return float(exact_bound(problem, table))
+        return float(exact_bound(problem, table, shards))
     return bound
 
 

@@ -1,199 +1,65 @@
 """A feasible assignment near given prices, without an LP: for a solver that was stopped early.
 
-Pairs of positive score are taken greedily, best first, while they fit. Lower bounds that are still
-open are met by a maximum flow through each token's best pairs at the prices, which may move what
-was taken (a circulation with demands; Hoffman 1960); what still fits is then added.
+Tokens choose at the prices, in rounds, as much as they must and then what earns something; bounds
+that are asked for too much keep what would be missed most. Lower bounds that are still open are
+met by exchanges between experts, or, where groups stand in the way, by a maximum flow.
 """
 
-from typing import Any
-
-import numpy as np
 import torch
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor
 
-from lp_routing.best_response import best_response
-from lp_routing.prices import Prices, clipped, pair_prices
+from lp_routing.errors import InputError
+from lp_routing.placing import Floor, Placement, exchange, fill, meet_demands
+from lp_routing.prices import Prices
 from lp_routing.problem import RoutingProblem
-from lp_routing.violations import as_amounts, violations_of
 
-Array = np.ndarray[Any, Any]
+LARGEST_FLOW = 1 << 22
+"""Up to this many pairs T * E a maximum flow decides what exchanges leave open."""
 
 
 def feasible_assignment(problem: RoutingProblem, prices: Prices) -> Tensor | None:
     """Whole amounts (T, E) that satisfy every bound, or None.
 
-    None where no assignment exists, where the problem is not a network flow (`why_not_integral`),
-    and where demands exceed 2**31 pairs. Ties go to the lower token, then the lower expert.
+    Boolean where every row is one token, else int64; on the device of the scores. None where no
+    assignment exists, where the problem is not a network flow (`why_not_integral`) and the quick
+    ways fail, and where demands exceed 2**31 pairs. Beyond 4,194,304 pairs T * E also where
+    groups are in the way of exchanges; without groups the answer is exact at any size. Time grows
+    with T * E, and memory beside scores and result stays below 1.5 times the scores. Ties go to
+    the lower token, then the lower expert.
     """
-    x = _fill_up(problem, np.zeros((problem.T, problem.E), dtype=np.int64))
-    if _is_feasible(problem, x):
-        return torch.as_tensor(x)
-    if not problem.is_integral:
+    try:
+        whole = problem.with_whole_bounds()
+    except InputError:  # no whole number lies between two bounds
         return None
-    repaired = _meet_demands(problem, x, _ranks(problem, prices))
-    return None if repaired is None else torch.as_tensor(_fill_up(problem, repaired))
-
-
-def _is_feasible(problem: RoutingProblem, x: Array) -> bool:
-    return violations_of(problem, as_amounts(problem, x))[1] == 0
-
-
-def _ranks(problem: RoutingProblem, prices: Prices) -> Array:
-    """For each pair the number of pairs its token prefers at the prices, (T, E)."""
-    ranks = np.empty((problem.T, problem.E), dtype=np.int64)
-    paid = pair_prices(problem, clipped(problem, prices))
-    for response in best_response(problem, *paid, all_ranks=True):
-        order = response.experts.cpu().numpy()
-        np.put_along_axis(ranks[response.rows], order, np.arange(problem.E)[None, :], axis=1)
-    return ranks
-
-
-def _meet_demands(problem: RoutingProblem, x: Array, ranks: Array) -> Array | None:
-    """Amounts between all bounds, changing x through as few new pairs of each token as needed."""
-    allowed = problem.allowed.cpu().numpy()
-    lower, _ = problem.token_bounds()
-    width = max(1, int((lower / problem.copies()).max().ceil()))
-    while True:
-        token, expert = np.nonzero(allowed & ((ranks < width) | (x > 0)))
-        amounts = _circulation(problem, x, token, expert)
-        if amounts is not None:
-            repaired = np.zeros_like(x)
-            repaired[token, expert] = amounts
-            return repaired
-        if width >= problem.E:
-            return None
-        width = min(2 * width, problem.E)
-
-
-def _circulation(problem: RoutingProblem, x: Array, token: Array, expert: Array) -> Array | None:
-    """Amounts on the given pairs within all bounds, found from x by augmenting, or None.
-
-    Nodes: root -> nested groups of tokens -> tokens -> experts -> nested groups -> root. Arcs below
-    their lower bound are raised to it; what that leaves over or short at the nodes is sent by one
-    maximum flow through what the arcs can still take or give back.
-    """
-    T, E = problem.T, problem.E
-    source_side, source_count = _tree(problem, "token", first=0)
-    sink_side, sink_count = _tree(problem, "expert", first=source_count)
-    top, bottom = source_count + sink_count, source_count + sink_count + 1
-    source, sink = bottom + 1, bottom + 2
-    arcs = [(parent if parent >= 0 else top, node, *bounds) for node, parent, bounds in source_side]
-    arcs += [(n, parent if parent >= 0 else bottom, *bounds) for n, parent, bounds in sink_side]
-    total = problem.family("total")
-    arcs.append((bottom, top, *((0.0, np.inf) if total is None else _pairs_of(total)[0])))
-
-    tail, head, lower, upper = (np.array(column) for column in zip(*arcs, strict=True))
-    carried = np.concatenate(
-        [_through(problem, "token", x.sum(1)), _through(problem, "expert", x.sum(0)), [x.sum()]]
-    )
-    raised = np.maximum(carried, lower)
-    excess = np.zeros(sink + 1)
-    np.add.at(excess, head, raised - carried)
-    np.add.at(excess, tail, carried - raised)
-    nodes = np.nonzero(excess)[0]
-    demand = excess[excess > 0].sum()
-    if demand > np.iinfo(np.int32).max:
+    placement = Placement(whole, prices)
+    if not _place(placement) and not _by_flow(placement, prices):
         return None
-    over = excess[nodes] > 0
-    copies, taken = problem.copies().cpu().numpy()[token], x[token, expert]
-    places = expert + source_count
-    tails = [tail, head, token, places, np.where(over, source, nodes)]
-    heads = [head, tail, places, token, np.where(over, nodes, sink)]
-    room = [upper - raised, raised - lower, copies - taken, taken, np.abs(excess[nodes])]
-    # no arc carries more than the whole demand, so larger limits are none
-    limits = np.concatenate(room).clip(max=demand).astype(np.int32)
-    shape = (sink + 1, sink + 1)
-    graph = csr_array((limits, (np.concatenate(tails), np.concatenate(heads))), shape=shape)
-    result = maximum_flow(graph, source, sink)
-    if result.flow_value < demand:
-        return None
-    sent = np.asarray(result.flow[:T, source_count : source_count + E].todense())[token, expert]
-    return np.asarray(taken + sent)
+    _fill_up(placement, Floor.SCORED)
+    return placement.x
 
 
-def _through(problem: RoutingProblem, side: str, amounts: Array) -> Array:
-    """What the arc of each node of one side carries, in the order of `_tree`."""
-    groups = problem.family(f"{side}_group")
-    if groups is None or groups.members is None:
-        return amounts
-    members = groups.members.cpu().numpy()
-    return np.concatenate([amounts, members[_by_size(members)] @ amounts])
+def _place(placement: Placement) -> bool:
+    """Fill in rounds, then exchange; whether all bounds are met."""
+    fill(placement, placement.lower, Floor.NEEDED)
+    _fill_up(placement, Floor.EARNED)
+    for limit, spare in zip(placement.limits, placement.spares(), strict=True):
+        if bool((spare < 0).any()):
+            fill(placement, placement.upper - placement.per_token, Floor.ALLOWED, limit)
+    return placement.meets_demands() or exchange(placement)
 
 
-def _by_size(members: Array) -> Array:
-    return np.argsort(members.sum(1), kind="stable")
+def _fill_up(placement: Placement, floor: Floor) -> None:
+    fill(placement, placement.upper - placement.per_token, floor)
 
 
-def _tree(
-    problem: RoutingProblem, side: str, first: int
-) -> tuple[list[tuple[int, int, tuple[float, float]]], int]:
-    """Nodes of one side as (node, parent or -1, bounds), singles first, and their number.
-
-    The parent is the smallest group that contains the node; among equal groups, the next one.
-    """
-    size = problem.T if side == "token" else problem.E
-    singles, groups = problem.family(side), problem.family(f"{side}_group")
-    members = np.zeros((0, size), dtype=bool)
-    bounds = [(0.0, float("inf"))] * size if singles is None else _pairs_of(singles)
-    if groups is not None and groups.members is not None:
-        members = groups.members.cpu().numpy()
-        order = _by_size(members)
-        members, group_bounds = members[order], _pairs_of(groups)
-        bounds = bounds + [group_bounds[row] for row in order]
-    nodes = []
-    for index, bound in enumerate(bounds):
-        if index < size:
-            inside = members[:, index]
-        else:
-            own = members[index - size]
-            inside = (members >= own).all(1) & (np.arange(len(members)) > index - size)
-        parent = first + size + int(inside.argmax()) if inside.any() else -1
-        nodes.append((first + index, parent, bound))
-    return nodes, len(bounds)
-
-
-def _pairs_of(family: Any) -> list[tuple[float, float]]:
-    return list(zip(family.lower.tolist(), family.upper.tolist(), strict=True))
-
-
-def _fill_up(problem: RoutingProblem, x: Array) -> Array:
-    """Add pairs of positive score, best first, while every upper bound allows."""
-    scores = problem.scores.double().cpu().numpy()
-    copies = problem.copies().cpu().numpy()
-    token, expert = np.nonzero(scores > 0)
-    order = np.argsort(-scores[token, expert], kind="stable")
-    room, touching = _room(problem, x)
-    for i, j in zip(token[order].tolist(), expert[order].tolist(), strict=True):
-        limits = [*touching["token"][i], *touching["expert"][j]]
-        amount = min([copies[i] - x[i, j], *(room[limit] for limit in limits)])
-        if amount > 0:
-            x[i, j] += int(amount)
-            for limit in limits:
-                room[limit] -= amount
-    return x
-
-
-def _room(problem: RoutingProblem, x: Array) -> tuple[list[float], dict[str, list[list[int]]]]:
-    """What each finite upper bound still allows, and which bounds each token and expert touches."""
-    amounts = torch.as_tensor(x).to(problem.scores.device).double()
-    room: list[float] = []
-    touching: dict[str, list[list[int]]] = {
-        "token": [[] for _ in range(problem.T)],
-        "expert": [[] for _ in range(problem.E)],
-    }
-    for family in problem.families:
-        left = family.upper - family.activity(amounts.sum(1), amounts.sum(0))
-        side = "token" if family.kind.startswith("token") else "expert"
-        for row in left.isfinite().nonzero().flatten().tolist():
-            if family.kind == "total":
-                touched = list(range(problem.E))
-            elif family.members is None:
-                touched = [row]
-            else:
-                touched = family.members[row].nonzero().flatten().tolist()
-            for index in touched:
-                touching[side][index].append(len(room))
-            room.append(float(left[row]))
-    return room, touching
+def _by_flow(placement: Placement, prices: Prices) -> bool:
+    """Meet all bounds by a maximum flow, which may move everything; whether there is one."""
+    problem = placement.problem
+    grouped = any(family.members is not None for family in problem.families)
+    if not grouped or not problem.is_integral or problem.T * problem.E > LARGEST_FLOW:
+        return False  # without groups the exchanges have decided
+    repaired = meet_demands(problem, placement.x.cpu().numpy().astype("int64"), prices)
+    if repaired is None:
+        return False
+    placement.set(torch.as_tensor(repaired).to(placement.x))
+    return True

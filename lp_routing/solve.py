@@ -15,9 +15,9 @@ from lp_routing.errors import InputError
 from lp_routing.feasible import feasible_assignment
 from lp_routing.infeasibility import Infeasibility, explain
 from lp_routing.prices import Prices, from_table
+from lp_routing.pricing import Pricing
 from lp_routing.problem import RoutingProblem
 from lp_routing.solution import Solution, Status
-from lp_routing.pricing import Pricing
 from lp_routing.solvers import BY_NAME, Answer, Outcome, Solver
 from lp_routing.violations import as_amounts, violations_of
 
@@ -64,7 +64,7 @@ def solve(
     if integral and not problem.is_integral:
         problem = problem.with_whole_bounds()
     answer = _answer(problem, solver, integral)
-    return replace(_judged(problem, solver.name, answer, tolerance, began), problem=asked)
+    return replace(_judged(problem, solver, answer, tolerance, began), problem=asked)
 
 
 def _solver(solver: Solver | str) -> Solver:
@@ -110,37 +110,35 @@ def _nothing_allowed(problem: RoutingProblem) -> Answer:
 
 
 def _judged(
-    problem: RoutingProblem, solver: str, answer: Answer, tolerance: float, began: float
+    problem: RoutingProblem, solver: Solver, answer: Answer, tolerance: float, began: float
 ) -> Solution:
     """Certify an answer and name its status."""
     infeasibility = explain(problem) if answer.outcome is Outcome.INFEASIBLE else None
     prices, assignment, certificate = answer.prices, None, None
+    group = solver.shards.group
     if infeasibility is None:
-        prices, assignment = _best_so_far(problem, answer)
+        prices, assignment = _best_so_far(problem, answer, group)
     if assignment is not None:
-        certificate = certify(problem, assignment, prices or Prices())
-        certificate = _with_search_bound(certificate, answer.bound, solver)
+        certificate = certify(problem, assignment, prices or Prices(), group=group)
+        certificate = _with_search_bound(certificate, answer.bound, solver.name)
     status = _status(answer, infeasibility, certificate, tolerance)
+    bound: Number = -math.inf
+    if certificate is not None:
+        bound = certificate.bound
+    elif status is not Status.INFEASIBLE:
+        bound = dual_bound(problem, prices or Prices(), group=group)
     return Solution(
         problem=problem,
-        solver=solver,
+        solver=solver.name,
         status=status,
         assignment=assignment,
         prices=prices,
         certificate=certificate,
-        bound=_bound_of(problem, status, certificate, prices),
+        bound=bound,
         infeasibility=infeasibility,
         explanation=_explanation(status, answer, infeasibility, certificate),
         seconds=time.perf_counter() - began,
     )
-
-
-def _bound_of(
-    problem: RoutingProblem, status: Status, certificate: Certificate | None, prices: Prices | None
-) -> Number:
-    if certificate is not None:
-        return certificate.bound
-    return -math.inf if status is Status.INFEASIBLE else dual_bound(problem, prices or Prices())
 
 
 def _status(
@@ -166,12 +164,15 @@ def _no_whole_assignment(answer: Answer) -> bool:
 
 
 def _best_so_far(
-    problem: RoutingProblem, answer: Answer
+    problem: RoutingProblem, answer: Answer, group: Any
 ) -> tuple[Prices | None, Assignment | None]:
-    """The solver's prices and amounts; when it was stopped early, better ones if there are any."""
+    """The solver's prices and amounts; when it was stopped early, better ones if there are any.
+
+    Shards of a group have no feasible assignment to fall back on: none could be found alone.
+    """
     prices = answer.prices
     found = [] if answer.x is None else [_made_whole(problem, answer.x)]
-    if answer.outcome is Outcome.TIME_LIMIT:
+    if answer.outcome is Outcome.TIME_LIMIT and group is None:
         free = Prices()
         prices = min(prices or free, free, key=lambda candidate: dual_bound(problem, candidate))
         quick = feasible_assignment(problem, prices)

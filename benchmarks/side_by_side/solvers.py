@@ -46,7 +46,7 @@ def ours(solver: lpr.Solver, instance: Instance) -> Answer:
 
 def pricing(instance: Instance) -> Answer:
     """This package's own method."""
-    return ours(getattr(lpr, PRICING)(), instance)
+    return ours(lpr.Pricing(), instance)
 
 
 def highs(instance: Instance) -> Answer:

@@ -17,7 +17,7 @@ from lp_routing.problem import RoutingProblem
 Array = np.ndarray[Any, Any]
 
 
-def ranks(problem: RoutingProblem, prices: Prices) -> Array:
+def _ranks(problem: RoutingProblem, prices: Prices) -> Array:
     """For each pair the number of pairs its token prefers at the prices, (T, E)."""
     ranks = np.empty((problem.T, problem.E), dtype=np.int64)
     paid = pair_prices(problem, clipped(problem, prices))
@@ -27,13 +27,13 @@ def ranks(problem: RoutingProblem, prices: Prices) -> Array:
     return ranks
 
 
-def meet_demands(problem: RoutingProblem, x: Array, order: Array) -> Array | None:
+def meet_demands(problem: RoutingProblem, x: Array, prices: Prices) -> Array | None:
     """Amounts between all bounds, changing x through as few new pairs of each token as needed."""
-    allowed = problem.allowed.cpu().numpy()
+    allowed, ranks = problem.allowed.cpu().numpy(), _ranks(problem, prices)
     lower, _ = problem.token_bounds()
     width = max(1, int((lower / problem.copies()).max().ceil()))
     while True:
-        token, expert = np.nonzero(allowed & ((order < width) | (x > 0)))
+        token, expert = np.nonzero(allowed & ((ranks < width) | (x > 0)))
         amounts = _circulation(problem, x, token, expert)
         if amounts is not None:
             repaired = np.zeros_like(x)

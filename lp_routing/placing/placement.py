@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from lp_routing.constraints import Family
-from lp_routing.integrality import rounded_inwards
 from lp_routing.prices import Prices, clipped, pair_prices
 from lp_routing.problem import CHUNK_ENTRIES, RoutingProblem
 
@@ -46,7 +45,7 @@ class Limit:
 
 
 class Placement:
-    """Amounts that keep every upper bound, with what they use.
+    """Amounts that keep every upper bound of a problem with whole bounds, with what they use.
 
     Attributes:
         problem: what is asked.
@@ -60,19 +59,19 @@ class Placement:
         limits: all other bounds, nested groups level by level.
 
     Raises:
-        InputError: a bound that no whole number satisfies.
+        InputError: prices that cannot be of this problem.
     """
 
     def __init__(self, problem: RoutingProblem, prices: Prices) -> None:
-        self.problem = problem.with_families(rounded_inwards(problem.families))
+        self.problem = problem
         self.on_tokens, self.on_experts = pair_prices(problem, clipped(problem, prices))
         self.scale = problem.score_scale + float(self.on_experts.abs().max())
         self.scale += float(self.on_tokens.abs().max())
         self.copies = problem.copies()
-        self.lower, self.upper = self.problem.token_bounds()
+        self.lower, self.upper = problem.token_bounds()
         self.limits = [
             limit
-            for family in self.problem.families
+            for family in problem.families
             if family.kind != "token"
             for limit in _limits(family, problem.E)
         ]
@@ -104,20 +103,31 @@ class Placement:
         paid = self.on_experts if experts is None else self.on_experts[experts]
         return (scores - paid).sub_(self.on_tokens[rows, None])
 
-    def left(self, rows: Tensor | slice, experts: Tensor | None = None) -> Tensor:
-        """How much more of each pair there is, float64 (n, C)."""
-        return self.copies[rows, None] - at(self.x, rows, experts).double()
+    def gains(self, rows: Tensor | slice, experts: Tensor | None = None) -> Tensor:
+        """As `earned`, and -inf too where all copies are taken."""
+        taken = at(self.x, rows, experts)
+        if taken.dtype != torch.bool:
+            taken = taken >= self.copies[rows, None]
+        return self.earned(rows, experts).masked_fill_(taken, -INF)
+
+    def left(self, rows: Tensor | slice, experts: Tensor) -> Tensor:
+        """How many copies of pairs (n, C) are not taken; the experts of each row are (n, C)."""
+        return self.copies[rows, None] - self.x[rows].gather(1, experts).double()
 
     def counted(self, limit: Limit) -> Tensor:
         """What each set of a limit counts, float64 (R,)."""
         amounts = self.per_token if limit.of_tokens else self.load
         return limit.count(torch.arange(len(amounts), device=amounts.device), amounts)
 
-    def room(self, limits: list[Limit], rooms: list[Tensor], *, of_tokens: bool) -> Tensor:
-        """The least room (R,) of the limits that each token or expert meets; inf where none."""
-        like = self.per_token if of_tokens else self.load
-        least = torch.full_like(like, INF)
-        for limit, room in zip(limits, rooms, strict=True):
+    def room(self, rooms: list[Tensor], *, of_tokens: bool) -> Tensor:
+        """The least room of the sets that each token (T,) or expert (E,) is in; inf where none.
+
+        Args:
+            rooms: one tensor (R,) for each limit.
+            of_tokens: whether it is asked of tokens or of experts.
+        """
+        least = torch.full_like(self.per_token if of_tokens else self.load, INF)
+        for limit, room in zip(self.limits, rooms, strict=True):
             if limit.of_tokens == of_tokens:
                 least = torch.minimum(least, limit.of_each(room, INF))
         return least
@@ -135,9 +145,10 @@ class Placement:
         met = [self.per_token - self.lower, *self.spares()]
         return not any(bool((spare < 0).any()) for spare in met)
 
-    def chunks(self, rows: Tensor, width: int) -> list[Tensor]:
-        """Some rows in parts small enough to work on in float64, `width` entries each."""
-        return list(rows.split(max(1, CHUNK_ENTRIES // max(1, width))))
+    def chunks(self, rows: Tensor, width: int | None = None) -> list[Tensor]:
+        """Some rows in parts small enough to work on in float64, at `width` or all experts."""
+        parts = rows.split(max(1, CHUNK_ENTRIES // (width or self.problem.E)))
+        return [part for part in parts if len(part)]
 
 
 def at(matrix: Tensor, rows: Tensor | slice, columns: Tensor | None) -> Tensor:

@@ -55,9 +55,7 @@ class Requests:
     more: Tensor
 
 
-def fill(
-    placement: Placement, want: Tensor, floor: Floor, demanded: Limit | None = None
-) -> None:
+def fill(placement: Placement, want: Tensor, floor: Floor, demanded: Limit | None = None) -> None:
     """Add pairs, best first, while every upper bound allows.
 
     Args:
@@ -75,8 +73,8 @@ def fill(
     member = None if demanded is None else demanded.labels >= 0
     rows = (want > 0).nonzero().squeeze(1)
     while len(rows):
-        open_tokens = placement.room(limits, rooms, of_tokens=True)
-        open_experts = placement.room(limits, rooms, of_tokens=False) > 0
+        open_tokens = placement.room(rooms, of_tokens=True)
+        open_experts = placement.room(rooms, of_tokens=False) > 0
         if demanded is not None and member is not None:
             open_tokens = open_tokens * member if demanded.of_tokens else open_tokens
             open_experts = open_experts if demanded.of_tokens else open_experts & member
@@ -91,9 +89,7 @@ def fill(
         rows = _answer(placement, asked, rooms, want)
 
 
-def _answer(
-    placement: Placement, asked: Requests, rooms: list[Tensor], want: Tensor
-) -> Tensor:
+def _answer(placement: Placement, asked: Requests, rooms: list[Tensor], want: Tensor) -> Tensor:
     """Grant what has room, and say which rows ask again; `rooms` and `want` are lowered."""
     granted = asked.amount
     for limit, room in zip(placement.limits, rooms, strict=True):
@@ -146,7 +142,7 @@ def _requests(
         for part in placement.chunks(rows, len(experts))
     ]
     token, expert, amount, worth, more = map(torch.cat, zip(*parts, strict=True))
-    return Requests(token, experts[expert], amount, worth, more)
+    return Requests(token, expert, amount, worth, more)
 
 
 def _ask(
@@ -157,19 +153,19 @@ def _ask(
     ranks: int,
     floor: Floor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The requests of a few rows: token, column, amount, worth, and the tokens that may want more."""
+    """The requests of a few rows: token, expert, amount, worth, and who may want more."""
     where: Tensor | slice = rows
     if len(rows) == int(rows[-1]) - int(rows[0]) + 1:
         where = slice(int(rows[0]), int(rows[-1]) + 1)  # read in place
-    earned, left = placement.earned(where, columns), placement.left(where, columns)
-    earned.masked_fill_(left <= 0, -INF)
+    earned = placement.gains(where, columns)
     if floor is Floor.EARNED:
         earned.masked_fill_(earned <= 0, -INF)
     if floor in (Floor.EARNED, Floor.SCORED):
         earned.masked_fill_(at(placement.problem.scores, where, columns) <= 0, -INF)
     wanted, width = want[where, None], earned.shape[1]
     best, column = _best(earned, min(ranks + 1, width))
-    left = left.gather(1, column)[:, :ranks] * (best[:, :ranks] > -INF)
+    expert = column if columns is None else columns[column]
+    left = placement.left(where, expert[:, :ranks]) * (best[:, :ranks] > -INF)
     amount = torch.minimum((wanted - (left.cumsum(1) - left)).clamp(min=0), left)
     last = (wanted / placement.copies[where, None]).ceil().clamp(max=ranks).long()
     best = torch.cat([best, best.new_full((len(best), ranks + 1 - best.shape[1]), -INF)], 1)
@@ -182,7 +178,7 @@ def _ask(
     token = rows[:, None].expand_as(amount)[asked]
     worth = (best[:, :ranks] - instead)[asked]
     more = rows[asked.all(1) & (ranks < width)]
-    return token, column[:, :ranks][asked], amount[asked], worth, more
+    return token, expert[:, :ranks][asked], amount[asked], worth, more
 
 
 def _best(earned: Tensor, ranks: int) -> tuple[Tensor, Tensor]:

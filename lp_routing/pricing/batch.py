@@ -11,7 +11,7 @@ from lp_routing.pricing.rows import Rows, rows_of
 from lp_routing.problem import RoutingProblem
 from lp_routing.shards import Shards
 
-GROWTH = 8
+GROWTH = 4
 """Each sample is so many times as large as the one before."""
 TAKERS = 16
 """In the first sample each expert has about so many takers."""
@@ -85,7 +85,7 @@ def _sizes(T: int, per_expert: float) -> tuple[int, ...]:
     """Sizes of samples, from one that gives each expert some takers to a good part of T rows."""
     size = max(FEWEST, min(T, round(TAKERS / max(per_expert, 1e-9))))
     sizes = [min(size, T)]
-    while 2 * GROWTH * sizes[-1] <= T:
+    while 4 * GROWTH * sizes[-1] <= T:
         sizes.append(GROWTH * sizes[-1])
     return tuple(sizes)
 

@@ -23,18 +23,61 @@ MEMORY = 5
 """How many sweeps the extrapolation remembers."""
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
-    """Constraints that count no pair together, so that their markets clear at once.
+class Lines:
+    """Lists of different lengths, sorted by length into tables at most twice as large.
 
-    Attributes:
-        rows: (S,), which constraints.
-        slots: (S, longest), positions of the pairs that each counts, in the flat list; one past
-            its end where a constraint counts fewer.
+    Args:
+        label: (N,) int, which list each entry belongs to.
+        count: number of lists L; entries with another label belong to none.
     """
 
-    rows: Array
-    slots: Array
+    def __init__(self, label: Array, count: int) -> None:
+        self.count = count
+        order = np.argsort(label, kind="stable")
+        length = np.bincount(label, minlength=count)[:count]
+        start = np.cumsum(length) - length
+        width = np.where(length > 0, 2 ** np.ceil(np.log2(np.maximum(length, 1))), 1).astype(int)
+        self.tables = []
+        for wide in np.unique(width):
+            lines = np.flatnonzero(width == wide)
+            rank = np.arange(wide)
+            inside = rank < length[lines, None]
+            slots = np.full(inside.shape, len(label))
+            slots[inside] = order[(start[lines, None] + rank)[inside]]
+            self.tables.append((lines, slots))
+
+    def clear(
+        self, offers: Array, lower: Array | None, upper: Array, weights: Array | None
+    ) -> Array:
+        """The price (L,) at which each list's demand meets its bounds.
+
+        Args:
+            offers: (N,), what each entry would pay.
+            lower, upper: (L,), units to take; lower None where it is the same as upper.
+            weights: (N,), units of each entry; 1 where left out.
+        """
+        prices = np.zeros(self.count)
+        offers = np.append(offers, NEVER)
+        for lines, slots in self.tables:
+            table, sold = offers[slots], None
+            if weights is None:
+                table.sort(axis=1)
+                table = table[:, ::-1]
+            else:
+                order = np.argsort(-table, axis=1, kind="stable")
+                table = np.take_along_axis(table, order, 1)
+                units = np.append(weights, 0.0)[np.take_along_axis(slots, order, 1)]
+                sold = np.cumsum(units, 1)
+            at_upper = _middle(table, upper[lines], sold, keep=lower is None)
+            if lower is not None:
+                at_lower = _middle(table, lower[lines], sold, keep=True)
+                at_upper = np.where(at_upper > 0, at_upper, np.minimum(at_lower, 0.0))
+            prices[lines] = at_upper
+        return prices
+
+
+Step = tuple[Array, Lines, Array]
+"""Constraints that count no pair together, the pairs that each counts, and each pair's one."""
 
 
 class Markets:
@@ -48,82 +91,62 @@ class Markets:
     """
 
     def __init__(self, contest: Contest, priced: Priced, lower: Array, upper: Array) -> None:
-        self.value = contest.value.cpu().numpy()
-        self.expert = contest.expert.cpu().numpy()
-        self.place = None if contest.place is None else contest.place.cpu().numpy()
+        value = contest.value.cpu().numpy()
+        self.row, rank = np.nonzero(value > NEVER)
+        self.value = value[self.row, rank]
+        self.expert = contest.expert.cpu().numpy()[self.row, rank]
+        self.place = None
+        if contest.place is not None:
+            self.place = priced.experts + contest.place.cpu().numpy()[self.row]
         units = contest.units.cpu().numpy()
-        self.must, self.may = (side.cpu().numpy() / units for side in (contest.must, contest.may))
-        self.flexible = bool((self.must < self.may).any())
-        self.weights = None
-        if bool((units != 1).any()):
-            repeated = np.repeat(units, self.value.shape[1])
-            self.weights = np.append(repeated, 0.0)
-        self.incidence, self.E = priced.incidence.cpu().numpy(), priced.experts
+        must, self.may = (side.cpu().numpy() / units for side in (contest.must, contest.may))
+        self.must = must if bool((must < self.may).any()) else None
+        self.weights = units[self.row] if bool((units != 1).any()) else None
+        self.incidence = priced.incidence.cpu().numpy()
         self.lower, self.upper = lower, upper
-        self.steps = [self._step(rows) for rows in _disjoint(priced)]
+        self.rows = Lines(self.row, len(units))
+        self.steps = [self._step(priced, rows) for rows in _disjoint(priced)]
 
     def sweep(self, prices: Array, low: Array, high: Array) -> Array:
         """Prices (D,) after every market has cleared once, kept between low and high."""
         for step in self.steps:
-            rows, prices = step.rows, prices.copy()
-            found = self._clearing(step, self._gain(prices), prices, np.zeros(len(rows)))
+            rows, found = step[0], self._clearing(step, self._gain(prices), prices, 0.0)
+            prices = prices.copy()
             prices[rows] = np.clip(found, low[rows], high[rows])
         return prices
 
-    def with_room(self, prices: Array, units: Array) -> Array:
-        """Where each constraint alone would clear if it had so many units (D,) more to give."""
-        gain, found = self._gain(prices), prices.copy()
-        for step in self.steps:
-            found[step.rows] = self._clearing(step, gain, prices, units[step.rows])
-        return found
-
     def around(self, prices: Array, units: Array) -> tuple[Array, Array]:
-        """Where each would clear with so many units more, and fewer; the prices lie between."""
-        low, high = self.with_room(prices, units), self.with_room(prices, -units)
-        return np.minimum(low, prices), np.maximum(high, prices)
+        """Where each would clear with so many units (D,) more, and fewer; prices lie between."""
+        gain, low, high = self._gain(prices), prices.copy(), prices.copy()
+        for step in self.steps:
+            rows = step[0]
+            more = self._clearing(step, gain, prices, units[rows])
+            fewer = self._clearing(step, gain, prices, -units[rows])
+            low[rows], high[rows] = np.minimum(low[rows], more), np.maximum(high[rows], fewer)
+        return low, high
 
-    def _clearing(self, step: Step, gain: Array, prices: Array, room: Array) -> Array:
-        """Clearing prices (S,) of one step's constraints, all else unchanged."""
-        offers = np.append(gain.ravel(), NEVER)[step.slots] + prices[step.rows, None]
-        if self.weights is None:
-            ranked = -np.sort(-offers, axis=1)
-            sold = None
-        else:
-            order = np.argsort(-offers, axis=1, kind="stable")
-            ranked = np.take_along_axis(offers, order, 1)
-            weights = np.where(ranked == NEVER, 0.0, self.weights[step.slots])
-            sold = np.cumsum(np.take_along_axis(weights, order, 1), 1)
-        upper, lower = self.upper[step.rows] + room, self.lower[step.rows] + room
-        at_upper = _middle(ranked, upper, sold)
-        return _signed(at_upper, _middle(ranked, lower, sold, keep=True))
+    def _clearing(self, step: Step, gain: Array, prices: Array, room: Array | float) -> Array:
+        """Clearing prices of constraints that count no pair together, all else unchanged."""
+        rows, lines, label = step
+        own = np.append(prices[rows], 0.0)[label]
+        lower, upper = self.lower[rows] + room, self.upper[rows] + room
+        return lines.clear(gain + own, lower, upper, self.weights)
 
     def _gain(self, prices: Array) -> Array:
-        """What each listed pair earns beyond its row's own price, (n, R)."""
+        """What each pair earns beyond its row's own price, (N,)."""
         sides = self.incidence @ prices
         earned = self.value - sides[self.expert]
         if self.place is not None:
-            earned -= sides[self.E + self.place][:, None]
-        ranked = -np.sort(-earned, axis=1)
-        own = _middle(ranked, self.may, keep=True)
-        if self.flexible:
-            own = _signed(_middle(ranked, self.may), _middle(ranked, self.must, keep=True))
-        return np.asarray(earned - own[:, None])
+            earned -= sides[self.place]
+        return np.asarray(earned - self.rows.clear(earned, self.must, self.may, None)[self.row])
 
-    def _step(self, rows: Array) -> Step:
-        """The pairs that each of some constraints counts."""
+    def _step(self, priced: Priced, rows: Array) -> Step:
+        """Constraints with the pairs that each counts, and which one each pair counts for."""
         sides = self.incidence[:, rows]
         label = np.where(sides.any(1), sides.argmax(1), len(rows))
-        pairs = label[self.expert]
-        if self.place is not None and not sides[: self.E].any():
-            pairs = np.broadcast_to(label[self.E + self.place][:, None], self.value.shape)
-        pairs = np.where(self.value > NEVER, pairs, len(rows)).ravel()
-        order = np.argsort(pairs.astype(np.int16), kind="stable")
-        count = np.bincount(pairs, minlength=len(rows) + 1)[:-1]
-        slots = np.full((len(rows), max(1, int(count.max()))), pairs.size)
-        rank = np.arange(slots.shape[1])
-        filled = rank < count[:, None]
-        slots[filled] = order[: int(count.sum())]
-        return Step(rows, slots)
+        by_place = self.place is not None and not sides[: priced.experts].any()
+        pairs = label[self.place if by_place else self.expert]
+        return rows, Lines(pairs, len(rows)), pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,8 +169,8 @@ class Course:
 def swept(markets: Markets, course: Course, low: Array, high: Array, sweeps: int) -> Course:
     """The course after more sweeps between low and high, extrapolated (Anderson 1965).
 
-    Markets that hang together, such as all experts in demand, close in on their prices by a constant
-    share of the distance with every sweep. Extrapolating from the last few sees through that.
+    Markets that hang together, such as all experts in demand, close in on their prices by the
+    same share of the distance with every sweep. Extrapolating from the last few sees through that.
     """
     prices, moved, seen, steps = course.prices, course.moved, course.seen, course.steps
     prices = np.clip(prices, low, high)
@@ -187,33 +210,28 @@ def _disjoint(priced: Priced) -> list[Array]:
     return sets
 
 
-def _signed(at_upper: Array, at_lower: Array) -> Array:
-    """A price above 0 where the upper bound asks for it, below 0 where the lower one does."""
-    return np.where(at_upper > 0, at_upper, np.minimum(at_lower, 0.0))
-
-
-def _middle(ranked: Array, units: Array, sold: Array | None = None, *, keep: bool = False) -> Array:
+def _middle(ranked: Array, units: Array, sold: Array | None = None, *, keep: bool) -> Array:
     """Half way between the last offer of each line that fits and the first that does not.
 
     Args:
         ranked: (S, n) offers, best first, -inf past the last.
         units: (S,) how many fit.
         sold: (S, n) units up to and with each offer; 1, 2, 3, ... where left out.
-        keep: where all fit, give the last offer, rather than -inf.
+        keep: where all fit, give the last offer (0 if there is none), rather than -inf.
     """
     n = ranked.shape[1]
     if sold is None:
         last, first = np.ceil(units) - 1, np.floor(units)
-        all_fit = units >= n
     else:
         last, first = (sold < units[:, None]).sum(1), (sold <= units[:, None]).sum(1)
-        all_fit = first >= n
     lines = np.arange(len(ranked))
     inside = ranked[lines, np.clip(last, 0, n - 1).astype(int)]
     outside = ranked[lines, np.clip(first, 0, n - 1).astype(int)]
-    all_fit = all_fit | (outside == NEVER)
-    middle = np.where(units <= 0, ranked[:, 0], (inside + np.where(all_fit, inside, outside)) / 2)
+    all_fit = (units > 0) & ((first >= n) | (outside == NEVER))
+    middle = np.where(units <= 0, ranked[:, 0], (inside + outside) / 2)
+    if not all_fit.any():
+        return middle
     if not keep:
-        return np.where(all_fit & (units > 0), NEVER, middle)
-    lowest = np.where(ranked > NEVER, ranked, np.inf).min(1) if bool(all_fit.any()) else middle
-    return np.where(all_fit & (units > 0), np.where(lowest < np.inf, lowest, 0.0), middle)
+        return np.where(all_fit, NEVER, middle)
+    lowest = np.where(ranked > NEVER, ranked, np.inf).min(1)
+    return np.where(all_fit, np.where(lowest < np.inf, lowest, 0.0), middle)

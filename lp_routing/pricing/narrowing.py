@@ -12,7 +12,7 @@ from lp_routing.pricing.priced import Priced
 from lp_routing.pricing.rows import NEVER, Contest, Rows, everything
 from lp_routing.pricing.screen import screen
 
-STANDARD_ERRORS = 2.0
+STANDARD_ERRORS = 4.0
 """Half the width of a sample's box, in standard errors of what it takes of a constraint."""
 SPREAD = 6.0
 """Noise moves prices by up to some times its size, as it adds up from expert to expert."""
@@ -26,11 +26,12 @@ CALM = 16.0
 
 
 class Drawn(NamedTuple):
-    """Prices and a box around them, float64 (D,) each."""
+    """Prices and a box around them, float64 (D,) each; calm where sweeps hardly move them."""
 
     course: Course
     low: Array
     high: Array
+    calm: bool = False
 
 
 def sampled(batch: Batch, start: Array, dither: float) -> Drawn:
@@ -78,6 +79,7 @@ def narrowed(
     drawn: Drawn,
     noise: Array | float = FEW,
     dither: float = 0.0,
+    most: int = MOST,
 ) -> Drawn:
     """Prices (D,) nearer to where the markets of contested rows clear, and a smaller box.
 
@@ -90,6 +92,7 @@ def narrowed(
         drawn: the prices to start from, and the box in which the contest was found.
         noise: units (D,) by which bounds are uncertain.
         dither: noise that keeps sweeps from stalling where scores are tied; the box allows for it.
+        most: sweeps at most.
     """
     if dither:
         contest = contest.with_noise(dither, priced.experts)
@@ -100,14 +103,15 @@ def narrowed(
     highest = np.minimum(highest, drawn.high + width)
     room = noise * max(1.0, float(contest.units.mean())) * np.ones(len(priced))
     course = drawn.course
-    for _ in range(0, MOST, SWEEPS):
+    for _ in range(0, most, SWEEPS):
         course = swept(markets, course, lowest, highest, SWEEPS)
         prices, drift = course.prices, DRIFT * course.moved + SPREAD * dither + priced.finest
-        low = np.minimum(markets.with_room(prices, room), prices - drift)
-        high = np.maximum(markets.with_room(prices, -room), prices + drift)
-        if bool((CALM * course.moved <= high - low).all()):
+        low, high = markets.around(prices, room)
+        low, high = np.minimum(low, prices - drift), np.maximum(high, prices + drift)
+        calm = bool((CALM * course.moved <= high - low).all())
+        if calm:
             break
-    return Drawn(course, np.clip(low, lowest, highest), np.clip(high, lowest, highest))
+    return Drawn(course, np.clip(low, lowest, highest), np.clip(high, lowest, highest), calm)
 
 
 def unlimited(priced: Priced) -> tuple[Array, Array]:

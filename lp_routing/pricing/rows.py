@@ -1,4 +1,4 @@
-"""Token rows: the whole problem, a sample of it, or what is still contested, listed pair by pair."""
+"""Token rows: the whole problem, a sample of it, or what is still contested, pair by pair."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

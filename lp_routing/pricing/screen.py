@@ -1,8 +1,8 @@
 """Which pairs are the same at every price in a box: taken, left, or still contested.
 
-Optimistic earnings of a pair are its score less its lowest price, pessimistic ones less its highest.
-A pair is surely among a row's k best if, at its worst, it beats the (k+1)-th best of all at their
-best; it is surely not if, at its best, it loses to the k-th best of all at their worst.
+Optimistic earnings of a pair are its score less its lowest price, pessimistic ones less its
+highest. A pair is surely among a row's k best if, at its worst, it beats the (k+1)-th best of all at
+their best; it is surely not if, at its best, it loses to the k-th best of all at their worst.
 """
 
 from typing import NamedTuple
@@ -15,6 +15,8 @@ from lp_routing.pricing.priced import Priced
 from lp_routing.pricing.rows import NEVER, Contest, Rows, joined, nobody
 
 CPU = torch.device("cpu")
+SHORT = 8
+"""Lists of contested pairs are tried with so many more than four times what a row takes."""
 
 
 class Box(NamedTuple):
@@ -145,9 +147,7 @@ def screen(
     contests = [nobody(rows.place is not None)]
     for piece in rows.chunks():
         unsure = _close_easy(piece.to(device), box, books)
-        if len(unsure):
-            experts = torch.arange(priced.experts, device=device).expand(unsure.scores.shape)
-            contests.append(_sift(_listed(unsure, unsure.scores.double(), experts), exact, books))
+        contests += _list_open(unsure, exact, books)
     return Screened(joined(contests), books.load, books.pairs)
 
 
@@ -178,6 +178,25 @@ def _close_easy(rows: Rows, box: Box, books: Books) -> Rows:
     sure = (found.taken | found.left).all(1) & found.left[:, -1]
     books.close(listed, found.taken & sure[:, None])
     return rows.take((~sure).nonzero().flatten())
+
+
+def _list_open(rows: Rows, box: Box, books: Books) -> list[Contest]:
+    """The contested pairs of rows that are in doubt, from short lists of their best if these do."""
+    E = rows.scores.shape[1]
+    found = []
+    for length in (SHORT, E):
+        if not len(rows):
+            break
+        values = rows.scores.double()
+        length = min(E, length + 4 * int((rows.may / rows.units).clamp(max=E).max()))
+        optimistic, experts = torch.topk(values - box.low, length, dim=1)
+        listed = _listed(rows, values.gather(1, experts), experts)
+        whole = torch.ones(len(rows), dtype=torch.bool, device=values.device)
+        if length < E:
+            whole = _sorted(listed, optimistic, box).left[:, -1]
+        found.append(_sift(listed.take(whole.nonzero().flatten()), box, books))
+        rows = rows.take((~whole).nonzero().flatten())
+    return found
 
 
 def _sift(contest: Contest, box: Box, books: Books) -> Contest:

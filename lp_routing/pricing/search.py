@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lp_routing.pricing.box_lp import Restricted, solve_in_box
 from lp_routing.pricing.clearing import Array, Course
-from lp_routing.pricing.narrowing import Drawn, narrowed, what_is_left
+from lp_routing.pricing.narrowing import MOST, Drawn, narrowed, what_is_left
 from lp_routing.pricing.priced import Priced
 from lp_routing.pricing.rows import NEVER, Contest
 from lp_routing.pricing.screen import Pairs, all_of, screen
@@ -21,6 +21,7 @@ ENOUGH = 3000
 FINEST = 2.0**-34
 """Ties are broken by less than this share of a typical score, which no certificate notices."""
 MOST_ROUNDS = 100
+FEW_SWEEPS = 12
 ESCAPES = 3
 """So often a box grows because prices leave it; then it is up to the LP to say so."""
 OUT_OF_TIME = "Pricing: Time limit reached"
@@ -88,12 +89,12 @@ def settle(
         deadline: when to stop, on the clock of `time.perf_counter`.
     """
     levels = [Level(contest, drawn, load, NONE, dither)]
-    escape = _first_narrowing(priced, levels, effort)
-    if escape is not None:
-        return Settled(escape, False, NONE)
+    grown = _descend(priced, levels, effort)
+    if grown is not None:
+        return Settled(grown, False, NONE)
     limit = (ENOUGH + 16 * len(priced)) * 2**effort
     for _ in range(MOST_ROUNDS):
-        _narrow(priced, levels, limit, typical, deadline)
+        _break_ties(priced, levels, limit, typical, deadline)
         left = deadline - time.perf_counter()
         if left <= 0:
             return Settled(levels[-1].drawn, False, NONE, Outcome.TIME_LIMIT, OUT_OF_TIME)
@@ -114,47 +115,67 @@ def settle(
     return Settled(levels[0].drawn, False, NONE)
 
 
-def _first_narrowing(priced: Priced, levels: list[Level], effort: int) -> Drawn | None:
-    """Clear the markets once; a wider box where prices want to leave the one at hand."""
-    level = levels[0]
-    drawn = narrowed(
-        level.contest,
-        priced,
-        what_is_left(priced, level.load),
-        level.drawn,
-        dither=level.dither,
-    )
-    low, high, prices = level.drawn.low, level.drawn.high, drawn.course.prices
-    below, above = prices < low, prices > high
+def _descend(priced: Priced, levels: list[Level], effort: int) -> Drawn | None:
+    """Clear the markets until prices are calm, and narrow the box; a grown box if they leave it.
+
+    Most sweeps run on the rows that are contested near the prices of the first few. Should prices
+    leave that neighbourhood, the sweeps go on with all contested rows.
+    """
+    outer = levels[0]
+    drawn = _narrowed(priced, outer, FEW_SWEEPS)
+    below, above = _left(drawn, outer.drawn)
     if effort < ESCAPES and bool((below | above).any()):
-        return _grown(level.drawn, drawn.course, below, above)
+        return _grown(outer.drawn, drawn.course, below, above)
+    levels[0] = outer = outer._replace(drawn=outer.drawn._replace(course=drawn.course))
+    if not drawn.calm:
+        _enter(priced, levels, _generous(drawn))
+        inner = levels[-1]
+        if 2 * inner.contest.pairs < outer.contest.pairs:
+            drawn = _narrowed(priced, inner, MOST)
+            if not np.any(_left(drawn, inner.drawn)):
+                _enter(priced, levels, drawn)
+                return None
+        levels.pop()
+        course = drawn.course
+        levels[0] = outer = outer._replace(drawn=outer.drawn._replace(course=course))
+        drawn = _narrowed(priced, outer, MOST)
     _enter(priced, levels, drawn)
     return None
 
 
-def _narrow(
+def _narrowed(priced: Priced, level: Level, most: int) -> Drawn:
+    bounds = what_is_left(priced, level.load)
+    return narrowed(level.contest, priced, bounds, level.drawn, dither=level.dither, most=most)
+
+
+def _left(drawn: Drawn, box: Drawn) -> tuple[Array, Array]:
+    """Which prices are well below, and well above a box, boolean (D,) each."""
+    slack, prices = (box.high - box.low) / 4, drawn.course.prices
+    return prices < box.low - slack, prices > box.high + slack
+
+
+def _generous(drawn: Drawn) -> Drawn:
+    """A box with room for prices that still move."""
+    room = 2 * (drawn.high - drawn.low) + 16 * drawn.course.moved
+    return Drawn(drawn.course, drawn.low - room, drawn.high + room)
+
+
+def _break_ties(
     priced: Priced, levels: list[Level], limit: int, typical: float, deadline: float
 ) -> None:
-    """Narrow the box until so few pairs are contested, or it is of no use any more."""
+    """Narrow the box until few enough pairs are contested; where scores are tied, add noise."""
     finest = FINEST * typical
     broken = False
     while levels[-1].contest.pairs > limit and time.perf_counter() < deadline:
         level = levels[-1]
-        stalled = len(levels) > 1 and level.contest.pairs > 0.9 * levels[-2].contest.pairs
+        stalled = level.contest.pairs > 0.9 * levels[-2].contest.pairs
         if stalled or 0 < level.dither < finest:
             if broken:
                 return
             noisy = level.contest.with_noise(finest, priced.experts)
             levels[-1] = level = level._replace(contest=noisy, dither=0.0)
             broken = True
-        drawn = narrowed(
-            level.contest,
-            priced,
-            what_is_left(priced, level.load),
-            level.drawn,
-            dither=level.dither,
-        )
-        _enter(priced, levels, drawn)
+        _enter(priced, levels, _narrowed(priced, level, MOST))
 
 
 def _enter(priced: Priced, levels: list[Level], drawn: Drawn) -> None:
@@ -191,8 +212,8 @@ def _wider(drawn: Drawn, found: Restricted, typical: float, effort: int) -> Draw
 
 
 def _grown(drawn: Drawn, course: Course, below: Array, above: Array) -> Drawn:
-    """A box as large as before and half as wide again where prices want to go below or above."""
-    room = np.maximum((drawn.high - drawn.low) / 2, course.moved)
+    """A box as large as before, and much larger where prices want to go below or above."""
+    room = np.maximum(4 * (drawn.high - drawn.low), course.moved)
     low = np.where(below, np.minimum(drawn.low, course.prices) - room, drawn.low)
     high = np.where(above, np.maximum(drawn.high, course.prices) + room, drawn.high)
     return Drawn(course, low, high)

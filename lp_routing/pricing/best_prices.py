@@ -1,0 +1,77 @@
+"""Prices without an LP: a certified bound at any size, on any device."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from lp_routing.checks import whole
+from lp_routing.errors import InputError
+from lp_routing.prices import Prices
+from lp_routing.pricing.batch import Batch, batch_of
+from lp_routing.pricing.narrowing import Drawn, narrowed, sampled, tick, what_is_left
+from lp_routing.pricing.priced import to_prices
+from lp_routing.pricing.rows import joined
+from lp_routing.pricing.screen import screen
+from lp_routing.problem import RoutingProblem
+from lp_routing.shards import Shards
+
+
+def best_prices(
+    problem: RoutingProblem,
+    relative_gap: float = 1e-4,
+    max_passes: int = 4,
+    *,
+    seed: int = 0,
+    group: Any = None,
+) -> Prices:
+    """Prices whose bound is close to the optimum; `dual_bound` and `certify` prove what they say.
+
+    Markets are cleared as in `Pricing`: first those of samples, then those of all contested tokens,
+    one pass over the scores each time. No LP is solved and no assignment made. Fractional bounds
+    and crossing groups are as good as any here.
+
+    Args:
+        problem: the problem; scores may be memory-mapped and on any device.
+        relative_gap: stop when the bound is estimated to be this close to the optimum, relative to
+            itself. The estimate is what the box of prices could still gain; it is no proof.
+        max_passes: passes over all scores at most, not counting samples.
+        seed: which tokens are sampled.
+        group: as in `Pricing`.
+
+    Raises:
+        InputError: not a problem, numbers that make no sense.
+    """
+    if not isinstance(problem, RoutingProblem):
+        raise InputError(f"best_prices expects a RoutingProblem, got {type(problem).__name__}.")
+    max_passes = whole(max_passes, "max_passes", 1)
+    if isinstance(relative_gap, bool) or not 0 <= relative_gap < float("inf"):
+        raise InputError(f"relative_gap={relative_gap!r}: expected a number >= 0, such as 1e-4.")
+    shards = Shards(group)
+    with shards.together():
+        batch = batch_of(problem, shards, seed)
+        dither = tick(batch.sample)
+        drawn = shards.agreed(lambda: sampled(batch, np.zeros(len(batch.priced)), dither))
+        for _ in range(max_passes):
+            drawn, left = _one_pass(problem, batch, drawn, shards)
+            if left <= relative_gap:
+                break
+        return to_prices(problem, batch.priced, torch.as_tensor(drawn.course.prices))
+
+
+def _one_pass(
+    problem: RoutingProblem, batch: Batch, drawn: Drawn, shards: Shards
+) -> tuple[Drawn, float]:
+    """Clear the markets of all tokens that are contested in a box; what the next could gain."""
+    device = problem.scores.device
+    contest, load, _ = screen(batch.rows, batch.priced, drawn.low, drawn.high, device=device)
+    parts = shards.gathered((contest, load))
+    contest, load = joined([c for c, _ in parts]), torch.stack([one for _, one in parts]).sum(0)
+    bounds = what_is_left(batch.priced, load)
+    found = shards.agreed(lambda: narrowed(contest, batch.priced, bounds, drawn))
+    outside = (found.course.prices < drawn.low) | (found.course.prices > drawn.high)
+    moves = np.where(outside, found.high - found.low, found.course.moved)
+    upper = batch.priced.upper.cpu().numpy()
+    units = np.where(np.isfinite(upper), upper, batch.priced.lower.cpu().numpy())
+    worth = batch.typical * batch.units
+    return found, float((moves * units).sum()) / worth
