@@ -4,24 +4,27 @@ The proof is a price vector under which even scores of zero would have a negativ
 feasible assignment would be worth 0 then, so there is none (Farkas' lemma). For whole bounds and
 nested groups the prices are -1, 0 and 1, and the clash is a violated cut of the network
 (Hoffman's circulation theorem): the constraints priced -1 need more than those priced 1 give.
+
+Scores do not matter, so rows that are alike but for them are merged first (`lp_routing.merging`):
+the cost is that of the distinct rows. A million tokens that may all go anywhere are one row.
 """
 
+import math
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 
 from lp_routing.certificate import dual_bound
 from lp_routing.constraints import Family
 from lp_routing.linear_program import LinearProgram, Vector, linear_program
-from lp_routing.prices import Prices
+from lp_routing.merging import Array, merge_alike
+from lp_routing.prices import Prices, from_table
 from lp_routing.problem import RoutingProblem
 
 TINY = 1e-7
-"""Duals smaller than this are zero up to the solver's tolerance."""
+"""Duals this close to a whole number are that number up to the solver's tolerance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,26 +47,68 @@ class Infeasibility:
     @property
     def shortfall(self) -> float:
         """By how many pairs the demand exceeds what can be given."""
-        return sum(self.needs.values()) - sum(self.gives.values())
+        return math.fsum(self.needs.values()) - math.fsum(self.gives.values())
+
+
+class Part(NamedTuple):
+    """One family's constraints on one side of a clash.
+
+    Attributes:
+        family: which family of the problem.
+        rows: int64 (n,), which of its constraints, ascending.
+        amounts: float64 (n,), what each demands or can give, in pairs, times its weight.
+    """
+
+    family: Family
+    rows: Array
+    amounts: Vector
+
+    def by_name(self) -> dict[str, float]:
+        """The amount of each constraint under its name."""
+        names = map(self.family.name, self.rows.tolist())
+        return dict(zip(names, self.amounts.tolist(), strict=True))
+
+
+class Clash(NamedTuple):
+    """Both sides of a clash, and what the limits of single pairs can give, in pairs."""
+
+    needs: list[Part]
+    gives: list[Part]
+    through_pairs: float
+
+    @property
+    def shortfall(self) -> float:
+        """By how many pairs the demand exceeds what can be given."""
+        needed = math.fsum(float(part.amounts.sum()) for part in self.needs)
+        return (
+            needed
+            - math.fsum(float(part.amounts.sum()) for part in self.gives)
+            - (self.through_pairs)
+        )
 
 
 def explain(problem: RoutingProblem) -> Infeasibility | None:
     """Find and prove a clash of bounds, or None where none can be proved.
 
-    Solves one LP with HiGHS: the smallest total amount by which bounds must be broken.
+    Solves one LP with HiGHS: the smallest total amount by which bounds must be broken. It has a
+    row for each constraint, tokens that differ in nothing but their scores being one row.
     """
-    program = linear_program(problem)
+    merged = merge_alike(problem)
+    program = linear_program(merged.problem)
     duals = _elastic_duals(program)
     if duals is None:
         return None
-    prices = program.prices(duals)
-    without_scores = problem.with_scores(
-        torch.where(problem.allowed, 0.0, float("-inf")).to(torch.float64)
-    )
-    if not dual_bound(without_scores, prices) < -TINY:
+    duals = _cleaned(program, duals)
+    prices = from_table(problem, _by_kind(program, duals))
+    # other rows alike earn the same at zero scores: this is the bound of the problem itself
+    if not dual_bound(merged.problem, prices) < -TINY:
         return None
-    needs, gives = _both_sides(program, duals)
-    return Infeasibility(needs, gives, prices, _in_words(problem, needs, gives))
+    clash = _clash(problem, program, _without_easy_tokens(program, duals), merged.row)
+    needs = {name: amount for part in clash.needs for name, amount in part.by_name().items()}
+    gives = {name: amount for part in clash.gives for name, amount in part.by_name().items()}
+    if clash.through_pairs > 0:
+        gives["pairs"] = clash.through_pairs
+    return Infeasibility(needs, gives, prices, _in_words(problem, clash))
 
 
 def _elastic_duals(program: LinearProgram) -> Any:
@@ -85,21 +130,36 @@ def _elastic_duals(program: LinearProgram) -> Any:
     return HiGHS().run(elastic).row_duals
 
 
-def _both_sides(program: LinearProgram, duals: Any) -> tuple[dict[str, float], dict[str, float]]:
+def _cleaned(program: LinearProgram, duals: Vector) -> Vector:
+    """The duals without what is a solver's tolerance, or a weight on a bound that is not there."""
+    whole = np.rint(duals)
+    duals = np.where(np.abs(duals - whole) < TINY, whole, duals)
+    idle = (duals < 0) & (program.row_lower == 0) | (duals > 0) & np.isinf(program.row_upper)
+    return np.where(idle, 0.0, duals)
+
+
+def _by_kind(program: LinearProgram, duals: Vector) -> dict[str, Vector]:
+    """The duals (R,) of each family of the merged problem."""
+    families = program.problem.families
+    ends = np.cumsum([len(family) for family in families])
+    parts = np.split(duals, ends[:-1]) if families else []
+    return {family.kind: part for family, part in zip(families, parts, strict=True)}
+
+
+def _clash(problem: RoutingProblem, program: LinearProgram, duals: Vector, row: Array) -> Clash:
     """Demands and supplies of the clash, each weighted with its price (1 for a cut)."""
-    duals = np.where(np.abs(duals) < TINY, 0.0, duals)
-    duals = _without_easy_tokens(program, duals)
-    names = program.row_names
-    needs = {
-        names[row]: float(-duals[row] * program.row_lower[row]) for row in np.nonzero(duals < 0)[0]
-    }
-    gives = {
-        names[row]: float(duals[row] * program.row_upper[row]) for row in np.nonzero(duals > 0)[0]
-    }
-    through_pairs = float(_through_pairs(program, duals).sum())
-    if through_pairs > 0:
-        gives["pairs"] = through_pairs
-    return needs, gives
+    by_kind = _by_kind(program, duals)
+    needs, gives = [], []
+    for family in problem.families:
+        weights = by_kind[family.kind]
+        if family.kind == "token":
+            weights = weights[row]
+        below, above = np.flatnonzero(weights < 0), np.flatnonzero(weights > 0)
+        if len(below):
+            needs.append(Part(family, below, -weights[below] * family.lower.cpu().numpy()[below]))
+        if len(above):
+            gives.append(Part(family, above, weights[above] * family.upper.cpu().numpy()[above]))
+    return Clash(needs, gives, float(_through_pairs(program, duals).sum()))
 
 
 def _without_easy_tokens(program: LinearProgram, duals: Vector) -> Vector:
@@ -107,10 +167,14 @@ def _without_easy_tokens(program: LinearProgram, duals: Vector) -> Vector:
     if program.problem.family("token") is None:
         return duals
     T = program.problem.T
-    outside = np.bincount(program.token, _through_pairs(program, duals), minlength=T)
-    demands = -duals[:T] * program.row_lower[:T]
+    left_out = duals.copy()
+    left_out[:T][duals[:T] < 0] = 0.0
+    # what a token's pairs can give to its own demand; to that of others they give in any case
+    saved = _through_pairs(program, duals) - _through_pairs(program, left_out)
+    outside = np.bincount(program.token, saved, minlength=T)
+    easy = (duals[:T] < 0) & (-duals[:T] * program.row_lower[:T] <= outside)
     kept = duals.copy()
-    kept[:T][(duals[:T] < 0) & (demands <= outside)] = 0.0
+    kept[:T][easy] = 0.0
     return kept
 
 
@@ -120,37 +184,37 @@ def _through_pairs(program: LinearProgram, duals: Vector) -> Vector:
     return np.where(wanted > TINY, wanted * program.column_upper, 0.0)
 
 
-def _in_words(problem: RoutingProblem, needs: dict[str, float], gives: dict[str, float]) -> str:
-    shortfall = sum(needs.values()) - sum(gives.values())
-    need = " and ".join(_phrases(problem, needs, "need"))
-    giving = _phrases(problem, gives, "can give only")
-    if "pairs" in gives:
+def _in_words(problem: RoutingProblem, clash: Clash) -> str:
+    need = " and ".join(_phrase(part, "need") for part in clash.needs)
+    giving = [_phrase(part, "can give only") for part in clash.gives]
+    if clash.through_pairs > 0:
         rest = "the other allowed pairs" if giving else "the allowed pairs"
         often = "once" if problem.multiplicity is None else "as often as its row has copies"
-        giving.append(f"{rest} can give only {gives['pairs']:g} (each at most {often})")
+        amount = _number(clash.through_pairs)
+        giving.append(f"{rest} can give only {amount} (each at most {often})")
     give = " and ".join(giving) or "nothing can be given"
     weighed = "" if problem.is_integral else " (Amounts are weighed where bounds overlap.)"
     return (
-        f"No assignment exists: {need}, but {give}: {shortfall:g} short. "
+        f"No assignment exists: {need}, but {give}: {_number(clash.shortfall)} short. "
         f"Raise a capacity or lower a demand.{weighed}"
     )
 
 
-def _phrases(problem: RoutingProblem, amounts: dict[str, float], verb: str) -> list[str]:
-    """`tokens 0-7 need 16 (2 each)`, one phrase a family."""
-    phrases = []
-    for family in problem.families:
-        names = {family.name(row): row for row in range(len(family))}
-        chosen = {names[name]: amount for name, amount in amounts.items() if name in names}
-        if chosen:
-            each = set(chosen.values())
-            detail = f" ({each.pop():g} each)" if len(each) == 1 and len(chosen) > 1 else ""
-            does = "needs" if verb == "need" and len(chosen) == 1 else verb
-            phrases.append(f"{_who(family, list(chosen))} {does} {sum(chosen.values()):g}{detail}")
-    return phrases
+def _phrase(part: Part, verb: str) -> str:
+    """`tokens 0-7 need 16 (2 each)`."""
+    family, rows, amounts = part
+    equal = len(rows) > 1 and bool((amounts == amounts[0]).all())
+    detail = f" ({_number(amounts[0])} each)" if equal else ""
+    does = "needs" if verb == "need" and len(rows) == 1 else verb
+    return f"{_who(family, rows)} {does} {_number(amounts.sum())}{detail}"
 
 
-def _who(family: Family, rows: list[int]) -> str:
+def _number(amount: float) -> str:
+    """Six digits, but never fewer than the whole part has: one slot of a million counts."""
+    return f"{amount:g}" if abs(amount) < 1e5 else f"{amount:.0f}"
+
+
+def _who(family: Family, rows: Array) -> str:
     if family.kind == "total":
         return "the total budget"
     thing = family.kind.replace("_group", " group") + ("s" if len(rows) > 1 else "")
@@ -158,12 +222,14 @@ def _who(family: Family, rows: list[int]) -> str:
     return f"{thing} {names}"
 
 
-def _ranges(numbers: list[int], most: int = 6) -> str:
-    """`0-7, 12, 20-21`; beyond `most` stretches, how many there are in all."""
-    stretches = []
-    for _, run in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
-        members = [number for _, number in run]
-        stretches.append(str(members[0]) if len(members) == 1 else f"{members[0]}-{members[-1]}")
-    if len(stretches) <= most:
+def _ranges(numbers: Array, most: int = 6) -> str:
+    """`0-7, 12, 20-21` from ascending numbers; beyond `most` stretches, how many in all."""
+    ends = np.flatnonzero(np.diff(numbers) > 1)
+    first, last = np.append(0, ends + 1), np.append(ends, len(numbers) - 1)
+    stretches = [
+        str(low) if low == high else f"{low}-{high}"
+        for low, high in zip(numbers[first[:most]], numbers[last[:most]], strict=True)
+    ]
+    if len(first) <= most:
         return ", ".join(stretches)
-    return f"{', '.join(stretches[:most])}, ... ({len(numbers)} in all)"
+    return f"{', '.join(stretches)}, ... ({len(numbers)} in all)"

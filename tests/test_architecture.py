@@ -19,7 +19,7 @@ FLOORS = [
     ["integrality", "score_facts"],
     ["problem"],
     ["named_problems", "prices", "exact"],
-    ["best_response", "violations", "linear_program", "cvxpy_model"],
+    ["best_response", "violations", "linear_program", "cvxpy_model", "merging"],
     ["token_sums"],
     ["certificate", "ties", "placing"],
     ["feasible"],

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -65,10 +66,11 @@ class Moves:
 def exchange(placement: Placement) -> bool:
     """Move pairs until all lower bounds are met; False where paths are not enough."""
     graph = _Graph(placement)
-    needs = [partial(_of_rows, placement, None)]
-    for limit in placement.limits:
-        needs.append(partial(_of_rows if limit.of_tokens else _of_experts, placement, limit))
-    return all(graph.serve(need) for need in needs)
+    needs = [
+        partial(_of_rows if limit.of_tokens else _of_experts, placement, limit)
+        for limit in placement.limits
+    ]
+    return all(graph.serve(need) for need in [partial(_of_rows, placement, None), *needs])
 
 
 class _Graph:
@@ -101,7 +103,7 @@ class _Graph:
         placement = self.placement
         units = float(torch.minimum(need.begin[path[0]], need.end[path[-1]]))
         units = min(units, max(1, math.ceil(need.missing / SHARE)))
-        arcs: list[tuple[int | None, int]] = list(zip(path[:-1], path[1:], strict=True))
+        arcs: list[tuple[int | None, int]] = list(pairwise(path))
         if need.owed is not None:
             arcs.insert(0, (None, path[0]))
         moves = [_moves(placement, a, b, need.owed) for a, b in arcs]

@@ -52,15 +52,8 @@ def _circulation(problem: RoutingProblem, x: Array, token: Array, expert: Array)
     maximum flow through what the arcs can still take or give back.
     """
     T, E = problem.T, problem.E
-    source_side, source_count = _tree(problem, "token", first=0)
-    sink_side, sink_count = _tree(problem, "expert", first=source_count)
-    top, bottom = source_count + sink_count, source_count + sink_count + 1
-    source, sink = bottom + 1, bottom + 2
-    arcs = [(parent if parent >= 0 else top, node, *bounds) for node, parent, bounds in source_side]
-    arcs += [(n, parent if parent >= 0 else bottom, *bounds) for n, parent, bounds in sink_side]
-    total = problem.family("total")
-    arcs.append((bottom, top, *((0.0, np.inf) if total is None else _pairs_of(total)[0])))
-
+    arcs, source_count, nodes_in_all = _arcs(problem)
+    source, sink = nodes_in_all, nodes_in_all + 1
     tail, head, lower, upper = (np.array(column) for column in zip(*arcs, strict=True))
     carried = np.concatenate(
         [_through(problem, "token", x.sum(1)), _through(problem, "expert", x.sum(0)), [x.sum()]]
@@ -88,6 +81,18 @@ def _circulation(problem: RoutingProblem, x: Array, token: Array, expert: Array)
         return None
     sent = np.asarray(result.flow[:T, source_count : source_count + E].todense())[token, expert]
     return np.asarray(taken + sent)
+
+
+def _arcs(problem: RoutingProblem) -> tuple[list[tuple[int, int, float, float]], int, int]:
+    """Arcs that have bounds: tail, head, bounds; how many nodes are of tokens, how many in all."""
+    source_side, source_count = _tree(problem, "token", first=0)
+    sink_side, sink_count = _tree(problem, "expert", first=source_count)
+    top, bottom = source_count + sink_count, source_count + sink_count + 1
+    arcs = [(parent if parent >= 0 else top, node, *bounds) for node, parent, bounds in source_side]
+    arcs += [(n, parent if parent >= 0 else bottom, *bounds) for n, parent, bounds in sink_side]
+    total = problem.family("total")
+    arcs.append((bottom, top, *((0.0, np.inf) if total is None else _pairs_of(total)[0])))
+    return arcs, source_count, bottom + 1
 
 
 def _through(problem: RoutingProblem, side: str, amounts: Array) -> Array:

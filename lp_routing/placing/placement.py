@@ -98,7 +98,7 @@ class Placement:
         self.load.index_add_(0, expert, amount)
 
     def earned(self, rows: Tensor | slice, experts: Tensor | None = None) -> Tensor:
-        """Scores minus prices of some rows at some experts, float64 (n, C); -inf where forbidden."""
+        """Scores minus prices of rows at some experts, float64 (n, C); -inf where forbidden."""
         scores = at(self.problem.scores, rows, experts).double()
         paid = self.on_experts if experts is None else self.on_experts[experts]
         return (scores - paid).sub_(self.on_tokens[rows, None])
@@ -147,7 +147,7 @@ class Placement:
 
     def chunks(self, rows: Tensor, width: int | None = None) -> list[Tensor]:
         """Some rows in parts small enough to work on in float64, at `width` or all experts."""
-        parts = rows.split(max(1, CHUNK_ENTRIES // (width or self.problem.E)))
+        parts = torch.split(rows, max(1, CHUNK_ENTRIES // (width or self.problem.E)))
         return [part for part in parts if len(part)]
 
 

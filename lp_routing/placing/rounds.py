@@ -186,7 +186,7 @@ def _best(earned: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
     if ranks > FEW:
         ranked = earned.sort(dim=1, descending=True, stable=True)
         return ranked.values[:, :ranks], ranked.indices[:, :ranks]
-    found = []
+    found: list[torch.return_types.max] = []
     for rank in range(ranks):
         if rank:
             earned.scatter_(1, found[-1].indices, -INF)

@@ -107,12 +107,12 @@ def _check_the_same(shards: Shards, problem: RoutingProblem, priced: Priced) -> 
     """Raise on every rank where ranks state different constraints."""
     multiple = problem.multiplicity is not None
     mine = (problem.E, priced.kinds, priced.lower.tolist(), priced.upper.tolist(), multiple)
-    names = ("number of experts", "kinds of bounds", "lower bounds", "upper bounds", "multiplicity")
+    names = ("numbers of experts", "kinds of bounds", "lower bounds", "upper bounds", "multiplicity")
     stated = shards.gathered(mine)
     for rank, other in enumerate(stated):
         for name, here, there in zip(names, stated[0], other, strict=True):
             if here != there:
                 raise InputError(
-                    f"Pricing(group=...): ranks 0 and {rank} state a different {name}: {here} and "
+                    f"Pricing(group=...): ranks 0 and {rank} state different {name}: {here} and "
                     f"{there}. Bounds on experts and the total are those of all ranks together."
                 )

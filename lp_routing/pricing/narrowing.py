@@ -18,6 +18,8 @@ SPREAD = 6.0
 """Noise moves prices by up to some times its size, as it adds up from expert to expert."""
 DRIFT = 4.0
 """A box reaches so many times as far as the last sweep still moved the prices."""
+IDLE = 3.0
+"""Constraints that do not bind have so much more room: what others turn away comes to them."""
 FEW = 2.0
 """Units of room that a box leaves beside prices that rest on all rows."""
 SWEEPS, MOST = 6, 60
@@ -60,14 +62,15 @@ def sampled(batch: Batch, start: Array, dither: float) -> Drawn:
 
 
 def around(batch: Batch, start: Array, dither: float) -> Drawn:
-    """A box around prices of another batch of the same kind: as wide as two batches differ."""
+    """A box around prices of another batch, as wide as that of the largest sample would be."""
     priced = batch.priced
     rows = batch.sample.take(slice(0, batch.sizes[min(1, len(batch.sizes) - 1)]))
     share = float(rows.units.sum()) / batch.units
+    last = float(batch.sample.units.sum()) / batch.units
     whole = torch.zeros(len(priced.incidence), dtype=torch.float64)
     markets = Markets(everything(rows), priced, *what_is_left(priced, whole, share))
-    room = 2**0.5 * STANDARD_ERRORS * share * _standard_error(priced, 1.0, batch.units)
-    low, high = markets.around(start, room + FEW * share)
+    noise = STANDARD_ERRORS * _standard_error(priced, last, batch.units)
+    low, high = markets.around(start, np.where(start == 0, IDLE, 1) * noise * share / last)
     course = Course(start, np.full(len(priced), np.inf))
     return Drawn(course, low - dither - priced.finest, high + dither + priced.finest)
 
@@ -106,7 +109,7 @@ def narrowed(
     for _ in range(0, most, SWEEPS):
         course = swept(markets, course, lowest, highest, SWEEPS)
         prices, drift = course.prices, DRIFT * course.moved + SPREAD * dither + priced.finest
-        low, high = markets.around(prices, room)
+        low, high = markets.around(prices, np.where(prices == 0, IDLE * room, room))
         low, high = np.minimum(low, prices - drift), np.maximum(high, prices + drift)
         calm = bool((CALM * course.moved <= high - low).all())
         if calm:

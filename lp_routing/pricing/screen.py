@@ -1,8 +1,8 @@
 """Which pairs are the same at every price in a box: taken, left, or still contested.
 
 Optimistic earnings of a pair are its score less its lowest price, pessimistic ones less its
-highest. A pair is surely among a row's k best if, at its worst, it beats the (k+1)-th best of all at
-their best; it is surely not if, at its best, it loses to the k-th best of all at their worst.
+highest. A pair is surely among a row's k best if, at its worst, it beats the (k+1)-th best of all
+at their best; it is surely not if, at its best, it loses to the k-th best of all at their worst.
 """
 
 from typing import NamedTuple

@@ -123,6 +123,9 @@ def _descend(priced: Priced, levels: list[Level], effort: int) -> Drawn | None:
     """
     outer = levels[0]
     drawn = _narrowed(priced, outer, FEW_SWEEPS)
+    if np.any(_left(drawn, outer.drawn)) and not drawn.calm:
+        outer = outer._replace(drawn=outer.drawn._replace(course=drawn.course))
+        drawn = _narrowed(priced, outer, 2 * FEW_SWEEPS)
     below, above = _left(drawn, outer.drawn)
     if effort < ESCAPES and bool((below | above).any()):
         return _grown(outer.drawn, drawn.course, below, above)

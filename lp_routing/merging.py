@@ -1,0 +1,134 @@
+"""Rows that are alike merged into one: whether an assignment exists does not depend on the scores.
+
+Two rows with the same allowed pairs, the same bounds for each copy and the same groups can be
+swapped in every assignment, so averaging over them keeps all bounds (they are convex): what the
+rows take together decides. One row with their bounds and multiplicities added up says the same.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.constraints import Family
+from lp_routing.problem import RoutingProblem
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+WORD = 64
+"""Booleans that are compared together, as the bits of one number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """A problem without scores, in which no two rows are alike.
+
+    Attributes:
+        problem: D rows in the order in which they first occur; scores 0, or -inf where forbidden.
+            It has an assignment exactly where the problem it comes from has one, the dual bound
+            of any prices is that of the same prices there on scores of zero, and the least total
+            amount by which bounds must be broken is the same. On the CPU.
+        row: int64 (T,), the row of each token in it.
+    """
+
+    problem: RoutingProblem
+    row: Array
+
+
+def merge_alike(problem: RoutingProblem) -> Merged:
+    """Merge the rows that differ in nothing but their scores; O(T) memory beside the scores."""
+    lower, upper, unit = _per_unit(problem)
+    row = _told_apart(_columns(problem, lower, upper, unit), problem.T)
+    _split_by_groups(row, problem.family("token_group"))
+    row, first = _in_order(row)
+    # whole numbers add up exactly; fractions are multiplied once, as a sum of many would drift
+    units = np.bincount(row, (problem.copies() / unit).cpu().numpy(), minlength=len(first))
+    at = torch.as_tensor(first, device=problem.scores.device)
+
+    def in_all(per_unit: Tensor) -> Tensor:
+        return torch.as_tensor(per_unit[at].cpu().numpy() * units)
+
+    def merged(family: Family) -> Family:
+        if family.kind == "token":
+            return replace(family, lower=in_all(lower), upper=in_all(upper))
+        members = family.members
+        if members is not None and family.kind == "token_group":
+            members = members[:, at]
+        members = None if members is None else members.cpu()
+        return replace(family, lower=family.lower.cpu(), upper=family.upper.cpu(), members=members)
+
+    without_scores = torch.zeros(len(first), problem.E)
+    without_scores[(problem.scores[at] == float("-inf")).cpu()] = float("-inf")
+    alike = RoutingProblem(without_scores, multiplicity=in_all(unit))
+    return Merged(alike.with_families(tuple(merged(family) for family in problem.families)), row)
+
+
+def _per_unit(problem: RoutingProblem) -> tuple[Tensor, Tensor, Tensor]:
+    """Bounds of a unit of each row and the copies that make a unit, three times float64 (T,).
+
+    A unit is one copy where its bounds are whole numbers, and so not rounded. It is the whole row
+    elsewhere: then only rows of the same multiplicity can be alike.
+    """
+    lower, upper = problem.token_bounds()
+    copies = problem.copies()
+    if problem.multiplicity is None:
+        return lower, upper, copies
+    whole = (lower % copies == 0) & (upper.isinf() | (upper % copies == 0))
+    parts = torch.where(whole, copies, 1.0)
+    return lower / parts, upper / parts, copies / parts
+
+
+def _columns(
+    problem: RoutingProblem, lower: Tensor, upper: Tensor, unit: Tensor
+) -> Iterator[Array]:
+    """What two rows must agree in to be alike, but for groups: numbers, one for each row (T,)."""
+    for numbers in (lower, upper, unit):
+        yield numbers.cpu().numpy()
+    if bool((problem.allowed_per_token < problem.E).any()):
+        yield from _allowed_words(problem).T
+
+
+def _allowed_words(problem: RoutingProblem) -> Array:
+    """Which pairs each row allows, as bits: uint64 (T, E / 64 rounded up)."""
+    words = np.zeros((problem.T, -(-problem.E // WORD)), dtype=np.uint64)
+    octets = words.view(np.uint8)
+    for rows in problem.row_chunks():
+        allowed = (problem.scores[rows] > float("-inf")).cpu().numpy()
+        packed = np.packbits(allowed, axis=1)
+        octets[rows, : packed.shape[1]] = packed
+    return words
+
+
+def _told_apart(columns: Iterable[Array], T: int) -> Array:
+    """Numbers (T,) that two rows share exactly if they agree in all columns (T,)."""
+    row = np.zeros(T, dtype=np.int64)
+    for column in columns:
+        if bool((column == column[:1]).all()):
+            continue  # nothing is told apart, so nothing needs sorting
+        values, inverse = np.unique(column, return_inverse=True)
+        row = np.unique(row * len(values) + inverse, return_inverse=True)[1]
+    return row
+
+
+def _split_by_groups(row: Array, groups: Family | None) -> None:
+    """Give rows that some group tells apart different numbers; cost: all the groups' members."""
+    if groups is None or groups.members is None:
+        return
+    unused = len(row)
+    for group in groups.members:
+        members = np.flatnonzero(group.cpu().numpy())
+        values, inverse = np.unique(row[members], return_inverse=True)
+        row[members] = unused + inverse
+        unused += len(values)
+
+
+def _in_order(row: Array) -> tuple[Array, Array]:
+    """The same classes numbered as they first occur, (T,), and the first row of each."""
+    _, first, row = np.unique(row, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[row], first[order]

@@ -1,0 +1,77 @@
+"""What each rank of a process group runs in tests/test_shards.py: `torchrun tests/sharded.py ...`.
+
+Arguments: what to do, a folder for results, and the number of rows of each rank.
+"""
+
+import datetime
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+import lp_routing as lpr
+
+TIME_OUT_S = 20
+
+
+def scores(T):
+    """The same on every rank: skewed, with a few forbidden pairs."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(T, 4, generator=generator) @ torch.randn(4, 16, generator=generator)
+    values = (torch.softmax(logits, 1) * 2**20).round().double() / 2**20
+    return values.masked_fill(torch.rand(T, 16, generator=generator) < 0.05, float("-inf"))
+
+
+def problem(values, T, factor=1.25):
+    """Two experts a token; the capacity is that of all ranks together."""
+    capacity = -(-int(factor * T * 2) // 16)
+    return lpr.RoutingProblem(values, tokens=lpr.exactly(2), experts=lpr.at_most(capacity))
+
+
+def solved(shard, group, rank, folder):
+    """Solve, certify and bound over the group; write down what this rank got."""
+    solution = lpr.solve(shard, lpr.Pricing(group=group))
+    exact = lpr.certify(shard, solution.assignment, solution.prices, exact=True, group=group)
+    found = {
+        "status": solution.status.name,
+        "value": float(solution.value),
+        "gap": float(exact.gap),
+        "violations": exact.violation_count,
+        "prices": solution.prices.experts.tolist(),
+        "bound": lpr.dual_bound(shard, lpr.best_prices(shard, group=group), group=group),
+    }
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    torch.save(solution.assignment.x, folder / f"{rank}.pt")
+
+
+def main():
+    """Do as the command line says."""
+    what, folder, counts = sys.argv[1], Path(sys.argv[2]), [int(n) for n in sys.argv[3].split(",")]
+    distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=TIME_OUT_S))
+    group, rank = distributed.group.WORLD, distributed.get_rank()
+    T, first = sum(counts), sum(counts[:rank])
+    mine = scores(T)[first : first + counts[rank]]
+    try:
+        if what == "leaves" and rank == 1:
+            return
+        if what == "raises" and rank == 1:
+            mine = mine.clone()
+            mine[0, 0] = float("nan")
+        wrong = what == "disagrees" and rank == 1
+        shard = problem(mine, T, 1.5 if wrong else 1.25)
+        if what == "fails" and rank == 1:
+            import lp_routing.pricing.solver as pricing
+
+            def broken(*_args, **_options):
+                raise ValueError("planted on rank 1")
+
+            pricing.screen = broken
+        solved(shard, group, rank, folder)
+    finally:
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
