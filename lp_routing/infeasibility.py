@@ -10,7 +10,9 @@ the cost is that of the distinct rows. A million tokens that may all go anywhere
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,10 +65,13 @@ class Part(NamedTuple):
     rows: Array
     amounts: Vector
 
-    def by_name(self) -> dict[str, float]:
-        """The amount of each constraint under its name."""
-        names = map(self.family.name, self.rows.tolist())
-        return dict(zip(names, self.amounts.tolist(), strict=True))
+    def named(self) -> Iterator[tuple[str, float]]:
+        """The name of each constraint with its amount."""
+        names = map(self.family.name, self.rows)
+        # a million tokens share one number, not a million equal ones
+        values, which = np.unique(self.amounts, return_inverse=True)
+        shared = values.tolist()
+        return zip(names, (shared[i] for i in which), strict=True)
 
 
 class Clash(NamedTuple):
@@ -104,8 +109,8 @@ def explain(problem: RoutingProblem) -> Infeasibility | None:
     if not dual_bound(merged.problem, prices) < -TINY:
         return None
     clash = _clash(problem, program, _without_easy_tokens(program, duals), merged.row)
-    needs = {name: amount for part in clash.needs for name, amount in part.by_name().items()}
-    gives = {name: amount for part in clash.gives for name, amount in part.by_name().items()}
+    needs = dict(chain.from_iterable(part.named() for part in clash.needs))
+    gives = dict(chain.from_iterable(part.named() for part in clash.gives))
     if clash.through_pairs > 0:
         gives["pairs"] = clash.through_pairs
     return Infeasibility(needs, gives, prices, _in_words(problem, clash))

@@ -1,12 +1,19 @@
 """Why there is no assignment: a clash in routing words, proved by prices."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import LinearConstraint, milp
 
 import lp_routing as lpr
-from lp_routing import at_least, at_most, between, exactly
+from lp_routing import at_least, at_most, between, exactly, infeasibility
 from lp_routing.infeasibility import explain
+from lp_routing.merging import merge_alike
 from tests.cases import FEASIBLE, INFEASIBLE
 from tests.strategies import problems
 
@@ -92,3 +99,168 @@ def test_a_clash_is_explained_exactly_where_there_is_no_assignment(problem):
     assert (found is not None) == (solution.status is lpr.Status.INFEASIBLE)
     if found is not None:
         assert sum(found.needs.values()) > sum(found.gives.values())
+
+
+def without_scores(problem):
+    return problem.with_scores(torch.where(problem.allowed, 0.0, -INF).double())
+
+
+def least_broken(problem):
+    """The smallest total amount by which bounds must be broken: an LP with every pair, by SciPy."""
+    program = lpr.linear_program(problem)
+    rows, columns = program.matrix.shape
+    if not rows:
+        return 0.0
+    slack = sp.identity(rows, format="csc")
+    matrix = sp.hstack([program.matrix, slack, -slack], format="csc")
+    answer = milp(
+        np.concatenate([np.zeros(columns), np.ones(2 * rows)]),
+        constraints=LinearConstraint(matrix, program.row_lower, program.row_upper),
+        bounds=(0, np.concatenate([program.column_upper, np.full(2 * rows, np.inf)])),
+    )
+    return answer.fun
+
+
+@st.composite
+def repetitive(draw):
+    """Problems with rows that are alike, some with bounds that are no whole numbers."""
+    small = draw(problems())
+    at = draw(st.lists(st.integers(0, small.T - 1), min_size=1, max_size=12))
+    share = draw(st.sampled_from([1, 1, 2, 3, 10]))
+
+    def family(one):
+        lower, upper, members = one.lower / share, one.upper / share, one.members
+        if one.kind == "token":
+            lower, upper = lower[at], upper[at]
+        if one.kind == "token_group":
+            members = members[:, at]
+        return replace(one, lower=lower, upper=upper, members=members)
+
+    copies = None if small.multiplicity is None else small.multiplicity[at]
+    problem = lpr.RoutingProblem(small.scores[at], multiplicity=copies)
+    return problem.with_families(tuple(family(one) for one in small.families))
+
+
+@given(repetitive())
+@settings(max_examples=200)
+def test_merged_rows_clash_by_as_much_as_all_rows_do(problem):
+    found, broken = explain(problem), least_broken(problem)
+    assert (found is not None) == (broken > 1e-6)
+    if found is not None:
+        assert found.shortfall == pytest.approx(broken)
+        assert lpr.dual_bound(without_scores(problem), found.prices) <= 1e-6 - broken
+        assert found.needs.keys().isdisjoint(found.gives)
+
+
+@given(repetitive(), st.lists(st.integers(-2, 2), min_size=9, max_size=9))
+@settings(max_examples=100)
+def test_merged_rows_have_the_bound_of_all_rows_on_scores_of_zero(problem, some):
+    some = torch.tensor(some).double()
+    groups = {kind: problem.family(kind) for kind in ("token_group", "expert_group")}
+    prices = lpr.Prices(
+        experts=some[: problem.E],
+        total=float(some[4]),
+        **{f"{kind}s": some[5 : 5 + len(family)] for kind, family in groups.items() if family},
+    )
+    merged = merge_alike(problem).problem
+    bound = lpr.dual_bound(without_scores(problem), prices)
+    assert lpr.dual_bound(merged, prices) == pytest.approx(bound)
+
+
+def test_rows_that_allow_the_same_pairs_are_one_row():
+    scores = torch.rand(5, 70)
+    scores[1, 69] = scores[3, 69] = scores[4, 0] = -INF
+    merged = merge_alike(lpr.RoutingProblem(scores, tokens=between(1, 3)))
+    assert merged.row.tolist() == [0, 1, 0, 1, 2]
+    assert merged.problem.multiplicity.tolist() == [2, 2, 1]
+    assert [bound.tolist() for bound in merged.problem.token_bounds()] == [[2, 2, 1], [6, 6, 3]]
+    assert torch.equal(merged.problem.allowed, torch.tensor(scores > -INF)[[0, 1, 4]])
+
+
+def test_rows_of_several_copies_are_alike_where_their_bounds_a_copy_are():
+    problem = lpr.RoutingProblem(
+        torch.rand(4, 3), tokens=between([1, 2, 3, 3], [2, 4, 6, INF]), multiplicity=[1, 2, 3, 3]
+    )
+    merged = merge_alike(problem)
+    assert merged.row.tolist() == [0, 0, 0, 1]
+    assert merged.problem.multiplicity.tolist() == [6, 3]
+    assert [bound.tolist() for bound in merged.problem.token_bounds()] == [[6, 3], [12, INF]]
+
+
+def test_rows_of_several_copies_with_fractions_a_copy_merge_with_their_like_alone():
+    # 1 / 3 a copy in rows 0 and 1, and in row 2 too, which rounding could deny or affirm
+    problem = lpr.RoutingProblem(
+        torch.rand(3, 2), tokens=exactly([1, 1, 2]), multiplicity=[3, 3, 6]
+    )
+    merged = merge_alike(problem)
+    assert merged.row.tolist() == [0, 0, 1]
+    assert merged.problem.token_bounds()[0].tolist() == [2, 2]
+
+
+def test_without_bounds_on_tokens_copies_do_not_tell_rows_apart():
+    merged = merge_alike(lpr.RoutingProblem(torch.rand(3, 2), multiplicity=[1, 2, 5]))
+    assert merged.row.tolist() == [0, 0, 0]
+    assert merged.problem.multiplicity.tolist() == [8]
+
+
+def test_token_groups_tell_rows_apart():
+    groups = [([0, 1, 2, 3], at_most(4)), ([2, 3], at_most(1)), ([5], at_most(1))]
+    merged = merge_alike(lpr.RoutingProblem(torch.rand(7, 2), token_groups=groups))
+    assert merged.row.tolist() == [0, 0, 1, 1, 2, 3, 2]
+    assert merged.problem.family("token_group").members.tolist() == [
+        [True, True, False, False],
+        [False, True, False, False],
+        [False, False, False, True],
+    ]
+
+
+def test_fractions_of_many_rows_do_not_drift():
+    # adding 0.1 up 100,000 times gives 10,000.00000002, which would pass for a clash
+    problem = lpr.RoutingProblem(torch.ones(100_000, 2), tokens=exactly(0.1), total=at_most(10_000))
+    assert explain(problem) is None
+
+
+def test_tokens_and_experts_that_need_the_same_pairs():
+    # expert 0 wants four of three tokens; expert 1 lacks one slot for the three that are left
+    problem = lpr.RoutingProblem(
+        torch.ones(3, 2), tokens=exactly(2), experts=between([4, 0], [4, 2])
+    )
+    found = explain(problem)
+    assert found.shortfall == least_broken(problem) == 2
+    assert found.needs == {"token_0": 2, "token_1": 2, "token_2": 2, "expert_0": 4}
+
+
+def test_prices_that_prove_nothing_are_not_believed(monkeypatch):
+    problem = lpr.RoutingProblem(torch.rand(8, 4), tokens=exactly(2), experts=at_most(3))
+    proved = infeasibility._elastic_duals(lpr.linear_program(merge_alike(problem).problem))
+    assert proved.tolist() == [-1, 1, 1, 1, 1]
+    for wrong in (0 * proved, -proved, np.array([-1, 1, 1, 0, 1.0]), None):
+        monkeypatch.setattr(infeasibility, "_elastic_duals", lambda _, wrong=wrong: wrong)
+        assert explain(problem) is None
+
+
+def test_a_million_tokens_that_may_go_anywhere_are_one_row():
+    T, E = 1 << 20, 16
+    slots = [T * 2 // E] * (E - 1) + [T * 2 // E - 1]
+    problem = lpr.RoutingProblem(torch.zeros(T, E), tokens=exactly(2), experts=at_most(slots))
+    assert merge_alike(problem).problem.T == 1
+    found = explain(problem)
+    assert len(found.needs) == T
+    assert found.shortfall == 1
+    assert (
+        "tokens 0-1048575 need 2097152 (2 each), but experts 0-15 can give only 2097151: 1 short"
+    ) in found.says
+
+
+def test_thousands_of_patterns():
+    # each of 10,000 tokens may go to 4 of 32 experts, those of high number being in demand
+    T, E = 10_000, 32
+    seeded = torch.Generator().manual_seed(0)
+    liking = torch.rand(T, E, generator=seeded) + 0.6 * torch.linspace(0, 1, E)
+    scores = torch.full((T, E), -INF).scatter_(1, liking.topk(4, 1).indices, 0.0)
+    problem = lpr.RoutingProblem(scores, tokens=exactly(2), experts=exactly(T * 2 // E))
+    assert 1_000 < merge_alike(problem).problem.T < T
+    found = explain(problem)
+    bound = lpr.dual_bound(without_scores(problem), found.prices)
+    assert found.shortfall == pytest.approx(-bound)
+    assert found.shortfall > 0
