@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import lp_routing as lpr
 from lp_routing.verify import cases, examine
 
@@ -10,12 +12,18 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def test_the_python_example_runs_as_it_stands():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    first, at_scale = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
-    exec(code, names)
+    exec(first, names)
     assert names["solution"].status is lpr.Status.OPTIMAL
     assert 0.05 < names["certificate"].relative_gap < 0.06
     assert names["certificate"].violations == ()
+    by_highs = names["solution"].value
+    exec(at_scale, names)
+    for name in ("solution", "following"):
+        assert names[name].status is lpr.Status.OPTIMAL
+        assert float(names[name].value) == pytest.approx(float(by_highs), rel=1e-12)
+    assert float(by_highs) <= names["bound"] <= 1.0001 * float(by_highs)
 
 
 def test_the_rows_in_the_readme_are_those_of_the_default_run():

@@ -73,5 +73,5 @@ def test_ranks_that_state_different_bounds_are_told(tmp_path):
 
 
 def test_a_group_that_is_none_is_refused():
-    with pytest.raises(lpr.InputError, match="torch.distributed is not initialised"):
+    with pytest.raises(lpr.InputError, match=r"torch\.distributed is not initialised"):
         lpr.Pricing(group="world")

@@ -67,7 +67,9 @@ class Placement:
         self.on_tokens, self.on_experts = pair_prices(problem, clipped(problem, prices))
         self.scale = problem.score_scale + float(self.on_experts.abs().max())
         self.scale += float(self.on_tokens.abs().max())
-        self.copies = problem.copies()
+        copies = problem.multiplicity
+        one = torch.ones(1, dtype=torch.float64, device=problem.scores.device)
+        self.copies = one.expand(problem.T) if copies is None else copies
         self.lower, self.upper = problem.token_bounds()
         self.limits = [
             limit
@@ -81,7 +83,7 @@ class Placement:
     def set(self, x: Tensor) -> None:
         """Start again from amounts (T, E)."""
         self.x = x
-        self.per_token = torch.zeros_like(self.copies)
+        self.per_token = self.copies.new_zeros(self.problem.T)
         self.load = self.copies.new_zeros(self.problem.E)
         for rows in self.problem.row_chunks():
             self.per_token[rows] = x[rows].sum(1).double()

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from lp_routing.placing.placement import INF, Limit, Placement, at
 
-BYTES_PER_REQUEST = 48
+BYTES_PER_REQUEST = 64
+BLOCK = 1 << 18
+"""About so many requests are sorted together."""
 FEW = 8
 """Up to this many ranks are found by repeated maxima."""
 SMALL = 1 << 20
@@ -70,14 +72,16 @@ def fill(placement: Placement, want: Tensor, floor: Floor, demanded: Limit | Non
         if limit is demanded:
             short = (limit.lower - placement.counted(limit)).clamp(min=0)
             rooms[index] = torch.minimum(rooms[index], short)
-    member = None if demanded is None else demanded.labels >= 0
     rows = (want > 0).nonzero().squeeze(1)
     while len(rows):
         open_tokens = placement.room(rooms, of_tokens=True)
         open_experts = placement.room(rooms, of_tokens=False) > 0
-        if demanded is not None and member is not None:
-            open_tokens = open_tokens * member if demanded.of_tokens else open_tokens
-            open_experts = open_experts if demanded.of_tokens else open_experts & member
+        if demanded is not None:
+            member = demanded.labels >= 0
+            if demanded.of_tokens:
+                open_tokens = open_tokens.masked_fill(~member, 0)
+            else:
+                open_experts &= member
         torch.minimum(want, open_tokens, out=want)
         rows = rows[want[rows] > 0]
         experts = open_experts.nonzero().squeeze(1)
@@ -115,15 +119,22 @@ def keep_best(worth: Tensor, amount: Tensor, labels: Tensor, room: Tensor) -> Te
     over = sums > torch.cat([room, room.new_full((1,), INF)])
     if not bool(over.any()):
         return amount
-    place = over[labels].nonzero().squeeze(1)
-    place = place[worth[place].sort(descending=True, stable=True).indices]
-    place = place[labels[place].sort(stable=True).indices]
-    label, wanted = labels[place], amount[place]
-    before_label = (sums * over).cumsum(0) - sums * over
-    before = wanted.cumsum(0) - wanted - before_label[label]
     kept = amount.clone()
-    kept[place] = torch.minimum((room[label] - before).clamp(min=0), wanted)
+    for part in _shares(sums * over, BLOCK):
+        place = (part & over)[labels].nonzero().squeeze(1)
+        place = place[worth[place].sort(descending=True, stable=True).indices]
+        place = place[labels[place].sort(stable=True).indices]
+        label, wanted = labels[place], amount[place]
+        counted = torch.where(part, sums * over, 0.0)
+        before = wanted.cumsum(0) - wanted - (counted.cumsum(0) - counted)[label]
+        kept[place] = torch.minimum((room[label] - before).clamp(min=0), wanted)
     return kept
+
+
+def _shares(sums: Tensor, most: int) -> list[Tensor]:
+    """Masks (R,) that cut labels into runs of about `most` each, so that sorting needs little."""
+    run = ((sums.cumsum(0) - sums) / most).floor()
+    return [run == number for number in run.unique().tolist()]
 
 
 def _requests(
@@ -141,8 +152,10 @@ def _requests(
         _ask(placement, part, columns, want, ranks, floor)
         for part in placement.chunks(rows, len(experts))
     ]
-    token, expert, amount, worth, more = map(torch.cat, zip(*parts, strict=True))
-    return Requests(token, expert, amount, worth, more)
+    columns_of = [list(column) for column in zip(*parts, strict=True)]
+    parts.clear()
+    # column by column, so that they are not all there twice
+    return Requests(*(torch.cat(columns_of.pop(0)) for _ in range(5)))
 
 
 def _ask(
@@ -163,7 +176,10 @@ def _ask(
     if floor in (Floor.EARNED, Floor.SCORED):
         earned.masked_fill_(at(placement.problem.scores, where, columns) <= 0, -INF)
     wanted, width = want[where, None], earned.shape[1]
-    best, column = _best(earned, min(ranks + 1, width))
+    if ranks == width and bool((wanted >= width * placement.copies[where, None]).all()):
+        best, column = earned, torch.arange(width, device=rows.device).expand_as(earned)
+    else:
+        best, column = _best(earned, min(ranks + 1, width))
     expert = column if columns is None else columns[column]
     left = placement.left(where, expert[:, :ranks]) * (best[:, :ranks] > -INF)
     amount = torch.minimum((wanted - (left.cumsum(1) - left)).clamp(min=0), left)

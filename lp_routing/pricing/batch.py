@@ -33,6 +33,7 @@ class Batch:
         sizes: how many of them the samples use, one after the other.
         units: tokens in all.
         typical: what a token usually has to win, in units of score.
+        short: whether tokens must take more than all constraints allow, or may take less.
     """
 
     priced: Priced
@@ -42,6 +43,7 @@ class Batch:
     sizes: tuple[int, ...]
     units: float
     typical: float
+    short: bool
 
 
 def batch_of(problem: RoutingProblem, shards: Shards, seed: int) -> Batch:
@@ -58,12 +60,12 @@ def batch_of(problem: RoutingProblem, shards: Shards, seed: int) -> Batch:
     typical = max(shards.gathered(problem.typical_score)) or 1.0
     priced, place = priced_constraints(problem, FINEST * typical)
     rows = rows_of(problem, place)
-    taken = float(rows.may.sum()), float(rows.units.sum())
+    taken = float(rows.may.sum()), float(rows.units.sum()), float(rows.must.sum())
     facts = shards.gathered((len(rows), *taken))
     _check_the_same(shards, problem, priced)
     counts = [count for count, *_ in facts]
     first, T = sum(counts[: shards.rank]), sum(counts)
-    may, units = (sum(fact[column] for fact in facts) for column in (1, 2))
+    may, units, must = (sum(fact[column] for fact in facts) for column in (1, 2, 3))
     sizes = _sizes(T, min(may, priced.counts_at_most()) / max(units * problem.E, 1.0))
     share = -(-sizes[-1] * len(rows) // max(T, 1))
     generator = torch.Generator().manual_seed(seed)
@@ -78,6 +80,7 @@ def batch_of(problem: RoutingProblem, shards: Shards, seed: int) -> Batch:
         sizes=sizes,
         units=units,
         typical=typical,
+        short=must > priced.counts_at_most() or may < priced.counts_at_least(),
     )
 
 
@@ -107,7 +110,13 @@ def _check_the_same(shards: Shards, problem: RoutingProblem, priced: Priced) -> 
     """Raise on every rank where ranks state different constraints."""
     multiple = problem.multiplicity is not None
     mine = (problem.E, priced.kinds, priced.lower.tolist(), priced.upper.tolist(), multiple)
-    names = ("numbers of experts", "kinds of bounds", "lower bounds", "upper bounds", "multiplicity")
+    names = (
+        "numbers of experts",
+        "kinds of bounds",
+        "lower bounds",
+        "upper bounds",
+        "multiplicity",
+    )
     stated = shards.gathered(mine)
     for rank, other in enumerate(stated):
         for name, here, there in zip(names, stated[0], other, strict=True):

@@ -49,12 +49,21 @@ class Priced:
 
     def counts_at_most(self) -> float:
         """No more pairs than this can be taken in all; inf where nothing limits them."""
-        first, least = 0, float("inf")
-        for kind, count in self.kinds:
-            if kind in ("expert", "total"):
-                least = min(least, float(self.upper[first : first + count].sum()))
-            first += count
-        return least
+        return min(self._sums(self.upper), default=float("inf"))
+
+    def counts_at_least(self) -> float:
+        """No fewer pairs than this can be taken in all."""
+        return max(self._sums(self.lower), default=0.0)
+
+    def _sums(self, bounds: Tensor) -> list[float]:
+        """Bounds (D,) added up over all experts, and the total's."""
+        parts = torch.split(bounds, [count for _, count in self.kinds])
+        kinds = (kind for kind, _ in self.kinds)
+        return [
+            float(part.sum())
+            for kind, part in zip(kinds, parts, strict=True)
+            if kind in ("expert", "total")
+        ]
 
     def signed(self, prices: Tensor) -> Tensor:
         """Prices (D,) without the signs that the bounds do not allow."""

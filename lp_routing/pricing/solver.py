@@ -41,8 +41,8 @@ from lp_routing.shards import Shards
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit
 
 MOST_PASSES = 40
-DOUBTS = 8
-"""After so many passes that missed bounds it is asked whether any assignment keeps them."""
+DOUBTS = 1
+"""After this pass that missed bounds it is asked whether any assignment keeps them."""
 
 
 class Pricing(Solver):
@@ -114,6 +114,8 @@ class Pricing(Solver):
     def _search(self, problem: RoutingProblem) -> Answer:
         deadline = time.perf_counter() + (self.time_limit_s or float("inf"))
         batch = batch_of(problem, self.shards, self.seed)
+        if self.shards.alone and batch.short and explain(problem) is not None:
+            return Answer(Outcome.INFEASIBLE, None, None, said="Pricing: infeasible")
         dither = tick(batch.sample)
         drawn = self.shards.agreed(lambda: self._first_box(problem, batch, dither))
         kind = torch.bool if problem.multiplicity is None else torch.int64
@@ -128,10 +130,10 @@ class Pricing(Solver):
                 return Answer(Outcome.FINISHED, x, prices)
             if settled.outcome is not Outcome.FINISHED:
                 return Answer(settled.outcome, None, prices, said=settled.said)
-            if self.shards.alone and effort == DOUBTS and explain(problem) is not None:
-                return Answer(Outcome.INFEASIBLE, None, prices, said="Pricing: infeasible")
-            if self.shards.alone and self.relative_gap:
+            if self.shards.alone and (effort == DOUBTS or self.relative_gap):
                 close = feasible_assignment(problem, prices)
+                if close is None and explain(problem) is not None:
+                    return Answer(Outcome.INFEASIBLE, None, prices, said="Pricing: infeasible")
                 if close is not None and self._will_do(problem, close, prices):
                     said = f"Pricing: stopped within the relative gap {self.relative_gap:g}"
                     return Answer(Outcome.FINISHED, close, prices, said=said)
@@ -175,4 +177,6 @@ class Pricing(Solver):
         )
 
     def _will_do(self, problem: RoutingProblem, x: Tensor, prices: Prices) -> bool:
-        return certify(problem, x, prices).proves_optimal(self.relative_gap)
+        return self.relative_gap > 0 and certify(problem, x, prices).proves_optimal(
+            self.relative_gap
+        )
