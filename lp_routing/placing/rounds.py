@@ -134,7 +134,7 @@ def keep_best(worth: Tensor, amount: Tensor, labels: Tensor, room: Tensor) -> Te
 def _shares(sums: Tensor, most: int) -> list[Tensor]:
     """Masks (R,) that cut labels into runs of about `most` each, so that sorting needs little."""
     run = ((sums.cumsum(0) - sums) / most).floor()
-    return [run == number for number in run.unique().tolist()]
+    return [run == number for number in torch.unique(run).tolist()]
 
 
 def _requests(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lp_routing.pricing.box_lp import Restricted, solve_in_box
 from lp_routing.pricing.clearing import Array, Course
-from lp_routing.pricing.narrowing import MOST, Drawn, narrowed, what_is_left
+from lp_routing.pricing.narrowing import MOST, Drawn, narrowed, unlimited, what_is_left
 from lp_routing.pricing.priced import Priced
 from lp_routing.pricing.rows import NEVER, Contest
 from lp_routing.pricing.screen import Pairs, all_of, screen
@@ -110,7 +110,8 @@ def settle(
         wider = _wider(levels[-1].drawn, found, typical, effort)
         if not _rescreened(priced, levels, wider, found.missed):
             below, above = found.missed < 0, found.missed > 0
-            return Settled(_grown(levels[0].drawn, wider.course, below, above), False, NONE)
+            grown = _grown(priced, levels[0].drawn, wider.course, below, above)
+            return Settled(grown, False, NONE)
         limit, effort = 2 * limit, effort + 1
     return Settled(levels[0].drawn, False, NONE)
 
@@ -128,7 +129,7 @@ def _descend(priced: Priced, levels: list[Level], effort: int) -> Drawn | None:
         drawn = _narrowed(priced, outer, 2 * FEW_SWEEPS)
     below, above = _left(drawn, outer.drawn)
     if effort < ESCAPES and bool((below | above).any()):
-        return _grown(outer.drawn, drawn.course, below, above)
+        return _grown(priced, outer.drawn, drawn.course, below, above)
     levels[0] = outer = outer._replace(drawn=outer.drawn._replace(course=drawn.course))
     if not drawn.calm:
         _enter(priced, levels, _generous(drawn))
@@ -214,12 +215,13 @@ def _wider(drawn: Drawn, found: Restricted, typical: float, effort: int) -> Draw
     return Drawn(course, found.prices - width, found.prices + width)
 
 
-def _grown(drawn: Drawn, course: Course, below: Array, above: Array) -> Drawn:
+def _grown(priced: Priced, drawn: Drawn, course: Course, below: Array, above: Array) -> Drawn:
     """A box as large as before, and much larger where prices want to go below or above."""
     room = np.maximum(4 * (drawn.high - drawn.low), course.moved)
     low = np.where(below, np.minimum(drawn.low, course.prices) - room, drawn.low)
     high = np.where(above, np.maximum(drawn.high, course.prices) + room, drawn.high)
-    return Drawn(course, low, high)
+    lowest, highest = unlimited(priced)
+    return Drawn(course, np.maximum(low, lowest), np.minimum(high, highest))
 
 
 def _rescreened(priced: Priced, levels: list[Level], wider: Drawn, missed: Array) -> bool:
