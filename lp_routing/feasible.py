@@ -28,7 +28,7 @@ def feasible_assignment(problem: RoutingProblem, prices: Prices) -> Tensor | Non
     the lower token, then the lower expert.
     """
     try:
-        whole = problem.with_whole_bounds()
+        whole = problem if problem.is_integral else problem.with_whole_bounds()
     except InputError:  # no whole number lies between two bounds
         return None
     placement = Placement(whole, prices)

@@ -64,7 +64,7 @@ def test_solvers_go_by_their_names_too(name):
 
 @pytest.mark.parametrize("solver", ["gurobi", None, 3])
 def test_an_unknown_solver_is_refused(solver):
-    with pytest.raises(lpr.InputError, match=r"unknown solver .*cvxpy, highs, scipy"):
+    with pytest.raises(lpr.InputError, match=r"unknown solver .*cvxpy, highs, pricing, scipy"):
         lpr.solve(PROBLEM, solver)
 
 

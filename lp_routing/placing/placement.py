@@ -18,7 +18,7 @@ class Limit:
 
     Attributes:
         of_tokens: whether the sets are sets of tokens.
-        labels: int64 (T,) or (E,), the set of each token or expert; -1 where it is in none.
+        labels: int64 (T,) or (E,), the set of each token or expert; R where it is in none.
         lower: float64 (R,), pairs.
         upper: float64 (R,), pairs; inf where there is no upper bound.
     """
@@ -35,9 +35,7 @@ class Limit:
 
     def count(self, index: Tensor, amount: Tensor) -> Tensor:
         """What amounts (n,) of tokens or experts `index` (n,) add up to in each set, (R,)."""
-        labels = self.labels[index]
-        sums = torch.zeros(len(self.lower) + 1, dtype=amount.dtype, device=amount.device)
-        return sums.index_add_(0, labels % len(sums), amount)[:-1]  # -1 counts in the last
+        return sums_of(self.labels[index], amount, len(self.lower))[:-1]
 
     def of_each(self, values: Tensor, outside: float) -> Tensor:
         """The value (R,) of the set of each token (T,) or expert (E,); `outside` where none."""
@@ -91,11 +89,14 @@ class Placement:
 
     def add(self, token: Tensor, expert: Tensor, amount: Tensor) -> None:
         """Add whole amounts (n,) to distinct pairs, negative ones to take away."""
-        if self.x.dtype == torch.bool:
-            changed = amount != 0
-            self.x[token[changed], expert[changed]] = amount[changed] > 0
-        else:
-            self.x[token, expert] += amount.long()
+        for start in range(0, len(token), CHUNK_ENTRIES):
+            part = slice(start, start + CHUNK_ENTRIES)
+            rows, experts, more = token[part], expert[part], amount[part]
+            if self.x.dtype == torch.bool:
+                changed = more != 0
+                self.x[rows[changed], experts[changed]] = more[changed] > 0
+            else:
+                self.x[rows, experts] += more.long()
         self.per_token.index_add_(0, token, amount)
         self.load.index_add_(0, expert, amount)
 
@@ -128,7 +129,8 @@ class Placement:
             rooms: one tensor (R,) for each limit.
             of_tokens: whether it is asked of tokens or of experts.
         """
-        least = torch.full_like(self.per_token if of_tokens else self.load, INF)
+        n = len(self.per_token if of_tokens else self.load)
+        least = self.load.new_full((1,), INF).expand(n)
         for limit, room in zip(self.limits, rooms, strict=True):
             if limit.of_tokens == of_tokens:
                 least = torch.minimum(least, limit.of_each(room, INF))
@@ -151,6 +153,11 @@ class Placement:
         """Some rows in parts small enough to work on in float64, at `width` or all experts."""
         parts = torch.split(rows, max(1, CHUNK_ENTRIES // (width or self.problem.E)))
         return [part for part in parts if len(part)]
+
+
+def sums_of(labels: Tensor, amount: Tensor, R: int) -> Tensor:
+    """What amounts (n,) add up to for each label 0 to R, float64 (R + 1,)."""
+    return amount.new_zeros(R + 1).index_add_(0, labels, amount)
 
 
 def at(matrix: Tensor, rows: Tensor | slice, columns: Tensor | None) -> Tensor:
@@ -180,5 +187,11 @@ def _limits(family: Family, E: int) -> list[Limit]:
         level[0][inside] = len(level[1])
         level[1].append(row)
     return [
-        Limit(of_tokens, labels, family.lower[rows], family.upper[rows]) for labels, rows in levels
+        Limit(
+            of_tokens,
+            labels.masked_fill(labels < 0, len(rows)),
+            family.lower[rows],
+            family.upper[rows],
+        )
+        for labels, rows in levels
     ]

@@ -12,7 +12,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from lp_routing.placing.placement import INF, Limit, Placement, at
+from lp_routing.placing.placement import INF, Limit, Placement, at, sums_of
 
 BYTES_PER_REQUEST = 64
 BLOCK = 1 << 18
@@ -77,20 +77,22 @@ def fill(placement: Placement, want: Tensor, floor: Floor, demanded: Limit | Non
         open_tokens = placement.room(rooms, of_tokens=True)
         open_experts = placement.room(rooms, of_tokens=False) > 0
         if demanded is not None:
-            member = demanded.labels >= 0
+            member = demanded.labels < len(demanded.lower)
             if demanded.of_tokens:
                 open_tokens = open_tokens.masked_fill(~member, 0)
             else:
                 open_experts &= member
         torch.minimum(want, open_tokens, out=want)
-        rows = rows[want[rows] > 0]
+        rows = _where(want[rows] > 0, rows)
         experts = open_experts.nonzero().squeeze(1)
         if not len(rows) or not len(experts):
             return
-        asked = _requests(placement, rows, experts, want, floor)
-        if not len(asked.token):
-            return
-        rows = _answer(placement, asked, rooms, want)
+        rows = _answer(placement, _requests(placement, rows, experts, want, floor), rooms, want)
+
+
+def _where(chosen: Tensor, rows: Tensor) -> Tensor:
+    """The chosen rows, without a copy where that is all of them."""
+    return rows if bool(chosen.all()) else rows[chosen]
 
 
 def _answer(placement: Placement, asked: Requests, rooms: list[Tensor], want: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ def _answer(placement: Placement, asked: Requests, rooms: list[Tensor], want: Te
         labels = limit.labels[asked.token if limit.of_tokens else asked.expert]
         granted = keep_best(asked.worth, granted, labels, room)
     placement.add(asked.token, asked.expert, granted)
-    want.index_add_(0, asked.token, -granted)
+    want.index_add_(0, asked.token, granted, alpha=-1)
     for limit, room in zip(placement.limits, rooms, strict=True):
         room -= limit.count(asked.token if limit.of_tokens else asked.expert, granted)
     again = torch.zeros(len(want), dtype=torch.bool, device=want.device)
@@ -112,10 +114,9 @@ def _answer(placement: Placement, asked: Requests, rooms: list[Tensor], want: Te
 def keep_best(worth: Tensor, amount: Tensor, labels: Tensor, room: Tensor) -> Tensor:
     """Amounts (n,) cut down so that the sum of each label keeps within its room (R,).
 
-    The worthiest are kept, on ties the first; label -1 has room for everything.
+    The worthiest are kept, on ties the first; label R has room for everything.
     """
-    sums = torch.zeros(len(room) + 1, dtype=amount.dtype, device=amount.device)
-    sums.index_add_(0, labels % len(sums), amount)
+    sums = sums_of(labels, amount, len(room))
     over = sums > torch.cat([room, room.new_full((1,), INF)])
     if not bool(over.any()):
         return amount
@@ -148,14 +149,19 @@ def _requests(
         # the list of requests stays smaller than the scores
         ranks = min(ranks, max(1, problem.E * problem.scores.itemsize // BYTES_PER_REQUEST))
     columns = None if len(experts) == problem.E else experts
-    parts = [
-        _ask(placement, part, columns, want, ranks, floor)
-        for part in placement.chunks(rows, len(experts))
-    ]
-    columns_of = [list(column) for column in zip(*parts, strict=True)]
-    parts.clear()
-    # column by column, so that they are not all there twice
-    return Requests(*(torch.cat(columns_of.pop(0)) for _ in range(5)))
+    # filled in place: parts that are put together later would be there twice
+    whole = rows.new_empty((2, len(rows) * ranks))
+    real = want.new_empty((2, len(rows) * ranks))
+    n, more = 0, list[Tensor]()
+    for part in placement.chunks(rows, len(experts)):
+        token, expert, amount, worth, unsatisfied = _ask(
+            placement, part, columns, want, ranks, floor
+        )
+        here = slice(n, n + len(token))
+        whole[0, here], whole[1, here], real[0, here], real[1, here] = token, expert, amount, worth
+        n = here.stop
+        more.append(unsatisfied)
+    return Requests(whole[0, :n], whole[1, :n], real[0, :n], real[1, :n], torch.cat(more))
 
 
 def _ask(
