@@ -97,9 +97,10 @@ def solve_in_box(
     if run.columns is None or run.row_duals is None:
         return Restricted(run.outcome, centre, amounts, np.full(D, np.nan), run.said)
     amounts[row, rank] = np.rint(run.columns[:n])
-    over, under = run.columns[n + D : n + 2 * D], run.columns[n + 2 * D :]
+    count = counted.T @ amounts[row, rank]
+    missed = np.rint(count - np.clip(count, base, base + room))  # over and under may cancel out
     prices = np.clip(centre + run.row_duals[rows:] * scale, *box)
-    return Restricted(run.outcome, prices, amounts, np.rint(over) - np.rint(under), run.said)
+    return Restricted(run.outcome, prices, amounts, missed, run.said)
 
 
 def _kept(lower: Array, upper: Array, box: tuple[Array, Array]) -> tuple[Array, Array]:

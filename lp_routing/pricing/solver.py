@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lp_routing.certificate import certify
+from lp_routing.certificate import certify, dual_bound
 from lp_routing.errors import InputError, OptionError
+from lp_routing.exact import grid_of, round_to_grid
 from lp_routing.feasible import feasible_assignment
 from lp_routing.infeasibility import explain
 from lp_routing.prices import Prices
@@ -35,7 +36,7 @@ from lp_routing.pricing.narrowing import Drawn, around, sampled, tick
 from lp_routing.pricing.priced import to_prices, to_vector
 from lp_routing.pricing.rows import joined
 from lp_routing.pricing.screen import screen
-from lp_routing.pricing.search import Settled, settle
+from lp_routing.pricing.search import OUT_OF_TIME, Settled, settle
 from lp_routing.problem import RoutingProblem
 from lp_routing.shards import Shards
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit
@@ -122,14 +123,23 @@ class Pricing(Solver):
         x = torch.zeros(problem.scores.shape, dtype=kind, device=problem.scores.device)
         said = f"Pricing: bounds are still missed after {MOST_PASSES} passes over all tokens"
         for effort in range(MOST_PASSES):
+            if self.shards.agreed(lambda: time.perf_counter() > deadline):
+                prices = to_prices(problem, batch.priced, torch.as_tensor(drawn.course.prices))
+                return Answer(Outcome.TIME_LIMIT, None, prices, said=OUT_OF_TIME)
             settled = self._pass(problem, batch, drawn, dither, x, effort, deadline)
             drawn = settled.drawn
             prices = to_prices(problem, batch.priced, torch.as_tensor(drawn.course.prices))
             if settled.done:
                 settled.pairs.write(x, batch.first)
+                if dither:
+                    prices = self._on_grid(problem, batch, prices)
                 return Answer(Outcome.FINISHED, x, prices)
             if settled.outcome is not Outcome.FINISHED:
                 return Answer(settled.outcome, None, prices, said=settled.said)
+            if effort == 0 and self.start is not None:  # the start was of no use
+                drawn = self.shards.agreed(
+                    lambda: sampled(batch, np.zeros(len(batch.priced)), dither)
+                )
             if self.shards.alone and (effort == DOUBTS or self.relative_gap):
                 close = feasible_assignment(problem, prices)
                 if close is None and explain(problem) is not None:
@@ -144,7 +154,8 @@ class Pricing(Solver):
         if self.start is None:
             return sampled(batch, np.zeros(len(batch.priced)), dither)
         start = to_vector(problem, batch.priced, self.start).cpu().numpy()
-        return around(batch, start, dither)
+        most = 4 * max(problem.score_scale, batch.typical)
+        return around(batch, np.clip(start, -most, most), dither)
 
     def _pass(
         self,
@@ -175,6 +186,14 @@ class Pricing(Solver):
                 batch.priced, contest, load, drawn, dither, batch.typical, effort, deadline
             )
         )
+
+    def _on_grid(self, problem: RoutingProblem, batch: Batch, prices: Prices) -> Prices:
+        """Prices among tied scores, without the noise that broke the ties if that is better."""
+        power = grid_of(batch.sample.scores)
+        vector = to_vector(problem, batch.priced, prices)
+        rounded = to_prices(problem, batch.priced, round_to_grid(vector, power))
+        group = self.shards.group
+        return min((rounded, prices), key=lambda each: dual_bound(problem, each, group=group))
 
     def _will_do(self, problem: RoutingProblem, x: Tensor, prices: Prices) -> bool:
         return self.relative_gap > 0 and certify(problem, x, prices).proves_optimal(
