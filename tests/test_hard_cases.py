@@ -70,7 +70,7 @@ CASES = {
     "4 of 32 allowed": lambda: stated(few_allowed(3000, 32, 4), 2, 1.0, at_most),
     "twelve orders of magnitude": lambda: stated(heavy(2048, 16), 2, 1.0),
     "negative": lambda: stated(skewed(2048, 16) - 3, 2, 1.0),
-    "negative, at most": lambda: stated(skewed(2048, 16) - 0.05, 2, 1.0, at_most),
+    "negative, at most": lambda: stated(skewed(2048, 16) - 51 / 1024, 2, 1.0, at_most),
     "balanced": lambda: lpr.balanced(skewed(2000, 32), 2),
     "floors": lambda: lpr.RoutingProblem(
         skewed(2000, 16), tokens=exactly(2), experts=between(200, 300)

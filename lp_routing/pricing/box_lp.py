@@ -25,6 +25,9 @@ from lp_routing.solvers.highs import HiGHS
 
 Array = np.ndarray[Any, Any]
 
+DEAREST = 1e7
+"""Missing a bound costs at most so many times what is at stake; HiGHS needs numbers of one size."""
+
 
 class Restricted(NamedTuple):
     """The optimum within the box.
@@ -78,7 +81,10 @@ def solve_in_box(
     takes = sp.csr_array((np.ones(n), (row, np.arange(n))), shape=(rows, n))
     unit = sp.identity(D, format="csr")
     program = SparseProgram(
-        score=np.concatenate([earned, centre, centre - box[1], box[0] - centre]) / scale,
+        score=np.concatenate([earned, centre, centre - box[1], box[0] - centre]).clip(
+            -DEAREST * scale, DEAREST * scale
+        )
+        / scale,
         matrix=sp.vstack(
             [
                 sp.hstack([takes, sp.csr_array((rows, 3 * D))]),

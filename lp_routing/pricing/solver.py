@@ -135,6 +135,8 @@ class Pricing(Solver):
                     prices = self._on_grid(problem, batch, prices)
                 return Answer(Outcome.FINISHED, x, prices)
             if settled.outcome is not Outcome.FINISHED:
+                if self._impossible(problem, settled.outcome):
+                    return Answer(Outcome.INFEASIBLE, None, prices, said=settled.said)
                 return Answer(settled.outcome, None, prices, said=settled.said)
             if effort == 0 and self.start is not None:  # the start was of no use
                 drawn = self.shards.agreed(
@@ -186,6 +188,10 @@ class Pricing(Solver):
                 batch.priced, contest, load, drawn, dither, batch.typical, effort, deadline
             )
         )
+
+    def _impossible(self, problem: RoutingProblem, outcome: Outcome) -> bool:
+        """Whether HiGHS gave up because no assignment exists."""
+        return self.shards.alone and outcome is Outcome.FAILED and explain(problem) is not None
 
     def _on_grid(self, problem: RoutingProblem, batch: Batch, prices: Prices) -> Prices:
         """Prices among tied scores, without the noise that broke the ties if that is better."""
