@@ -92,14 +92,24 @@ def test_order_seed_precision_and_start_do_not_change_the_value():
         assert lpr.certify(problem, solution.assignment, solution.prices, exact=True).gap == 0
 
 
-def test_prices_of_the_last_batch_spare_the_samples(monkeypatch):
-    batches = lpr.scores.softmax(lpr.traces.sample().layer(0)).split(2048)
-    first, second = (lpr.capacity(scores, 2, 160) for scores in batches)
+def test_a_box_is_drawn_around_the_prices_of_the_last_batch(monkeypatch):
+    first, second = (lpr.capacity(part, 2, 320) for part in skewed(5, 8192).split(4096))
     prices = lpr.solve(first, lpr.Pricing()).prices
-    sampled = []
-    monkeypatch.setattr(story, "sampled", lambda *given: sampled.append(given))
+    called = []
+    for name in ("around", "sampled", "screen"):
+        real = getattr(story, name)
+
+        def recorded(*given, _name=name, _real=real, **options):
+            called.append(_name)
+            return _real(*given, **options)
+
+        monkeypatch.setattr(story, name, recorded)
     assert lpr.solve(second, lpr.Pricing(start=prices)).status is lpr.Status.OPTIMAL
-    assert not sampled
+    assert called[:2] == ["around", "screen"]
+    called.clear()
+    nonsense = lpr.Prices(experts=torch.arange(32).double() * 1e9)
+    assert lpr.solve(second, lpr.Pricing(start=nonsense)).status is lpr.Status.OPTIMAL
+    assert called[:4] == ["around", "screen", "sampled", "screen"]
 
 
 @pytest.mark.parametrize("name", ["STANDARD_ERRORS", "FEW"])
