@@ -206,6 +206,8 @@ def test_a_market_clears_between_the_last_that_fits_and_the_first_that_does_not(
     assert lines.clear(offers, None, np.array([2.0, 0.0]), None).tolist() == [2.0, 4.0]
     # an upper bound that is not reached costs nothing; a lower bound beyond all offers takes them
     assert lines.clear(offers, np.zeros(2), np.array([9.0, 9.0]), None).tolist() == [0, 0]
+    # nobody has to take what earns less than nothing
+    assert Lines(np.array([0, 0]), 1).clear(-offers[:2], np.zeros(1), np.ones(1), None) == [0]
     weights = np.array([2.0, 1.0, 1.0, 1.0])
     assert lines.clear(offers, None, np.array([2.0, 0.0]), weights).tolist() == [4.0, 4.0]
 

@@ -71,6 +71,7 @@ class Lines:
             at_upper = _middle(table, upper[lines], sold, keep=lower is None)
             if lower is not None:
                 at_lower = _middle(table, lower[lines], sold, keep=True)
+                at_lower = np.where(lower[lines] > 0, at_lower, 0.0)  # nothing is asked for
                 at_upper = np.where(at_upper > 0, at_upper, np.minimum(at_lower, 0.0))
             prices[lines] = at_upper
         return prices
