@@ -47,6 +47,7 @@ def test_no_price_is_better_for_a_market_than_where_it_clears(weighted, drawn):
         market = offers[mine], weights[mine], lower[line], upper[line]
         best = min(dual_of_one(price, *market) for price in {0.0, *offers[mine]})
         assert dual_of_one(found[line], *market) <= best + 1e-12
+        assert found[line] >= 0 or lower[line] > 0  # a sign that the bounds allow
 
 
 def test_a_row_that_may_stay_empty_pays_nothing_for_what_it_does_not_want():
@@ -183,7 +184,8 @@ def test_closed_pairs_are_best_responses_throughout_the_box(scores, tokens, dtyp
         if width == 1e-3 and scores is skewed:
             assert contest.pairs < 0.2 * problem.scores.numel()
             # prices that lie outside the box show: the check can fail
-            assert wrongly_closed(problem, x, contest, torch.as_tensor(high + 2 * random.random(64)))
+            elsewhere = torch.as_tensor(high + 2 * random.random(64))
+            assert wrongly_closed(problem, x, contest, elsewhere)
 
 
 @pytest.mark.parametrize("tokens", [exactly(2), at_most(2), between(1, 3)], ids=str)
