@@ -45,8 +45,10 @@ def best_prices(
     if not isinstance(problem, RoutingProblem):
         raise InputError(f"best_prices expects a RoutingProblem, got {type(problem).__name__}.")
     max_passes = whole(max_passes, "max_passes", 1)
-    if isinstance(relative_gap, bool) or not 0 <= relative_gap < float("inf"):
+    number = isinstance(relative_gap, int | float) and not isinstance(relative_gap, bool)
+    if not number or not 0 <= relative_gap < float("inf"):
         raise InputError(f"relative_gap={relative_gap!r}: expected a number >= 0, such as 1e-4.")
+    seed = whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
     shards = Shards(group)
     with shards.together():
         batch = batch_of(problem, shards, seed)

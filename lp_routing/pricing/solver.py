@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.certificate import certify, dual_bound
+from lp_routing.checks import whole
 from lp_routing.errors import InputError, OptionError
 from lp_routing.exact import grid_of, round_to_grid
 from lp_routing.feasible import feasible_assignment
@@ -95,11 +96,15 @@ class Pricing(Solver):
             )
         if dtype not in (torch.float32, torch.float64):
             raise OptionError(f"Pricing(dtype={dtype}): expected torch.float64 or torch.float32.")
-        if isinstance(relative_gap, bool) or not 0 <= relative_gap < float("inf"):
+        number = isinstance(relative_gap, int | float) and not isinstance(relative_gap, bool)
+        if not number or not 0 <= relative_gap < float("inf"):
             raise OptionError(f"Pricing(relative_gap={relative_gap!r}): expected a number >= 0.")
-        self.device = None if device is None else torch.device(device)
+        try:
+            self.device = None if device is None else torch.device(device)
+        except RuntimeError as error:
+            raise OptionError(f"Pricing(device={device!r}): {error}") from error
         self.dtype, self.start, self.relative_gap = dtype, start, float(relative_gap)
-        self.time_limit_s, self.seed = time_limit_s, seed
+        self.time_limit_s, self.seed = time_limit_s, whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
         self.shards = Shards(group)
 
     def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:  # noqa: ARG002
