@@ -29,7 +29,7 @@ def best_prices(
 
     Markets are cleared as in `Pricing`: first those of samples, then those of all contested tokens,
     one pass over the scores each time. No LP is solved and no assignment made. Fractional bounds
-    and crossing groups are as good as any here.
+    and crossing groups are taken too, but there the bound may stay some per cent off.
 
     Args:
         problem: the problem; scores may be memory-mapped and on any device.
