@@ -1,5 +1,6 @@
 """What is asked of numbers at the door, before anything is computed with them."""
 
+import math
 import operator
 import warnings
 from collections.abc import Sequence
@@ -99,6 +100,13 @@ def refuse_nan_and_inf(values: Tensor, what: str) -> None:
             f"{what}{list(first)} is {float(values[first])} ({count} such entries): it must be "
             f"finite, or -inf to forbid a pair. Look for overflow where it is computed."
         )
+
+
+def share(value: float, name: str) -> float:
+    """`value` as a number >= 0, refusing NaN, infinity, booleans and everything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise InputError(f"{name}={value!r}: expected a number >= 0, such as 1e-9.")
+    return float(value)
 
 
 def whole(

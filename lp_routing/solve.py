@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lp_routing.assignment import Assignment
 from lp_routing.certificate import Certificate, Number, certify, dual_bound
+from lp_routing.checks import share
 from lp_routing.errors import InputError
 from lp_routing.feasible import feasible_assignment
 from lp_routing.infeasibility import Infeasibility, explain
@@ -57,8 +58,7 @@ def solve(
         )
     solver = _solver(solver)
     tolerance = solver.tolerance if tolerance is None else tolerance
-    if not isinstance(tolerance, int | float) or not 0 <= tolerance < math.inf:
-        raise InputError(f"solve(tolerance={tolerance!r}): expected a number >= 0, such as 1e-9.")
+    tolerance = share(tolerance, "solve: tolerance")
     began = time.perf_counter()
     asked = problem
     if integral and not problem.is_integral:

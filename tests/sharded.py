@@ -67,7 +67,7 @@ def main():
             def broken(*_args, **_options):
                 raise ValueError("planted on rank 1")
 
-            pricing.screen = broken
+            pricing.contested = broken
         solved(shard, group, rank, folder)
     finally:
         distributed.destroy_process_group()

@@ -29,8 +29,8 @@ def test_the_bound_is_valid_and_close(problem):
 def test_no_more_passes_are_taken_than_granted(monkeypatch):
     passes = []
     module = sys.modules["lp_routing.pricing.best_prices"]
-    real = module.screen
-    monkeypatch.setattr(module, "screen", lambda *a, **k: passes.append(1) or real(*a, **k))
+    real = module.contested
+    monkeypatch.setattr(module, "contested", lambda *a, **k: passes.append(1) or real(*a, **k))
     lpr.best_prices(lpr.capacity(skewed(2048, 32), 2, 150), relative_gap=0, max_passes=2)
     assert len(passes) <= 2
 

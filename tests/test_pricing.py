@@ -96,7 +96,7 @@ def test_a_box_is_drawn_around_the_prices_of_the_last_batch(monkeypatch):
     first, second = (lpr.capacity(part, 2, 320) for part in skewed(5, 8192).split(4096))
     prices = lpr.solve(first, lpr.Pricing()).prices
     called = []
-    for name in ("around", "sampled", "screen"):
+    for name in ("around", "sampled", "contested"):
         real = getattr(story, name)
 
         def recorded(*given, _name=name, _real=real, **options):
@@ -105,18 +105,18 @@ def test_a_box_is_drawn_around_the_prices_of_the_last_batch(monkeypatch):
 
         monkeypatch.setattr(story, name, recorded)
     assert lpr.solve(second, lpr.Pricing(start=prices)).status is lpr.Status.OPTIMAL
-    assert called[:2] == ["around", "screen"]
+    assert called[:2] == ["around", "contested"]
     called.clear()
     nonsense = lpr.Prices(experts=torch.arange(32).double() * 1e9)
     assert lpr.solve(second, lpr.Pricing(start=nonsense)).status is lpr.Status.OPTIMAL
-    assert called[:4] == ["around", "screen", "sampled", "screen"]
+    assert called[:4] == ["around", "contested", "sampled", "contested"]
 
 
 @pytest.mark.parametrize("name", ["STANDARD_ERRORS", "FEW"])
 def test_boxes_that_are_too_narrow_are_widened(monkeypatch, name):
     passes = []
-    real = story.screen
-    monkeypatch.setattr(story, "screen", lambda *a, **k: passes.append(1) or real(*a, **k))
+    real = story.contested
+    monkeypatch.setattr(story, "contested", lambda *a, **k: passes.append(1) or real(*a, **k))
     monkeypatch.setattr(narrowing, name, 0.0)
     monkeypatch.setattr(narrowing, "DRIFT", 0.0)
     problem = lpr.capacity(skewed(1), 2, 160)
@@ -140,7 +140,7 @@ def test_out_of_time_leaves_a_feasible_assignment_and_a_bound():
     [
         ({"start": torch.zeros(3)}, r"start=.*expected Prices"),
         ({"dtype": torch.int64}, r"expected torch\.float64 or torch\.float32"),
-        ({"relative_gap": -1}, r"relative_gap=-1\): expected a number >= 0"),
+        ({"relative_gap": -1}, r"relative_gap=-1: expected a number >= 0"),
         ({"relative_gap": float("nan")}, "relative_gap=nan"),
         ({"time_limit_s": 0}, r"time_limit_s=0\): expected a positive number"),
         ({"group": "world"}, "not initialised"),
@@ -154,7 +154,7 @@ def test_options_that_make_no_sense_are_refused(options, words):
 @given(problems(), st.integers(0, 2**32 - 1))
 @settings(max_examples=100)
 def test_closed_pairs_are_the_same_at_every_price_in_the_box(problem, seed):
-    priced, place = priced_constraints(problem, 1e-9)
+    priced, place = priced_constraints(problem, 1.0, 10.0)
     random = np.random.default_rng(seed)
     low = random.uniform(-3, 3, len(priced))
     high = low + random.uniform(0, 2, len(priced))
@@ -186,7 +186,7 @@ def test_an_lp_in_a_box_without_the_optimum_says_what_it_misses():
     problem = lpr.RoutingProblem(
         [[3.0, 1.0], [2.0, 1.0]], experts=lpr.at_most(1), tokens=lpr.exactly(1)
     )
-    priced, place = priced_constraints(problem, 1e-9)
+    priced, place = priced_constraints(problem, 1.0, 10.0)
     contest = everything(rows_of(problem, place))
     bounds = (np.zeros(2), np.ones(2))
     centre = np.zeros(2)
@@ -214,7 +214,7 @@ def test_a_market_clears_between_the_last_that_fits_and_the_first_that_does_not(
 
 def test_clearing_never_raises_the_dual():
     problem = lpr.capacity(skewed(3, 256, 8), 2, 70)
-    priced, place = priced_constraints(problem, 1e-9)
+    priced, place = priced_constraints(problem, 1.0, 10.0)
     markets = Markets(everything(rows_of(problem, place)), priced, np.zeros(8), np.full(8, 70.0))
     prices, bounds = np.zeros(8), []
     for _ in range(12):

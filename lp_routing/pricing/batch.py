@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
+from lp_routing.pricing.clearing import Array
 from lp_routing.pricing.priced import Priced, priced_constraints
-from lp_routing.pricing.rows import Rows, rows_of
+from lp_routing.pricing.rows import Contest, Rows, joined, rows_of
+from lp_routing.pricing.screen import screen
 from lp_routing.problem import RoutingProblem
 from lp_routing.shards import Shards
 
@@ -16,8 +18,6 @@ GROWTH = 4
 TAKERS = 16
 """In the first sample each expert has about so many takers."""
 FEWEST = 256
-FINEST = 2.0**-24
-"""Boxes are no narrower than this share of a typical score, so that missing a bound costs."""
 CPU = torch.device("cpu")
 
 
@@ -33,7 +33,8 @@ class Batch:
         sizes: how many of them the samples use, one after the other.
         units: tokens in all.
         typical: what a token usually has to win, in units of score.
-        short: whether tokens must take more than all constraints allow, or may take less.
+        short: whether a token must take more than it may, or all tokens more than all constraints
+            allow, or all may take less than these ask for.
     """
 
     priced: Priced
@@ -58,10 +59,12 @@ def batch_of(problem: RoutingProblem, shards: Shards, seed: int) -> Batch:
             "supported; leave token_groups out, or solve on one process."
         )
     typical = max(shards.gathered(problem.typical_score)) or 1.0
-    priced, place = priced_constraints(problem, FINEST * typical)
+    largest = max(shards.gathered(problem.score_scale))
+    priced, place = priced_constraints(problem, typical, largest)
     rows = rows_of(problem, place)
     taken = float(rows.may.sum()), float(rows.units.sum()), float(rows.must.sum())
-    facts = shards.gathered((len(rows), *taken))
+    stuck = bool((rows.must > rows.units * problem.allowed_per_token).any())
+    facts = shards.gathered((len(rows), *taken, stuck))
     _check_the_same(shards, problem, priced)
     counts = [count for count, *_ in facts]
     first, T = sum(counts[: shards.rank]), sum(counts)
@@ -80,8 +83,37 @@ def batch_of(problem: RoutingProblem, shards: Shards, seed: int) -> Batch:
         sizes=sizes,
         units=units,
         typical=typical,
-        short=must > priced.counts_at_most() or may < priced.counts_at_least(),
+        short=any(fact[4] for fact in facts)
+        or must > priced.counts_at_most()
+        or may < priced.counts_at_least(),
     )
+
+
+def contested(
+    batch: Batch,
+    shards: Shards,
+    low: Array,
+    high: Array,
+    x: Tensor | None = None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Contest, Tensor]:
+    """One pass over all rows, each rank's own: what is contested in a box, and the load decided.
+
+    Args:
+        batch: the rows.
+        shards: the ranks; all of them get the contested rows of all.
+        low, high: the box (D,).
+        x: amounts (T, E) of this rank's rows to write what is decided into, or None.
+        device: where chunks of rows are worked on.
+        dtype: in what precision.
+    """
+    own = screen(
+        batch.rows, batch.priced, low, high, x, first=batch.first, device=device, dtype=dtype
+    )
+    parts = shards.gathered((own.contest, own.load))
+    return joined([c for c, _ in parts]), torch.stack([load for _, load in parts]).sum(0)
 
 
 def _sizes(T: int, per_expert: float) -> tuple[int, ...]:

@@ -5,14 +5,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lp_routing.checks import whole
+from lp_routing.checks import share, whole
 from lp_routing.errors import InputError
 from lp_routing.prices import Prices
-from lp_routing.pricing.batch import Batch, batch_of
+from lp_routing.pricing.batch import Batch, batch_of, contested
 from lp_routing.pricing.narrowing import Drawn, narrowed, sampled, tick, what_is_left
 from lp_routing.pricing.priced import to_prices
-from lp_routing.pricing.rows import joined
-from lp_routing.pricing.screen import screen
 from lp_routing.problem import RoutingProblem
 from lp_routing.shards import Shards
 
@@ -29,7 +27,7 @@ def best_prices(
 
     Markets are cleared as in `Pricing`: first those of samples, then those of all contested tokens,
     one pass over the scores each time. No LP is solved and no assignment made. Fractional bounds
-    and crossing groups are taken too, but there the bound may stay some per cent off.
+    of tokens are taken too, but there the bound may stay some per cent off.
 
     Args:
         problem: the problem; scores may be memory-mapped and on any device.
@@ -45,9 +43,7 @@ def best_prices(
     if not isinstance(problem, RoutingProblem):
         raise InputError(f"best_prices expects a RoutingProblem, got {type(problem).__name__}.")
     max_passes = whole(max_passes, "max_passes", 1)
-    number = isinstance(relative_gap, int | float) and not isinstance(relative_gap, bool)
-    if not number or not 0 <= relative_gap < float("inf"):
-        raise InputError(f"relative_gap={relative_gap!r}: expected a number >= 0, such as 1e-4.")
+    relative_gap = share(relative_gap, "relative_gap")
     seed = whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
     shards = Shards(group)
     with shards.together():
@@ -64,16 +60,18 @@ def best_prices(
 def _one_pass(
     problem: RoutingProblem, batch: Batch, drawn: Drawn, shards: Shards
 ) -> tuple[Drawn, float]:
-    """Clear the markets of all tokens that are contested in a box; what the next could gain."""
+    """Clear the markets of all tokens that are contested in a box; what the next pass could gain.
+
+    Relative to what all tokens have to win; inf where prices left the box or still move.
+    """
     device = problem.scores.device
-    contest, load, _ = screen(batch.rows, batch.priced, drawn.low, drawn.high, device=device)
-    parts = shards.gathered((contest, load))
-    contest, load = joined([c for c, _ in parts]), torch.stack([one for _, one in parts]).sum(0)
+    contest, load = contested(batch, shards, drawn.low, drawn.high, device=device)
     bounds = what_is_left(batch.priced, load)
     found = shards.agreed(lambda: narrowed(contest, batch.priced, bounds, drawn))
     outside = (found.course.prices < drawn.low) | (found.course.prices > drawn.high)
-    moves = np.where(outside, found.high - found.low, found.course.moved)
+    if outside.any() or not found.calm:
+        return found, float("inf")
     upper = batch.priced.upper.cpu().numpy()
     units = np.where(np.isfinite(upper), upper, batch.priced.lower.cpu().numpy())
     worth = batch.typical * batch.units
-    return found, float((moves * units).sum()) / worth
+    return found, float((found.course.moved * units).sum()) / worth

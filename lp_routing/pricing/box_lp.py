@@ -75,38 +75,44 @@ def solve_in_box(
     must, may = contest.must.cpu().numpy(), contest.may.cpu().numpy()
     earned = value[row, rank] - counted @ centre
     earned -= _row_shift(earned, row, must == may)[row]
-    scale = float(np.abs(earned).max(initial=0)) or 1.0
     base, room = _kept(lower, upper, box)
-    D, n, rows = len(centre), len(row), len(must)
-    takes = sp.csr_array((np.ones(n), (row, np.arange(n))), shape=(rows, n))
-    unit = sp.identity(D, format="csr")
+    priced_freely = np.abs(centre[room > 0])  # what a free constraint earns is at stake, too
+    scale = max(float(np.abs(earned).max(initial=0)), float(priced_freely.max(initial=0))) or 1.0
     program = SparseProgram(
-        score=np.concatenate([earned, centre, centre - box[1], box[0] - centre]).clip(
-            -DEAREST * scale, DEAREST * scale
-        )
-        / scale,
-        matrix=sp.vstack(
-            [
-                sp.hstack([takes, sp.csr_array((rows, 3 * D))]),
-                sp.hstack([sp.csr_array(counted.T), -unit, -unit, unit]),
-            ],
-            format="csc",
-        ),
+        score=_worth(earned, centre, box, scale),
+        matrix=_matrix(row, counted, len(must)),
         row_lower=np.concatenate([must, base]),
         row_upper=np.concatenate([may, base]),
         column_upper=np.concatenate(
-            [contest.units.cpu().numpy()[row], room, np.full(2 * D, np.inf)]
+            [contest.units.cpu().numpy()[row], room, np.full(2 * len(centre), np.inf)]
         ),
     )
     run = highs.run(program)
     amounts = np.zeros_like(value)
     if run.columns is None or run.row_duals is None:
-        return Restricted(run.outcome, centre, amounts, np.full(D, np.nan), run.said)
-    amounts[row, rank] = np.rint(run.columns[:n])
+        return Restricted(run.outcome, centre, amounts, np.full(len(centre), np.nan), run.said)
+    amounts[row, rank] = np.rint(run.columns[: len(row)])
     count = counted.T @ amounts[row, rank]
     missed = np.rint(count - np.clip(count, base, base + room))  # over and under may cancel out
-    prices = np.clip(centre + run.row_duals[rows:] * scale, *box)
+    prices = np.clip(centre + run.row_duals[len(must) :] * scale, *box)
     return Restricted(run.outcome, prices, amounts, missed, run.said)
+
+
+def _worth(earned: Array, centre: Array, box: tuple[Array, Array], scale: float) -> Array:
+    """What pairs, free amounts w, and units over and under are worth, in units of `scale`."""
+    missing = np.concatenate([centre - box[1], box[0] - centre]) / scale
+    return np.concatenate([earned / scale, centre / scale, np.maximum(missing, -DEAREST)])
+
+
+def _matrix(row: Array, counted: Array, rows: int) -> Any:
+    """Rows of tokens, then of constraints; columns of pairs, w, over and under."""
+    n, D = counted.shape
+    takes = sp.csr_array((np.ones(n), (row, np.arange(n))), shape=(rows, n))
+    unit = sp.identity(D, format="csr")
+    tokens = sp.hstack([takes, sp.csr_array((rows, 3 * D))])
+    return sp.vstack(
+        [tokens, sp.hstack([sp.csr_array(counted.T), -unit, -unit, unit])], format="csc"
+    )
 
 
 def _kept(lower: Array, upper: Array, box: tuple[Array, Array]) -> tuple[Array, Array]:

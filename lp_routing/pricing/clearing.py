@@ -10,7 +10,7 @@ Contested rows are few, so this runs in numpy, wherever the scores are.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,14 +37,24 @@ class Lines:
         length = np.bincount(label, minlength=count)[:count]
         start = np.cumsum(length) - length
         width = np.where(length > 0, 2 ** np.ceil(np.log2(np.maximum(length, 1))), 1).astype(int)
-        self.tables = []
-        for wide in np.unique(width):
+        self.tables: list[tuple[Array, Array]] = []
+        for wide in np.unique(width).tolist():
             lines = np.flatnonzero(width == wide)
             rank = np.arange(wide)
             inside = rank < length[lines, None]
             slots = np.full(inside.shape, len(label))
             slots[inside] = order[(start[lines, None] + rank)[inside]]
             self.tables.append((lines, slots))
+
+    def ranks(self, offers: Array) -> Array:
+        """How many entries of its list are better than each, (N,); ties by position."""
+        rank = np.empty(len(offers) + 1, dtype=np.int64)
+        offers = np.append(offers, NEVER)
+        for _, slots in self.tables:
+            order = np.argsort(-offers[slots], axis=1, kind="stable")
+            sorted_slots = np.take_along_axis(slots, order, 1)
+            rank[sorted_slots] = np.arange(slots.shape[1])
+        return rank[:-1]
 
     def clear(
         self, offers: Array, lower: Array | None, upper: Array, weights: Array | None
@@ -77,8 +87,20 @@ class Lines:
         return prices
 
 
-Step = tuple[Array, Lines, Array]
-"""Constraints that count no pair together, the pairs that each counts, and each pair's one."""
+class Step(NamedTuple):
+    """Constraints that count no pair together, so that their markets clear at once.
+
+    Attributes:
+        rows: (S,), which constraints.
+        lines: the pairs that each counts.
+        label: (N,), the one that counts each pair; S where none does.
+        whole: whether they count all pairs of a token, as the total and groups of tokens do.
+    """
+
+    rows: Array
+    lines: Lines
+    label: Array
+    whole: bool
 
 
 class Markets:
@@ -106,40 +128,50 @@ class Markets:
         self.incidence = priced.incidence.cpu().numpy()
         self.lower, self.upper = lower, upper
         self.rows = Lines(self.row, len(units))
-        self.steps = [self._step(priced, rows) for rows in _disjoint(priced)]
+        self.steps = [self._step(priced, rows) for rows in priced.disjoint]
 
     def sweep(self, prices: Array, low: Array, high: Array) -> Array:
         """Prices (D,) after every market has cleared once, kept between low and high."""
         for step in self.steps:
-            rows, found = step[0], self._clearing(step, self._gain(prices), prices, 0.0)
+            found = self._clearing(step, self._offers(step, prices), 0.0)
             prices = prices.copy()
-            prices[rows] = np.clip(found, low[rows], high[rows])
+            prices[step.rows] = np.clip(found, low[step.rows], high[step.rows])
         return prices
 
     def around(self, prices: Array, units: Array) -> tuple[Array, Array]:
         """Where each would clear with so many units (D,) more, and fewer; prices lie between."""
-        gain, low, high = self._gain(prices), prices.copy(), prices.copy()
+        low, high = prices.copy(), prices.copy()
         for step in self.steps:
-            rows = step[0]
-            more = self._clearing(step, gain, prices, units[rows])
-            fewer = self._clearing(step, gain, prices, -units[rows])
+            rows, offers = step.rows, self._offers(step, prices)
+            more = self._clearing(step, offers, units[rows])
+            fewer = self._clearing(step, offers, -units[rows])
             low[rows], high[rows] = np.minimum(low[rows], more), np.maximum(high[rows], fewer)
         return low, high
 
-    def _clearing(self, step: Step, gain: Array, prices: Array, room: Array | float) -> Array:
-        """Clearing prices of constraints that count no pair together, all else unchanged."""
-        rows, lines, label = step
-        own = np.append(prices[rows], 0.0)[label]
-        lower, upper = self.lower[rows] + room, self.upper[rows] + room
-        return lines.clear(gain + own, lower, upper, self.weights)
+    def _clearing(self, step: Step, offers: Array, room: Array | float) -> Array:
+        """Clearing prices (S,) of one step, with so much more room, all else unchanged."""
+        lower, upper = self.lower[step.rows] + room, self.upper[step.rows] + room
+        return step.lines.clear(offers, lower, upper, self.weights)
 
-    def _gain(self, prices: Array) -> Array:
-        """What each pair earns beyond its row's own price, (N,)."""
+    def _offers(self, step: Step, prices: Array) -> Array:
+        """What each pair would pay the constraint of a step that counts it, (N,).
+
+        What it earns beyond its row's own price; but where a constraint counts all pairs of a row,
+        the row answers at once: it takes what it must at any price, and up to what it may as long
+        as that earns something.
+        """
         sides = self.incidence @ prices
         earned = self.value - sides[self.expert]
         if self.place is not None:
-            earned -= sides[self.place]
-        return np.asarray(earned - self.rows.clear(earned, self.must, self.may, None)[self.row])
+            earned = earned - sides[self.place]
+        own = np.append(prices[step.rows], 0.0)[step.label]
+        if not step.whole or self.must is None:
+            slot = self.rows.clear(earned, self.must, self.may, None)
+            return np.asarray(earned - slot[self.row] + own)
+        rank, offers = self.rows.ranks(earned), earned + own
+        any_price = offers.max(initial=0.0) + np.ptp(offers) if len(offers) else 0.0
+        offers = np.where(rank < self.must[self.row], any_price, offers)
+        return np.where(rank < self.may[self.row], offers, NEVER)
 
     def _step(self, priced: Priced, rows: Array) -> Step:
         """Constraints with the pairs that each counts, and which one each pair counts for."""
@@ -147,7 +179,8 @@ class Markets:
         label = np.where(sides.any(1), sides.argmax(1), len(rows))
         by_place = self.place is not None and not sides[: priced.experts].any()
         pairs = label[self.place if by_place else self.expert]
-        return rows, Lines(pairs, len(rows)), pairs
+        whole = by_place or bool(sides[: priced.experts].all())
+        return Step(rows, Lines(pairs, len(rows)), pairs, whole)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,22 +226,6 @@ def _foreseen(seen: tuple[Array, ...], steps: tuple[Array, ...]) -> Array:
     turned, went = np.diff(steps, axis=0).T, np.diff(seen, axis=0).T
     mix = np.linalg.lstsq(turned, steps[-1], rcond=1e-6)[0]
     return np.asarray((went + turned) @ mix)
-
-
-def _disjoint(priced: Priced) -> list[Array]:
-    """Constraints in sets that count no pair together: families, nested groups level by level."""
-    sets, first = [], 0
-    for kind, count in priced.kinds:
-        rows = np.arange(first, first + count)
-        first += count
-        if kind.endswith("_group"):
-            members = priced.incidence.cpu().numpy()[:, rows]
-            inside = members.T @ members == members.sum(0)[:, None]
-            depth = inside.sum(1)
-            sets += [rows[depth == level] for level in np.unique(depth)]
-        else:
-            sets.append(rows)
-    return sets
 
 
 def _middle(ranked: Array, units: Array, sold: Array | None = None, *, keep: bool) -> Array:

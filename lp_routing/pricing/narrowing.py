@@ -64,6 +64,7 @@ def sampled(batch: Batch, start: Array, dither: float) -> Drawn:
 def around(batch: Batch, start: Array, dither: float) -> Drawn:
     """A box around prices of another batch, as wide as that of the largest sample would be."""
     priced = batch.priced
+    start = np.clip(start, *unlimited(priced))
     rows = batch.sample.take(slice(0, batch.sizes[min(1, len(batch.sizes) - 1)]))
     share = float(rows.units.sum()) / batch.units
     last = float(batch.sample.units.sum()) / batch.units
@@ -118,9 +119,10 @@ def narrowed(
 
 
 def unlimited(priced: Priced) -> tuple[Array, Array]:
-    """All prices (D,) whose signs the bounds allow."""
+    """All prices (D,) whose signs the bounds allow and whose size an optimum may need."""
     lower, upper = priced.lower.cpu().numpy(), priced.upper.cpu().numpy()
-    return np.where(lower > 0, -np.inf, 0.0), np.where(np.isfinite(upper), np.inf, 0.0)
+    low, high = np.where(lower > 0, -1.0, 0.0), np.where(np.isfinite(upper), 1.0, 0.0)
+    return low * priced.dearest, high * priced.dearest
 
 
 def what_is_left(priced: Priced, load: Tensor, share: float = 1.0) -> tuple[Array, Array]:

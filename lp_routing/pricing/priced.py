@@ -1,18 +1,25 @@
 """The constraints that carry prices (experts, total, groups) as plain vectors.
 
 Token rows carry none: what a token pays for its slots follows from the other prices. A pair (i, j)
-pays `on_experts[j] + on_places[place of i]`, where a place is the smallest token group around i;
+pays `on_experts[j] + on_places[place of i]`, where a place is the set of token groups that i is in;
 one 0/1 matrix, the incidence, says which constraints each expert and each place pays for.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lp_routing.constraints import Family
 from lp_routing.prices import Prices, clipped, from_table
+from lp_routing.pricing.rows import hashed
 from lp_routing.problem import RoutingProblem
+
+FINEST = 2.0**-24
+"""Boxes are no narrower than this share of a typical score, so that missing a bound costs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +32,7 @@ class Priced:
         upper: float64 (D,), pairs; inf where there is no upper bound.
         experts: E.
         finest: prices this close to each other are never told apart by a box.
+        dearest: no optimum needs a price beyond this, plus or minus.
         kinds: kind and number of constraints of each family, in order.
     """
 
@@ -33,6 +41,7 @@ class Priced:
     upper: Tensor
     experts: int
     finest: float
+    dearest: float
     kinds: tuple[tuple[str, int], ...]
 
     def __len__(self) -> int:
@@ -46,6 +55,30 @@ class Priced:
     def counts(self, load: Tensor) -> Tensor:
         """What each constraint counts, (D,), from the load of experts and places (E + places,)."""
         return self.incidence.T @ load
+
+    @cached_property
+    def disjoint(self) -> tuple[np.ndarray[Any, Any], ...]:
+        """All constraints, in sets that count no pair together: families, groups split up."""
+        sets: list[list[int]] = []
+        covered: list[Tensor] = []
+        first = 0
+        for kind, count in self.kinds:
+            rows, mine = range(first, first + count), len(sets)
+            first += count
+            if not kind.endswith("_group"):
+                sets.append(list(rows))
+                covered.append(torch.ones(len(self.incidence), dtype=torch.bool))
+                continue
+            for row in rows:
+                counted = self.incidence[:, row].cpu() > 0
+                fits = (at for at in range(mine, len(sets)) if not (covered[at] & counted).any())
+                at = next(fits, len(sets))
+                if at == len(sets):
+                    sets.append([])
+                    covered.append(torch.zeros_like(counted))
+                sets[at].append(row)
+                covered[at] = covered[at] | counted
+        return tuple(np.array(rows) for rows in sets)
 
     def counts_at_most(self) -> float:
         """No more pairs than this can be taken in all; inf where nothing limits them."""
@@ -65,19 +98,23 @@ class Priced:
             if kind in ("expert", "total")
         ]
 
-    def signed(self, prices: Tensor) -> Tensor:
-        """Prices (D,) without the signs that the bounds do not allow."""
-        prices = torch.where(self.lower > 0, prices, prices.clamp(min=0))
-        return torch.where(self.upper.isfinite(), prices, prices.clamp(max=0))
 
+def priced_constraints(
+    problem: RoutingProblem, typical: float, largest: float
+) -> tuple[Priced, Tensor | None]:
+    """The constraints of a problem but its token rows, and each token's place, int64 (T,).
 
-def priced_constraints(problem: RoutingProblem, finest: float) -> tuple[Priced, Tensor | None]:
-    """The constraints of a problem but its token rows, and each token's place, int64 (T,)."""
+    Args:
+        problem: the problem.
+        typical: what a token usually has to win, in units of score.
+        largest: no score is larger in size. Prices at a vertex of the dual are sums and differences
+            of at most E + D scores, one for each node of a tree.
+    """
     device = problem.scores.device
     families = [family for family in problem.families if family.kind != "token"]
-    places, parents = _places(problem.family("token_group"), device)
-    blocks = [_block(family, problem.E, parents) for family in families]
-    sides = problem.E + len(parents)
+    place, groups = _places(problem.family("token_group"), device)
+    blocks = [_block(family, problem.E, groups) for family in families]
+    sides = problem.E + len(groups)
     empty = torch.zeros(0, dtype=torch.float64, device=device)
     priced = Priced(
         incidence=torch.cat(
@@ -86,10 +123,11 @@ def priced_constraints(problem: RoutingProblem, finest: float) -> tuple[Priced, 
         lower=torch.cat([empty, *(family.lower for family in families)]),
         upper=torch.cat([empty, *(family.upper for family in families)]),
         experts=problem.E,
-        finest=finest,
+        finest=FINEST * typical,
+        dearest=2 * (problem.E + sum(len(family) for family in families)) * largest or 1.0,
         kinds=tuple((family.kind, len(family)) for family in families),
     )
-    return priced, places
+    return priced, place
 
 
 def to_prices(problem: RoutingProblem, priced: Priced, vector: Tensor) -> Prices:
@@ -107,28 +145,25 @@ def to_vector(problem: RoutingProblem, priced: Priced, prices: Prices) -> Tensor
 
 
 def _places(groups: Family | None, device: torch.device) -> tuple[Tensor | None, Tensor]:
-    """Each token's smallest group (the number of groups where it is in none), and what that pays.
-
-    Groups are nested, so the smallest group around a token decides which others it is in.
-    """
+    """Which set of token groups each token is in, int64 (T,), and those sets, (places, groups)."""
     if groups is None or groups.members is None:
         return None, torch.zeros(0, 0, dtype=torch.float64, device=device)
     members = groups.members
-    size = members.sum(1)
-    place = torch.full((members.shape[1],), len(groups), device=device)
-    for row in torch.argsort(size, descending=True, stable=True).tolist():
-        place[members[row]] = row
-    inside = members.double() @ members.double().T == size[:, None]  # row lies in column
-    parents = torch.cat([inside.double(), torch.zeros(1, len(groups), device=device).double()])
-    return place, parents
+    code = torch.zeros(members.shape[1], dtype=torch.float64, device=device)
+    for group, weight in zip(members, hashed(torch.arange(len(members))).tolist(), strict=True):
+        code[group] += weight  # tokens of the same groups get the same sum
+    code, place = torch.unique(code, return_inverse=True)
+    tokens = torch.arange(len(place), device=device)
+    some_token = torch.zeros(len(code), dtype=torch.int64, device=device).scatter_(0, place, tokens)
+    return place, members[:, some_token].T.double()
 
 
-def _block(family: Family, E: int, parents: Tensor) -> Tensor:
+def _block(family: Family, E: int, groups: Tensor) -> Tensor:
     """The columns of the incidence that belong to one family."""
-    places, device = len(parents), family.lower.device
+    places, device = len(groups), family.lower.device
     columns = torch.zeros(E + places, len(family), dtype=torch.float64, device=device)
     if family.kind == "token_group":
-        columns[E:] = parents
+        columns[E:] = groups
     elif family.kind == "total":
         columns[:E] = 1
     elif family.members is None:

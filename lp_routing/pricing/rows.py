@@ -1,7 +1,8 @@
 """Token rows: the whole problem, a sample of it, or what is still contested, pair by pair."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,8 +12,25 @@ from lp_routing.problem import CHUNK_ENTRIES, RoutingProblem
 NEVER = float("-inf")
 
 
+class Columns:
+    """Tensors of one length (n, ...), or None; the fields of a dataclass."""
+
+    def take(self, chosen: Tensor | slice) -> Self:
+        """Some of the rows, by their position here."""
+        return self._each(lambda column: column[chosen])
+
+    def to(self, device: torch.device) -> Self:
+        """The same rows on another device."""
+        return self._each(lambda column: column.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        changed = {name: None if c is None else change(c) for name, c in columns.items()}
+        return type(self)(**changed)
+
+
 @dataclass(frozen=True, eq=False)
-class Rows:
+class Rows(Columns):
     """Token rows with all E experts, on the scores' device.
 
     Attributes:
@@ -20,7 +38,7 @@ class Rows:
         must: float64 (n,), pairs that each row takes at least.
         may: float64 (n,), pairs that each row takes at most.
         units: float64 (n,), identical tokens in each row.
-        place: int64 (n,), its smallest token group, or None where there are no groups.
+        place: int64 (n,), the set of token groups it is in, or None where there are none.
         index: int64 (n,), its number in the problem.
     """
 
@@ -34,37 +52,15 @@ class Rows:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def take(self, chosen: Tensor | slice) -> "Rows":
-        """Some of the rows, by their position here."""
-        return Rows(
-            self.scores[chosen],
-            self.must[chosen],
-            self.may[chosen],
-            self.units[chosen],
-            None if self.place is None else self.place[chosen],
-            self.index[chosen],
-        )
-
     def chunks(self) -> Iterator["Rows"]:
         """The rows in pieces small enough to work on."""
         step = max(1, CHUNK_ENTRIES // self.scores.shape[1])
         for start in range(0, len(self), step):
             yield self.take(slice(start, start + step))
 
-    def to(self, device: torch.device) -> "Rows":
-        """The same rows on another device."""
-        return Rows(
-            self.scores.to(device),
-            self.must.to(device),
-            self.may.to(device),
-            self.units.to(device),
-            None if self.place is None else self.place.to(device),
-            self.index.to(device),
-        )
-
 
 @dataclass(frozen=True, eq=False)
-class Contest:
+class Contest(Columns):
     """Rows of which only some pairs are open, on the CPU; axis R lists a row's open pairs.
 
     Attributes:
@@ -88,18 +84,6 @@ class Contest:
     def pairs(self) -> int:
         """How many pairs are open."""
         return int((self.value > NEVER).sum())
-
-    def take(self, chosen: Tensor) -> "Contest":
-        """Some of the rows, by their position here."""
-        return Contest(
-            self.value[chosen],
-            self.expert[chosen],
-            self.must[chosen],
-            self.may[chosen],
-            self.units[chosen],
-            None if self.place is None else self.place[chosen],
-            self.index[chosen],
-        )
 
     def with_noise(self, size: float, E: int) -> "Contest":
         """The same rows with ties broken: up to `size` is added to each score, by a fixed rule."""

@@ -1,6 +1,7 @@
 """The contested rows of one pass: narrow the box, solve the LP, widen where bounds are missed."""
 
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from lp_routing.solvers.highs import HiGHS
 
 ENOUGH = 3000
 """HiGHS solves an LP over so many contested pairs in some hundredths of a second."""
-FINEST = 2.0**-34
+TIE_NOISE = 2.0**-34
 """Ties are broken by less than this share of a typical score, which no certificate notices."""
 MOST_ROUNDS = 100
 FEW_SWEEPS = 12
@@ -168,7 +169,7 @@ def _break_ties(
     priced: Priced, levels: list[Level], limit: int, typical: float, deadline: float
 ) -> None:
     """Narrow the box until few enough pairs are contested; where scores are tied, add noise."""
-    finest = FINEST * typical
+    finest = TIE_NOISE * typical
     broken = False
     while levels[-1].contest.pairs > limit and time.perf_counter() < deadline:
         level = levels[-1]
@@ -178,6 +179,7 @@ def _break_ties(
                 return
             noisy = level.contest.with_noise(finest, priced.experts)
             levels[-1] = level = level._replace(contest=noisy, dither=0.0)
+            priced = replace(priced, finest=finest * 2.0**-10)  # the noise is to be told apart
             broken = True
         _enter(priced, levels, _narrowed(priced, level, MOST))
 

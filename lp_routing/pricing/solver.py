@@ -3,7 +3,7 @@
 The dual of a routing problem has one unknown for each expert (and total, and group), however many
 tokens there are. Prices that are right give the assignment away, but for ties. So:
 
-1. **Sample.** Clear the markets (`clearing`) of some hundred tokens, then of eight times as many,
+1. **Sample.** Clear the markets (`clearing`) of some hundred tokens, then of four times as many,
    and so on (`narrowing`). Each sample leaves a box of prices, some standard errors wide.
 2. **Screen.** One pass over all tokens closes every pair that is the same at all prices of the box
    (`screen`). Some per cent of the tokens stay contested; the rest only adds to the load.
@@ -26,17 +26,15 @@ import torch
 from torch import Tensor
 
 from lp_routing.certificate import certify, dual_bound
-from lp_routing.checks import whole
+from lp_routing.checks import share, whole
 from lp_routing.errors import InputError, OptionError
 from lp_routing.exact import grid_of, round_to_grid
 from lp_routing.feasible import feasible_assignment
 from lp_routing.infeasibility import explain
 from lp_routing.prices import Prices
-from lp_routing.pricing.batch import Batch, batch_of
+from lp_routing.pricing.batch import Batch, batch_of, contested
 from lp_routing.pricing.narrowing import Drawn, around, sampled, tick
 from lp_routing.pricing.priced import to_prices, to_vector
-from lp_routing.pricing.rows import joined
-from lp_routing.pricing.screen import screen
 from lp_routing.pricing.search import OUT_OF_TIME, Settled, settle
 from lp_routing.problem import RoutingProblem
 from lp_routing.shards import Shards
@@ -56,8 +54,8 @@ class Pricing(Solver):
 
     Args:
         device: where passes over the scores run; where the scores are, if left out.
-        dtype: precision of these passes. float32 is faster on some devices and as exact: pairs
-            that it leaves in doubt are looked at in float64.
+        dtype: precision of these passes. float32 is as exact: pairs that it leaves in
+            doubt are looked at in float64.
         start: prices to start from, such as those of the last batch of the same layer; they may be
             wrong.
         relative_gap: with more than 0, an assignment proved to be this close to the optimum will do
@@ -96,14 +94,12 @@ class Pricing(Solver):
             )
         if dtype not in (torch.float32, torch.float64):
             raise OptionError(f"Pricing(dtype={dtype}): expected torch.float64 or torch.float32.")
-        number = isinstance(relative_gap, int | float) and not isinstance(relative_gap, bool)
-        if not number or not 0 <= relative_gap < float("inf"):
-            raise OptionError(f"Pricing(relative_gap={relative_gap!r}): expected a number >= 0.")
         try:
             self.device = None if device is None else torch.device(device)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise OptionError(f"Pricing(device={device!r}): {error}") from error
-        self.dtype, self.start, self.relative_gap = dtype, start, float(relative_gap)
+        self.dtype, self.start = dtype, start
+        self.relative_gap = share(relative_gap, "Pricing: relative_gap")
         self.time_limit_s, self.seed = time_limit_s, whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
         self.shards = Shards(group)
 
@@ -161,8 +157,7 @@ class Pricing(Solver):
         if self.start is None:
             return sampled(batch, np.zeros(len(batch.priced)), dither)
         start = to_vector(problem, batch.priced, self.start).cpu().numpy()
-        most = 4 * max(problem.score_scale, batch.typical)
-        return around(batch, np.clip(start, -most, most), dither)
+        return around(batch, start, dither)
 
     def _pass(
         self,
@@ -176,18 +171,10 @@ class Pricing(Solver):
     ) -> Settled:
         """Screen all rows, on every rank its own; settle what is contested, on rank 0."""
         x.zero_()
-        contest, load, _ = screen(
-            batch.rows,
-            batch.priced,
-            drawn.low,
-            drawn.high,
-            x,
-            first=batch.first,
-            device=self.device or problem.scores.device,
-            dtype=self.dtype,
+        device = self.device or problem.scores.device
+        contest, load = contested(
+            batch, self.shards, drawn.low, drawn.high, x, device=device, dtype=self.dtype
         )
-        parts = self.shards.gathered((contest, load))
-        contest, load = joined([c for c, _ in parts]), torch.stack([one for _, one in parts]).sum(0)
         return self.shards.agreed(
             lambda: settle(
                 batch.priced, contest, load, drawn, dither, batch.typical, effort, deadline
