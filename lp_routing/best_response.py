@@ -164,12 +164,19 @@ def _few_best(scores: Tensor, paid: Tensor, ranks: int) -> tuple[Tensor, Tensor]
 
     Where a row allows fewer than `ranks` pairs, what follows has -inf and an expert of no meaning.
     """
-    earned = scores - paid
+    return largest_in_turn(scores - paid, ranks)
+
+
+def largest_in_turn(entries: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
+    """The `ranks` largest entries of each row (n, E) and their columns, on ties the first.
+
+    `entries` is used up. Past the finite ones come -inf and columns of no meaning.
+    """
     found: list[torch.return_types.max] = []
     for rank in range(ranks):
         if rank:
-            earned.scatter_(1, found[-1].indices, float("-inf"))
-        found.append(earned.max(1, keepdim=True))
+            entries.scatter_(1, found[-1].indices, float("-inf"))
+        found.append(entries.max(1, keepdim=True))
     return torch.cat([f.values for f in found], 1), torch.cat([f.indices for f in found], 1)
 
 

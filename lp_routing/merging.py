@@ -42,7 +42,9 @@ def merge_alike(problem: RoutingProblem) -> Merged:
     """Merge the rows that differ in nothing but their scores; O(T) memory beside the scores."""
     lower, upper, unit = _per_unit(problem)
     row = _told_apart(_columns(problem, lower, upper, unit), problem.T)
-    _split_by_groups(row, problem.family("token_group"))
+    groups = problem.family("token_group")
+    if groups is not None and groups.members is not None:
+        _split(row, groups.members)
     row, first = _in_order(row)
     # whole numbers add up exactly; fractions are multiplied once, as a sum of many would drift
     units = np.bincount(row, (problem.copies() / unit).cpu().numpy(), minlength=len(first))
@@ -64,6 +66,13 @@ def merge_alike(problem: RoutingProblem) -> Merged:
     without_scores[(problem.scores[at] == float("-inf")).cpu()] = float("-inf")
     alike = RoutingProblem(without_scores, multiplicity=in_all(unit))
     return Merged(alike.with_families(tuple(merged(family) for family in problem.families)), row)
+
+
+def classes_of(members: Tensor) -> tuple[Array, Array]:
+    """Which tokens lie in the same groups (G, T): a number each, (T,), and the first of each."""
+    row = np.zeros(members.shape[1], dtype=np.int64)
+    _split(row, members)
+    return _in_order(row)
 
 
 def _per_unit(problem: RoutingProblem) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,12 +122,10 @@ def _told_apart(columns: Iterable[Array], T: int) -> Array:
     return row
 
 
-def _split_by_groups(row: Array, groups: Family | None) -> None:
+def _split(row: Array, groups: Tensor) -> None:
     """Give rows that some group tells apart different numbers; cost: all the groups' members."""
-    if groups is None or groups.members is None:
-        return
     unused = len(row)
-    for group in groups.members:
+    for group in groups:
         members = np.flatnonzero(group.cpu().numpy())
         values, inverse = np.unique(row[members], return_inverse=True)
         row[members] = unused + inverse

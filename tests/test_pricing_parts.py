@@ -100,7 +100,7 @@ def test_markets_that_clear_at_once_share_no_pair(problem):
 
 def test_nested_groups_are_counted_by_all_that_contain_them():
     # token 0 lies in the pair and in the half, token 2 in the half alone, token 3 in neither;
-    # places are no group at all, the half, and the pair with the half
+    # places are the pair with the half, the half, and no group at all
     problem = lpr.RoutingProblem(
         torch.ones(4, 3),
         experts=at_most(3),
@@ -109,15 +109,15 @@ def test_nested_groups_are_counted_by_all_that_contain_them():
         expert_groups=[([0, 1, 2], at_most(8)), ([2], exactly(2))],
     )
     priced, place = priced_constraints(problem, 1.0, 100.0)
-    assert place.tolist() == [2, 2, 1, 0]
+    assert place.tolist() == [0, 0, 1, 2]
     assert priced.kinds == (("expert", 3), ("total", 1), ("token_group", 2), ("expert_group", 2))
     assert priced.incidence.tolist() == [
         [1, 0, 0, 1, 0, 0, 1, 0],  # expert 0: itself, the total, all experts
         [0, 1, 0, 1, 0, 0, 1, 0],
         [0, 0, 1, 1, 0, 0, 1, 1],  # expert 2 is a group of its own as well
-        [0, 0, 0, 0, 0, 0, 0, 0],
-        [0, 0, 0, 0, 0, 1, 0, 0],
         [0, 0, 0, 0, 1, 1, 0, 0],  # the pair: itself and the half
+        [0, 0, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 0],
     ]
     assert priced.lower.tolist() == [0, 0, 0, 1, 0, 1, 0, 2]
     assert priced.upper.tolist() == [3, 3, 3, 9, 2, INF, 8, 2]

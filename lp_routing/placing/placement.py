@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lp_routing.constraints import Family
+from lp_routing.constraints import Family, disjoint_sets
 from lp_routing.prices import Prices, clipped, pair_prices
 from lp_routing.problem import CHUNK_ENTRIES, RoutingProblem
 
@@ -176,22 +176,10 @@ def _limits(family: Family, E: int) -> list[Limit]:
         labels = torch.arange(E, device=device)
         labels = labels if family.kind == "expert" else torch.zeros_like(labels)
         return [Limit(of_tokens, labels, family.lower, family.upper)]
-    levels: list[tuple[Tensor, list[int]]] = []
-    for row, inside in enumerate(family.members):
-        free = (level for level in levels if not bool((level[0][inside] >= 0).any()))
-        level = next(free, None)
-        if level is None:
-            nobody = torch.full((len(inside),), -1, dtype=torch.int64, device=device)
-            level = (nobody, [])
-            levels.append(level)
-        level[0][inside] = len(level[1])
-        level[1].append(row)
-    return [
-        Limit(
-            of_tokens,
-            labels.masked_fill(labels < 0, len(rows)),
-            family.lower[rows],
-            family.upper[rows],
-        )
-        for labels, rows in levels
-    ]
+    limits = []
+    for rows in disjoint_sets(family.members):
+        labels = torch.full(family.members.shape[1:], len(rows), dtype=torch.int64, device=device)
+        for label, row in enumerate(rows):
+            labels[family.members[row]] = label
+        limits.append(Limit(of_tokens, labels, family.lower[rows], family.upper[rows]))
+    return limits

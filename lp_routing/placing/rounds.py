@@ -12,6 +12,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from lp_routing.best_response import largest_in_turn
 from lp_routing.placing.placement import INF, Limit, Placement, at, sums_of
 
 BYTES_PER_REQUEST = 64
@@ -208,9 +209,4 @@ def _best(earned: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
     if ranks > FEW:
         ranked = earned.sort(dim=1, descending=True, stable=True)
         return ranked.values[:, :ranks], ranked.indices[:, :ranks]
-    found: list[torch.return_types.max] = []
-    for rank in range(ranks):
-        if rank:
-            earned.scatter_(1, found[-1].indices, -INF)
-        found.append(earned.max(1, keepdim=True))
-    return torch.cat([f.values for f in found], 1), torch.cat([f.indices for f in found], 1)
+    return largest_in_turn(earned, ranks)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lp_routing.constraints import Family
+from lp_routing.constraints import Family, disjoint_sets
+from lp_routing.merging import classes_of
 from lp_routing.prices import Prices, clipped, from_table
-from lp_routing.pricing.rows import hashed
 from lp_routing.problem import RoutingProblem
 
 FINEST = 2.0**-24
@@ -60,24 +60,13 @@ class Priced:
     def disjoint(self) -> tuple[np.ndarray[Any, Any], ...]:
         """All constraints, in sets that count no pair together: families, groups split up."""
         sets: list[list[int]] = []
-        covered: list[Tensor] = []
         first = 0
         for kind, count in self.kinds:
-            rows, mine = range(first, first + count), len(sets)
+            rows = [list(range(count))]
+            if kind.endswith("_group"):
+                rows = disjoint_sets(self.incidence[:, first : first + count].T > 0)
+            sets += [[first + row for row in disjoint] for disjoint in rows]
             first += count
-            if not kind.endswith("_group"):
-                sets.append(list(rows))
-                covered.append(torch.ones(len(self.incidence), dtype=torch.bool))
-                continue
-            for row in rows:
-                counted = self.incidence[:, row].cpu() > 0
-                fits = (at for at in range(mine, len(sets)) if not (covered[at] & counted).any())
-                at = next(fits, len(sets))
-                if at == len(sets):
-                    sets.append([])
-                    covered.append(torch.zeros_like(counted))
-                sets[at].append(row)
-                covered[at] = covered[at] | counted
         return tuple(np.array(rows) for rows in sets)
 
     def counts_at_most(self) -> float:
@@ -148,14 +137,9 @@ def _places(groups: Family | None, device: torch.device) -> tuple[Tensor | None,
     """Which set of token groups each token is in, int64 (T,), and those sets, (places, groups)."""
     if groups is None or groups.members is None:
         return None, torch.zeros(0, 0, dtype=torch.float64, device=device)
-    members = groups.members
-    code = torch.zeros(members.shape[1], dtype=torch.float64, device=device)
-    for group, weight in zip(members, hashed(torch.arange(len(members))).tolist(), strict=True):
-        code[group] += weight  # tokens of the same groups get the same sum
-    code, place = torch.unique(code, return_inverse=True)
-    tokens = torch.arange(len(place), device=device)
-    some_token = torch.zeros(len(code), dtype=torch.int64, device=device).scatter_(0, place, tokens)
-    return place, members[:, some_token].T.double()
+    place, first = classes_of(groups.members)
+    sets = groups.members[:, torch.as_tensor(first, device=device)].T.double()
+    return torch.as_tensor(place, device=device), sets
 
 
 def _block(family: Family, E: int, groups: Tensor) -> Tensor:
