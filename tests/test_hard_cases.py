@@ -100,6 +100,12 @@ CASES = {
         experts=at_most(250),
         token_groups=lpr.groups_by([i // 300 for i in range(1500)], between(400, 640)),
     ),
+    "equal, and all too dear together": lambda: lpr.RoutingProblem(
+        torch.ones(600, 40) / 4, tokens=at_least(1), experts=exactly(58)
+    ),
+    "integers, and all too dear together": lambda: lpr.RoutingProblem(
+        integers(600, 40), tokens=between(1, 4), experts=exactly(30)
+    ),
     "demands": lambda: lpr.RoutingProblem(
         skewed(1500, 16), tokens=at_least(1), experts=at_most(120)
     ),

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing import at_least, at_most, between, exactly
+from lp_routing.pricing.box_lp import _best_responses
 from lp_routing.pricing.clearing import Lines, _middle
 from lp_routing.pricing.narrowing import tick
 from lp_routing.pricing.priced import priced_constraints, to_prices, to_vector
 from lp_routing.pricing.rows import NEVER, everything, joined, nobody, rows_of
 from lp_routing.pricing.screen import screen
+from lp_routing.solvers.highs import BASIC, UPPER
 from tests.strategies import prices_for, problems
 from tests.test_hard_cases import integers, skewed
 
@@ -236,3 +238,38 @@ def test_contests_of_different_widths_stand_one_below_the_other():
 def test_noise_is_as_large_as_the_step_between_scores_that_are_tied(scores, step):
     rows = rows_of(lpr.RoutingProblem(scores), None)
     assert tick(rows) == step
+
+
+# --- box LP
+
+
+@pytest.mark.parametrize(
+    ("earned", "must", "may", "columns", "row_is_basic"),
+    [
+        ([3, 1, 2], 2, 2, [UPPER, 0, BASIC], False),  # the last of its two sets the token's price
+        ([3, -1, 2], 0, 2, [UPPER, 0, BASIC], False),  # gains on all it may take
+        ([3, -1, -2], 0, 2, [UPPER, 0, 0], True),  # stops where it gains nothing
+        ([-3, -1, -2], 1, 2, [0, BASIC, 0], False),  # takes what it must at a loss
+        ([-3, -1, -2], 0, 2, [0, 0, 0], True),
+        ([3, 1, 2], 1.5, 1.5, [UPPER, 0, BASIC], False),  # 1.5 of 1 unit a pair
+    ],
+)
+def test_simplex_starts_from_what_a_row_wants_at_the_prices_in_the_middle(
+    earned, must, may, columns, row_is_basic
+):
+    row = np.array([0, 1, 1, 1])  # beside a row with one pair
+    earned = np.array([5.0, *earned])
+    found = _best_responses(earned, row, np.array([1.0, must]), np.array([1.0, may]))
+    assert found.columns.tolist() == [BASIC, *columns]
+    assert (found.rows == BASIC).tolist() == [False, row_is_basic]
+
+
+@given(problems())
+@settings(max_examples=60)
+def test_there_are_as_many_basic_entries_as_rows(problem):
+    rows = rows_of(problem, None)
+    contest = everything(rows)
+    row, rank = np.nonzero(contest.value.numpy() > NEVER)
+    must, may = (side.numpy() / contest.units.numpy() for side in (contest.must, contest.may))
+    found = _best_responses(contest.value.numpy()[row, rank], row, must, may)
+    assert (found.columns == BASIC).sum() + (found.rows == BASIC).sum() == len(contest)

@@ -8,8 +8,9 @@ may exceed a constraint at the highest price of the box and fall short of it at 
                l_c <= w_c <= u_c  less what is decided,   0 <= x <= m
 
 for some prices p inside the box. It is stated around p so that all its numbers are as small as what
-is contested. Its row duals are price less p. Where nothing is over or under, the prices are optimal
-for the whole problem; otherwise the box has to be wider at those constraints.
+is contested. Its row duals are price less p. Simplex starts from what every row wants at p, so that
+only D prices are left to move. Where nothing is over or under at the end, the prices are optimal for
+the whole problem; otherwise the box has to be wider at those constraints.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from lp_routing.linear_program import SparseProgram
 from lp_routing.pricing.priced import Priced
 from lp_routing.pricing.rows import NEVER, Contest
 from lp_routing.solvers.base import Outcome
-from lp_routing.solvers.highs import HiGHS
+from lp_routing.solvers.highs import BASIC, LOWER, UPPER, Basis, HiGHS
 
 Array = np.ndarray[Any, Any]
 
@@ -68,13 +69,14 @@ def solve_in_box(
     """
     value, expert = contest.value.cpu().numpy(), contest.expert.cpu().numpy()
     row, rank = np.nonzero(value > NEVER)
-    counted = priced.incidence.cpu().numpy()[expert[row, rank]]
+    incidence = sp.csr_array(priced.incidence.cpu().numpy())
+    counted = incidence[expert[row, rank]]
     if contest.place is not None:
-        of_place = priced.experts + contest.place.cpu().numpy()[row]
-        counted = counted + priced.incidence.cpu().numpy()[of_place]
-    must, may = contest.must.cpu().numpy(), contest.may.cpu().numpy()
+        counted = counted + incidence[priced.experts + contest.place.cpu().numpy()[row]]
+    must, may, units = (side.cpu().numpy() for side in (contest.must, contest.may, contest.units))
     earned = value[row, rank] - counted @ centre
     earned -= _row_shift(earned, row, must == may)[row]
+    basis = _best_responses(earned, row, must / units, may / units)
     base, room = _kept(lower, upper, box)
     priced_freely = np.abs(centre[room > 0])  # what a free constraint earns is at stake, too
     scale = max(float(np.abs(earned).max(initial=0)), float(priced_freely.max(initial=0))) or 1.0
@@ -83,11 +85,16 @@ def solve_in_box(
         matrix=_matrix(row, counted, len(must)),
         row_lower=np.concatenate([must, base]),
         row_upper=np.concatenate([may, base]),
-        column_upper=np.concatenate(
-            [contest.units.cpu().numpy()[row], room, np.full(2 * len(centre), np.inf)]
-        ),
+        column_upper=np.concatenate([units[row], room, np.full(2 * len(centre), np.inf)]),
     )
-    run = highs.run(program)
+    free = np.where((centre > 0) & (room > 0), UPPER, LOWER)
+    start = Basis(
+        columns=np.concatenate([basis.columns, free, np.full(2 * len(centre), LOWER)]),
+        rows=np.concatenate([basis.rows, np.full(len(centre), BASIC)]),
+    )
+    run = highs.run(program, start=start)
+    if run.outcome is Outcome.FAILED:  # simplex may stall from a start that is all but optimal
+        run = highs.run(program)
     amounts = np.zeros_like(value)
     if run.columns is None or run.row_duals is None:
         return Restricted(run.outcome, centre, amounts, np.full(len(centre), np.nan), run.said)
@@ -104,15 +111,36 @@ def _worth(earned: Array, centre: Array, box: tuple[Array, Array], scale: float)
     return np.concatenate([earned / scale, centre / scale, np.maximum(missing, -DEAREST)])
 
 
-def _matrix(row: Array, counted: Array, rows: int) -> Any:
+def _best_responses(earned: Array, row: Array, must: Array, may: Array) -> Basis:
+    """Every row takes what pays best at the prices in the middle: a basis that is dual feasible.
+
+    The dual simplex method then only has to move the prices of constraints that are over or under,
+    some D of them, and flips what is taken by the way.
+
+    Args:
+        earned: (n,), what each pair earns at those prices; sorted by row.
+        row: (n,).
+        must, may: (rows,), how many pairs each takes.
+    """
+    rank = np.empty(len(row), dtype=np.int64)
+    rank[np.lexsort((-earned, row))] = np.arange(len(row)) - np.searchsorted(row, row)
+    gains = np.bincount(row, earned > 0, len(may))
+    takes = np.clip(gains, must, may)
+    decided = np.where((gains > must) & (gains < may), -1, np.ceil(takes) - 1)[row]
+    columns = np.where(rank < np.ceil(takes)[row], UPPER, LOWER)
+    columns[rank == decided] = BASIC
+    bound = np.where(gains >= may, UPPER, LOWER)
+    rows = np.where(np.bincount(row, rank == decided, len(may)) > 0, bound, BASIC)
+    return Basis(columns, rows)
+
+
+def _matrix(row: Array, counted: Any, rows: int) -> Any:
     """Rows of tokens, then of constraints; columns of pairs, w, over and under."""
     n, D = counted.shape
     takes = sp.csr_array((np.ones(n), (row, np.arange(n))), shape=(rows, n))
     unit = sp.identity(D, format="csr")
     tokens = sp.hstack([takes, sp.csr_array((rows, 3 * D))])
-    return sp.vstack(
-        [tokens, sp.hstack([sp.csr_array(counted.T), -unit, -unit, unit])], format="csc"
-    )
+    return sp.vstack([tokens, sp.hstack([counted.T, -unit, -unit, unit])], format="csc")
 
 
 def _kept(lower: Array, upper: Array, box: tuple[Array, Array]) -> tuple[Array, Array]:

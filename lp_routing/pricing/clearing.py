@@ -243,13 +243,15 @@ def _middle(ranked: Array, units: Array, sold: Array | None = None, *, keep: boo
     else:
         last, first = (sold < units[:, None]).sum(1), (sold <= units[:, None]).sum(1)
     lines = np.arange(len(ranked))
-    inside = ranked[lines, np.clip(last, 0, n - 1).astype(int)]
-    outside = ranked[lines, np.clip(first, 0, n - 1).astype(int)]
-    all_fit = (units > 0) & ((first >= n) | (outside == NEVER))
+    inside = ranked[lines, np.maximum(np.minimum(last, n - 1), 0).astype(int)]
+    outside = ranked[lines, np.maximum(np.minimum(first, n - 1), 0).astype(int)]
     middle = np.where(units <= 0, ranked[:, 0], (inside + outside) / 2)
-    if not all_fit.any():
+    all_fit = np.flatnonzero((units > 0) & ((first >= n) | (outside == NEVER)))
+    if not len(all_fit):
         return middle
-    if not keep:
-        return np.where(all_fit, NEVER, middle)
-    lowest = np.where(ranked > NEVER, ranked, np.inf).min(1)
-    return np.where(all_fit, np.where(lowest < np.inf, lowest, 0.0), middle)
+    middle[all_fit] = NEVER
+    if keep:
+        offered = ranked[all_fit]
+        lowest = np.where(offered > NEVER, offered, np.inf).min(1)
+        middle[all_fit] = np.where(lowest < np.inf, lowest, 0.0)
+    return middle

@@ -20,8 +20,8 @@ DRIFT = 4.0
 """A box reaches so many times as far as the last sweep still moved the prices."""
 IDLE = 3.0
 """Constraints that do not bind have so much more room: what others turn away comes to them."""
-FEW = 2.0
-"""Units of room that a box leaves beside prices that rest on all rows."""
+FEW, ROOM = 2.0, 8.0
+"""Units of room that a box leaves at least, and beside prices that rest on all rows."""
 SWEEPS, MOST = 6, 60
 CALM = 16.0
 """Sweeps go on until the last one moved prices by less than this part of the box."""
@@ -81,7 +81,7 @@ def narrowed(
     priced: Priced,
     bounds: tuple[Array, Array],
     drawn: Drawn,
-    noise: Array | float = FEW,
+    noise: Array | float = ROOM,
     dither: float = 0.0,
     most: int = MOST,
 ) -> Drawn:

@@ -10,18 +10,20 @@ from torch import Tensor
 
 from lp_routing.pricing.box_lp import Restricted, solve_in_box
 from lp_routing.pricing.clearing import Array, Course
-from lp_routing.pricing.narrowing import MOST, Drawn, narrowed, unlimited, what_is_left
+from lp_routing.pricing.narrowing import CALM, MOST, Drawn, narrowed, unlimited, what_is_left
 from lp_routing.pricing.priced import Priced
 from lp_routing.pricing.rows import NEVER, Contest
 from lp_routing.pricing.screen import Pairs, all_of, screen
 from lp_routing.solvers.base import Outcome
 from lp_routing.solvers.highs import HiGHS
 
-ENOUGH = 3000
+ENOUGH = 20_000
 """HiGHS solves an LP over so many contested pairs in some hundredths of a second."""
 TIE_NOISE = 2.0**-34
 """Ties are broken by less than this share of a typical score, which no certificate notices."""
 MOST_ROUNDS = 100
+PATIENCE, ALL = 2, 100_000
+"""After so many LPs that missed bounds, one over all contested pairs if these are not too many."""
 FEW_SWEEPS = 12
 ESCAPES = 3
 """So often a box grows because prices leave it; then it is up to the LP to say so."""
@@ -93,8 +95,11 @@ def settle(
     grown = _descend(priced, levels, effort)
     if grown is not None:
         return Settled(grown, False, NONE)
-    limit = (ENOUGH + 16 * len(priced)) * 2**effort
-    for _ in range(MOST_ROUNDS):
+    limit = _enough(priced) * 2**effort
+    for tries in range(MOST_ROUNDS):
+        if tries == PATIENCE and levels[0].contest.pairs <= ALL:
+            del levels[1:]
+            limit = max(limit, levels[0].contest.pairs)
         _break_ties(priced, levels, limit, typical, deadline)
         left = deadline - time.perf_counter()
         if left <= 0:
@@ -117,6 +122,11 @@ def settle(
     return Settled(levels[0].drawn, False, NONE)
 
 
+def _enough(priced: Priced) -> int:
+    """Contested pairs that are left to the LP without more ado."""
+    return ENOUGH + 16 * len(priced)
+
+
 def _descend(priced: Priced, levels: list[Level], effort: int) -> Drawn | None:
     """Clear the markets until prices are calm, and narrow the box; a grown box if they leave it.
 
@@ -125,7 +135,7 @@ def _descend(priced: Priced, levels: list[Level], effort: int) -> Drawn | None:
     """
     outer = levels[0]
     drawn = _narrowed(priced, outer, FEW_SWEEPS)
-    if np.any(_left(drawn, outer.drawn)) and not drawn.calm:
+    if np.any(_left(drawn, outer.drawn)) and not _settled(drawn, outer.drawn):
         outer = outer._replace(drawn=outer.drawn._replace(course=drawn.course))
         drawn = _narrowed(priced, outer, 2 * FEW_SWEEPS)
     below, above = _left(drawn, outer.drawn)
@@ -135,6 +145,8 @@ def _descend(priced: Priced, levels: list[Level], effort: int) -> Drawn | None:
     if not drawn.calm:
         _enter(priced, levels, _generous(drawn))
         inner = levels[-1]
+        if inner.contest.pairs <= _enough(priced):
+            return None
         if 2 * inner.contest.pairs < outer.contest.pairs:
             drawn = _narrowed(priced, inner, MOST)
             if not np.any(_left(drawn, inner.drawn)):
@@ -157,6 +169,11 @@ def _left(drawn: Drawn, box: Drawn) -> tuple[Array, Array]:
     """Which prices are well below, and well above a box, boolean (D,) each."""
     slack, prices = (box.high - box.low) / 4, drawn.course.prices
     return prices < box.low - slack, prices > box.high + slack
+
+
+def _settled(drawn: Drawn, box: Drawn) -> bool:
+    """Whether prices move little, as seen from a larger box."""
+    return bool((CALM * drawn.course.moved <= box.high - box.low).all())
 
 
 def _generous(drawn: Drawn) -> Drawn:
@@ -219,7 +236,9 @@ def _wider(drawn: Drawn, found: Restricted, typical: float, effort: int) -> Draw
 
 def _grown(priced: Priced, drawn: Drawn, course: Course, below: Array, above: Array) -> Drawn:
     """A box as large as before, and much larger where prices want to go below or above."""
-    room = np.maximum(4 * (drawn.high - drawn.low), course.moved)
+    width = drawn.high - drawn.low
+    room = np.maximum(np.maximum(4 * width, np.median(width)), course.moved)
+    below, above = below | (course.prices < drawn.low), above | (course.prices > drawn.high)
     low = np.where(below, np.minimum(drawn.low, course.prices) - room, drawn.low)
     high = np.where(above, np.maximum(drawn.high, course.prices) + room, drawn.high)
     lowest, highest = unlimited(priced)

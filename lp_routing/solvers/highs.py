@@ -33,6 +33,21 @@ class Run(NamedTuple):
     said: str
 
 
+class Basis(NamedTuple):
+    """Where the simplex method starts, as many basic entries as there are rows.
+
+    Attributes:
+        columns: int (n,), LOWER or UPPER for a column at that bound, BASIC for one in between.
+        rows: int (rows,), the same for rows.
+    """
+
+    columns: Any
+    rows: Any
+
+
+LOWER, BASIC, UPPER = 0, 1, 2
+
+
 class HiGHS(Solver):
     """The HiGHS solver through highspy; the model is handed over in one call.
 
@@ -66,10 +81,14 @@ class HiGHS(Solver):
             said=run.said,
         )
 
-    def run(self, program: SparseProgram, *, integral: bool = False) -> "Run":
+    def run(
+        self, program: SparseProgram, *, integral: bool = False, start: Basis | None = None
+    ) -> "Run":
         """Solve an explicit LP, or with `integral` the same in whole numbers."""
         highs = self._new_highs(integral)
         highs.passModel(highs_model(program, integral=integral))
+        if start is not None:
+            highs.setBasis(_basis(start))
         highs.run()
         status = highs.getModelStatus()
         solution = highs.getSolution()
@@ -116,6 +135,19 @@ def highs_model(program: SparseProgram, *, sign: int = 1, integral: bool = False
     if integral:
         model.integrality_ = [highspy.HighsVarType.kInteger] * len(program.score)
     return model
+
+
+def _basis(start: Basis) -> Any:
+    """The same for HiGHS."""
+    import highspy
+
+    status = highspy.HighsBasisStatus
+    words = (status.kLower, status.kBasic, status.kUpper)
+    basis = highspy.HighsBasis()
+    basis.col_status = [words[where] for where in start.columns.tolist()]
+    basis.row_status = [words[where] for where in start.rows.tolist()]
+    basis.valid, basis.alien = True, False
+    return basis
 
 
 def quiet_highs() -> "highspy.Highs":
