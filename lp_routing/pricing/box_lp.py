@@ -9,8 +9,8 @@ may exceed a constraint at the highest price of the box and fall short of it at 
 
 for some prices p inside the box. It is stated around p so that all its numbers are as small as what
 is contested. Its row duals are price less p. Simplex starts from what every row wants at p, so that
-only D prices are left to move. Where nothing is over or under at the end, the prices are optimal for
-the whole problem; otherwise the box has to be wider at those constraints.
+only D prices are left to move. Where nothing is over or under at the end, the prices are optimal
+for the whole problem; otherwise the box has to be wider at those constraints.
 """
 
 from typing import Any, NamedTuple
