@@ -1,7 +1,7 @@
 """What a router is: scores from logits, a selection from scores, an `Assignment` for the layer."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from torch import Tensor
 
@@ -11,9 +11,43 @@ from lp_routing.errors import InputError
 from lp_routing.scores import check_logits
 
 Normalise = Literal["kept", "all"] | None
+State = TypeVar("State")
 
 
-class Router(ABC):
+class Rule(ABC):
+    """What every router has in common: what it compares, how it weighs, and where it comes from.
+
+    Attributes:
+        source: paper and equation, or the file of someone's code.
+        seeks: the named problem whose optimum it seeks, such as "balanced"; "" where it seeks none.
+        cost: what one call takes, in `topk` and passes over the scores.
+    """
+
+    source: ClassVar[str]
+    seeks: ClassVar[str]
+    cost: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def causal(self) -> bool:
+        """Whether the experts of a token depend on no later token."""
+
+    @abstractmethod
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What the rule compares, (..., T, E); -inf for forbidden pairs and padding."""
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Combine weights (..., T, E): the scores of the chosen pairs, 0 elsewhere."""
+        return kept_scores(scores, chosen)
+
+    def _scored(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        """The scores of checked logits, checked."""
+        scores = self.scores(check_logits(logits), mask)
+        _check_result(scores, logits)
+        return scores
+
+
+class Router(Rule):
     """A routing rule in torch, on any device, over any leading dimensions.
 
     `select` alone is the rule; it takes any scores, so a rule can be judged on scores other than
@@ -22,16 +56,8 @@ class Router(ABC):
     """
 
     @abstractmethod
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What the rule compares, (..., T, E); -inf for forbidden pairs and padding."""
-
-    @abstractmethod
     def select(self, scores: Tensor) -> Tensor:
         """The chosen pairs, boolean (..., T, E); pairs of score -inf are never chosen."""
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Combine weights (..., T, E): the scores of the chosen pairs, 0 elsewhere."""
-        return kept_scores(scores, chosen)
 
     def __call__(self, logits: Tensor, *, mask: Tensor | None = None) -> Assignment:
         """Route a batch.
@@ -44,10 +70,47 @@ class Router(ABC):
         Raises:
             InputError: NaN, +inf, wrong shape or dtype, k > E, capacity > T where it must be met.
         """
-        scores = self.scores(check_logits(logits), mask)
-        _check_result(scores, logits)
+        scores = self._scored(logits, mask)
         chosen = self.select(scores.detach())
         return Assignment(chosen, self.weigh(scores, chosen), mask)
+
+
+class StatefulRouter(Rule, Generic[State]):
+    """A rule that carries something from batch to batch: a bias, a threshold, prices.
+
+    The state is a small value that the caller holds: `assignment, state = router(logits, state)`.
+    Without one the rule starts cold. Nothing is remembered inside, so that a state can be kept
+    back (at inference), sent elsewhere, or looked at.
+    """
+
+    @abstractmethod
+    def initial(self, scores: Tensor) -> State:
+        """The state to start cold with, for scores (..., T, E)."""
+
+    @abstractmethod
+    def step(self, scores: Tensor, state: State) -> tuple[Tensor, State]:
+        """The chosen pairs, boolean (..., T, E), and the state for the next batch."""
+
+    def __call__(
+        self, logits: Tensor, state: State | None = None, *, mask: Tensor | None = None
+    ) -> tuple[Assignment, State]:
+        """Route a batch and give back the state for the next one.
+
+        Args:
+            logits: (..., T, E) floating point, -inf for forbidden pairs.
+            state: what the call before gave back; None starts cold.
+            mask: boolean (..., T), True for real tokens.
+
+        Raises:
+            InputError: as `Router`; a state of other experts or another kind.
+        """
+        scores = self._scored(logits, mask)
+        plain = scores.detach()
+        chosen, after = self.step(plain, self.initial(plain) if state is None else state)
+        return Assignment(chosen, self.weigh(scores, chosen), mask), after
+
+
+AnyRouter = Router | StatefulRouter[Any]
 
 
 def check_normalise(by: Normalise) -> None:

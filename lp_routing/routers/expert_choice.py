@@ -23,6 +23,11 @@ class ExpertChoice(Router):
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
     """
 
+    source = "Zhou et al. 2022, eq. 2"
+    seeks = "expert_choice"
+    cost = "one topk over the tokens"
+    causal = False
+
     capacity: Capacity
     score: ScoreFunction | str = "softmax"
 

@@ -39,6 +39,10 @@ class TopK(Router):
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
     """
 
+    source = "Shazeer et al. 2017, eq. 5; Lepikhin et al. 2021 (capacity)"
+    seeks = "capacity"
+    cost = "one topk; with capacity one more over the tokens, or a sort over the experts"
+
     k: int
     capacity: Capacity | None = None
     by: Literal["score", "position"] = "score"
@@ -58,6 +62,12 @@ class TopK(Router):
             )
         named(self.score)
         check_normalise(self.normalise)
+
+    @property
+    def causal(self) -> bool:
+        """Without capacity, and where places go token by token up to a fixed capacity."""
+        first_come = self.by == "position" and self.order == "token"
+        return self.capacity is None or (first_come and isinstance(self.capacity, int))
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """The score function's (..., T, E)."""

@@ -35,6 +35,11 @@ class Unified(Router):
             that of all its scores, as the authors' code does under the name norm_topk_prob.
     """
 
+    source = "Do, Le, Tran 2025, arXiv 2503.22996 and its code"
+    seeks = "unified"
+    cost = "one topk over the flattened pool"
+    causal = False
+
     k: int
     rate: float = 0.5
     pool: Literal["sequence", "batch", "step"] = "sequence"
