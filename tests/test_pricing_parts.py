@@ -14,7 +14,8 @@ from lp_routing.pricing.narrowing import tick
 from lp_routing.pricing.priced import priced_constraints, to_prices, to_vector
 from lp_routing.pricing.rows import NEVER, everything, joined, nobody, rows_of
 from lp_routing.pricing.screen import screen
-from lp_routing.solvers.highs import BASIC, UPPER
+from lp_routing.solvers.base import Outcome
+from lp_routing.solvers.highs import BASIC, UPPER, HiGHS
 from tests.strategies import prices_for, problems
 from tests.test_hard_cases import integers, skewed
 
@@ -273,3 +274,18 @@ def test_there_are_as_many_basic_entries_as_rows(problem):
     must, may = (side.numpy() / contest.units.numpy() for side in (contest.must, contest.may))
     found = _best_responses(contest.value.numpy()[row, rank], row, must, may)
     assert (found.columns == BASIC).sum() + (found.rows == BASIC).sum() == len(contest)
+
+
+def test_where_simplex_fails_from_that_start_it_starts_from_scratch(monkeypatch):
+    run, starts = HiGHS.run, []
+
+    def stalls(highs, program, *, integral=False, start=None):
+        starts.append(start is not None)
+        found = run(highs, program, integral=integral, start=start)
+        return found if start is None else found._replace(outcome=Outcome.FAILED, columns=None)
+
+    monkeypatch.setattr(HiGHS, "run", stalls)
+    scores = skewed(512, 16)
+    problem = lpr.RoutingProblem(scores, tokens=exactly(2), experts=at_most(64))
+    assert lpr.solve(problem, lpr.Pricing()).status is lpr.Status.OPTIMAL
+    assert starts[:2] == [True, False]

@@ -22,8 +22,8 @@ ENOUGH = 20_000
 TIE_NOISE = 2.0**-34
 """Ties are broken by less than this share of a typical score, which no certificate notices."""
 MOST_ROUNDS = 100
-PATIENCE, ALL = 2, 100_000
-"""After so many LPs that missed bounds, one over all contested pairs if these are not too many."""
+PATIENCE, ALL = 2, 300_000
+"""After so many LPs or passes in vain, an LP over all contested pairs, if they are not too many."""
 FEW_SWEEPS = 12
 ESCAPES = 3
 """So often a box grows because prices leave it; then it is up to the LP to say so."""
@@ -96,8 +96,9 @@ def settle(
     if grown is not None:
         return Settled(grown, False, NONE)
     limit = _enough(priced) * 2**effort
+    passes = effort
     for tries in range(MOST_ROUNDS):
-        if tries == PATIENCE and levels[0].contest.pairs <= ALL:
+        if tries == max(PATIENCE - passes, 0) and levels[0].contest.pairs <= ALL:
             del levels[1:]
             limit = max(limit, levels[0].contest.pairs)
         _break_ties(priced, levels, limit, typical, deadline)
@@ -116,7 +117,7 @@ def settle(
         wider = _wider(levels[-1].drawn, found, typical, effort)
         if not _rescreened(priced, levels, wider, found.missed):
             below, above = found.missed < 0, found.missed > 0
-            grown = _grown(priced, levels[0].drawn, wider.course, below, above)
+            grown = _grown(priced, levels[0].drawn, wider.course, below, above, passes)
             return Settled(grown, False, NONE)
         limit, effort = 2 * limit, effort + 1
     return Settled(levels[0].drawn, False, NONE)
@@ -140,7 +141,7 @@ def _descend(priced: Priced, levels: list[Level], effort: int) -> Drawn | None:
         drawn = _narrowed(priced, outer, 2 * FEW_SWEEPS)
     below, above = _left(drawn, outer.drawn)
     if effort < ESCAPES and bool((below | above).any()):
-        return _grown(priced, outer.drawn, drawn.course, below, above)
+        return _grown(priced, outer.drawn, drawn.course, below, above, effort)
     levels[0] = outer = outer._replace(drawn=outer.drawn._replace(course=drawn.course))
     if not drawn.calm:
         _enter(priced, levels, _generous(drawn))
@@ -234,13 +235,19 @@ def _wider(drawn: Drawn, found: Restricted, typical: float, effort: int) -> Draw
     return Drawn(course, found.prices - width, found.prices + width)
 
 
-def _grown(priced: Priced, drawn: Drawn, course: Course, below: Array, above: Array) -> Drawn:
-    """A box as large as before, and much larger where prices want to go below or above."""
+def _grown(
+    priced: Priced, drawn: Drawn, course: Course, below: Array, above: Array, effort: int
+) -> Drawn:
+    """A box as large as before, and much larger where prices want to go below or above.
+
+    After some passes in vain it grows everywhere, as prices of other constraints will follow.
+    """
     width = drawn.high - drawn.low
-    room = np.maximum(np.maximum(4 * width, np.median(width)), course.moved)
+    room = np.maximum(np.maximum(4 * width, np.median(width)), course.moved) * 16.0**effort
     below, above = below | (course.prices < drawn.low), above | (course.prices > drawn.high)
-    low = np.where(below, np.minimum(drawn.low, course.prices) - room, drawn.low)
-    high = np.where(above, np.maximum(drawn.high, course.prices) + room, drawn.high)
+    others = width * 4.0 ** (effort - 1) if effort >= PATIENCE else 0.0 * width
+    low = np.minimum(drawn.low, course.prices) - np.where(below, room, others)
+    high = np.maximum(drawn.high, course.prices) + np.where(above, room, others)
     lowest, highest = unlimited(priced)
     return Drawn(course, np.maximum(low, lowest), np.minimum(high, highest))
 
