@@ -34,6 +34,20 @@ def sigmoid(values: Tensor, mask: Tensor | None = None) -> Tensor:
     return _scored(wide, mask, torch.sigmoid(wide))
 
 
+def sqrt_softplus(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Square root of the softplus of each logit on its own (DeepSeek-V4: "sqrtsoftplus").
+
+    sqrt(log(1 + exp(logit))), which stays above 0 down to float32 logits of -170. Its order is that
+    of the logits, so that row top-k chooses the same up to ties.
+    """
+    wide = check_logits(values)
+    # beyond 40 either way exp(-40) is lost beside 1: softplus(x) is x, or exp(x), whose root has a
+    # gradient where the square root of an underflow has none
+    tail = torch.exp(wide.clamp(max=-40) / 2)
+    root = torch.nn.functional.softplus(wide.clamp(min=-40), threshold=40).sqrt()
+    return _scored(wide, mask, torch.where(wide < -40, tail, root))
+
+
 def unified(values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5) -> Tensor:
     """USMoE's unified score: (1 - rate) softmax + rate * sigmoid * 2 / E (Do et al. 2025, code)."""
     wide = check_logits(values)
@@ -60,6 +74,7 @@ BY_NAME: dict[str, ScoreFunction] = {
     "sigmoid": sigmoid,
     "unified": unified,
     "logits": logits,
+    "sqrt_softplus": sqrt_softplus,
 }
 """Scores the command line offers by name."""
 

@@ -248,3 +248,41 @@ def test_an_unknown_score_name_is_refused_with_the_names_there_are(name):
 def test_a_score_that_is_neither_a_function_nor_a_name_is_refused(score):
     with pytest.raises(lpr.InputError, match=rf"score {score}.*function"):
         scores.named(score)
+
+
+# softplus(log(e^4 - 1)) = log(1 + e^4 - 1) = 4, softplus(log(e - 1)) = 1, softplus(0) = log 2.
+def test_the_square_root_of_the_softplus_has_the_values_worked_by_hand():
+    rows = [[math.log(math.expm1(4)), math.log(math.expm1(1)), 0.0, NEVER]]
+    received = scores.sqrt_softplus(torch.tensor(rows, dtype=torch.float64))
+    assert close(received, [[2.0, 1.0, math.sqrt(math.log(2)), NEVER]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_square_root_of_the_softplus_keeps_its_digits_far_out(dtype):
+    # log(1 + exp(x)) is exp(x) (1 - exp(x)/2 + ...) far below 0, and x + exp(-x) far above.
+    logits = torch.tensor([[-160.0, -100.0, -40.5, -39.5, -17.0, 17.0, 39.5, 40.5, 3e4]])
+    expected = [math.sqrt(math.log1p(math.exp(x)) if x < 700 else x) for x in logits[0].tolist()]
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    assert close(scores.sqrt_softplus(logits.to(dtype)), [expected], tolerance)
+    wrong = [value * (1 + 2 * tolerance) for value in expected]
+    assert not close(scores.sqrt_softplus(logits.to(dtype)), [wrong], tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_square_root_of_the_softplus_never_falls_where_the_logit_rises(dtype):
+    seams = torch.tensor([-40.0, 20.0, 40.0], dtype=dtype)[:, None]
+    steps = torch.arange(-50, 51, dtype=dtype) * 40 * torch.finfo(dtype).eps
+    received = scores.sqrt_softplus(seams + steps)
+    assert (received.diff(dim=-1) >= 0).all()
+    assert (received[:, -1] > received[:, 0]).all()
+
+
+@pytest.mark.parametrize("logit", [-160.0, -104.5, -41.0, 0.0, 41.0, 1e4])
+def test_the_square_root_of_the_softplus_has_a_finite_positive_slope_everywhere(logit):
+    logits = torch.tensor([[logit, 0.0]], requires_grad=True)
+    scores.sqrt_softplus(logits)[0, 0].backward()
+    slope = float(logits.grad[0, 0])
+    # sigmoid(x) / (2 sqrt(softplus(x)))
+    sigmoid, root = 1 / (1 + math.exp(-logit)), math.sqrt(math.log1p(math.exp(min(logit, 700))))
+    expected = sigmoid / 2 / (root if logit < 700 else math.sqrt(logit))
+    assert slope == pytest.approx(expected, rel=1e-4)

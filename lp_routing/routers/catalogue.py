@@ -1,11 +1,27 @@
 """Every router by name, built for a batch: what the command line and comparisons offer."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 from lp_routing.errors import InputError
+from lp_routing.routers.auction import Auction
 from lp_routing.routers.base import AnyRouter
+from lp_routing.routers.baselines import HashRouter, RandomRouter
+from lp_routing.routers.batch_prioritised import BatchPrioritised
+from lp_routing.routers.bip import BIP, OnlineBIP
+from lp_routing.routers.dykstra import CappedExpertChoice
+from lp_routing.routers.entmax import Entmax, EntmaxBudget
 from lp_routing.routers.expert_choice import ExpertChoice
+from lp_routing.routers.group_limited import GroupLimited
+from lp_routing.routers.loss_free import LossFree
+from lp_routing.routers.max_score import MaxScore, MaxScoreFlow
+from lp_routing.routers.noisy import NoisyTopK, Sampled
+from lp_routing.routers.quantile_balancing import QuantileBalancing
+from lp_routing.routers.random_second import RandomSecond
+from lp_routing.routers.sinkhorn import Sinkhorn
+from lp_routing.routers.soft_top_k import SoftTopK
+from lp_routing.routers.sparse import ReLURouter, RunningThreshold, Threshold, TopP
 from lp_routing.routers.token_choice import TopK
 from lp_routing.routers.unified import Unified
 
@@ -30,6 +46,16 @@ class Shape(NamedTuple):
         """Tokens per expert where loads are equal, rounded down."""
         return self.T * self.k // self.E
 
+    @property
+    def cap(self) -> int:
+        """Experts a token may have at most where experts choose."""
+        return min(2 * self.k, self.E)
+
+    @property
+    def groups(self) -> int:
+        """Equal groups of experts, eight where E allows it."""
+        return math.gcd(self.E, 8)
+
 
 CATALOGUE: dict[str, Callable[[Shape], AnyRouter]] = {
     "top-k": lambda s: TopK(s.k),
@@ -39,6 +65,32 @@ CATALOGUE: dict[str, Callable[[Shape], AnyRouter]] = {
     "expert choice": lambda s: ExpertChoice(s.share),
     "unified": lambda s: Unified(s.k),
     "served unified": lambda s: Unified(s.k, serve_all=True),
+    "group-limited top-k": lambda s: GroupLimited(s.k, s.groups, -(-s.groups // 2), "top2"),
+    "batch prioritised": lambda s: BatchPrioritised(s.k, s.capacity),
+    "random second": lambda s: RandomSecond(s.capacity),
+    "noisy top-k": lambda s: NoisyTopK(s.k),
+    "sampled": lambda s: Sampled(s.k),
+    "hash": lambda s: HashRouter(s.k),
+    "random": lambda s: RandomRouter(s.k),
+    "auction": lambda s: Auction(s.k),
+    "sinkhorn, top-k": lambda s: Sinkhorn(s.k),
+    "sinkhorn, balanced": lambda s: Sinkhorn(s.k, rounding="balanced"),
+    "capped expert choice, top-c": lambda s: CappedExpertChoice(s.share, s.cap),
+    "capped expert choice, capped": lambda s: CappedExpertChoice(s.share, s.cap, rounding="capped"),
+    "maxscore": lambda s: MaxScore(s.k),
+    "maxscore flow": lambda s: MaxScoreFlow(s.k),
+    "loss-free": lambda s: LossFree(s.k),
+    "quantile balancing": lambda s: QuantileBalancing(s.k, rounds=10),
+    "quantile balancing, middle": lambda s: QuantileBalancing(s.k, rounds=10, place=0.5),
+    "BIP": lambda s: BIP(s.k, iterations=8, capacity=s.capacity),
+    "BIP, online": lambda s: OnlineBIP(s.k, window=256),
+    "soft top-k": lambda s: SoftTopK(s.k, alpha=0.1, truncate=0.05),
+    "entmax": lambda s: Entmax(),  # noqa: ARG005
+    "entmax, budget": lambda s: EntmaxBudget(s.k),
+    "top-p": lambda s: TopP(0.5),  # noqa: ARG005
+    "threshold": lambda s: Threshold(1 / s.E),
+    "running threshold": lambda s: RunningThreshold(s.k, rate=1.0, start=1 / s.E),
+    "ReLU": lambda s: ReLURouter(),  # noqa: ARG005
 }
 """Name -> router for a `Shape`."""
 

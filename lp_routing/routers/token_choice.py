@@ -36,7 +36,8 @@ class TopK(Router):
         order: what comes first by position: "rank", all first choices before second ones (GShard,
             Switch, V-MoE, Tutel); "token", all choices of a token before the next (MegaBlocks).
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
-        normalise: divide the weights of a token by the sum of its kept scores, or of all.
+        normalise: divide the weights of a token by the sum of its kept scores, or of all. Without
+            capacity, "kept" with the softmax is the softmax taken after the top-k (Mixtral).
     """
 
     source = "Shazeer et al. 2017, eq. 5; Lepikhin et al. 2021 (capacity)"

@@ -1,0 +1,281 @@
+"""BASE's balanced assignment by auction: tokens bid for places, prices rise until all have theirs.
+
+Every token that misses experts bids for the best ones it does not hold, each bid up to where the
+token would as soon take its next best expert, plus epsilon. An expert keeps the highest bids it has
+room for. (Forward auction, Jacobi form: Bertsekas 1988; places of one expert as similar objects:
+Bertsekas and Castanon 1989. That a token takes several experts, none twice, is worked out here.)
+
+**Places that stay empty.** Where experts have more places than tokens take, rows of zeros take the
+rest, each at most one place of an expert. So every place is sold in the end, loads stay at their
+lower bound, and prices may start anywhere, which scaling epsilon needs.
+
+**The bound.** Throughout, what a token holds is worth, at what it paid, at least what it would get
+by the first expert beyond those it still misses, less epsilon (epsilon-complementary slackness). At
+the end nothing is missing, and each of the E U places (U, the upper bound on the loads) is within
+epsilon of its owner's best response. By weak duality the value is at least the bound that the
+prices prove, less E U epsilon; where E divides T k, E U = T k. On scores that are multiples of a
+number above E U epsilon the assignment is therefore optimal.
+
+**It ends.** Let R be the largest difference between scores of one token. When an expert receives a
+bid, its price is at most E (R + epsilon) above the highest price that the round of epsilon began
+with. Otherwise there is a gap of more than R + epsilon below it among the prices, and the experts
+above the gap are full. Who holds some of those holds, or still misses, every expert below the gap
+that it may take: it needs as many of the upper ones in any assignment, and the bidder needs one
+more. Then no assignment exists; that is ruled out at the door. A price rises by epsilon at least
+with every U rounds in which its expert is bid for, which limits the rounds.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lp_routing.checks import as_scores, whole
+from lp_routing.errors import InputError
+from lp_routing.prices import Prices
+from lp_routing.routers.balance import (
+    Loads,
+    balanced_problem,
+    loads_of,
+    per_batch,
+    placed,
+    positive,
+)
+from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
+from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
+from lp_routing.routers.selection import largest
+from lp_routing.scores import ScoreFunction, named
+
+NEVER = float("-inf")
+USUAL = 2.0**-11
+"""Epsilon where none is given, of a unit that is at most twice the largest difference R."""
+COARSE, FINER = 0.25, 8.0
+"""Epsilon starts at or above this share of the unit, and becomes so many times finer each time."""
+FINEST = 2.0**-30
+"""Epsilons below this share of the unit could be lost in the rounding of float64 prices."""
+LEAST_POWER = -1000
+
+
+@dataclass(frozen=True, eq=False)
+class Auctioned:
+    """What an auction gives.
+
+    Attributes:
+        chosen: boolean (T, E), k experts for each token.
+        prices: of the experts, for `lp_routing.certify` with the problem of the same bounds.
+        epsilon: the last one; the certified gap is at most E U epsilon, but for rounding.
+        rounds: rounds of bidding, over all values of epsilon.
+    """
+
+    chosen: Tensor
+    prices: Prices
+    epsilon: float
+    rounds: int
+
+
+def auction(
+    scores: Tensor, k: int = 1, capacity: int | None = None, epsilon: float | None = None
+) -> Auctioned:
+    """A balanced assignment within E U epsilon of the optimum, and prices that prove it.
+
+    Args:
+        scores: (T, E), -inf for forbidden pairs; every token must be allowed k experts.
+        k: experts per token.
+        capacity: most tokens an expert takes; left out, loads are between the floor and the
+            ceiling of T k / E.
+        epsilon: by how much bids go beyond what is just worth it, in units of score; left out,
+            between 1/1024 and 1/2048 of the largest difference between scores of one token.
+
+    Raises:
+        InputError: k > E, too little capacity, forbidden pairs that leave no assignment, or an
+            epsilon that is not above 0 or too fine for float64.
+    """
+    scores = as_scores(scores)
+    T, E = scores.shape
+    k = whole(k, "k", 1, E, "E, the number of experts")
+    loads = loads_of(T, E, k, None if capacity is None else whole(capacity, "capacity", 0))
+    problem = balanced_problem(scores, k, loads)
+    if bool((problem.allowed_per_token < E).any()):
+        placed(problem, Prices())  # says why there is no assignment, if there is none
+    below_best, unit = _in_units(scores)
+    last = USUAL if epsilon is None else min(positive(epsilon, "epsilon") / unit, 1.0)
+    if last < FINEST:
+        raise InputError(
+            f"epsilon={epsilon} is too fine: float64 prices can only be told apart from "
+            f"{FINEST * unit:g} on, 2**-30 of the largest difference between scores of one token."
+        )
+    worth, demand = _with_empty_places(below_best, k, loads)
+    prices = worth.new_zeros(E)
+    rounds = 0
+    for step in _steps(last):
+        held, prices, more = _sell(worth, demand, loads.most, prices, step)
+        rounds += more
+    shifted = (prices - _level(prices, loads, T * k)) * unit
+    return Auctioned(held[:T], Prices(experts=shifted), last * unit, rounds)
+
+
+@dataclass(frozen=True)
+class Auction(Router):
+    """BASE's balanced assignment (Lewis et al. 2021, eq. 3), by auction with epsilon scaling.
+
+    Seeks the optimum of `balanced` and comes within E U epsilon of it (`auction`), with or without
+    ties, whatever T, E and k. BASE compares "logits" and weighs by their sigmoid; it needs E to
+    divide T, and stops its auction early. Not causal. A token whose pairs are all forbidden is
+    padding and takes no place.
+    Cost: a sort over the experts for the bidding tokens and a `topk` over the tokens each round;
+    the rounds depend on the scores, some hundreds where experts are sought after unequally.
+
+    Attributes:
+        k: experts per token.
+        capacity: most tokens an expert takes: a whole number, a `CapacityFactor`, or None for
+            loads between the floor and the ceiling of T k / E.
+        epsilon: as in `auction`, in units of score.
+        score: what is compared and weighs: a function or a name from `lp_routing.scores`.
+        normalise: divide the weights of a token by the sum of its kept scores, or of all.
+    """
+
+    source = "Lewis et al. 2021, eq. 3; Bertsekas 1988"
+    seeks = "balanced"
+    cost = "a sort over the experts and a topk over the tokens each round, hundreds of rounds"
+    causal = False
+
+    k: int = 1
+    capacity: Capacity | None = None
+    epsilon: float | None = None
+    score: ScoreFunction | str = "softmax"
+    normalise: Normalise = None
+
+    def __post_init__(self) -> None:
+        whole(self.k, "k", 1)
+        if self.capacity is not None:
+            check_capacity(self.capacity)
+        if self.epsilon is not None:
+            positive(self.epsilon, "epsilon")
+        named(self.score)
+        check_normalise(self.normalise)
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The score function's (..., T, E)."""
+        return named(self.score)(logits, mask)
+
+    def select(self, scores: Tensor) -> Tensor:
+        """The auction of each batch; boolean (..., T, E)."""
+        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        given = self.capacity
+        capacity = None if given is None else resolve_capacity(given, scores, k)
+        return per_batch(scores, lambda batch: auction(batch, k, capacity, self.epsilon).chosen)
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
+        return normalised(scores, chosen, self.normalise)
+
+
+def _in_units(scores: Tensor) -> tuple[Tensor, float]:
+    """By how much each score is below the best of its token, float64 (T, E), and the unit.
+
+    The unit is a power of two, so that nothing is rounded but the differences themselves; it is
+    more than the largest difference and at most twice as much.
+    """
+    allowed = scores > NEVER
+    first = _power(float(scores.double().masked_fill(~allowed, 0).abs().max()))
+    below = scores.double() * 2.0**-first
+    below = below - below.amax(1, keepdim=True)
+    second = max(_power(-float(below.masked_fill(~allowed, 0).min())), LEAST_POWER - first)
+    return below * 2.0**-second, 2.0 ** (first + second)
+
+
+def _power(size: float) -> int:
+    return max(math.frexp(size)[1], LEAST_POWER)
+
+
+def _with_empty_places(scores: Tensor, k: int, loads: Loads) -> tuple[Tensor, Tensor]:
+    """Rows of zeros added for places that stay empty: scores (n, E), int64 (n,) what rows take.
+
+    There are U - L of them, so that no expert leaves more places empty, and they share the places
+    as equally as possible, so that every distribution of empty places is open (Gale and Ryser).
+    """
+    T, E = scores.shape
+    copies = loads.most - loads.least
+    spare = E * loads.most - T * k
+    each, more = divmod(spare, copies) if copies else (0, 0)
+    empty = [n for n in [each + 1] * more + [each] * (copies - more) if n]
+    demand = torch.tensor([k] * T + empty, device=scores.device)
+    return torch.cat([scores, scores.new_zeros(len(empty), E)]), demand
+
+
+def _level(prices: Tensor, loads: Loads, pairs: int) -> Tensor:
+    """What all prices may be lowered by, so that experts that could take more pay nothing.
+
+    The rows of zeros buy the cheapest places; the last of these is the level. The bound of the
+    problem at the lowered prices is that of the auction, with its rows of zeros, at these prices.
+    """
+    copies = loads.most - loads.least
+    spare = len(prices) * loads.most - pairs
+    place = -(-spare // copies) - 1 if spare else 0
+    return prices.sort().values[place]
+
+
+def _steps(last: float) -> list[float]:
+    """Values of epsilon, from coarse to the last."""
+    steps = [last]
+    while steps[-1] < COARSE:
+        steps.append(steps[-1] * FINER)
+    return steps[::-1]
+
+
+def _sell(
+    worth: Tensor,
+    demand: Tensor,
+    room: int,
+    prices: Tensor,
+    epsilon: float,
+    most_rounds: int | None = None,
+) -> tuple[Tensor, Tensor, int]:
+    """Sell all places at one epsilon: who holds what, the prices, and the rounds it took.
+
+    Args:
+        worth: float64 (n, E), differences within a row below 1, -inf for forbidden pairs.
+        demand: int64 (n,), how many experts each row takes; they add up to E * room.
+        room: places of each expert.
+        prices: float64 (E,) to start from.
+        epsilon: in the unit of `worth`.
+        most_rounds: what is proved in the module's text, if left out.
+    """
+    E = worth.shape[1]
+    prices = prices - prices.min()
+    if most_rounds is None:
+        rise = float(prices.max()) + E * (1 + epsilon)
+        most_rounds = E * room * (math.ceil(rise / epsilon) + 2)
+    paid = torch.full_like(worth, NEVER)
+    for rounds in range(most_rounds + 1):
+        held = paid > NEVER
+        missing = demand - held.sum(1)
+        bidders = (missing > 0).nonzero().squeeze(1)
+        if not len(bidders):
+            return held, prices, rounds
+        bids = _bids(worth[bidders], held[bidders], missing[bidders, None], prices, epsilon)
+        paid[bidders] = torch.maximum(paid[bidders], bids)
+        kept = largest(paid.mT, room).mT
+        lowest = paid.masked_fill(~kept, math.inf).amin(0)
+        prices = torch.where(kept.sum(0) == room, torch.maximum(prices, lowest), prices)
+        paid.masked_fill_(~kept, NEVER)
+    raise RuntimeError(f"the auction did not end within {most_rounds} rounds, its proved limit.")
+
+
+def _bids(worth: Tensor, held: Tensor, missing: Tensor, prices: Tensor, epsilon: float) -> Tensor:
+    """What some rows offer for the best experts they miss, (m, E); -inf where they do not bid.
+
+    A row with no other expert to turn to bids as if the next best were worth 1 less: any bid
+    keeps complementary slackness then.
+    """
+    earned = (worth - prices).masked_fill_(held, NEVER)
+    ordered = earned.sort(dim=1, descending=True, stable=True)
+    ranks = torch.arange(worth.shape[1], device=worth.device)
+    wanted = torch.zeros_like(held).scatter_(1, ordered.indices, ranks < missing)
+    last_wanted = ordered.values.gather(1, missing - 1)
+    following = ordered.values.gather(1, missing.clamp(max=worth.shape[1] - 1))
+    none = (missing == worth.shape[1]) | (following == NEVER)
+    following = torch.where(none, last_wanted - 1, following)
+    bids = torch.maximum(worth - following + epsilon, prices + epsilon)
+    return bids.masked_fill_(~wanted, NEVER)

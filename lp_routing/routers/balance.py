@@ -1,0 +1,104 @@
+"""What balanced routers share: how full experts get, which tokens count, what cannot be met."""
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lp_routing.bounds import between, exactly
+from lp_routing.errors import InputError
+from lp_routing.feasible import feasible_assignment
+from lp_routing.infeasibility import explain
+from lp_routing.prices import Prices
+from lp_routing.problem import RoutingProblem
+
+
+class Loads(NamedTuple):
+    """Tokens per expert: at least `least`, at most `most`, in tokens."""
+
+    least: int
+    most: int
+
+
+def loads_of(T: int, E: int, k: int, capacity: int | None = None) -> Loads:
+    """How many tokens each of E experts takes where T tokens take k experts each.
+
+    Args:
+        T: tokens.
+        E: experts.
+        k: experts per token.
+        capacity: most tokens an expert takes. Left out, loads are as equal as whole numbers allow,
+            between the floor and the ceiling of T k / E, as in `lp_routing.balanced`.
+
+    Raises:
+        InputError: fewer places than T k.
+    """
+    if capacity is None:
+        return Loads(T * k // E, -(-T * k // E))
+    most = min(capacity, T)
+    if T * k > E * most:
+        raise InputError(
+            f"{T} tokens that take k={k} experts each need {T * k} places, but with "
+            f"capacity={capacity} the E={E} experts have {E * most}; give a capacity of at least "
+            f"{-(-T * k // E)}."
+        )
+    return Loads(0, most)
+
+
+def balanced_problem(scores: Tensor, k: int, loads: Loads) -> RoutingProblem:
+    """Exactly k experts a token and loads within bounds, for scores (T, E)."""
+    return RoutingProblem(scores, tokens=exactly(k), experts=between(loads.least, loads.most))
+
+
+def placed(problem: RoutingProblem, prices: Prices) -> Tensor:
+    """A feasible assignment (T, E) near some prices.
+
+    Raises:
+        InputError: no assignment keeps all bounds, with the demands that clash.
+    """
+    chosen = feasible_assignment(problem, prices)
+    if chosen is None:
+        clash = explain(problem)
+        raise InputError(
+            f"no assignment keeps all bounds: {clash.says if clash else 'pairs are forbidden'}"
+        )
+    return chosen
+
+
+def per_batch(scores: Tensor, rule: Callable[[Tensor], Tensor]) -> Tensor:
+    """A rule for one batch, applied to each batch on its own.
+
+    Args:
+        scores: (..., T, E). A token whose pairs are all forbidden is padding: it takes no part.
+        rule: scores (T', E) of the other tokens -> chosen pairs, boolean (T', E).
+
+    Returns:
+        Boolean (..., T, E).
+    """
+    chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    batches = scores.reshape(-1, *scores.shape[-2:])
+    for batch, taken in zip(batches, chosen.view(batches.shape), strict=True):
+        real = (batch > float("-inf")).any(-1)
+        if bool(real.any()):
+            taken[real] = rule(batch[real])
+    return chosen
+
+
+def positive(value: float, name: str) -> float:
+    """`value` as a finite number above 0, refusing everything else."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise InputError(f"{name}={value!r}: expected a number above 0.")
+    return float(value)
+
+
+def stacked(scores: Tensor, rule: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
+    """A rule for one batch (T, E), applied to each on its own: each of its results, (..., *its)."""
+    results = [rule(batch) for batch in scores.reshape(-1, *scores.shape[-2:])]
+    return [
+        torch.stack(parts).reshape(scores.shape[:-2] + parts[0].shape)
+        for parts in zip(*results, strict=True)
+    ]

@@ -1,0 +1,215 @@
+"""BIP-based balancing: dual steps for the capacity problem, a batch or a token at a time."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lp_routing.checks import whole
+from lp_routing.errors import InputError
+from lp_routing.routers.base import Normalise, StatefulRouter, check_normalise, normalised
+from lp_routing.routers.capacity import (
+    Capacity,
+    CapacityFactor,
+    check_capacity,
+    resolve_capacity,
+)
+from lp_routing.routers.carried import check_state, cold_prices, past
+from lp_routing.routers.selection import largest
+from lp_routing.scores import ScoreFunction, named
+
+EQUAL_SHARE = CapacityFactor(1.0)
+"""T k / E tokens per expert, rounded up."""
+
+
+@dataclass(frozen=True)
+class BIP(StatefulRouter[Tensor]):
+    """Row top-k of score - q, q >= 0 found by turns of dual steps (Sun 2025, Algorithm 1).
+
+    p_i = max(0, (k+1)-th largest of s_i - q), then q_j = max(0, (C+1)-th largest of s_j - p). Both
+    are exact minimisers, each over its own half, of the dual of `capacity`, the problem with <=:
+    an expert with room to spare is never subsidised, so loads need not become equal. The dual
+    value never rises, but the turns can stop above its minimum. The selection takes k experts for
+    every token, whatever q says: a load can end above C.
+    State: q (..., E) in units of score, where the next batch starts from.
+    Cost: for each iteration a `topk` over the experts and one over the tokens; then one `topk`.
+
+    Attributes:
+        k: experts per token.
+        iterations: turns for a batch; the paper's T, from 2 to 14 there.
+        capacity: most tokens an expert should take: a whole number, or a `CapacityFactor`; left
+            out, its equal share T k / E, rounded up.
+        score: what is compared and weighs: a function or a name from `lp_routing.scores`.
+        normalise: divide the weights of a token by the sum of its kept scores, or of all.
+    """
+
+    source = "Sun 2025, arXiv 2502.15451, Algorithm 1"
+    seeks = "capacity"
+    cost = "a topk over the experts and one over the tokens for each iteration, then one topk"
+    causal = False
+
+    k: int
+    iterations: int = 4
+    capacity: Capacity = EQUAL_SHARE
+    score: ScoreFunction | str = "softmax"
+    normalise: Normalise = None
+
+    def __post_init__(self) -> None:
+        whole(self.k, "k", 1)
+        whole(self.iterations, "iterations", 1)
+        check_capacity(self.capacity)
+        named(self.score)
+        check_normalise(self.normalise)
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The score function's (..., T, E)."""
+        return named(self.score)(logits, mask)
+
+    def initial(self, scores: Tensor) -> Tensor:
+        """No prices: zeros (..., E)."""
+        return cold_prices(scores)
+
+    def step(self, scores: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Row top-k of score - q, and q (..., E) for the next batch."""
+        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        prices = check_state(state, (*scores.shape[:-2], scores.shape[-1]), "the experts' prices")
+        capacity = resolve_capacity(self.capacity, scores, k)
+        for _ in range(self.iterations):
+            paid = past(scores - prices[..., None, :], k)
+            prices = past((scores - paid[..., None]).mT, capacity)
+        return largest(scores - prices[..., None, :], k), prices
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
+        return normalised(scores, chosen, self.normalise)
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """What `OnlineBIP` remembers of earlier tokens.
+
+    Attributes:
+        prices: (..., E), q after the last token, in units of score.
+        margins: (..., E, window), s_ij - p_i of the last tokens in no particular order; -inf in
+            places not yet used.
+        seen: int64 (...), how many tokens came so far.
+    """
+
+    prices: Tensor
+    margins: Tensor
+    seen: Tensor
+
+
+@dataclass(frozen=True)
+class OnlineBIP(StatefulRouter[History]):
+    """`BIP` one token after another, each knowing only those before it (Sun 2025, Algorithm 3).
+
+    Token i finds p_i and q by turns, as in `BIP`, but q_j from its own margin s_ij - p_i and those
+    that expert j was offered before; it takes its top-k of s_i - q and leaves its margins behind.
+    Of these the last `window` are kept: with a window of T or more this is the paper's algorithm
+    for T tokens, with a smaller one q follows what comes. The first C tokens pay nothing. Causal,
+    and cutting a sequence into batches changes nothing.
+    State: a `History`. Padding leaves it as it is.
+    Cost: for each token one `topk` over E histories and `iterations` over E scores, in sequence.
+
+    Attributes:
+        k: experts per token.
+        iterations: turns for a token.
+        window: how many tokens are remembered.
+        capacity: most tokens an expert should take out of each `window`; left out, its equal
+            share, window * k / E rounded up.
+        score: what is compared and weighs: a function or a name from `lp_routing.scores`.
+        normalise: divide the weights of a token by the sum of its kept scores, or of all.
+    """
+
+    source = "Sun 2025, arXiv 2502.15451, Algorithm 3, with a bounded history"
+    seeks = "capacity"
+    cost = "for each token in turn a topk over E histories, and for each iteration one over E"
+    causal = True
+
+    k: int
+    iterations: int = 2
+    window: int = 1024
+    capacity: int | None = None
+    score: ScoreFunction | str = "softmax"
+    normalise: Normalise = None
+
+    def __post_init__(self) -> None:
+        whole(self.k, "k", 1)
+        whole(self.iterations, "iterations", 1)
+        whole(self.window, "window", 1)
+        if self.capacity is not None:
+            whole(self.capacity, "capacity", 0, self.window, "window, the tokens remembered")
+        named(self.score)
+        check_normalise(self.normalise)
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The score function's (..., T, E)."""
+        return named(self.score)(logits, mask)
+
+    def initial(self, scores: Tensor) -> History:
+        """Nobody came yet, nobody pays."""
+        prices = cold_prices(scores)
+        margins = prices.new_full((*prices.shape, self.window), float("-inf"))
+        seen = torch.zeros(prices.shape[:-1], dtype=torch.long, device=prices.device)
+        return History(prices, margins, seen)
+
+    def step(self, scores: Tensor, state: History) -> tuple[Tensor, History]:
+        """Each token's top-k of score - q, and what the next batch should remember."""
+        E = scores.shape[-1]
+        k = whole(self.k, "k", 1, E, "E, the number of experts")
+        self._check(state, scores)
+        capacity = math.ceil(self.window * k / E) if self.capacity is None else self.capacity
+        dtype = torch.promote_types(scores.dtype, state.margins.dtype)
+        prices, margins = state.prices.to(dtype), state.margins.to(dtype, copy=True)
+        seen = state.seen
+        chosen = torch.zeros_like(scores, dtype=torch.bool)
+        for t in range(scores.shape[-2]):
+            token = scores[..., t, :].to(dtype)
+            real = (token > float("-inf")).any(-1, keepdim=True)
+            updated, margin = self._turns(token, prices, margins, k, capacity)
+            prices = torch.where(real, updated, prices)
+            chosen[..., t, :] = largest(token - prices, k)
+            place = (seen % self.window)[..., None, None].expand(*margins.shape[:-1], 1)
+            old = margins.gather(-1, place)
+            margins.scatter_(-1, place, torch.where(real[..., None], margin[..., None], old))
+            seen = seen + real[..., 0]
+        return chosen, History(prices, margins, seen)
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
+        return normalised(scores, chosen, self.normalise)
+
+    def _turns(
+        self, token: Tensor, prices: Tensor, margins: Tensor, k: int, capacity: int
+    ) -> tuple[Tensor, Tensor]:
+        """q and the margins, both (..., E), that one token (..., E) arrives at."""
+        best = torch.topk(margins, min(capacity + 1, self.window)).values
+        margin = token
+        for _ in range(self.iterations):
+            margin = token - past(token - prices, k)[..., None]
+            # The (C+1)-th largest of the history and this margin lies between the (C+1)-th and
+            # the C-th largest of the history alone.
+            prices = margin
+            if capacity < self.window:
+                prices = torch.maximum(prices, best[..., capacity])
+            if capacity > 0:
+                prices = torch.minimum(prices, best[..., capacity - 1])
+            prices = prices.clamp(min=0)
+        return prices, margin
+
+    def _check(self, state: History, scores: Tensor) -> None:
+        """Raise `InputError` for a state that is not of these experts and this window."""
+        if not isinstance(state, History):
+            raise InputError(
+                f"state: expected a History, got {type(state).__name__}; give what the call "
+                f"before returned, or None to start cold."
+            )
+        shape = (*scores.shape[:-2], scores.shape[-1])
+        check_state(state.prices, shape, "the experts' prices")
+        if state.margins.shape != (*shape, self.window) or state.seen.shape != shape[:-1]:
+            raise InputError(
+                f"state: expected margins of shape {(*shape, self.window)} and counts of shape "
+                f"{shape[:-1]}, got {tuple(state.margins.shape)} and {tuple(state.seen.shape)}."
+            )

@@ -1,0 +1,202 @@
+"""MaxScore: balanced routing as a flow, by the exact flow or by the released two-phase rule."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lp_routing.bounds import between, exactly
+from lp_routing.checks import whole
+from lp_routing.errors import InputError
+from lp_routing.pricing import Pricing
+from lp_routing.problem import RoutingProblem
+from lp_routing.routers.balance import Loads, balanced_problem, loads_of, per_batch
+from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
+from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
+from lp_routing.scores import ScoreFunction, named
+from lp_routing.solution import Status
+from lp_routing.solve import solve
+
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True)
+class _Flow(Router):
+    """What both rules share: their arguments, and that each batch is routed on its own."""
+
+    source = "Dong et al. 2025, arXiv 2508.12801 (MaxScore)"
+    seeks = "balanced"
+    causal = False
+
+    k: int = 2
+    capacity: Capacity | None = None
+    score: ScoreFunction | str = "softmax"
+    normalise: Normalise = None
+
+    def __post_init__(self) -> None:
+        whole(self.k, "k", 1)
+        if self.capacity is not None:
+            check_capacity(self.capacity)
+        named(self.score)
+        check_normalise(self.normalise)
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The score function's (..., T, E)."""
+        return named(self.score)(logits, mask)
+
+    def select(self, scores: Tensor) -> Tensor:
+        """The rule on each batch; boolean (..., T, E).
+
+        Raises:
+            InputError: k > E, too little capacity, forbidden pairs that leave no assignment.
+        """
+        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        given = self.capacity
+        capacity = None if given is None else resolve_capacity(given, scores, k)
+        E = scores.shape[-1]
+
+        def rule(batch: Tensor) -> Tensor:
+            return self._routed(batch, k, loads_of(len(batch), E, k, capacity))
+
+        return per_batch(scores, rule)
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
+        return normalised(scores, chosen, self.normalise)
+
+    @abstractmethod
+    def _routed(self, scores: Tensor, k: int, loads: Loads) -> Tensor:
+        """The rule on one batch (T, E) of real tokens."""
+
+
+@dataclass(frozen=True)
+class MaxScoreFlow(_Flow):
+    """The minimum-cost maximum flow that MaxScore is stated as, solved exactly.
+
+    It is the optimum of `balanced`, or with a capacity of exactly k experts a token and at most
+    `capacity` tokens an expert. Found by `lp_routing.Pricing`, certified by `lp_routing.solve`.
+    Not causal. Cost: some tens of passes over the scores, and small LPs.
+
+    Attributes:
+        k: experts per token.
+        capacity: most tokens an expert takes: a whole number, a `CapacityFactor`, or None for
+            loads between the floor and the ceiling of T k / E.
+        score: what is compared and weighs: a function or a name from `lp_routing.scores`.
+        normalise: divide the weights of a token by the sum of its kept scores, or of all.
+    """
+
+    cost = "some tens of passes over the scores, and small LPs"
+
+    def _routed(self, scores: Tensor, k: int, loads: Loads) -> Tensor:
+        return _optimum(balanced_problem(scores, k, loads))
+
+
+@dataclass(frozen=True)
+class MaxScore(_Flow):
+    """The rule that MaxScore's code uses in place of the flow, in two phases.
+
+    First choices: in token order, each token takes its best expert that still has a place. Then the
+    rest: the other k - 1 experts of all tokens at once, as the assignment of largest score to the
+    places that are left (Kuhn-Munkres in the source, `lp_routing.Pricing` here; both exact). The
+    first phase is greedy, so the whole is not the optimum of `balanced`, which it seeks.
+
+    The source (KM.cpp, for K = 2, E = 16, T = 512 and capacity T K / E) sets the score of a first
+    choice to 0 in the second phase, which does not forbid it: a token may take an expert twice.
+    Here it is forbidden, unless `repeats` asks for the source's rule. What is this library's own:
+    other k, T and E (where E does not divide T k no more experts than must reach the ceiling), a
+    capacity, forbidden pairs, and that the whole flow is solved where the first choices leave
+    nothing that could be completed, which takes forbidden pairs. The source's growing weight of
+    second choices in training chooses nothing and is left out.
+    Not causal. Cost: a sort over the experts, a loop over the tokens on the CPU, then as
+    `MaxScoreFlow`.
+
+    Attributes:
+        k: experts per token.
+        capacity: most tokens an expert takes: a whole number, a `CapacityFactor`, or None for
+            loads between the floor and the ceiling of T k / E.
+        score: what is compared and weighs: a function or a name from `lp_routing.scores`.
+        normalise: divide the weights of a token by the sum of its kept scores, or of all.
+        repeats: score a first choice 0 in the second phase, as the source does, in place of
+            forbidding it. A token that takes an expert twice has fewer than k experts then, and
+            the expert a place that nobody uses.
+    """
+
+    cost = "a sort, a loop over the tokens on the CPU, then some tens of passes and small LPs"
+
+    repeats: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.repeats, bool):
+            raise InputError(f"repeats={self.repeats!r}: expected True or False.")
+
+    def _routed(self, scores: Tensor, k: int, loads: Loads) -> Tensor:
+        first = first_choices(scores, k, loads)
+        if first is not None and k == 1:
+            return first
+        if first is not None:
+            rest = _completed(scores, first, k, loads, 0.0 if self.repeats else NEVER)
+            if rest is not None:
+                return first | rest
+        return _optimum(balanced_problem(scores, k, loads))
+
+
+def first_choices(scores: Tensor, k: int, loads: Loads) -> Tensor | None:
+    """Each token's best expert with a place, in token order: boolean (T, E), one in each row.
+
+    An expert has a place up to the lower bound of the loads; and up to the upper one, as long as
+    the T k pairs allow another expert above the lower bound. None where a token is left without an
+    expert. Ties go to the lower expert.
+
+    Args:
+        scores: (T, E), -inf for forbidden pairs.
+        k: experts per token in all.
+        loads: lower and upper bound on the tokens of an expert, over all k choices.
+    """
+    T, E = scores.shape
+    order = scores.double().sort(dim=1, descending=True, stable=True)
+    allowed = (order.values > NEVER).sum(1).tolist()
+    load, extra, taken = [0] * E, T * k - E * loads.least, list[int]()
+    for wishes, count in zip(order.indices.tolist(), allowed, strict=True):
+        for expert in wishes[:count]:
+            if load[expert] < loads.least or (load[expert] < loads.most and extra > 0):
+                extra -= load[expert] >= loads.least
+                load[expert] += 1
+                taken.append(expert)
+                break
+        else:
+            return None
+    column = torch.tensor(taken, device=scores.device)[:, None]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, column, True)
+
+
+def _completed(scores: Tensor, first: Tensor, k: int, loads: Loads, again: float) -> Tensor | None:
+    """The best k - 1 further experts of every token in the places left; None where there are none.
+
+    Args:
+        scores: (T, E).
+        first: boolean (T, E), the first choices.
+        k: experts per token in all.
+        loads: bounds on the tokens of an expert, over all k choices.
+        again: what a first choice scores now; -inf forbids it.
+    """
+    load = first.sum(0).double()
+    left = between((loads.least - load).clamp(min=0), loads.most - load)
+    rest = scores.masked_fill(first, again)
+    try:
+        return _optimum(RoutingProblem(rest, tokens=exactly(k - 1), experts=left))
+    except InputError:
+        return None
+
+
+def _optimum(problem: RoutingProblem) -> Tensor:
+    """The chosen pairs of an optimum, boolean (T, E).
+
+    Raises:
+        InputError: there is no assignment, or none was proved optimal, in the solver's words.
+    """
+    solution = solve(problem, Pricing())
+    if solution.status is not Status.OPTIMAL or solution.assignment is None:
+        raise InputError(f"{solution.status.value} {solution.explanation}")
+    return solution.assignment.x > 0

@@ -1,0 +1,200 @@
+"""Sinkhorn routing: a balanced plan by entropic transport, then whole experts for each token."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lp_routing.checks import share, whole
+from lp_routing.errors import InputError
+from lp_routing.prices import Prices
+from lp_routing.routers.balance import (
+    balanced_problem,
+    loads_of,
+    per_batch,
+    placed,
+    positive,
+    stacked,
+)
+from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
+from lp_routing.routers.selection import largest
+from lp_routing.scores import ScoreFunction, named
+
+LOWEST = -1e300
+"""Differences of scores over temperature are cut here, so that no allowed pair becomes -inf."""
+
+
+@dataclass(frozen=True, eq=False)
+class SinkhornPlan:
+    """A transport plan and how close it came to its marginals.
+
+    Attributes:
+        log_plan: float64 (..., T, E), the logarithm of the plan; -inf for forbidden pairs.
+        potentials: float64 (..., E), what the logarithm of a column was raised by in all. Minus
+            the temperature times this are prices of the experts.
+        row_error: (...), the largest |row sum / k - 1| of a real token.
+        column_error: (...), the largest |column sum / (T k / E) - 1| of an expert.
+        iterations: int64 (...), how often rows and columns were scaled.
+        converged: boolean (...), whether both errors are within the tolerance.
+    """
+
+    log_plan: Tensor
+    potentials: Tensor
+    row_error: Tensor
+    column_error: Tensor
+    iterations: Tensor
+    converged: Tensor
+
+    @property
+    def plan(self) -> Tensor:
+        """The plan itself, float64 (..., T, E)."""
+        return self.log_plan.exp()
+
+
+def sinkhorn(
+    scores: Tensor,
+    k: int = 1,
+    temperature: float = 0.05,
+    tolerance: float = 1e-4,
+    iterations: int = 1000,
+) -> SinkhornPlan:
+    """The plan that maximises <scores, plan> + temperature * entropy under equal loads.
+
+    Rows sum to k and columns to T k / E (Cuturi 2013, algorithm 1, in logarithms: no scores
+    overflow). Entries are not bound by 1: for k > 1 a plan may give a token more than all of an
+    expert. Where it converged, no assignment with these loads is worth more than the plan by more
+    than temperature * entropy of the plan, entropy being -sum x log x.
+
+    Args:
+        scores: (..., T, E), -inf for forbidden pairs; tokens that are forbidden throughout are
+            padding, with rows of 0.
+        k: experts per token.
+        temperature: in units of score; small ones need more iterations.
+        tolerance: relative error of row and column sums at which it stops.
+        iterations: at most so many; a plan that needs more says so and is returned as it is. So
+            are plans that cannot exist, for forbidden pairs.
+    """
+    whole(iterations, "iterations", 1)
+    positive(temperature, "temperature")
+    share(tolerance, "tolerance")
+    parts = stacked(scores, lambda batch: _scaled(batch, k, temperature, tolerance, iterations))
+    return SinkhornPlan(*parts)
+
+
+def _scaled(
+    scores: Tensor, k: int, temperature: float, tolerance: float, iterations: int
+) -> tuple[Tensor, ...]:
+    """The fields of a `SinkhornPlan` of one batch (T, E)."""
+    kernel, _ = log_kernel(scores, temperature, (-1,))
+    real = (kernel > float("-inf")).any(-1)
+    load = real.sum().double() * k / scores.shape[-1]
+    goal = load.new_tensor(math.log(k))
+    by_row, count = kernel.logsumexp(-1), 0
+    row_error = torch.full_like(load, math.inf)
+    while bool(row_error > tolerance) and count < iterations:
+        on_rows = toward(goal, by_row)
+        potentials = toward(load.log(), (kernel + on_rows[:, None]).logsumexp(-2))
+        by_row = (kernel + potentials).logsumexp(-1)
+        wrong = ((on_rows + by_row).exp() / k - 1).abs()
+        row_error, count = wrong.masked_fill(~real, 0.0).amax(), count + 1
+    log_plan = kernel + on_rows[:, None] + potentials
+    sums = log_plan.logsumexp(-2).exp()
+    column_error = (sums - load).abs().amax() / load.clamp(min=1 / scores.shape[-1])
+    converged = (row_error <= tolerance) & (column_error <= tolerance)
+    taken = torch.tensor(count, device=scores.device)
+    return log_plan, potentials, row_error, column_error, taken, converged
+
+
+def log_kernel(scores: Tensor, temperature: float, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Scores over the temperature, less the best along some dimensions, and that best score.
+
+    Both float64; -inf where a pair is forbidden, and a best score of 0 where all are.
+    """
+    wide = scores.double()
+    best = wide.amax(dims, keepdim=True)
+    best = best.masked_fill(best == float("-inf"), 0.0)
+    kernel = ((wide - best) / temperature).clamp_(min=LOWEST)
+    return kernel.masked_fill_(scores == float("-inf"), float("-inf")), best
+
+
+def toward(target: Tensor, log_sums: Tensor) -> Tensor:
+    """What lines of these log sums are raised by to reach a target; 0 for lines of nothing."""
+    return torch.where(log_sums == float("-inf"), 0.0, target - log_sums)
+
+
+@dataclass(frozen=True)
+class Sinkhorn(Router):
+    """Entropic transport, then whole experts (Clark et al. 2022, S-BASE; Cuturi 2013).
+
+    Seeks the optimum of `balanced`. The plan is balanced where it converged; its row top-k, as in
+    the source and in Megatron, is not. `rounding="balanced"` is this library's: tokens choose at
+    the prices of the plan, full experts keep those who would miss them most, and exchanges between
+    experts settle the rest, so that every token has k experts and every load is the floor or the
+    ceiling of T k / E. For k > 1 the plan may give a token more than all of an expert, more so the
+    lower the temperature; its prices are then those of another problem, and rounding loses by it.
+    The source scales logits at temperature 1: score="logits", temperature=1.
+    Not causal. Cost: two passes over the scores an iteration, some tens to hundreds of them.
+
+    Attributes:
+        k: experts per token.
+        temperature: weight of the entropy, in units of score.
+        tolerance: relative error of row and column sums at which scaling stops.
+        iterations: at most so many.
+        rounding: "top-k", the largest entries of each row of the plan; "balanced".
+        score: what is compared and weighs: a function or a name from `lp_routing.scores`.
+        normalise: divide the weights of a token by the sum of its kept scores, or of all.
+    """
+
+    source = "Clark et al. 2022 (S-BASE); Cuturi 2013, algorithm 1"
+    seeks = "balanced"
+    cost = "two passes an iteration, tens to hundreds of iterations, one topk"
+    causal = False
+
+    k: int = 1
+    temperature: float = 0.05
+    tolerance: float = 1e-4
+    iterations: int = 1000
+    rounding: Literal["top-k", "balanced"] = "top-k"
+    score: ScoreFunction | str = "softmax"
+    normalise: Normalise = None
+
+    def __post_init__(self) -> None:
+        whole(self.k, "k", 1)
+        positive(self.temperature, "temperature")
+        share(self.tolerance, "tolerance")
+        whole(self.iterations, "iterations", 1)
+        if self.rounding not in ("top-k", "balanced"):
+            raise InputError(f'rounding={self.rounding!r}: expected "top-k" or "balanced".')
+        named(self.score)
+        check_normalise(self.normalise)
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The score function's (..., T, E)."""
+        return named(self.score)(logits, mask)
+
+    def plan(self, scores: Tensor) -> SinkhornPlan:
+        """The plan of each batch of scores (..., T, E), and whether it converged."""
+        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        return sinkhorn(scores, k, self.temperature, self.tolerance, self.iterations)
+
+    def select(self, scores: Tensor) -> Tensor:
+        """The plan, rounded; boolean (..., T, E).
+
+        Raises:
+            InputError: k > E; forbidden pairs that leave no balanced assignment to round to.
+        """
+        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        if self.rounding == "top-k":
+            return largest(self.plan(scores).log_plan, k)
+        return per_batch(scores, self._placed)
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
+        return normalised(scores, chosen, self.normalise)
+
+    def _placed(self, scores: Tensor) -> Tensor:
+        T, E = scores.shape
+        problem = balanced_problem(scores, self.k, loads_of(T, E, self.k))
+        return placed(problem, Prices(experts=-self.temperature * self.plan(scores).potentials))

@@ -1,0 +1,237 @@
+"""Routers without a fixed k: a share of the mass, a threshold, or the sign of the logit."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lp_routing.checks import share
+from lp_routing.errors import InputError
+from lp_routing.routers.base import (
+    Normalise,
+    Router,
+    StatefulRouter,
+    check_normalise,
+    normalised,
+)
+from lp_routing.routers.carried import check_state
+from lp_routing.scores import ScoreFunction, check_rate, named
+
+INF = float("inf")
+
+
+@dataclass(frozen=True)
+class TopP(Router):
+    """Every token takes its fewest best experts that hold a share p of its score (Huang 2024).
+
+    At least one, and more where a token is undecided; the number is not bounded otherwise. Causal.
+    Cost: one sort over the experts.
+
+    Attributes:
+        p: share of the sum of a token's scores, above 0, at most 1.
+        score: what is compared and weighs, not negative: a function or a name from
+            `lp_routing.scores`. Of a softmax the sum is 1.
+        normalise: divide the weights of a token by the sum of its kept scores, or of all.
+    """
+
+    source = "Huang et al. 2024, arXiv 2403.07652, eqs. 4-5"
+    seeks = ""
+    cost = "one sort over the experts"
+    causal = True
+
+    p: float
+    score: ScoreFunction | str = "softmax"
+    normalise: Normalise = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.p, int | float) or not 0 < self.p <= 1:
+            raise InputError(f"p={self.p!r}: expected a share above 0, at most 1.")
+        named(self.score)
+        check_normalise(self.normalise)
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The score function's (..., T, E)."""
+        return named(self.score)(logits, mask)
+
+    def select(self, scores: Tensor) -> Tensor:
+        """The shortest prefix in descending order that holds the share; boolean (..., T, E)."""
+        if bool(((scores < 0) & (scores > -INF)).any()):
+            raise InputError(
+                "TopP takes a share of the sum of scores, but some are negative; give it scores "
+                'such as "softmax" or "sigmoid".'
+            )
+        held = scores.masked_fill(scores == -INF, 0.0)
+        ordered, order = torch.sort(held, descending=True, stable=True)
+        running = ordered.double().cumsum(-1)
+        before = torch.nn.functional.pad(running, (1, 0))[..., :-1]
+        wanted = before < self.p * running[..., -1:]
+        chosen = torch.empty_like(wanted).scatter_(-1, order, wanted)
+        return chosen & (scores > 0)
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
+        return normalised(scores, chosen, self.normalise)
+
+
+@dataclass(frozen=True)
+class Threshold(Router):
+    """Every pair whose score is at least a value fixed beforehand.
+
+    Whatever number N of pairs it takes, they are the optimum of `unified` for N, with the value
+    as the price of the total; only N is not known before. Causal: the rule that `unified` becomes
+    without its look at later tokens.
+    Cost: one comparison.
+
+    Attributes:
+        value: the threshold, in units of score.
+        score: what is compared and weighs: a function or a name from `lp_routing.scores`.
+        normalise: divide the weights of a token by the sum of its kept scores, or of all.
+    """
+
+    source = "weak duality with the value as the price of the total (lp_routing.certificate)"
+    seeks = "unified"
+    cost = "one comparison"
+    causal = True
+
+    value: float
+    score: ScoreFunction | str = "softmax"
+    normalise: Normalise = None
+
+    def __post_init__(self) -> None:
+        _finite(self.value, "value")
+        named(self.score)
+        check_normalise(self.normalise)
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The score function's (..., T, E)."""
+        return named(self.score)(logits, mask)
+
+    def select(self, scores: Tensor) -> Tensor:
+        """The pairs at or above the value; boolean (..., T, E)."""
+        return scores >= self.value
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
+        return normalised(scores, chosen, self.normalise)
+
+
+@dataclass(frozen=True)
+class ReLURouter(Router):
+    """Every pair with a positive logit, weighed by it: ReLU as router (ReMoE, Wang et al. 2024).
+
+    The optimum of `unified` for the number of pairs it takes, at price 0; how many that is, ReMoE
+    steers by a penalty on the weights in training. Differentiable but at 0. Causal.
+    Cost: one comparison.
+    """
+
+    source = "Wang, Zhu, Chen 2024, arXiv 2412.14711, eq. 6"
+    seeks = "unified"
+    cost = "one comparison"
+    causal = True
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The logits (..., T, E); -inf for padding."""
+        return named("logits")(logits, mask)
+
+    def select(self, scores: Tensor) -> Tensor:
+        """The positive ones; boolean (..., T, E)."""
+        return scores > 0
+
+
+@dataclass(frozen=True)
+class RunningThreshold(StatefulRouter[Tensor]):
+    """A threshold that follows the batches, so that tokens take `budget` experts on average.
+
+    A batch takes every pair at or above the threshold that earlier ones left, then moves it:
+    "quantile" goes the share `rate` of the way to the threshold that would have met the budget in
+    this batch; "step" goes up by `rate` for each expert that a token took too many on average,
+    the subgradient step on the dual of `unified` in the price of its total. After "step" the mean
+    over n batches of equal size misses the budget by (last - first threshold) / (rate n), whatever
+    came. Causal, and at each batch the optimum of `unified` for the number of pairs it takes.
+    State: the thresholds (...), in units of score, one for each entry of the leading dimensions.
+    Cost: one comparison, and for "quantile" a sort of the pool for the next threshold.
+
+    Attributes:
+        budget: mean number of experts of a real token, above 0, whole or not.
+        rate: a share from 0 to 1 ("quantile"), or a step in units of score ("step"); 0 freezes.
+        update: "quantile" or "step".
+        start: the first threshold; 0 takes everything that is positive.
+        score: what is compared and weighs: a function or a name from `lp_routing.scores`.
+        normalise: divide the weights of a token by the sum of its kept scores, or of all.
+    """
+
+    source = (
+        "dual of the total's row (lp_routing.certificate), as loss-free balancing is of columns"
+    )
+    seeks = "unified"
+    cost = "one comparison; a sort of the pool for the next threshold"
+    causal = True
+
+    budget: float
+    rate: float = 0.1
+    update: Literal["quantile", "step"] = "quantile"
+    start: float = 0.0
+    score: ScoreFunction | str = "softmax"
+    normalise: Normalise = None
+
+    def __post_init__(self) -> None:
+        if share(self.budget, "budget") == 0:
+            raise InputError(f"budget={self.budget!r}: expected a number of experts above 0.")
+        if self.update not in ("quantile", "step"):
+            raise InputError(f'update={self.update!r}: expected "quantile" or "step".')
+        if self.update == "quantile":
+            check_rate(self.rate)
+        share(self.rate, "rate")
+        _finite(self.start, "start")
+        named(self.score)
+        check_normalise(self.normalise)
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The score function's (..., T, E)."""
+        return named(self.score)(logits, mask)
+
+    def initial(self, scores: Tensor) -> Tensor:
+        """`start` for each entry of the leading dimensions (...)."""
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        return torch.full(scores.shape[:-2], self.start, dtype=dtype, device=scores.device)
+
+    def step(self, scores: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The pairs at or above the threshold, and the thresholds (...) for the next batch."""
+        before = check_state(state, tuple(scores.shape[:-2]), "the thresholds")
+        if self.budget > scores.shape[-1]:
+            raise InputError(
+                f"budget={self.budget:g} is more than E, the number of experts "
+                f"({scores.shape[-1]})."
+            )
+        chosen = scores >= before[..., None, None]
+        tokens = (scores > -INF).any(-1).sum(-1)
+        if self.update == "quantile":
+            goal = _met_at(scores, tokens.double() * self.budget).to(before.dtype)
+            after = before + self.rate * (goal - before)
+        else:
+            taken = chosen.flatten(-2).sum(-1).to(before.dtype)
+            after = before + self.rate * (taken / tokens - self.budget)
+        return chosen, torch.where(tokens > 0, after, before)
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
+        return normalised(scores, chosen, self.normalise)
+
+
+def _met_at(scores: Tensor, pairs: Tensor) -> Tensor:
+    """The score (...) at or above which `pairs` (...) of a pool (..., T, E) lie, rounded down.
+
+    At least one pair, and no more than are allowed.
+    """
+    ordered = torch.sort(scores.flatten(-2), descending=True).values
+    allowed = (ordered > -INF).sum(-1)
+    count = torch.minimum(torch.floor(pairs + 1e-9).long(), allowed).clamp(min=1)
+    return ordered.gather(-1, count[..., None] - 1)[..., 0]
+
+
+def _finite(value: float, name: str) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        raise InputError(f"{name}={value!r}: expected a finite number.")
