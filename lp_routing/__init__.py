@@ -6,10 +6,11 @@ Axis letters, in every docstring, einsum and name:
     N pairs in all  L layers        G groups (sequences, devices)
 """
 
-from lp_routing import routers, scores, traces
+from lp_routing import audits, routers, scores, traces
 from lp_routing.assignment import Assignment
 from lp_routing.bounds import Bounds, at_least, at_most, between, exactly
 from lp_routing.certificate import Certificate, certify, dual_bound
+from lp_routing.compare import Optimum, compare, comparisons
 from lp_routing.constraints import Group, groups_by
 from lp_routing.cvxpy_model import cvxpy_model
 from lp_routing.errors import InputError, OptionError
@@ -46,6 +47,7 @@ __all__ = [
     "Infeasibility",
     "InputError",
     "LinearProgram",
+    "Optimum",
     "OptionError",
     "Prices",
     "Pricing",
@@ -57,12 +59,15 @@ __all__ = [
     "Violation",
     "at_least",
     "at_most",
+    "audits",
     "balanced",
     "best_prices",
     "between",
     "capacity",
     "capped_expert_choice",
     "certify",
+    "compare",
+    "comparisons",
     "cvxpy_model",
     "dual_bound",
     "exactly",

@@ -16,7 +16,7 @@ FLOORS = [
     ["errors"],
     ["bounds", "checks", "shards"],
     ["constraints", "scores", "assignment"],
-    ["integrality", "score_facts"],
+    ["integrality", "score_facts", "load_metrics"],
     ["problem"],
     ["named_problems", "prices", "exact"],
     ["best_response", "violations", "linear_program", "cvxpy_model", "merging"],
@@ -29,7 +29,9 @@ FLOORS = [
     ["solution"],
     ["solve"],
     ["routers", "traces"],
-    ["verify"],
+    ["verify", "judging", "audits"],
+    ["trials"],
+    ["compare"],
     ["report"],
     ["cli"],
 ]
@@ -98,7 +100,7 @@ def test_importing_the_package_does_not_import_solvers_or_the_command_line():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert "torch" in loaded
-    for heavy in ("cvxpy", "highspy", "clarabel", "rich", "click", "matplotlib"):
+    for heavy in ("cvxpy", "highspy", "clarabel", "rich", "click", "matplotlib", "pandas"):
         assert heavy not in loaded
 
 

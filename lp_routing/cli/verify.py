@@ -1,11 +1,9 @@
-"""The `lp-routing` command."""
+"""`lp-routing verify`: prove the optima of a file and measure the quick rules against them."""
 
 import json
 import os
-import platform
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +19,15 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
 from lp_routing.errors import InputError
 
 if TYPE_CHECKING:
     from lp_routing.traces import Trace
     from lp_routing.verify import Case, Outcome
 
-PACKAGES = ("lp-routing", "torch", "numpy", "scipy", "highspy", "cvxpy", "clarabel")
 
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="lp-routing")
-def main() -> None:
-    """Certify Mixture-of-Experts routers against the exact optimum of their assignment problem."""
-
-
-@main.command()
+@click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--k", default=2, show_default=True, help="Experts per token.")
 @click.option(
@@ -110,7 +101,7 @@ def _verify(console: Console, options: VerifyOptions) -> bool:
         )
         from lp_routing.verify import examine_all, refuted
 
-    _check_writable(options.json_path, options.file)
+    check_writable(options.json_path, options.file)
     trace = traces.sample() if options.file is None else traces.read(options.file)
     todo = _cases(trace, options)
     T, E = todo[0].problem.scores.shape
@@ -184,56 +175,3 @@ def _as_json(
             "tokens": tokens,
         },
     }
-
-
-def parse_layers(text: str, count: int) -> list[int]:
-    """`all`, `0,2` or `0-3` as layer numbers below `count`."""
-    if text.strip().lower() == "all":
-        return list(range(count))
-    chosen: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last.isdecimal() or not last):
-            raise InputError(f'--layers {text}: expected "all", "0,2" or "0-3".')
-        if int(last or first) >= count or int(first) > int(last or first):
-            raise InputError(f"--layers {text}: this file has the layers 0 to {count - 1}.")
-        chosen += range(int(first), int(last or first) + 1)
-    if not chosen:
-        raise InputError(f"--layers {text}: this file has the layers 0 to {count - 1}.")
-    return sorted(set(chosen))
-
-
-def parse_tokens(text: str) -> int | None:
-    """`all` as None, else a number of tokens >= 1."""
-    if text.strip().lower() == "all":
-        return None
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise InputError(f'--tokens {text}: expected "all" or a whole number >= 1.')
-    return int(text)
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of everything a number depends on."""
-    found: dict[str, Any] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _check_writable(path: Path | None, read_from: Path | None) -> None:
-    """Find out before the work, not after it, that the result cannot be written."""
-    if path is None:
-        return
-    try:
-        existed = path.exists()
-        if existed and read_from is not None and read_from.exists() and path.samefile(read_from):
-            raise InputError(f"--json {path}: this is the file to read; give another name.")
-        with path.open("a"):
-            pass
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise InputError(f"--json {path}: cannot be written ({error.strerror}).") from error

@@ -1,0 +1,134 @@
+"""Does the routing of a sequence depend on the other sequences, on their order, on padding?"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lp_routing.audits.finding import Finding, unasked
+from lp_routing.audits.probes import Probe, compare, found, negated, redrawn, try_all
+from lp_routing.audits.subject import NoAnswer, RouterLike, Subject, as_logits, as_subject
+from lp_routing.checks import whole
+
+NAME = "batch invariance"
+QUESTION = "Does a sequence go to the same experts whatever else is in the batch?"
+
+
+def batch_invariance(
+    router: RouterLike | Subject, logits: Tensor, *, sequences: int = 4
+) -> Finding:
+    """Route every sequence alone, among others, in another order, and with padding.
+
+    Args:
+        router: any callable that `lp_routing.audits.chosen` can ask.
+        logits: (B, T, E), a batch of sequences. Or (T, E): then the tokens are a flat batch, as
+            most layers see it, of so many `sequences` laid end to end.
+        sequences: into how many equal parts a flat batch is cut.
+
+    Returns:
+        A `Finding` over all tokens. Its `numbers` are the shares for "alone", "order", "others"
+        (every second sequence negated, then the rest) and "padding" (a quarter more tokens on
+        either side, masked out), which is asked of routers with a parameter `mask` only.
+
+    Raises:
+        InputError: bad logits or sequences, or a router that is not callable.
+
+    Cost: one call a sequence, and six.
+    """
+    ask, logits = as_subject(router), as_logits(logits)
+    sequences = whole(sequences, "sequences", 2)
+    try:
+        flat = logits.ndim == 2
+        parts = logits.tensor_split(min(sequences, len(logits))) if flat else logits.unbind(0)
+        return _batch_invariance(ask, _Batch(tuple(parts), flat))
+    except NoAnswer as reason:
+        return unasked(NAME, QUESTION, reason)
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Sequences (T_b, E) that are given to a router end to end (flat) or stacked."""
+
+    parts: tuple[Tensor, ...]
+    flat: bool
+
+    def route(self, ask: Subject, parts: Sequence[Tensor]) -> list[Tensor]:
+        """The maps of some sequences that are routed together."""
+        return self.split(ask(self.join(parts)), parts)
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(parts)) if self.flat else torch.stack(list(parts))
+
+    def split(self, whole_batch: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
+        return list(torch.split(whole_batch, [len(p) for p in parts]) if self.flat else whole_batch)
+
+
+def _batch_invariance(ask: Subject, batch: _Batch) -> Finding:
+    B = len(batch.parts)
+    together = batch.join(batch.route(ask, batch.parts))
+    asked: list[tuple[str, Callable[[], Probe]]] = [
+        ("alone", partial(_alone, ask, batch, together, b)) for b in range(B)
+    ]
+    more = []
+    if B > 1:
+        orders = (list(range(B))[::-1], [*range(1, B), 0])
+        asked += [("order", partial(_reordered, ask, batch, together, o)) for o in orders]
+        asked += [("others", partial(_among_others, ask, batch, together, kept)) for kept in (0, 1)]
+    else:
+        more.append("There is one sequence, so no other and no order to ask about.")
+    if ask.takes_mask:
+        asked.append(("padding", partial(_padded, ask, batch, together)))
+    else:
+        more.append("Padding was not asked about: the router has no parameter `mask`.")
+    probes, refused = try_all(asked)
+    when = "with the rest of the batch"
+    return found(NAME, QUESTION, when, probes, [*more, *refused])
+
+
+def _alone(ask: Subject, batch: _Batch, together: Tensor, b: int) -> Probe:
+    maps = batch.split(together, batch.parts)
+    maps[b] = batch.route(ask, [batch.parts[b]])[0]
+    ways = ("when its sequence is routed alone", "in the whole batch")
+    return compare("alone", batch.join(maps), together, ways, _only(batch, {b}))
+
+
+def _reordered(ask: Subject, batch: _Batch, together: Tensor, order: list[int]) -> Probe:
+    routed = batch.route(ask, [batch.parts[b] for b in order])
+    maps = batch.join([routed[order.index(b)] for b in range(len(order))])
+    ways = ("as the sequences come", "with the sequences in another order")
+    return compare("order", together, maps, ways)
+
+
+def _among_others(ask: Subject, batch: _Batch, together: Tensor, kept: int) -> Probe:
+    """Every second sequence, from number `kept`, among changed ones."""
+    same = set(range(kept, len(batch.parts), 2))
+    mixed = [p if b in same else negated(p) for b, p in enumerate(batch.parts)]
+    maps = batch.join(batch.route(ask, mixed))
+    ways = ("among the sequences of the batch", "among others")
+    return compare("others", together, maps, ways, _only(batch, same))
+
+
+def _padded(ask: Subject, batch: _Batch, together: Tensor) -> Probe:
+    """Every sequence between tokens that the mask leaves out, whatever their logits."""
+    maps, masks, sizes, wide = [], [], [], []
+    for part in batch.parts:
+        size = -(-len(part) // 4)
+        noise = redrawn(part)
+        padded = torch.cat([noise[:size], part, noise[-size:]])
+        real = torch.zeros(len(padded), dtype=torch.bool, device=part.device)
+        real[size : size + len(part)] = True
+        sizes.append(size)
+        wide.append(padded)
+        masks.append(real)
+    answers = batch.split(ask(batch.join(wide), batch.join(masks)), wide)
+    for part, size, answer in zip(batch.parts, sizes, answers, strict=True):
+        maps.append(answer[size : size + len(part)])
+    return compare("padding", together, batch.join(maps), ("without padding", "with padding"))
+
+
+def _only(batch: _Batch, sequences: set[int]) -> Tensor:
+    """Boolean, True for the tokens of some sequences."""
+    marks = [torch.full_like(p[:, 0], b in sequences) for b, p in enumerate(batch.parts)]
+    return batch.join(marks).bool()

@@ -1,0 +1,68 @@
+"""Does a router meet the bounds it was given?"""
+
+from torch import Tensor
+
+from lp_routing.audits.finding import Finding, unasked
+from lp_routing.audits.subject import NoAnswer, RouterLike, Subject, as_logits, as_subject
+from lp_routing.errors import InputError
+from lp_routing.problem import RoutingProblem
+from lp_routing.violations import as_amounts, violations_of
+
+NAME = "feasibility"
+QUESTION = "Does the router meet every bound of the problem?"
+
+
+def feasibility(
+    router: RouterLike | Subject, logits: Tensor, problem: RoutingProblem | None
+) -> Finding:
+    """Measure the router's choice against the bounds of a problem, and nothing else of it.
+
+    Args:
+        router: any callable that `lp_routing.audits.chosen` can ask.
+        logits: (T, E).
+        problem: what it was to meet, such as `RoutingProblem(logits, experts=at_most(C))`; None
+            where there is nothing to meet.
+
+    Returns:
+        A `Finding` that counts broken bounds among all bounds of the problem and its forbidden
+        pairs; the sentence names the worst. `numbers["worst"]` is by how many pairs it is broken.
+
+    Raises:
+        InputError: bad logits, logits of another shape than the problem's scores, or a router that
+            is not callable.
+
+    Cost: one call and a pass over the chosen pairs.
+    """
+    ask, logits = as_subject(router), as_logits(logits)
+    if problem is None:
+        return unasked(NAME, QUESTION, "no problem was given")
+    if not isinstance(problem, RoutingProblem):
+        raise InputError(f"problem: expected a RoutingProblem, got {type(problem).__name__}.")
+    if problem.scores.shape != logits.shape:
+        raise InputError(
+            f"problem: its scores have shape {tuple(problem.scores.shape)} and the logits "
+            f"{tuple(logits.shape)}; both must be (tokens, experts) of one batch."
+        )
+    try:
+        x = ask(logits)
+    except NoAnswer as reason:
+        return unasked(NAME, QUESTION, reason)
+    broken, count = violations_of(problem, as_amounts(problem, x.to(problem.scores.device)))
+    forbidden = problem.T * problem.E - int(problem.allowed_per_token.sum())
+    of = sum(len(family) for family in problem.families) + forbidden
+    if not count:
+        return Finding(
+            NAME,
+            QUESTION,
+            "holds",
+            f"None of {of} bounds is broken.",
+            0,
+            of,
+            numbers={"worst": 0.0},
+        )
+    worst = broken[0]
+    sentence = (
+        f"{count} of {of} bounds {'is' if count == 1 else 'are'} broken; by most: {worst.says}."
+    )
+    numbers = {"worst": worst.amount}
+    return Finding(NAME, QUESTION, "fails", sentence, count, of, numbers=numbers)

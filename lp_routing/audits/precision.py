@@ -1,0 +1,100 @@
+"""How many tokens change experts when their logits are rounded to fewer bits?"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lp_routing.audits.finding import Finding, unasked
+from lp_routing.audits.probes import compare, found
+from lp_routing.audits.subject import NoAnswer, RouterLike, Subject, as_logits, as_subject
+from lp_routing.errors import InputError
+
+FORMATS = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8 e4m3": torch.float8_e4m3fn,
+    "fp8 e5m2": torch.float8_e5m2,
+}
+"""Name -> dtype the logits are rounded to."""
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+def precision(router: RouterLike | Subject, logits: Tensor, *, rounded_to: str = "bf16") -> Finding:
+    """Round the logits, widen them again, route, and compare.
+
+    Only the logits are rounded: what the router computes from them keeps its own precision.
+
+    Args:
+        router: any callable that `lp_routing.audits.chosen` can ask.
+        logits: (T, E) or (B, T, E).
+        rounded_to: one of `FORMATS`. To the nearest; beyond the largest value of the format, to
+            that value.
+
+    Returns:
+        A `Finding` over all tokens. Its `numbers` hold quantiles of the margin, the k-th minus the
+        (k+1)-th logit of a token that has k experts, for tokens that "changed" and that "stayed".
+
+    Raises:
+        InputError: bad logits, an unknown format, or a router that is not callable.
+
+    Cost: two calls and a sort.
+    """
+    if rounded_to not in FORMATS:
+        raise InputError(f"rounded_to={rounded_to!r}: expected one of {', '.join(FORMATS)}.")
+    ask, logits = as_subject(router), as_logits(logits)
+    name = f"precision: {rounded_to}"
+    question = f"Does every token keep its experts when logits are rounded to {rounded_to}?"
+    try:
+        before, after = ask(logits), ask(rounded(logits, FORMATS[rounded_to]))
+    except NoAnswer as reason:
+        return unasked(name, question, reason)
+    ways = ("as it is", f"in {rounded_to}")
+    probe = compare("rounded", before, after, ways)
+    spread = {
+        "changed": _quantiles(margins(logits, before)[probe.changed]),
+        "stayed": _quantiles(margins(logits, before)[~probe.changed]),
+    }
+    more = []
+    if spread["changed"] and spread["stayed"]:
+        more = [
+            f"The median margin of those that change is {spread['changed'][1]:.3g}, "
+            f"of those that stay {spread['stayed'][1]:.3g}."
+        ]
+    finding = found(name, question, f"when logits are rounded to {rounded_to}", [probe], more)
+    quantiles = {
+        f"margin of those that {group}, {100 * q:.0f} %": value
+        for group, values in spread.items()
+        for q, value in zip(QUANTILES, values, strict=False)
+    }
+    return replace(finding, numbers={**finding.numbers, **quantiles})
+
+
+def rounded(logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logits rounded to another dtype and back in their own; -inf stays -inf."""
+    largest = min(torch.finfo(dtype).max, torch.finfo(logits.dtype).max)
+    finite = logits.clamp(-largest, largest).to(dtype).to(logits.dtype)
+    return torch.where(logits.isfinite(), finite, logits)
+
+
+def margins(logits: Tensor, chosen: Tensor) -> Tensor:
+    """The k-th minus the (k+1)-th logit (..., T) of each token, k being how many experts it has.
+
+    inf where a token has no expert, all of them, or all that are allowed.
+    """
+    E = logits.shape[-1]
+    k = chosen.sum(-1, keepdim=True)
+    ordered = logits.sort(-1, descending=True).values.double()
+    kth, following = (
+        ordered.gather(-1, (k - 1).clamp(min=0)),
+        ordered.gather(-1, k.clamp(max=E - 1)),
+    )
+    known = (k > 0) & (k < E) & kth.isfinite() & following.isfinite()
+    return (kth - following).masked_fill(~known, float("inf")).squeeze(-1)
+
+
+def _quantiles(values: Tensor) -> list[float]:
+    """The values at `QUANTILES` of what is finite; nothing where nothing is."""
+    ordered = values[values.isfinite()].sort().values
+    last = len(ordered) - 1
+    return [float(ordered[round(q * last)]) for q in QUANTILES] if last >= 0 else []

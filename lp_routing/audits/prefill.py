@@ -1,0 +1,54 @@
+"""Does a router choose the same one token at a time (decode) as for the whole (prefill)?"""
+
+import torch
+from torch import Tensor
+
+from lp_routing.audits.finding import Finding, unasked
+from lp_routing.audits.probes import compare, found
+from lp_routing.audits.subject import NoAnswer, RouterLike, Subject, as_logits, as_subject
+from lp_routing.checks import whole
+
+NAME = "prefill against decode"
+QUESTION = "Does a token go to the same experts when it comes alone, as in cached decoding?"
+
+
+def prefill(router: RouterLike | Subject, logits: Tensor, *, most: int = 256) -> Finding:
+    """Route all tokens at once, then single tokens, each in a call of its own.
+
+    Cached decoding shows a layer one new token per sequence, so a rule that compares tokens of one
+    sequence has nothing to compare there: with one token, unified and expert choice are another
+    rule than in training. Each call starts cold: what a state would carry is not modelled.
+
+    Args:
+        router: any callable that `lp_routing.audits.chosen` can ask.
+        logits: (T, E), one sequence, or (B, T, E): then one token of each sequence comes at a time.
+        most: single tokens to ask about, evenly spaced.
+
+    Returns:
+        A `Finding` over the tokens asked about.
+
+    Raises:
+        InputError: bad logits or `most`, or a router that is not callable.
+
+    Cost: one call, and one for each token asked about.
+    """
+    ask, logits, most = as_subject(router), as_logits(logits), whole(most, "most", 1)
+    try:
+        return _prefill(ask, logits, most)
+    except NoAnswer as reason:
+        return unasked(NAME, QUESTION, reason)
+
+
+def _prefill(ask: Subject, logits: Tensor, most: int) -> Finding:
+    T = logits.shape[-2]
+    full = ask(logits)
+    alone, asked = full.clone(), torch.zeros(T, dtype=torch.bool, device=full.device)
+    for t in sorted({i * T // min(most, T) for i in range(min(most, T))}):
+        asked[t] = True
+        try:
+            alone[..., t : t + 1, :] = ask(logits[..., t : t + 1, :])
+        except NoAnswer as reason:
+            raise NoAnswer(f"given token {t} alone, {reason}") from reason
+    ways = (f"when all {T} tokens come at once", "when it comes alone")
+    probe = compare("alone", full, alone, ways, asked)
+    return found(NAME, QUESTION, "when they come one at a time", [probe])

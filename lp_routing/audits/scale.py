@@ -1,0 +1,148 @@
+"""Does a router answer on large, shifted and forbidden logits, and as it should?"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lp_routing.audits.finding import Finding, counted, unanswered, unasked
+from lp_routing.audits.probes import compare, first_example, found
+from lp_routing.audits.subject import NoAnswer, RouterLike, Subject, as_logits, as_subject
+from lp_routing.errors import InputError
+
+FACTOR, OFFSET = 60.0, 1000.0
+SHARE_FORBIDDEN = 8
+
+
+def scale(router: RouterLike | Subject, logits: Tensor, *, way: str = "times 60") -> Finding:
+    """Route changed logits; NaN, errors and calls that do not return are what is looked for.
+
+    Args:
+        router: any callable that `lp_routing.audits.chosen` can ask.
+        logits: (T, E) or (B, T, E).
+        way: one of `WAYS`. "times 60", "plus 1000" and "minus 1000" ask whether every token keeps
+            its experts (for the offsets compared with logits rounded as the offset rounds them); a
+            rule that compares tokens has a reason to change them when logits are multiplied.
+            "-inf entries" (an eighth of each token's pairs, at least one), "-inf expert" (the most
+            used one) and "-inf token" (the first) ask whether such pairs are left alone.
+
+    Returns:
+        A `Finding` over all tokens; without a count where there is no answer on changed logits.
+
+    Raises:
+        InputError: bad logits, an unknown way, or a router that is not callable.
+
+    Cost: two calls.
+    """
+    if way not in WAYS:
+        raise InputError(f"way={way!r}: expected one of {', '.join(WAYS)}.")
+    ask, logits = as_subject(router), as_logits(logits)
+    name = f"scale: {way}"
+    if way in MOVES:
+        return _moved(ask, logits, name, way)
+    return _forbidden(ask, logits, name, way)
+
+
+def _moved(ask: Subject, logits: Tensor, name: str, way: str) -> Finding:
+    question = f"Does every token keep its experts with logits {way}?"
+    before, after = MOVES[way](logits)
+    try:
+        if not bool(((after < float("inf")) & (logits.isfinite() == after.isfinite())).all()):
+            raise NoAnswer(f"logits {way} do not fit {logits.dtype}")
+        plain = ask(before)
+    except NoAnswer as reason:
+        return unasked(name, question, reason)
+    try:
+        moved = ask(after)
+    except NoAnswer as reason:
+        return unanswered(name, question, f"on logits {way}", reason)
+    probe = compare(way, plain, moved, ("on logits as they are", f"on logits {way}"))
+    return found(name, question, f"with logits {way}", [probe])
+
+
+def _forbidden(ask: Subject, logits: Tensor, name: str, way: str) -> Finding:
+    question = f"Are pairs of score -inf left alone ({way})?"
+    try:
+        plain = ask(logits)
+        pairs = FORBIDS[way](plain) | (logits == float("-inf"))
+    except NoAnswer as reason:
+        return unasked(name, question, reason)
+    try:
+        after = ask(logits.masked_fill(pairs, float("-inf")))
+    except NoAnswer as reason:
+        return unanswered(name, question, f"with {way}", reason)
+    bad = (after & pairs).any(-1)
+    count, of = int(bad.sum()), bad.numel()
+    example = first_example(plain, after, bad, ("on logits as they are", f"with {way}"))
+    taken = "an expert whose score is -inf"
+    sentence = counted(count, of, f"tokens takes {taken}", f"tokens take {taken}")
+    return Finding(
+        audit=name,
+        question=question,
+        verdict="fails" if count else "holds",
+        sentence=f"{sentence}{f': {example}' if example else ''}.",
+        count=count,
+        of=of,
+        example=example,
+    )
+
+
+def _times(logits: Tensor) -> tuple[Tensor, Tensor]:
+    return logits, logits * FACTOR
+
+
+def _plus(logits: Tensor) -> tuple[Tensor, Tensor]:
+    moved = logits + OFFSET
+    return moved - OFFSET, moved
+
+
+def _minus(logits: Tensor) -> tuple[Tensor, Tensor]:
+    moved = logits - OFFSET
+    return moved + OFFSET, moved
+
+
+def _entries(chosen: Tensor) -> Tensor:
+    """Some pairs of every token, never so many that it could not have as many experts as usual."""
+    E = chosen.shape[-1]
+    count = min(max(1, E // SHARE_FORBIDDEN), E - _usual(chosen))
+    draw = torch.Generator().manual_seed(4)
+    return (torch.rand(chosen.shape, generator=draw).argsort(-1) < count).to(chosen.device)
+
+
+def _expert(chosen: Tensor) -> Tensor:
+    """All pairs of the expert that has most tokens."""
+    _usual(chosen)
+    pairs = torch.zeros_like(chosen)
+    pairs[..., int(chosen.flatten(0, -2).sum(0).argmax())] = True
+    return pairs
+
+
+def _token(chosen: Tensor) -> Tensor:
+    """All pairs of the first token (of each sequence)."""
+    pairs = torch.zeros_like(chosen)
+    pairs[..., 0, :] = True
+    return pairs
+
+
+def _usual(chosen: Tensor) -> int:
+    """Experts a token has on average, rounded up; one more must be there."""
+    E = chosen.shape[-1]
+    usual = -(-int(chosen.sum()) // chosen[..., 0].numel())
+    if usual >= E:
+        raise NoAnswer(f"its tokens have {usual} of {E} experts, so none can be forbidden")
+    return usual
+
+
+MOVES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "times 60": _times,
+    "plus 1000": _plus,
+    "minus 1000": _minus,
+}
+"""Logits -> what to compare with, and what to ask."""
+FORBIDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "-inf entries": _entries,
+    "-inf expert": _expert,
+    "-inf token": _token,
+}
+"""The map of the plain answer -> the pairs to forbid."""
+WAYS = (*MOVES, *FORBIDS)

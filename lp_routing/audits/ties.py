@@ -1,0 +1,136 @@
+"""How many tokens' experts are decided by a tie, and is the rule for ties stated?"""
+
+import inspect
+import re
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lp_routing.audits.finding import Finding, unasked
+from lp_routing.audits.probes import Probe, compare, found, merged, try_all
+from lp_routing.audits.subject import NoAnswer, RouterLike, Subject, as_logits, as_subject
+from lp_routing.checks import whole
+
+NAME = "ties"
+QUESTION = "Are the experts of every token decided by its scores, and none by a tie?"
+AXES = {"experts": -1, "tokens": -2}
+WORD = re.compile(r"\b(ties?|tied)\b", re.IGNORECASE)
+
+
+def ties(router: RouterLike | Subject, logits: Tensor, *, orders: int = 4) -> Finding:
+    """Put experts, or tokens, in another order, route, and put the answer back.
+
+    Scores decide alike in every order; a rule such as "lowest index" then chooses others exactly
+    where scores tie. The reverse order is always tried: it turns every such choice round. Where a
+    router chooses otherwise in another order even on logits without ties (places by position,
+    groups of neighbouring experts), that order says nothing of ties and is left out.
+
+    Args:
+        router: any callable that `lp_routing.audits.chosen` can ask.
+        logits: (T, E) or (B, T, E).
+        orders: how many orders of experts, and of tokens, to try.
+
+    Returns:
+        A `Finding` over all tokens. Its `numbers` are the shares for "experts" and "tokens"; "row
+        ties", the tokens whose worst chosen logit equals their best other one; and "lower index",
+        the share of those in which the lower expert was taken, where there are any. A tie that the
+        scores make and the logits do not (a softmax that underflows, rounding) shows in the former
+        only. "stated" is 1 where the router's documentation has a word on ties, else 0.
+
+    Raises:
+        InputError: bad logits or orders, or a router that is not callable.
+
+    Cost: `2 * orders` calls on the logits, as many on logits without ties, and two.
+    """
+    ask, logits, orders = as_subject(router), as_logits(logits), whole(orders, "orders", 1)
+    try:
+        return _ties(ask, logits, orders)
+    except NoAnswer as reason:
+        return unasked(NAME, QUESTION, reason)
+
+
+def _ties(ask: Subject, logits: Tensor, orders: int) -> Finding:
+    plain, control = ask(logits), without_ties(logits)
+    plain_control = ask(control)
+    turned = partial(_turned, ask, (logits, plain), (control, plain_control), orders)
+    probes, more = try_all([(name, partial(turned, name)) for name in AXES])
+    row_ties, lower = _row_ties(logits, plain)
+    stated = states_a_rule(ask.router)
+    if row_ties:
+        more.append(f"In {lower} of {row_ties} ties within a token the lower expert is taken.")
+    more.append(f"Its documentation {'says' if stated else 'does not say'} how ties are decided.")
+    finding = found(NAME, QUESTION, "with the order of experts or tokens", probes, more)
+    numbers = {
+        **finding.numbers,
+        "row ties": row_ties / plain[..., 0].numel(),
+        "stated": float(stated),
+    }
+    if row_ties:
+        numbers["lower index"] = lower / row_ties
+    return replace(finding, numbers=numbers)
+
+
+def without_ties(logits: Tensor) -> Tensor:
+    """Logits of the same shape and forbidden pairs whose choices no tie decides.
+
+    Each token has the values of one grid from -4 to 4, shuffled: they differ in bfloat16 too, up
+    to 256 experts. What is added to each level of it tells tokens apart, in float32 up to some
+    8,000 tokens.
+    """
+    draw = torch.Generator().manual_seed(2)
+    T, E = logits.shape[-2:]
+    level = torch.rand(logits.shape, generator=draw).argsort(-1)
+    token = torch.rand(logits.shape, generator=draw).argsort(-2).gather(-1, level)
+    grid = 8 * level.double() / max(1, E - 1) - 4
+    apart = 0.004 * token.double() / max(1, T - 1) - 0.002
+    return torch.where(logits.isfinite(), (grid + apart).to(logits), logits)
+
+
+def states_a_rule(router: RouterLike) -> bool:
+    """Whether the documentation of a callable, or of its classes, has a word on ties."""
+    libraries = ("builtins", "torch")  # what they say of themselves is not about this router
+    classes = [c for c in type(router).__mro__ if c.__module__.split(".")[0] not in libraries]
+    texts = [inspect.getdoc(router), *(c.__doc__ for c in classes)]
+    return any(WORD.search(text) for text in texts if text)
+
+
+def _orders(n: int, count: int) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    reverse = torch.arange(n).flip(0)
+    return [reverse, *(torch.randperm(n, generator=draw) for _ in range(count - 1))]
+
+
+def _turned(
+    ask: Subject,
+    given: tuple[Tensor, Tensor],
+    control: tuple[Tensor, Tensor],
+    count: int,
+    name: str,
+) -> Probe:
+    """Logits and their map in other orders and back; so the control, which must not change."""
+    axis = AXES[name]
+    orders = [order.to(given[0].device) for order in _orders(given[0].shape[axis], count)]
+
+    def there_and_back(logits: Tensor, order: Tensor) -> Tensor:
+        return ask(logits.index_select(axis, order)).index_select(axis, order.argsort())
+
+    if not all(torch.equal(there_and_back(control[0], order), control[1]) for order in orders):
+        raise NoAnswer(f"in another order of {name} it chooses otherwise without any tie")
+    ways = ("as they stand", f"with the {name} in another order")
+    probes = [compare(name, given[1], there_and_back(given[0], o), ways) for o in orders]
+    return merged(name, probes)
+
+
+def _row_ties(logits: Tensor, chosen: Tensor) -> tuple[int, int]:
+    """Tokens whose worst chosen logit equals their best other one; in how many the lower won."""
+    never = float("-inf")
+    worst = logits.masked_fill(~chosen, float("inf")).amin(-1, keepdim=True)
+    best = logits.masked_fill(chosen, never).amax(-1, keepdim=True)
+    tied = (worst == best) & (best > never)
+    level = logits == best
+    places = torch.arange(logits.shape[-1], device=logits.device)
+    last_taken = places.where(chosen & level, -1).amax(-1, keepdim=True)
+    first_left = places.where(~chosen & level, logits.shape[-1]).amin(-1, keepdim=True)
+    return int(tied.sum()), int((tied & (last_taken < first_left)).sum())

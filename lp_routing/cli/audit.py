@@ -1,0 +1,179 @@
+"""`lp-routing audit`: ask every audit's question of some routers on the logits of a file."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
+from lp_routing.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lp_routing.audits import Finding
+
+HANDFUL = "top-k, drop by score, drop by position, token-major, expert choice, unified"
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--routers", default=HANDFUL, show_default=True, help='Names, with commas between; or "all".'
+)
+@click.option("--k", default=2, show_default=True, help="Experts per token.")
+@click.option(
+    "--capacity-factor",
+    default=1.25,
+    show_default=True,
+    help="Capacity of an expert, relative to an equal share.",
+)
+@click.option("--layers", default="0", show_default=True, help='"all", or such as "0,2" or "0-3".')
+@click.option(
+    "--tokens",
+    default="1024",
+    show_default=True,
+    help='How many tokens of each layer, from the first; "all" takes every one (slower).',
+)
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Also write the findings here."
+)
+def audit(**options: Any) -> None:
+    """Audit routers: causality, batch invariance, decoding, ties, precision, scale, capacity.
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+    The tokens of a layer are taken as one batch in reading order.
+
+    Exit status: 0 when the audits ran, whatever they found; 2 on bad input.
+    """
+    try:
+        _audit(Console(), AuditOptions(**options))
+    except InputError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """What the command line says to `audit`."""
+
+    file: Path | None
+    routers: str
+    k: int
+    capacity_factor: float
+    layers: str
+    tokens: str
+    json_path: Path | None
+
+
+def _audit(console: Console, options: AuditOptions) -> None:
+    with console.status("loading torch ..."):
+        from lp_routing import traces
+        from lp_routing.report.audit_table import LEGEND, audit_tables, sentences
+
+    check_writable(options.json_path, options.file)
+    names = parse_routers(options.routers)
+    trace = traces.sample() if options.file is None else traces.read(options.file)
+    layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
+    found = {}
+    for layer in layers:
+        logits = trace.layer(layer)[:most]
+        if layer == layers[0]:
+            T, E = logits.shape
+            console.print(
+                f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), {T} of "
+                f"{len(trace.layer(layer))} tokens, {E} experts; k={options.k}, capacity factor "
+                f"{options.capacity_factor:g}.",
+                highlight=False,
+            )
+        try:
+            found[layer] = _of_layer(console, logits, names, layer, options)
+        except InputError as error:
+            raise InputError(f"{error} (Layer {layer} of {trace.source}.)") from error
+    for layer, findings in found.items():
+        for table in audit_tables(layer, findings):
+            console.print(table)
+    console.print(LEGEND, style="dim", highlight=False)
+    for layer, findings in found.items():
+        for line in sentences(layer, findings):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if options.json_path is not None:
+        content = json.dumps(_as_json(found, trace.source, options, T), allow_nan=False, indent=1)
+        options.json_path.write_text(content + "\n")
+
+
+def _of_layer(
+    console: Console, logits: "Tensor", names: list[str], layer: int, options: AuditOptions
+) -> "dict[str, list[Finding]]":
+    """The findings of each router on logits (T, E), told one after the other."""
+    from lp_routing.audits import audit as run
+    from lp_routing.bounds import at_most
+    from lp_routing.checks import whole
+    from lp_routing.problem import RoutingProblem
+    from lp_routing.routers.capacity import CapacityFactor
+    from lp_routing.routers.catalogue import Shape, router
+
+    T, E = logits.shape
+    k = whole(options.k, "k", 1, E, "E, the number of experts")
+    capacity = CapacityFactor(options.capacity_factor).of(T, E, k)
+    problem = RoutingProblem(logits, experts=at_most(capacity))
+    found = {}
+    with console.status("auditing ...") as status:
+        for number, name in enumerate(names, 1):
+            status.update(f"auditing layer {layer}: {name} ...")
+            found[name] = run(router(name, Shape(k, capacity, T, E)), logits, problem=problem)
+            if not console.is_terminal:
+                place = f"layer {layer}, {name}"
+                click.echo(f"{number} of {len(names)} audited: {place}", err=True)
+    return found
+
+
+def parse_routers(text: str) -> list[str]:
+    """Names of the catalogue, some of which have a comma in them; `all` is every one.
+
+    Raises:
+        InputError: an unknown name, with those that there are, or no name.
+    """
+    from lp_routing.routers.catalogue import CATALOGUE
+
+    if text.strip().lower() == "all":
+        return list(CATALOGUE)
+    pieces = [" ".join(piece.split()) for piece in text.split(",")]
+    names: list[str] = []
+    while pieces:
+        whole_name = ", ".join(pieces[:2])
+        size = 2 if len(pieces) > 1 and whole_name in CATALOGUE else 1
+        name = ", ".join(pieces[:size])
+        if name not in CATALOGUE:
+            raise InputError(f'--routers {name}: expected "all" or some of {"; ".join(CATALOGUE)}.')
+        names.append(name)
+        pieces = pieces[size:]
+    return list(dict.fromkeys(names))
+
+
+def _as_json(
+    found: "dict[int, dict[str, list[Finding]]]", source: str, options: AuditOptions, tokens: int
+) -> dict[str, Any]:
+
+    return {
+        "findings": [
+            {"layer": layer, "router": name, **finding.as_json()}
+            for layer, by_router in found.items()
+            for name, findings in by_router.items()
+            for finding in findings
+        ],
+        "versions": versions(),
+        "source": source,
+        "options": {
+            "routers": list(next(iter(found.values()))),
+            "k": options.k,
+            "capacity_factor": options.capacity_factor,
+            "tokens": tokens,
+        },
+    }

@@ -1,0 +1,268 @@
+"""`lp-routing gap`: how far each router is from the optimum of one problem, and what it costs."""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
+from lp_routing.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lp_routing.judging import GapRow
+    from lp_routing.problem import RoutingProblem
+    from lp_routing.routers import Shape
+    from lp_routing.traces import Trace
+
+PROBLEMS = (
+    "capacity",
+    "balanced",
+    "unified",
+    "token_choice",
+    "expert_choice",
+    "served_unified",
+    "capped_expert_choice",
+)
+WIDE = 100
+"""Columns of a terminal from which the table shows all metrics of the load."""
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--routers",
+    default="all",
+    show_default=True,
+    help='Names of the catalogue, comma separated, or "all"; "optimum" is the exact solver.',
+)
+@click.option(
+    "--problem",
+    "problem_name",
+    type=click.Choice(PROBLEMS),
+    default="capacity",
+    show_default=True,
+    help="What is judged by.",
+)
+@click.option("--k", default=2, show_default=True, help="Experts per token.")
+@click.option(
+    "--capacity-factor",
+    default=1.25,
+    show_default=True,
+    help="Capacity of an expert, relative to an equal share.",
+)
+@click.option(
+    "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
+)
+@click.option(
+    "--tokens",
+    default="all",
+    show_default=True,
+    help='How many tokens of each layer, from the first, or "all".',
+)
+@click.option(
+    "--score",
+    type=click.Choice(["softmax", "sigmoid", "unified", "logits"]),
+    default="softmax",
+    show_default=True,
+    help="How logits become scores; every router selects on these.",
+)
+@click.option("--repeats", default=5, show_default=True, help="Timed calls of each router.")
+@click.option(
+    "--warm-up",
+    default=0,
+    show_default=True,
+    help="Steps on the same batch that routers with a state have behind them.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of routers that draw at random.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the rows here.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the rows here.")
+@click.option(
+    "--plot",
+    "plot_path",
+    type=click.Path(path_type=Path),
+    help="Draw gap against time here: .png, .pdf or .svg.",
+)
+def gap(**options: Any) -> None:
+    """Measure how far routers are from the certified optimum of a problem, and what they cost.
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+
+    Routers that seek another problem are measured too; where they break a bound of this one, they
+    are marked INFEASIBLE. Times are in units of torch.topk on the same scores.
+
+    Exit status: 0, or 2 on bad input.
+    """
+    try:
+        _gap(Console(), GapOptions(**options))
+    except InputError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+
+
+@dataclass(frozen=True)
+class GapOptions:
+    """What the command line says to `gap`."""
+
+    file: Path | None
+    routers: str
+    problem_name: str
+    k: int
+    capacity_factor: float
+    layers: str
+    tokens: str
+    score: str
+    repeats: int
+    warm_up: int
+    seed: int
+    json_path: Path | None
+    csv_path: Path | None
+    plot_path: Path | None
+
+
+def _gap(console: Console, options: GapOptions) -> None:
+    """Do the job and print it."""
+    with console.status("loading torch and the solvers ..."):
+        from lp_routing import traces
+        from lp_routing.compare import OPTIMUM
+        from lp_routing.report.gap_plot import check_format, check_matplotlib, draw
+        from lp_routing.report.gap_table import LEGEND, gap_table, remarks, verdict
+        from lp_routing.routers import CATALOGUE
+
+    _check_outputs(options)
+    if options.plot_path is not None:
+        check_format(options.plot_path)
+        check_matplotlib()
+    names = parse_routers(options.routers, (OPTIMUM, *CATALOGUE))
+    trace = traces.sample() if options.file is None else traces.read(options.file)
+    layers = parse_layers(options.layers, trace.layers)
+    tokens = len(trace.layer(layers[0])[: parse_tokens(options.tokens)])
+    console.print(
+        f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), {tokens} tokens, "
+        f"{trace.router_logits.shape[2]} experts; problem: {options.problem_name}, k={options.k}, "
+        f"capacity factor {options.capacity_factor:g}, scores: {options.score}.",
+        highlight=False,
+    )
+    found = {}
+    for layer in layers:
+        with console.status(f"layer {layer}: {len(names)} router(s) ..."):
+            rows = found[layer] = _layer_rows(trace, layer, names, options)
+        console.print(gap_table(f"Layer {layer}", rows, wide=console.width >= WIDE))
+        for sentence in remarks(rows):
+            console.print(sentence, style="magenta", highlight=False, markup=False)
+        console.print(f"Layer {layer}, {verdict(rows)}", highlight=False, markup=False)
+    console.print(LEGEND, style="dim", highlight=False)
+    _write(found, trace.source, options)
+    if options.plot_path is not None:
+        every = [row for rows in found.values() for row in rows]
+        draw({f"{trace.source}: {options.problem_name}": every}, options.plot_path)
+
+
+def parse_routers(text: str, known: Sequence[str]) -> list[str]:
+    """`all`, or names separated by commas; a name that holds commas itself is recognised."""
+    if text.strip().lower() == "all":
+        return list(known)
+    parts = [part.strip() for part in text.split(",")]
+    names: list[str] = []
+    while parts:
+        candidates = [", ".join(parts[:count]) for count in range(len(parts), 0, -1)]
+        name = next((name for name in candidates if name in known), None)  # the longest that fits
+        if name is None:
+            raise InputError(
+                f'--routers: {parts[0]!r} is unknown; expected "all", or some of: '
+                f"{'; '.join(known)}."
+            )
+        names.append(name)
+        parts = parts[name.count(",") + 1 :]
+    return list(dict.fromkeys(names))
+
+
+def _layer_rows(
+    trace: "Trace", layer: int, names: Sequence[str], options: GapOptions
+) -> "list[GapRow]":
+    """The rows of one layer."""
+    from lp_routing.compare import comparisons
+
+    logits = trace.layer(layer)[: parse_tokens(options.tokens)]
+    try:
+        problem, shape = _stated(logits, options)
+        return comparisons(
+            problem,
+            names,
+            repeats=options.repeats,
+            warm_up=options.warm_up,
+            seed=options.seed,
+            shape=shape,
+        )
+    except InputError as error:
+        raise InputError(f"{error} (Layer {layer} of {trace.source}.)") from error
+
+
+def _stated(logits: "Tensor", options: GapOptions) -> "tuple[RoutingProblem, Shape]":
+    """The problem of the given name on logits (T, E), and what its routers are built for."""
+    from lp_routing import named_problems as problems
+    from lp_routing import scores
+    from lp_routing.checks import whole
+    from lp_routing.routers import CapacityFactor, Shape
+
+    worth = scores.named(options.score)(logits, None)
+    T, E = worth.shape
+    k = whole(options.k, "k", 1, E, "E, the number of experts")
+    capacity, share = CapacityFactor(options.capacity_factor).of(T, E, k), T * k // E
+    state = {
+        "capacity": lambda: problems.capacity(worth, k, capacity),
+        "balanced": lambda: problems.balanced(worth, k),
+        "unified": lambda: problems.unified(worth, T * k),
+        "token_choice": lambda: problems.token_choice(worth, k),
+        "expert_choice": lambda: problems.expert_choice(worth, share),
+        "served_unified": lambda: problems.served_unified(worth, T * k),
+        "capped_expert_choice": lambda: problems.capped_expert_choice(worth, share, min(2 * k, E)),
+    }
+    problem = state[options.problem_name]()
+    experts = problem.family("expert")
+    room = capacity if experts is None else int(experts.upper.max())  # routers drop beyond this
+    return problem, Shape(k=k, capacity=room, T=T, E=E)
+
+
+def _check_outputs(options: GapOptions) -> None:
+    """Each file can be written, and no two are the same."""
+    outputs = {
+        "--json": options.json_path,
+        "--csv": options.csv_path,
+        "--plot": options.plot_path,
+    }
+    seen: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        try:
+            check_writable(path, options.file)
+        except InputError as error:
+            raise InputError(str(error).replace("--json", option, 1)) from error
+        other = seen.setdefault(path.resolve(), option)
+        if other != option:
+            raise InputError(f"{other} and {option} both name {path}; give two files.")
+
+
+def _write(found: "Mapping[int, Sequence[GapRow]]", source: str, options: GapOptions) -> None:
+    """The rows as JSON and as CSV, where asked for."""
+    records = [{"layer": layer, **row.as_record()} for layer, rows in found.items() for row in rows]
+    if options.json_path is not None:
+        paths = ("file", "json_path", "csv_path", "plot_path")
+        stated = {name: value for name, value in vars(options).items() if name not in paths}
+        content = {"rows": records, "versions": versions(), "source": source, "options": stated}
+        options.json_path.write_text(json.dumps(content, allow_nan=False, indent=1) + "\n")
+    if options.csv_path is not None:
+        with options.csv_path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(records)

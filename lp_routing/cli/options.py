@@ -1,0 +1,63 @@
+"""What commands have in common: reading options, finding out versions, saying what is bad input."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lp_routing.errors import InputError
+
+PACKAGES = ("lp-routing", "torch", "numpy", "scipy", "highspy", "cvxpy", "clarabel")
+
+
+def parse_layers(text: str, count: int) -> list[int]:
+    """`all`, `0,2` or `0-3` as layer numbers below `count`."""
+    if text.strip().lower() == "all":
+        return list(range(count))
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last.isdecimal() or not last):
+            raise InputError(f'--layers {text}: expected "all", "0,2" or "0-3".')
+        if int(last or first) >= count or int(first) > int(last or first):
+            raise InputError(f"--layers {text}: this file has the layers 0 to {count - 1}.")
+        chosen += range(int(first), int(last or first) + 1)
+    if not chosen:
+        raise InputError(f"--layers {text}: this file has the layers 0 to {count - 1}.")
+    return sorted(set(chosen))
+
+
+def parse_tokens(text: str) -> int | None:
+    """`all` as None, else a number of tokens >= 1."""
+    if text.strip().lower() == "all":
+        return None
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise InputError(f'--tokens {text}: expected "all" or a whole number >= 1.')
+    return int(text)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of everything a number depends on."""
+    found: dict[str, Any] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def check_writable(path: Path | None, read_from: Path | None) -> None:
+    """Find out before the work, not after it, that the result cannot be written."""
+    if path is None:
+        return
+    try:
+        existed = path.exists()
+        if existed and read_from is not None and read_from.exists() and path.samefile(read_from):
+            raise InputError(f"--json {path}: this is the file to read; give another name.")
+        with path.open("a"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise InputError(f"--json {path}: cannot be written ({error.strerror}).") from error

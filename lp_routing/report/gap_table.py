@@ -1,0 +1,120 @@
+"""`lp-routing gap` on the terminal: a table a layer, and in words what the best router loses."""
+
+from collections.abc import Sequence
+from math import isfinite
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from lp_routing.judging import EXACT, ROUNDING, GapRow
+
+LEGEND = (
+    "gap: what is lost to the certified optimum, relative to it. INFEASIBLE: breaks bounds of the "
+    "problem by so many pairs, so that its value is no match for the optimum. dropped: tokens that "
+    "reach no expert. overlap: share of the optimum's pairs that are taken too. topk: time in "
+    "units of torch.topk on the same scores."
+)
+
+
+def gap_table(title: str, rows: Sequence[GapRow], wide: bool = False) -> Table:
+    """One line for each router, the best feasible one first; 80 columns, 100 where `wide`."""
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("router", min_width=18, overflow="fold")
+    names = ["gap", "breaks by", "dropped", "max/mean"]
+    names += ["CV", "entropy", "overlap", "topk"] if wide else ["overlap", "topk"]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in sorted(rows, key=order):
+        cells = _cells(row)
+        table.add_row(Text(row.router), *(cells[name] for name in names), style=_style(row))
+    return table
+
+
+def order(row: GapRow) -> tuple[int, float]:
+    """Feasible routers by gap, then those that break bounds, by how much; failures last."""
+    if row.status != "ok":
+        return 2, 0.0
+    if not row.feasible:
+        return 1, row.violation
+    return 0, row.relative_gap if isfinite(row.relative_gap) else 0.0
+
+
+def verdict(rows: Sequence[GapRow]) -> str:
+    """The problem, and the best routers that keep its bounds, in a sentence or two."""
+    first = rows[0]
+    if not isfinite(first.optimum):
+        return f"{first.problem}: no optimum to compare with. {first.optimum_status}"
+    says = f"{first.problem}: the optimum is {first.optimum:.6g}"
+    if not first.optimum_status.startswith("OPTIMAL"):
+        says += f" as far as is known ({first.optimum_status}; at most {first.bound:.6g})"
+    feasible = [row for row in rows if row.feasible and row.status == "ok"]
+    heuristics = [row for row in feasible if row.seeks != EXACT]
+    if not heuristics:
+        return f"{says}. No router keeps all bounds."
+    best = min(heuristics, key=order)
+    others = len([row for row in rows if row.seeks != EXACT]) - len(heuristics)
+    left = f"; {others} of the routers break bounds or failed" if others else ""
+    return (
+        f"{says}. Best of those that keep all bounds: {best.router}, gap {in_percent(best)}, at "
+        f"{_units(best)} topk{left}."
+    )
+
+
+def remarks(rows: Sequence[GapRow]) -> list[str]:
+    """What broke or failed, a sentence a router."""
+    failed = [f"{row.router} failed: {row.status}" for row in rows if row.status != "ok"]
+    broken = [
+        f"{row.router} is INFEASIBLE: {row.breaks}"
+        for row in rows
+        if row.status == "ok" and not row.feasible
+    ]
+    return failed + broken
+
+
+def in_percent(row: GapRow) -> str:
+    """`1.23 %`, `0 exactly`, `3e-07` where tiny, or `-` where there is no gap to speak of."""
+    if not isfinite(row.relative_gap):
+        return "-"
+    if row.gap == 0:
+        return "0 exactly"
+    if abs(row.relative_gap) < 5e-5:
+        return f"{row.relative_gap:.0e}"
+    return f"{100 * row.relative_gap:.2f} %"
+
+
+def _cells(row: GapRow) -> dict[str, str]:
+    if row.status != "ok":
+        return dict.fromkeys(_NAMES, "") | {"gap": "failed"}
+    return {
+        "gap": in_percent(row) if row.feasible else "INFEASIBLE",
+        "breaks by": f"{row.violation:.4g}" if row.violation else "",
+        "dropped": f"{row.dropped}",
+        "max/mean": f"{row.max_over_mean:.2f}",
+        "CV": f"{row.load_cv:.2f}",
+        "entropy": f"{row.load_entropy:.3f}",
+        "overlap": f"{100 * row.overlap:.1f} %" if isfinite(row.overlap) else "-",
+        "topk": _units(row),
+    }
+
+
+_NAMES = ("gap", "breaks by", "dropped", "max/mean", "CV", "entropy", "overlap", "topk")
+
+
+def _units(row: GapRow) -> str:
+    return f"{row.topk_units:.3g}" if isfinite(row.topk_units) else "-"
+
+
+def _style(row: GapRow) -> str:
+    if row.status != "ok":
+        return "red"
+    if not row.feasible:
+        return "bold magenta"
+    return "green" if row.relative_gap <= ROUNDING else "yellow"

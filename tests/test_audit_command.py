@@ -1,0 +1,139 @@
+"""`lp-routing audit`: exit status, names with commas, one sentence on bad input, strict JSON."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import lp_routing as lpr
+from lp_routing.audits import Finding
+from lp_routing.cli import PACKAGES
+from lp_routing.cli.audit import HANDFUL, audit, parse_routers
+from lp_routing.report.audit_table import cell, sentences
+from lp_routing.routers.catalogue import CATALOGUE
+
+LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
+
+
+def run(*arguments: object):
+    """Run the command in this process; whatever happens, it must not end in a traceback."""
+    result = CliRunner().invoke(audit, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def file(tmp_path):
+    np.savez(tmp_path / "logits.npz", router_logits=LOGITS)
+    return tmp_path / "logits.npz"
+
+
+def test_findings_are_shown_told_and_written(file, tmp_path):
+    result = run(
+        file, "--layers", "all", "--routers", "top-k,unified", "--json", tmp_path / "a.json"
+    )
+    assert result.exit_code == 0
+    assert f"{file}: 2 layer(s), 12 of 12 tokens, 4 experts; k=2" in result.stdout.replace("\n", "")
+    assert "Layer 1, unified, causality: " in result.stdout
+    assert "Layer 0, top-k, causality" not in result.stdout
+    assert result.stderr.splitlines()[-1] == "2 of 2 audited: layer 1, unified"
+    content = json.loads((tmp_path / "a.json").read_text())
+    rows = content["findings"]
+    assert {(row["layer"], row["router"]) for row in rows} == {
+        (layer, name) for layer in (0, 1) for name in ("top-k", "unified")
+    }
+    verdicts = {(r["router"], r["audit"]): r["verdict"] for r in rows if r["layer"] == 0}
+    assert verdicts["top-k", "causality"] == "holds"
+    assert verdicts["unified", "causality"] == "fails"
+    assert all(set(row) >= {"sentence", "share", "count", "of", "example"} for row in rows)
+    assert content["source"] == str(file)
+    assert set(content["versions"]) == {"python", *PACKAGES}
+    assert content["options"] == {
+        "routers": ["top-k", "unified"],
+        "k": 2,
+        "capacity_factor": 1.25,
+        "tokens": 12,
+    }
+
+
+def test_the_capacity_is_that_of_the_factor(file, tmp_path):
+    # 12 tokens, k = 1, 4 experts: an equal share is 3; some expert is the best of more tokens.
+    arguments = ("--k", 1, "--capacity-factor", 1, "--routers", "top-k,drop by score")
+    assert run(file, *arguments, "--json", tmp_path / "a.json").exit_code == 0
+    load = np.bincount(LOGITS[0].argmax(1), minlength=4)
+    found = {
+        row["router"]: row
+        for row in json.loads((tmp_path / "a.json").read_text())["findings"]
+        if row["audit"] == "feasibility"
+    }
+    assert found["top-k"]["count"] == int((load > 3).sum()) > 0
+    assert found["top-k"]["numbers"]["worst"] == load.max() - 3
+    assert found["drop by score"]["verdict"] == "holds"
+
+
+def test_the_handful_runs_on_the_sample():
+    result = run("--tokens", 64)
+    assert result.exit_code == 0
+    assert "the sample trace: 1 layer(s), 64 of 4096 tokens, 32 experts" in result.stdout
+    assert result.stderr.count("of 5 audited") == 5
+    headers = "".join(part[-400:] for part in result.stdout.split("repeatable")[:-1])
+    for word in ("top-k", "position", "token-major", "expert", "unified"):
+        assert word in headers  # nothing is cut off on 80 columns
+    assert max(map(len, result.stdout.split("Layer 0, ")[0].splitlines())) <= 80
+
+
+def test_names_may_have_commas_and_come_in_any_spacing():
+    assert parse_routers("all") == list(CATALOGUE)
+    assert parse_routers("unified,drop by position,  token-major,top-k, unified") == [
+        "unified",
+        "drop by position, token-major",
+        "top-k",
+    ]
+    assert len(parse_routers(HANDFUL)) == 5
+    with pytest.raises(lpr.InputError, match=r'--routers drop by position: expected "all" or some'):
+        parse_routers("drop by position")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--k", "5"], "k=5 is more than E, the number of experts (4). (Layer 0 of "),
+        (["--routers", "best"], '--routers best: expected "all" or some of top-k; '),
+        (["--routers", ""], '--routers : expected "all"'),
+        (["--layers", "2"], "--layers 2: this file has the layers 0 to 1."),
+        (["--tokens", "0"], '--tokens 0: expected "all" or a whole number >= 1.'),
+        (["--capacity-factor", "nan"], "capacity factor nan: expected a positive number."),
+        (["--json", "."], "--json .: cannot be written"),
+    ],
+)
+def test_an_option_that_makes_no_sense_gives_status_2_and_one_sentence(file, arguments, says):
+    result = run(file, *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {says}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_missing_file_gives_status_2_and_bad_input_leaves_no_result(tmp_path, file):
+    assert run(tmp_path / "none.npz").exit_code == 2
+    assert run(file, "--k", 9, "--json", tmp_path / "a.json").exit_code == 2
+    assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "count", "of", "shown"),
+    [
+        ("holds", 0, 8, "holds"),
+        ("not asked", None, None, "-"),
+        ("fails", None, None, "no answer"),
+        ("fails", 1, 8, "12.5 %"),
+        ("fails", 1, 8000, "< 0.1 %"),
+    ],
+)
+def test_a_finding_is_shown_in_a_word_or_a_share(verdict, count, of, shown):
+    finding = Finding("ties", "?", verdict, "A sentence.", count, of)
+    assert f"]{shown}[" in cell(finding)
+    lines = sentences(3, {"top-k": [finding, finding]})
+    assert lines == ([] if verdict == "holds" else ["Layer 3, top-k, ties: A sentence."])
+    assert finding.share is None or math.isfinite(finding.share)

@@ -1,0 +1,408 @@
+"""Routers side by side: gaps worked by hand, failures that lose nobody else, times in turns."""
+
+import math
+import re
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lp_routing as lpr
+from lp_routing.compare import OPTIMUM, Optimum, compare, comparisons
+from lp_routing.judging import GapRow, Judge, in_words, shape_of
+from lp_routing.routers import CATALOGUE, ExpertChoice, Shape, StatefulRouter, TopK, largest
+from tests.strategies import problems
+
+trials = sys.modules["lp_routing.trials"]
+
+# Both tokens like expert 0, which has one place. Token 0 gains 2 by having it, token 1 gains 3:
+# the optimum sends token 1 there, 2 + 3 = 5. Top-1 takes 4 + 3 = 7 and breaks the capacity by one;
+# dropping by score keeps token 0 (4 > 3) and drops token 1: 4.
+LIKED = torch.tensor([[4.0, 2.0], [3.0, 0.0]])
+PROBLEM = lpr.capacity(LIKED, 1, 1)
+BEST = torch.tensor([[0, 1], [1, 0]], dtype=torch.bool)
+
+
+def rows(problem, routers, **options) -> dict[str, GapRow]:
+    """The rows by the name of the router; one timed call each."""
+    found = comparisons(problem, routers, **{"repeats": 1, **options})
+    return {row.router: row for row in found}
+
+
+def broken(logits):
+    raise RuntimeError("no such device")
+
+
+@dataclass(frozen=True)
+class Priced(StatefulRouter[torch.Tensor]):
+    """Top-1 after prices; whoever gets more than one token charges one more."""
+
+    source: ClassVar[str] = "this test"
+    seeks: ClassVar[str] = "capacity"
+    cost: ClassVar[str] = "one topk"
+    causal = False
+
+    def scores(self, logits, mask=None):
+        return logits
+
+    def initial(self, scores):
+        return torch.zeros(scores.shape[-1])
+
+    def step(self, scores, state):
+        chosen = largest(scores - state, 1)
+        return chosen, state + (chosen.sum(-2) > 1)
+
+
+def test_a_comparison_worked_by_hand():
+    found = rows(PROBLEM, {"drop": TopK(1, 1), "best": lambda scores: BEST, "top-1": TopK(1)})
+    assert list(found) == ["drop", "best", "top-1"]
+    drop = found["drop"]
+    assert (drop.value, drop.optimum, drop.bound, drop.gap) == (4.0, 5.0, 5.0, 1.0)
+    assert drop.relative_gap == 0.2
+    assert (drop.feasible, drop.violation, drop.breaks) == (True, 0.0, "")
+    assert (drop.dropped, drop.dropped_fraction, drop.pairs) == (1, 0.5, 1.0)
+    assert (drop.max_over_mean, drop.max_vio, drop.load_cv, drop.load_entropy) == (2, 1, 1, 0)
+    assert drop.overlap == 0.0
+    assert drop.problem == "tokens at_most(1), experts at_most(1)"
+    assert (drop.seeks, drop.causal) == ("capacity", False)
+    assert (drop.judged_on, drop.status, drop.optimum_status) == (
+        "problem's scores",
+        "ok",
+        "OPTIMAL",
+    )
+    best = found["best"]
+    assert (best.value, best.gap, best.relative_gap, best.overlap) == (5.0, 0.0, 0.0, 1.0)
+    assert (best.dropped, best.max_over_mean, best.load_cv) == (0, 1.0, 0.0)
+    assert (best.seeks, best.causal) == ("", None)
+
+
+def test_a_router_that_breaks_a_bound_may_beat_the_optimum_and_is_called_infeasible():
+    row = rows(PROBLEM, {"top-1": TopK(1)})["top-1"]
+    assert (row.value, row.gap, row.feasible) == (7.0, -2.0, False)
+    assert row.violation == 1.0
+    assert row.breaks == "expert_0 counts 2, at most 1"
+    assert math.isnan(row.overlap)
+    assert row.status == "ok"
+
+
+def test_several_broken_bounds_are_counted():
+    tight = lpr.capacity(torch.tensor([[3.0, 2.0], [3.0, 2.0]]), 1, 1)
+    row = rows(tight, {"all": lambda scores: torch.ones(2, 2)})["all"]
+    assert row.breaks.endswith("(and 3 more)")
+
+
+@pytest.mark.parametrize(
+    ("router", "says"),
+    [
+        (broken, "RuntimeError: no such device"),
+        (lambda logits: torch.ones(3, 3), r"InputError: assignment: expected amounts of shape"),
+        (lambda logits: "none", "InputError: it returned str; expected an Assignment or amounts"),
+        (lambda logits: logits * math.nan, "InputError: assignment"),
+        (lambda logits: -logits.bool().float(), "InputError: load: a count of tokens cannot be -2"),
+        (TopK(3), r"InputError: k=3 is more than E"),
+        (TopK, "InputError: k=.*expected a whole number"),
+    ],
+)
+def test_a_router_that_fails_is_a_row_with_its_error_and_loses_no_other(router, says):
+    found = rows(PROBLEM, {"before": TopK(1, 1), "fails": router, "after": TopK(1, 1)}, repeats=2)
+    assert found["before"].gap == found["after"].gap == 1.0
+    assert found["before"].runs == found["after"].runs == 2
+    failed = found["fails"]
+    assert re.match(says, failed.status, re.DOTALL)
+    assert not failed.feasible
+    assert math.isnan(failed.value)
+    assert (failed.runs, failed.dropped, failed.optimum) == (0, None, 5.0)
+
+
+def test_a_router_that_fails_later_keeps_what_it_chose_and_says_so():
+    calls = []
+
+    def once(scores):
+        calls.append(1)
+        return BEST if len(calls) == 1 else broken(scores)
+
+    row = rows(PROBLEM, {"once": once}, repeats=3)["once"]
+    assert (row.value, row.status, row.runs) == (5.0, "RuntimeError: no such device", 0)
+
+
+def test_a_router_that_cannot_be_built_is_a_row_too(monkeypatch):
+    monkeypatch.setitem(CATALOGUE, "odd", lambda shape: ExpertChoice(-shape.T))
+    found = rows(PROBLEM, ["odd", "top-k"])
+    assert found["odd"].status.startswith("InputError: capacity=-2: expected a whole number")
+    assert found["top-k"].status == "ok"
+
+
+def test_a_router_that_overwrites_its_input_harms_nobody():
+    scores = LIKED.clone()
+    problem = lpr.capacity(scores, 1, 1)
+    found = rows(problem, {"vandal": lambda given: given.zero_().bool(), "drop": TopK(1, 1)})
+    assert found["drop"].gap == 1.0
+    assert found["vandal"].value == 0.0
+    assert torch.equal(scores, LIKED)
+
+
+# Token 0 leaves expert 0 once its price is past 2: prices 1, 2, 3 after three overfull steps.
+@pytest.mark.parametrize(("steps", "gap", "age"), [(0, -2.0, "cold"), (3, 0.0, "after 3 step(s)")])
+def test_a_router_with_a_state_starts_cold_or_after_some_steps(steps, gap, age):
+    row = rows(PROBLEM, {"priced": Priced()}, warm_up=steps)["priced"]
+    assert (row.gap, row.feasible) == (gap, gap == 0)
+    assert row.judged_on == f"problem's scores, {age}"
+    own = rows(PROBLEM, {"priced": Priced()}, warm_up=steps, logits=LIKED)["priced"]
+    assert (own.gap, own.judged_on) == (gap, f"own scores, {age}")
+
+
+def test_with_logits_every_router_goes_by_its_own_scores():
+    turned = -LIKED  # by these, token 0 likes expert 1 and token 1 expert 1
+    seen = []
+
+    def watch(values):
+        seen.append(values)
+        return BEST
+
+    routers = {"top-1": TopK(1), "watch": watch}
+    found = rows(PROBLEM, routers, logits=turned)
+    assert found["top-1"].value == 2.0
+    assert {row.judged_on for row in found.values()} == {"own scores"}
+    assert all(torch.equal(values, turned) for values in seen)
+    assert rows(PROBLEM, routers)["top-1"].value == 7.0
+    assert torch.equal(seen[-1], LIKED)
+
+
+def test_amounts_may_come_as_numpy_as_an_assignment_or_beside_a_state():
+    ways = {
+        "numpy": lambda scores: BEST.numpy(),
+        "assignment": lambda scores: lpr.Assignment(BEST),
+        "state": lambda scores: (lpr.Assignment(BEST), "a state"),
+        "halves": lambda scores: np.full((2, 2), 0.5),
+    }
+    found = rows(PROBLEM, ways)
+    assert [row.gap for row in found.values()] == [0.0, 0.0, 0.0, 0.5]
+    assert found["halves"].dropped == 0
+
+
+def test_overlap_is_left_out_where_ties_leave_the_optimum_open():
+    level = lpr.capacity(torch.ones(8, 2), 1, 4)
+    row = rows(level, {"first": TopK(1, 4)})["first"]
+    assert row.feasible
+    assert math.isnan(row.overlap)
+    settled = lpr.capacity(torch.eye(2).repeat(4, 1), 1, 4)
+    assert rows(settled, {"first": TopK(1, 4)})["first"].overlap == 1.0
+
+
+def test_tokens_that_may_go_nowhere_are_not_dropped():
+    scores = torch.cat([LIKED, torch.full((2, 2), -math.inf)])
+    row = rows(lpr.capacity(scores, 1, 1), {"drop": TopK(1, 1)})["drop"]
+    assert (row.dropped, row.dropped_fraction) == (1, 0.5)
+
+
+# Two experts want both tokens each, but no token goes to two; top-2 sends them all the same: 9.
+def test_a_problem_without_any_assignment_has_no_optimum_and_no_gap():
+    problem = lpr.RoutingProblem(LIKED, tokens=lpr.at_most(1), experts=lpr.exactly(2))
+    found = rows(problem, [OPTIMUM, "top-k"])
+    top = found["top-k"]
+    assert top.optimum_status.startswith("INFEASIBLE: ")
+    assert all(math.isnan(number) for number in (top.optimum, top.bound, top.gap, top.overlap))
+    assert (top.status, top.feasible, top.value) == ("ok", False, 9.0)
+    assert found[OPTIMUM].status.startswith("InputError: no assignment: ")
+
+
+def test_a_problem_without_whole_optima_goes_to_highs():
+    problem = lpr.RoutingProblem(LIKED, total=lpr.at_most(1.5))
+    found = rows(problem, {"optimum": Optimum(problem), "best": lambda scores: LIKED == 4})
+    assert found["best"].optimum == pytest.approx(5.5)
+    assert found["best"].gap == pytest.approx(1.5)
+    assert found["optimum"].gap == pytest.approx(0, abs=1e-9)
+    assert math.isnan(found["best"].overlap)
+
+
+@pytest.mark.parametrize("solver", [lpr.Pricing(), lpr.HiGHS(), lpr.SciPy(), "cvxpy"], ids=str)
+def test_whoever_solves_it_the_gap_is_the_same(solver):
+    found = rows(PROBLEM, {"drop": TopK(1, 1)}, solver=solver)
+    assert found["drop"].gap == pytest.approx(1.0, abs=1e-6)
+    assert found["drop"].gap == found["drop"].bound - found["drop"].value
+
+
+def test_times_are_medians_in_units_of_topk():
+    found = rows(PROBLEM, {"drop": TopK(1, 1)}, repeats=3)["drop"]
+    assert found.runs == 3
+    assert found.seconds > 0
+    assert found.topk_units > 0
+
+
+def test_routers_are_timed_in_turns():
+    turns = []
+    routers = {name: lambda scores, name=name: turns.append(name) or BEST for name in "ab"}
+    rows(PROBLEM, routers, repeats=3)
+    assert turns == ["a", "b"] * 4  # chosen and judged once, then timed
+
+
+def test_a_slow_router_is_run_once(monkeypatch):
+    monkeypatch.setattr(trials, "PATIENCE_S", -1.0)
+    calls = []
+    row = rows(PROBLEM, {"slow": lambda s: calls.append(1) or BEST}, repeats=5)["slow"]
+    assert (len(calls), row.runs) == (1, 1)
+    assert row.seconds > 0
+
+
+def test_the_catalogue_is_compared_by_name_on_any_precision():
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.rand(24, 4, generator=draw).to(torch.bfloat16)
+    found = rows(lpr.capacity(scores, 2, 15), [OPTIMUM, *CATALOGUE])
+    assert list(found) == [OPTIMUM, *CATALOGUE]
+    assert {row.status for row in found.values()} == {"ok"}
+    assert (found[OPTIMUM].gap, found[OPTIMUM].feasible) == (0.0, True)
+    assert found["drop by score"].feasible
+    assert all(row.gap >= 0 for row in found.values() if row.feasible)
+
+
+def test_a_seed_reaches_the_routers_that_have_one(monkeypatch):
+    seen = []
+
+    @dataclass(frozen=True)
+    class Drawn(TopK):
+        seed: int = 7
+
+        def select(self, scores):
+            seen.append(self.seed)
+            return super().select(scores)
+
+    monkeypatch.setitem(CATALOGUE, "drawn", lambda shape: Drawn(shape.k))
+    rows(PROBLEM, ["drawn"], seed=3)
+    rows(PROBLEM, {"mine": Drawn(1)}, seed=3)
+    assert seen == [3, 3, 7, 7]
+
+
+@given(problems(), st.integers(0, 2**31))
+@settings(max_examples=25)
+def test_no_feasible_router_beats_the_bound_and_the_columns_add_up(problem, seed):
+    if problem.multiplicity is not None:
+        return
+    draw = torch.Generator().manual_seed(seed)
+    x = (torch.rand(problem.scores.shape, generator=draw) < 0.5) & problem.allowed
+    row = rows(problem, {"random": lambda scores: x})["random"]
+    assert row.value == pytest.approx(float(problem.scores[x].sum()))
+    assert row.pairs == x.sum()
+    assert row.dropped == sum(
+        bool(may.any()) and not bool(takes.any())
+        for may, takes in zip(problem.allowed, x, strict=True)
+    )
+    if math.isfinite(row.gap):
+        assert row.gap == pytest.approx(row.bound - row.value)
+        assert row.gap >= 0 or not row.feasible
+    else:
+        assert row.optimum_status.startswith("INFEASIBLE")
+        assert not row.feasible
+    assert row.feasible == (row.violation == 0)
+
+
+def test_the_table_has_a_row_a_router_and_a_column_a_number():
+    pandas = pytest.importorskip("pandas")
+    frame = compare(PROBLEM, {"drop": TopK(1, 1), "fails": broken}, repeats=1)
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.router) == ["drop", "fails"]
+    assert list(frame.columns) == list(GapRow.__dataclass_fields__)
+    assert frame.gap[0] == 1.0
+    assert np.isnan(frame.dropped[1])
+    assert frame.feasible.tolist() == [True, False]
+
+
+def test_without_pandas_a_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(lpr.InputError, match="pip install pandas"):
+        compare(PROBLEM, ["top-k"])
+    assert rows(PROBLEM, ["top-k"])["top-k"].status == "ok"
+
+
+def test_a_record_holds_nothing_that_json_cannot():
+    record = rows(PROBLEM, {"fails": broken})["fails"].as_record()
+    assert (record["value"], record["dropped"], record["optimum"]) == (None, None, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (PROBLEM, "tokens at_most(1), experts at_most(1)"),
+        (lpr.token_choice(LIKED, 2), "tokens exactly(2)"),
+        (lpr.served_unified(LIKED, 3), "tokens at_least(1), total exactly(3)"),
+        (lpr.balanced(torch.ones(3, 2), 1), "tokens exactly(1), experts between(1, 2)"),
+        (lpr.RoutingProblem(LIKED, tokens=lpr.at_most([1, 2])), "tokens at_most(1..2)"),
+        (
+            lpr.RoutingProblem(LIKED, expert_groups=[lpr.Group([0, 1], lpr.at_most(2.5))]),
+            "1 expert groups at_most(2.5)",
+        ),
+        (lpr.RoutingProblem(LIKED), "no bounds"),
+    ],
+    ids=str,
+)
+def test_bounds_in_words(problem, words):
+    assert in_words(problem) == words
+
+
+WIDE = torch.ones(12, 4)
+
+
+@pytest.mark.parametrize(
+    ("problem", "shape"),
+    [
+        (lpr.capacity(WIDE, 2, 7), Shape(2, 7, 12, 4)),
+        (lpr.token_choice(WIDE, 3), Shape(3, 12, 12, 4)),
+        (lpr.expert_choice(WIDE, 6), Shape(2, 6, 12, 4)),
+        (lpr.capped_expert_choice(WIDE, 6, 4), Shape(2, 6, 12, 4)),
+        (lpr.unified(WIDE, 24), Shape(2, 12, 12, 4)),
+        (lpr.served_unified(WIDE, 24), Shape(2, 12, 12, 4)),
+        (lpr.balanced(WIDE, 2), Shape(2, 6, 12, 4)),
+        (lpr.RoutingProblem(WIDE), Shape(4, 12, 12, 4)),
+        (lpr.capacity(WIDE, 0, 0), Shape(1, 0, 12, 4)),
+    ],
+    ids=["capacity", "token", "expert", "capped", "unified", "served", "balanced", "none", "zero"],
+)
+def test_the_shape_for_routers_is_read_off_the_bounds(problem, shape):
+    assert shape_of(problem) == shape
+
+
+def test_a_judge_refuses_what_is_no_assignment():
+    judge = Judge(PROBLEM, lpr.solve(PROBLEM))
+    with pytest.raises(lpr.InputError, match="amounts of shape"):
+        judge.judged(judge.nothing("x"), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((LIKED, ["top-k"]), "compare expects a RoutingProblem first, got Tensor"),
+        ((PROBLEM, ["topk"]), "router 'topk': expected one of top-k"),
+        ((PROBLEM, "top-k"), "routers='top-k': expected name -> router, or a list"),
+        ((PROBLEM, []), r"routers=\[\]: expected name -> router"),
+        ((PROBLEM, {"a": 3}), r"routers\['a'\]: expected a router or a function, got int"),
+    ],
+)
+def test_bad_arguments_are_refused_with_what_to_do(arguments, says):
+    with pytest.raises(lpr.InputError, match=says):
+        compare(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"repeats": 0}, "repeats=0: it must be at least 1"),
+        ({"warm_up": -1}, "warm_up=-1: it must be at least 0"),
+        ({"logits": torch.zeros(3, 2)}, r"shape of the problem's scores, \(2, 2\), got \(3, 2\)"),
+        ({"logits": LIKED * math.nan}, r"logits\[0, 0\] is nan"),
+        ({"solver": "guess"}, "unknown solver 'guess'"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_bad_options_are_refused(options, says):
+    with pytest.raises(lpr.InputError, match=says):
+        compare(PROBLEM, ["top-k"], **options)
+
+
+def test_rows_that_stand_for_several_tokens_are_refused():
+    problem = lpr.RoutingProblem(LIKED, tokens=lpr.at_most(1), multiplicity=[2, 1])
+    with pytest.raises(lpr.InputError, match="repeat the rows"):
+        compare(problem, ["top-k"])

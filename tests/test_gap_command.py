@@ -1,0 +1,174 @@
+"""`lp-routing gap`: tables, files, exit status, one sentence on bad input."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import lp_routing as lpr
+from lp_routing.cli.gap import PROBLEMS, gap, parse_routers
+from lp_routing.routers import CATALOGUE
+
+LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
+FEW = "optimum,top-k,drop by score"
+
+
+def run(*arguments: object):
+    """Run the command; whatever happens, it must not end in a traceback."""
+    result = CliRunner().invoke(gap, [*map(str, arguments), "--repeats", "1"])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture
+def file(tmp_path):
+    np.savez(tmp_path / "logits.npz", router_logits=LOGITS)
+    return tmp_path / "logits.npz"
+
+
+def strict(path):
+    """The content of a JSON file that holds no NaN and no infinity."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_every_router_of_the_catalogue_is_measured_on_every_layer(file, tmp_path):
+    outputs = ("--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv")
+    result = run(file, *outputs)
+    assert result.exit_code == 0
+    assert "Layer 0" in result.stdout
+    assert "Layer 1" in result.stdout
+    assert "INFEASIBLE" in result.stdout
+    content = strict(tmp_path / "a.json")
+    rows = content["rows"]
+    assert len(rows) == 2 * (1 + len(CATALOGUE))
+    assert {row["layer"] for row in rows} == {0, 1}
+    assert {row["problem"] for row in rows} == {"tokens at_most(2), experts at_most(8)"}
+    assert {row["status"] for row in rows} == {"ok"}
+    assert content["options"]["problem_name"] == "capacity"
+    assert content["versions"]["torch"] == torch.__version__
+    with (tmp_path / "a.csv").open(newline="") as opened:
+        lines = list(csv.DictReader(opened))
+    assert [line["router"] for line in lines] == [row["router"] for row in rows]
+    assert [float(line["gap"]) for line in lines] == [row["gap"] for row in rows]
+
+
+def test_the_gap_is_to_the_optimum_of_the_stated_problem(file, tmp_path):
+    arguments = ("--k", 1, "--capacity-factor", 1.5, "--score", "sigmoid", "--layers", "1")
+    arguments += ("--tokens", 8, "--routers", FEW, "--json", tmp_path / "a.json")
+    assert run(file, *arguments).exit_code == 0
+    scores = torch.sigmoid(torch.from_numpy(LOGITS[1, :8]))
+    value = lpr.solve(lpr.capacity(scores, 1, 3)).value  # 8 * 1 / 4 * 1.5 = 3
+    optimum, top, drop = strict(tmp_path / "a.json")["rows"]
+    assert (optimum["router"], top["router"], drop["router"]) == tuple(FEW.split(","))
+    assert optimum["optimum"] == pytest.approx(value)
+    assert (optimum["gap"], optimum["feasible"]) == (0, True)
+    assert drop["gap"] == pytest.approx(drop["bound"] - drop["value"])
+    assert top["value"] == pytest.approx(float(scores.amax(1).sum()))
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_each_named_problem_has_an_optimum_without_a_gap(file, tmp_path, problem):
+    path = tmp_path / "a.json"
+    arguments = ("--problem", problem, "--routers", FEW, "--layers", 0, "--json", path)
+    assert run(file, *arguments).exit_code == 0
+    optimum, *others = strict(path)["rows"]
+    assert (optimum["gap"], optimum["feasible"]) == (0, True)
+    assert all(row["gap"] >= 0 for row in others if row["feasible"])
+
+
+def test_a_plot_is_drawn(file, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert run(file, "--routers", FEW, "--plot", tmp_path / "a.png").exit_code == 0
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_a_layer_without_any_assignment_is_said(tmp_path):
+    logits = np.full((6, 3), -np.inf)
+    logits[:, :2], logits[0, 2] = 0, 0  # expert 2 can have one token only
+    np.savez(tmp_path / "a.npz", router_logits=logits)
+    result = run(tmp_path / "a.npz", "--problem", "balanced", "--routers", FEW)
+    assert result.exit_code == 0
+    assert "no optimum to compare with. INFEASIBLE" in " ".join(result.stdout.split())
+    assert "optimum failed: InputError: no assignment" in " ".join(result.stdout.split())
+
+
+def test_names_that_hold_commas_are_recognised():
+    known = ("optimum", *CATALOGUE)
+    assert parse_routers("ALL", known) == list(known)
+    assert parse_routers("top-k, drop by position, rank-major,unified", known) == [
+        "top-k",
+        "drop by position, rank-major",
+        "unified",
+    ]
+    assert parse_routers("top-k,top-k", known) == ["top-k"]
+    with pytest.raises(lpr.InputError, match="'drop by position' is unknown"):
+        parse_routers("drop by position, top-k", known)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--k", "5"], "k=5 is more than E, the number of experts (4)."),
+        (["--k", "0"], "k=0: it must be at least 1."),
+        (["--layers", "2"], "--layers 2: this file has the layers 0 to 1."),
+        (["--tokens", "0"], '--tokens 0: expected "all" or a whole number >= 1.'),
+        (["--capacity-factor", "0"], "capacity factor 0.0: expected a positive number."),
+        (["--warm-up", "-1"], "warm_up=-1: it must be at least 0."),
+        (["--seed", "-1"], "seed=-1: it must be at least 0."),
+        (["--routers", "topk"], "--routers: 'topk' is unknown; expected \"all\", or some of:"),
+        (["--routers", ""], "--routers: '' is unknown"),
+        (["--json", "/no/such/folder/a"], "--json /no/such/folder/a: cannot be written"),
+        (["--csv", "/no/such/folder/a"], "--csv /no/such/folder/a: cannot be written"),
+        (["--plot", "/no/such/folder/a.png"], "--plot /no/such/folder/a.png: cannot be written"),
+    ],
+)
+def test_an_option_that_makes_no_sense_gives_status_2_and_one_sentence(file, arguments, says):
+    result = run(file, *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {says}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_no_repeats_at_all_are_refused(file):
+    result = CliRunner().invoke(gap, [str(file), "--repeats", "0"])
+    assert (result.exit_code, result.stderr[:29]) == (2, "Error: repeats=0: it must be ")
+
+
+def test_outputs_that_would_overwrite_something_are_refused(file, tmp_path):
+    same = run(file, "--csv", tmp_path / "a", "--json", tmp_path / "a")
+    assert (same.exit_code, same.stdout) == (2, "")
+    assert "--json and --csv both name" in same.stderr
+    kept = file.read_bytes()
+    result = run(file, "--csv", file)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: --csv {file}: this is the file to read")
+    assert file.read_bytes() == kept
+    text = run(file, "--plot", tmp_path / "a.txt")
+    assert (text.exit_code, text.stdout) == (2, "")
+    assert "expected a file ending in .png" in text.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--k", "x"), ("--problem", "knapsack"), ("--score", "x"), ("--nonsense",)]
+)
+def test_an_option_that_click_refuses_gives_status_2(file, arguments):
+    assert run(file, *arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_file_that_cannot_be_routed_gives_status_2_and_one_sentence(tmp_path, value):
+    logits = LOGITS.copy()
+    logits[1, 3, 1] = value
+    np.save(tmp_path / "a.npy", logits)
+    result = run(tmp_path / "a.npy")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"Error: {tmp_path / 'a.npy'}: router_logits[1, 3, 1] is")

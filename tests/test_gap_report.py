@@ -1,0 +1,168 @@
+"""The table hides no broken bound, the frontier no better router, the plot is a file."""
+
+import io
+import sys
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+import lp_routing as lpr
+from lp_routing.judging import EXACT, GapRow
+from lp_routing.report.gap_plot import Point, draw, frontier, points
+from lp_routing.report.gap_table import gap_table, in_percent, remarks, verdict
+
+GOOD = GapRow(
+    router="good",
+    problem="tokens at_most(2)",
+    value=9.0,
+    optimum=10.0,
+    bound=10.0,
+    gap=1.0,
+    relative_gap=0.1,
+    feasible=True,
+    violation=0.0,
+    dropped=3,
+    pairs=8.0,
+    max_over_mean=1.5,
+    load_cv=0.25,
+    load_entropy=0.875,
+    overlap=0.5,
+    seconds=0.02,
+    topk_units=4.0,
+    runs=5,
+    optimum_status="OPTIMAL",
+)
+WORSE = replace(GOOD, router="worse", relative_gap=0.3, gap=3.0, topk_units=2.0)
+CHEAT = replace(
+    GOOD,
+    router="cheat",
+    gap=-5.0,
+    relative_gap=-0.5,
+    feasible=False,
+    violation=7.0,
+    breaks="expert_1 counts 12, at most 5 (and 2 more)",
+)
+EXACTLY = replace(GOOD, router="optimum", gap=0.0, relative_gap=0.0, topk_units=30.0, seeks=EXACT)
+FAILED = GapRow(
+    router="failed one",
+    problem="tokens at_most(2)",
+    optimum=10.0,
+    optimum_status="OPTIMAL",
+    status="RuntimeError: no",
+)
+ROWS = [FAILED, CHEAT, WORSE, EXACTLY, GOOD]
+
+
+def shown(rows, wide=False, width=80) -> list[str]:
+    """The lines of the table as text."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(gap_table("Layer [3]", rows, wide))
+    return [line.rstrip() for line in console.export_text().splitlines() if line.strip()]
+
+
+def test_the_table_goes_from_the_best_to_those_that_break_bounds_or_fail():
+    lines = shown(ROWS)
+    assert lines[0] == "Layer [3]"
+    assert [line.split()[0] for line in lines[3:]] == [
+        "optimum",
+        "good",
+        "worse",
+        "cheat",
+        "failed",
+    ]
+    assert lines[4].split() == ["good", "10.00", "%", "3", "1.50", "50.0", "%", "4"]
+    assert lines[3].split()[:3] == ["optimum", "0", "exactly"]
+    assert lines[7].split() == ["failed", "one", "failed"]
+
+
+def test_a_router_that_breaks_bounds_shows_no_gap_but_that_it_does():
+    line = next(line for line in shown(ROWS) if "cheat" in line)
+    assert line.split()[1:3] == ["INFEASIBLE", "7"]
+    assert "-50" not in line
+
+
+def test_a_wide_terminal_shows_all_of_the_load():
+    header = shown(ROWS, wide=True, width=120)[1]
+    assert {"max/mean", "CV", "entropy"} <= set(header.split())
+    assert "0.875" in "".join(shown(ROWS, wide=True, width=120))
+
+
+def test_long_names_are_folded_and_never_cut():
+    names = ["drop by position, rank-major", "drop by position, token-major"]
+    text = " ".join(shown([replace(CHEAT, router=name) for name in names], width=60))
+    assert "rank-major" in text
+    assert "token-major" in text
+
+
+def test_the_verdict_names_the_best_that_keeps_all_bounds():
+    assert verdict(ROWS) == (
+        "tokens at_most(2): the optimum is 10. Best of those that keep all bounds: good, gap "
+        "10.00 %, at 4 topk; 2 of the routers break bounds or failed."
+    )
+    assert "No router keeps all bounds" in verdict([CHEAT, EXACTLY])
+
+
+def test_an_optimum_that_is_not_proved_or_not_there_is_said():
+    late = replace(GOOD, optimum_status="TIME_LIMIT: stopped", bound=11.0)
+    assert "as far as is known (TIME_LIMIT: stopped; at most 11)" in verdict([late])
+    none = replace(CHEAT, optimum=float("nan"), optimum_status="INFEASIBLE: too few")
+    assert verdict([none]) == ("tokens at_most(2): no optimum to compare with. INFEASIBLE: too few")
+
+
+def test_what_broke_and_what_failed_is_said():
+    assert remarks(ROWS) == [
+        "failed one failed: RuntimeError: no",
+        "cheat is INFEASIBLE: expert_1 counts 12, at most 5 (and 2 more)",
+    ]
+    assert remarks([GOOD]) == []
+
+
+@pytest.mark.parametrize(
+    ("gap", "relative", "text"),
+    [(0.0, 0.0, "0 exactly"), (1e-7, 1e-8, "1e-08"), (1.0, 0.0123, "1.23 %")],
+)
+def test_gaps_in_percent(gap, relative, text):
+    assert in_percent(replace(GOOD, gap=gap, relative_gap=relative)) == text
+    assert in_percent(FAILED) == "-"
+
+
+def test_points_are_medians_and_feasible_only_where_all_rows_are():
+    layers = [GOOD, replace(GOOD, relative_gap=0.2, topk_units=6.0), WORSE, CHEAT, FAILED]
+    layers += [replace(WORSE, feasible=False)]
+    assert points(layers) == [
+        Point("good", 5.0, pytest.approx(0.15), True),
+        Point("worse", 2.0, 0.3, False),
+        Point("cheat", 4.0, -0.5, False),
+    ]
+
+
+def test_the_frontier_holds_who_is_beaten_by_nobody_feasible():
+    fast, good = Point("fast", 1.0, 0.3, True), Point("good", 2.0, 0.1, True)
+    exact = Point("exact", 9.0, 0.0, True)
+    slow, worse = Point("slow", 3.0, 0.1, True), Point("worse", 2.0, 0.2, True)
+    cheat = Point("cheat", 1.0, -0.5, False)
+    assert frontier([slow, cheat, exact, worse, good, fast]) == [fast, good, exact]
+    assert frontier([cheat]) == []
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.svg", "a.pdf"])
+def test_the_plot_is_written_with_every_router_named(tmp_path, name):
+    pytest.importorskip("matplotlib")
+    draw({"one": ROWS, "empty": [FAILED], "two": [CHEAT]}, tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    assert len(content) > 1000
+    if name == "a.svg":
+        for router in ("good", "worse", "cheat", "optimum"):
+            assert f"<!-- {router} -->".encode() in content
+        assert b"failed one" not in content
+
+
+def test_bad_plots_are_refused_with_what_to_do(tmp_path, monkeypatch):
+    with pytest.raises(lpr.InputError, match=r"expected a file ending in \.png, \.pdf, \.svg"):
+        draw({"one": ROWS}, tmp_path / "a.txt")
+    with pytest.raises(lpr.InputError, match="nothing to draw"):
+        draw({"one": [FAILED]}, tmp_path / "a.png")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(lpr.InputError, match=r"pip install 'lp-routing\[bench\]'"):
+        draw({"one": ROWS}, tmp_path / "a.png")
