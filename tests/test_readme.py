@@ -43,6 +43,7 @@ def test_the_rows_in_the_readme_are_those_of_the_default_run():
 def test_every_command_and_file_the_readme_names_exists():
     root = Path(__file__).parents[1]
     for module in re.findall(r"python -m (benchmarks[\w.]+)", README):
-        assert (root / (module.replace(".", "/") + ".py")).is_file(), module
+        path = root / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
     for path in re.findall(r"`((?:benchmarks|lp_routing)/[\w/.]+)`", README):
         assert (root / path).exists(), path

@@ -15,6 +15,7 @@ from lp_routing.routers.group_limited import GroupLimited
 from lp_routing.routers.loss_free import LossFree
 from lp_routing.routers.max_score import MaxScore, MaxScoreFlow
 from lp_routing.routers.noisy import NoisyTopK, Sampled
+from lp_routing.routers.price import FixedPrices, PriceRouter
 from lp_routing.routers.quantile_balancing import QuantileBalancing
 from lp_routing.routers.random_second import RandomSecond
 from lp_routing.routers.selection import largest
@@ -37,6 +38,7 @@ __all__ = [
     "Entmax",
     "EntmaxBudget",
     "ExpertChoice",
+    "FixedPrices",
     "GroupLimited",
     "HashRouter",
     "LossFree",
@@ -44,6 +46,7 @@ __all__ = [
     "MaxScoreFlow",
     "NoisyTopK",
     "OnlineBIP",
+    "PriceRouter",
     "QuantileBalancing",
     "RandomRouter",
     "RandomSecond",

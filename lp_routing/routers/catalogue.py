@@ -17,6 +17,7 @@ from lp_routing.routers.group_limited import GroupLimited
 from lp_routing.routers.loss_free import LossFree
 from lp_routing.routers.max_score import MaxScore, MaxScoreFlow
 from lp_routing.routers.noisy import NoisyTopK, Sampled
+from lp_routing.routers.price import FixedPrices, PriceRouter
 from lp_routing.routers.quantile_balancing import QuantileBalancing
 from lp_routing.routers.random_second import RandomSecond
 from lp_routing.routers.sinkhorn import Sinkhorn
@@ -79,6 +80,8 @@ CATALOGUE: dict[str, Callable[[Shape], AnyRouter]] = {
     "capped expert choice, capped": lambda s: CappedExpertChoice(s.share, s.cap, rounding="capped"),
     "maxscore": lambda s: MaxScore(s.k),
     "maxscore flow": lambda s: MaxScoreFlow(s.k),
+    "prices": lambda s: PriceRouter(s.k, s.capacity),
+    "fixed prices": lambda s: FixedPrices(s.k, s.capacity),
     "loss-free": lambda s: LossFree(s.k),
     "quantile balancing": lambda s: QuantileBalancing(s.k, rounds=10),
     "quantile balancing, middle": lambda s: QuantileBalancing(s.k, rounds=10, place=0.5),

@@ -1,0 +1,108 @@
+"""How near the optimum `PriceRouter` comes, and at what cost: `python -m benchmarks.price_router`.
+
+Problem `capacity`: at most K experts a token, at most C = ceil(factor T K / E) tokens an expert.
+Cold: the whole layer from nothing. Warm: the second half of the layer from the prices of the first
+half. Gaps are relative to the optimum of `Pricing`; costs in units of `torch.topk(scores, K)` on
+the same scores, each the median of ratios measured in turns, in processor time on one thread, from
+scores to the chosen pairs.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+import lp_routing as lpr
+from benchmarks.side_by_side.cases import GPT_OSS, Case, build
+from lp_routing.cli import versions
+from lp_routing.routers.price import PriceRouter
+
+FACTORS = (1.0, 1.25, 1.5)
+LAYERS = (0, 5, 11, 17, 23)
+REPEATS = 15
+GAP, COLD, WARM = 1e-4, 6.0, 3.0
+
+
+def units(work: Callable[[], object], scores: Tensor, k: int) -> float:
+    """Median of the time of `work` over that of a `topk` just before it."""
+    ratios = []
+    for _ in range(REPEATS):
+        began = time.process_time()
+        torch.topk(scores, k)
+        between = time.process_time()
+        work()
+        ratios.append((time.process_time() - between) / (between - began))
+    return median(ratios)
+
+
+def gap(scores: Tensor, k: int, capacity: int, x: Tensor) -> float:
+    """What `x` misses of the optimum, relative to it; raises where `x` is not feasible."""
+    best = lpr.solve(lpr.capacity(scores, k, capacity), lpr.Pricing())
+    proof = lpr.certify(best.problem, x, best.prices or lpr.Prices())
+    if best.status is not lpr.Status.OPTIMAL or not proof.keeps_bounds():
+        raise RuntimeError(f"{best.status.name}: {proof.violations}")
+    return 1 - float(proof.value) / float(best.value)
+
+
+def row(name: str, scores: Tensor, k: int, factor: float) -> tuple[str, bool]:
+    """Measure one problem; whether it meets the aims."""
+    T, E = scores.shape
+    first, second = scores[: T // 2], scores[T // 2 :]
+    whole, halves = (math.ceil(factor * n * k / E) for n in (T, len(second)))
+    router, half = PriceRouter(k, whole), PriceRouter(k, halves)
+    _, state = half.step(first, half.initial(first))
+
+    def cold() -> Tensor:
+        return router.step(scores, router.initial(scores))[0]
+
+    warm = partial(half.step, second, state)
+    gaps = gap(scores, k, whole, cold()), gap(second, k, halves, warm()[0])
+    costs = units(cold, scores, k), units(warm, second, k)
+    met = max(gaps) <= GAP and costs[0] <= COLD and costs[1] <= WARM
+    text = (
+        f"{name:10} {k} {factor:<5g} {gaps[0]:10.2e} {costs[0]:6.1f} "
+        f"{gaps[1]:10.2e} {costs[1]:6.1f}  {'met' if met else 'missed'}"
+    )
+    return text, met
+
+
+def layers(data: Path) -> Iterator[tuple[str, Tensor]]:
+    """The sample's layers and, where the file is there, some of gpt-oss."""
+    trace = lpr.traces.sample()
+    for layer in range(trace.layers):
+        yield f"sample-{layer}", lpr.scores.softmax(trace.layer(layer))
+    if not (data / GPT_OSS).is_file():
+        print(f"{data / GPT_OSS} is absent: its layers are left out.")
+        return
+    for layer in LAYERS:
+        case = Case("gpt-oss", f"{layer:02d}", 10591, 32, 1, 1.0)
+        yield f"gpt-oss-{layer}", build(case, data).scores
+
+
+def main() -> None:
+    """Print one row for each layer, K and factor."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"no seed: nothing is drawn; medians of {REPEATS}; 1 thread; {versions()}")
+    print(f"aims: gap <= {GAP:g}, cold <= {COLD:g} units, warm <= {WARM:g} units")
+    print("layer      K factor   cold gap  units   warm gap  units")
+    met = []
+    for name, scores in layers(options.data):
+        for k in (1, 2):
+            for factor in FACTORS:
+                text, fine = row(name, scores, k, factor)
+                print(text, flush=True)
+                met.append(fine)
+    print(f"{sum(met)} of {len(met)} rows meet all aims")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,422 @@
+"""Routing by prices: hand-worked cases, feasibility whatever comes, the gap to the optimum."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lp_routing as lpr
+from lp_routing.routers.capacity import CapacityFactor
+from lp_routing.routers.dual_steps import Tokens, cleared, newton
+from lp_routing.routers.price import FixedPrices, PriceRouter
+from lp_routing.routers.repair import along_paths, evicted, filled
+from lp_routing.routers.token_choice import TopK
+
+NEVER = float("-inf")
+
+
+def cold(router, scores):
+    """The chosen pairs from cold prices."""
+    return router.step(scores, router.initial(scores))[0]
+
+
+def worth(scores, x):
+    return float(scores.double()[x].sum())
+
+
+# hand-worked
+
+
+def test_the_token_with_less_to_lose_makes_room():
+    # Both want expert 0, which has one place. Token 0 loses 1 by moving on, token 1 loses 4.
+    scores = torch.tensor([[5.0, 4.0], [5.0, 1.0]])
+    assert cold(PriceRouter(1, 1), scores).int().tolist() == [[0, 1], [1, 0]]
+
+
+# Claim: at_most and exactly are different problems even where E C = T K.
+@pytest.mark.parametrize(("rows", "value"), [("at_most", 50.0), ("exactly", 40.0)])
+def test_at_most_k_and_exactly_k_have_different_answers(rows, value):
+    scores = torch.tensor([[10.0, 0.0, 0.0], [0.0, 10.0, 10.0], [0.0, 10.0, 10.0]])
+    x = cold(PriceRouter(2, 2, rows=rows), scores)
+    assert worth(scores, x) == value
+    assert int(x.sum()) == (5 if rows == "at_most" else 6)
+
+
+def test_an_exchange_places_the_slot_that_no_expert_with_room_can_take():
+    # k = 2, two places each. Token 2 has expert 2 and needs another; the only place left is at
+    # expert 2 itself. Token 0 moves from 0 to 2 (loses 1) rather than from 1 to 2 (loses 2).
+    x = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)[None]
+    scores = torch.tensor([[5.0, 6.0, 4.0], [9.0, 9.0, 1.0], [3.0, 3.0, 3.0]])[None]
+    full = filled(x, scores, NEVER, 2, 2)[0]
+    assert full.int().tolist() == [[0, 1, 1], [1, 1, 0], [1, 0, 1]]
+
+
+def test_empty_slots_go_to_the_best_who_ask_and_the_refused_ask_again():
+    # Expert 0 has one place: token 1 offers more for it. Token 0 then asks expert 1.
+    scores = torch.tensor([[[3.0, 1.0], [4.0, 2.0]]])
+    nothing = torch.zeros(1, 2, 2, dtype=torch.bool)
+    assert filled(nothing, scores, 0.0, 1, 1).int().tolist() == [[[0, 1], [1, 0]]]
+    assert not filled(nothing, -scores, 0.0, 1, 1).any()
+    assert int(filled(nothing, -scores, NEVER, 1, 1).sum()) == 2
+
+
+def test_an_expert_above_its_capacity_lets_go_who_loses_least():
+    # Expert 1 has no place more: token 0 would lose 3, token 1 only 1, token 2 again 3.
+    x = torch.tensor([[[1, 0], [1, 0], [1, 1]]], dtype=torch.bool)
+    scores = torch.tensor([[[3.0, 9.0], [1.0, 9.0], [3.0, 0.0]]])
+    one_place = evicted(x, scores, 0.0, 1)
+    assert one_place.int().tolist() == [[[0, 0], [0, 0], [1, 1]]]
+    # With two places expert 1 has room for one: tokens 0 and 1 gain by moving there, token 1 more.
+    assert evicted(x, scores, 0.0, 2).int().tolist() == [[[1, 0], [0, 0], [1, 1]]]
+    assert not evicted(x, scores, 0.0, 0).any()
+    assert torch.equal(evicted(x, scores, 0.0, 3), x)
+
+
+# Expert 0 holds two tokens with one place, expert 1 one of one, expert 2 has room. Straight from 0
+# to 2 nobody hesitates; token 0 hesitates between 0 and 1, token 2 between 1 and 2.
+CHAIN = torch.tensor([[5.0, 4.5, NEVER], [9.0, 1.0, NEVER], [NEVER, 5.0, 4.5]])
+
+
+def test_a_chain_of_two_tokens_makes_room():
+    tokens = Tokens(CHAIN, torch.zeros(3, dtype=torch.long), torch.zeros(1), 1)
+    answer = tokens.answer(torch.zeros(1, 3))
+    load = tokens.load(answer.expert)
+    assert load.tolist() == [[2.0, 1.0, 0.0, 0.0]]
+    expert, after = along_paths(tokens, answer, load, torch.ones(1), torch.zeros(1, 3))
+    assert expert[:, 0].tolist() == [1, 0, 2]
+    assert after.tolist() == [[1.0, 1.0, 1.0, 0.0]]
+
+
+def test_a_priced_expert_with_room_draws_tokens_that_hesitate():
+    # Expert 1 charges 1 and stands empty; token 0 would pay 0.75, token 1 only 0.25.
+    scores = torch.tensor([[1.0, 1.75], [1.0, 1.25]])
+    tokens = Tokens(scores, torch.zeros(2, dtype=torch.long), torch.zeros(1), 1)
+    prices = torch.tensor([[0.0, 1.0]])
+    answer = tokens.answer(prices)
+    load = tokens.load(answer.expert)
+    expert, after = along_paths(tokens, answer, load, torch.full((1,), 2.0), prices)
+    assert expert[:, 0].tolist() == [1, 1]
+    assert after.tolist() == [[0.0, 2.0, 0.0]]
+
+
+# the dual
+
+
+def test_an_answer_lists_what_is_held_and_the_next_best_and_leaves_losses():
+    scores = torch.tensor([[3.0, 2.0, 1.0], [0.5, NEVER, 0.25]])
+    tokens = Tokens(scores, torch.zeros(2, dtype=torch.long), torch.zeros(1), 1)
+    answer = tokens.answer(torch.tensor([[0.5, 0.0, 0.0]]))
+    assert answer.expert.tolist() == [[0, 1], [2, 3]]
+    assert answer.value.tolist() == [[2.5, 2.0], [0.25, 0.0]]
+    assert answer.margin.tolist() == [0.5, 0.25]
+    assert tokens.load(answer.expert).tolist() == [[1.0, 0.0, 1.0, 0.0]]
+
+
+def test_where_every_expert_is_held_the_next_best_is_nothing():
+    tokens = Tokens(torch.ones(1, 2), torch.zeros(1, dtype=torch.long), torch.zeros(1), 2)
+    answer = tokens.answer(torch.zeros(1, 2))
+    assert answer.expert[0, 2] == 2
+    assert answer.margin.tolist() == [1.0]
+
+
+def test_a_newton_step_raises_the_price_of_a_full_expert_and_leaves_a_free_one_at_zero():
+    scores = torch.tensor([[1.0, 0.9], [1.0, 0.8], [1.0, 0.7], [1.0, 0.6]])
+    tokens = Tokens(scores, torch.zeros(4, dtype=torch.long), torch.zeros(1), 1)
+    prices = torch.zeros(1, 2)
+    answer = tokens.answer(prices)
+    excess = tokens.load(answer.expert)[:, :2] - 2
+    after = newton(tokens, answer, excess, prices, torch.tensor([0.25]), torch.tensor([4.0]))
+    # Two tokens too many of four: a window of one mean margin, 0.25, which holds two springs, and
+    # one to the ground: 2 / 3 * 0.25.
+    assert after.tolist() == [[pytest.approx(1 / 6), 0.0]]
+
+
+def test_experts_clear_between_the_last_offer_that_fits_and_the_first_that_does_not():
+    # Offers for expert 0 are 0.1, 0.2, 0.3, 0.4 above expert 1; it has two places.
+    scores = torch.tensor([[1.0, 0.9], [1.0, 0.8], [1.0, 0.7], [1.0, 0.6]])
+    tokens = Tokens(scores, torch.zeros(4, dtype=torch.long), torch.zeros(1), 1)
+    prices = torch.zeros(1, 2)
+    answer = tokens.answer(prices)
+    assert cleared(tokens, answer, prices, 2).tolist() == [[pytest.approx(0.25), 0.0]]
+    assert cleared(tokens, answer, prices, 4).tolist() == [[0.0, 0.0]]
+    assert cleared(tokens, answer, prices, 0)[0, 0] == pytest.approx(0.4)
+
+
+def test_prices_from_clearing_prove_a_bound_near_the_optimum():
+    scores = torch.rand(512, 8, generator=torch.Generator().manual_seed(0)) ** 2
+    scores[:, 0] += 0.5
+    tokens = Tokens(scores, torch.zeros(512, dtype=torch.long), torch.zeros(1), 2)
+    prices = torch.zeros(1, 8)
+    for _ in range(5):
+        prices = cleared(tokens, tokens.answer(prices), prices, 150)
+    problem = lpr.capacity(scores, 2, 150)
+    best = float(lpr.solve(problem, lpr.Pricing()).value)
+    assert lpr.dual_bound(problem, lpr.Prices(prices[0])) <= best * (1 + 1e-4)
+    assert lpr.dual_bound(problem, lpr.Prices()) > best * (1 + 1e-2)
+
+
+# never above capacity
+
+
+@st.composite
+def batches(draw):
+    """Scores with ties, forbidden pairs and padding; k; a capacity."""
+    E = draw(st.sampled_from([1, 2, 3, 5, 8, 64]))
+    shape = draw(st.sampled_from([(), (1,), (2,), (2, 2)]))
+    T = draw(st.integers(1, 40))
+    k = min(draw(st.sampled_from([1, 2, 8])), E)
+    make = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    kind = draw(st.sampled_from(["equal", "few", "many", "signed"]))
+    scores = torch.rand(*shape, T, E, generator=make)
+    if kind == "equal":
+        scores = torch.ones_like(scores)
+    elif kind == "few":
+        scores = (scores * 3).round()
+    elif kind == "signed":
+        scores = scores * 4 - 2
+    if draw(st.booleans()):
+        scores[torch.rand(scores.shape, generator=make) < 0.4] = NEVER
+    if draw(st.booleans()):
+        scores[torch.rand(scores.shape[:-1], generator=make) < 0.3] = NEVER
+    capacity = draw(
+        st.sampled_from([0, 1, 2, T * k // E, -(-T * k // E), T, 10**6]),
+    )
+    return (
+        scores.to(draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))),
+        k,
+        capacity,
+    )
+
+
+@given(batch=batches(), rows=st.sampled_from(["at_most", "exactly"]))
+def test_no_expert_is_ever_above_its_capacity_and_no_token_above_k(batch, rows):
+    scores, k, capacity = batch
+    router = PriceRouter(k, capacity, rows=rows)
+    x, prices = router.step(scores, router.initial(scores))
+    again, _ = router.step(scores, prices)
+    for chosen in (x, again):
+        assert chosen.shape == scores.shape
+        assert (chosen.sum(-2) <= capacity).all()
+        assert (chosen.sum(-1) <= k).all()
+        assert not (chosen & (scores == NEVER)).any()
+        if rows == "at_most":
+            assert not (chosen & (scores < 0)).any()
+    assert prices.isfinite().all()
+    assert (prices >= 0).all()
+
+
+@given(batch=batches(), rows=st.sampled_from(["at_most", "exactly"]))
+def test_nothing_is_left_that_could_be_taken_at_once(batch, rows):
+    scores, k, capacity = batch
+    x = cold(PriceRouter(k, capacity, rows=rows), scores)
+    gaining = scores > (0 if rows == "at_most" else NEVER)
+    room = (x.sum(-2, keepdim=True) < capacity) & (x.sum(-1, keepdim=True) < k)
+    assert not (gaining & ~x & room).any()
+
+
+@pytest.mark.parametrize("k", [1, 2, 8])
+@pytest.mark.parametrize("E", [8, 64])
+@pytest.mark.parametrize("ties", ["equal", "few", "none"])
+def test_without_forbidden_pairs_all_slots_are_placed_where_they_just_fit(k, E, ties):
+    scores = torch.rand(64, E, generator=torch.Generator().manual_seed(E + k))
+    scores = {"equal": torch.ones(64, E), "few": (2 * scores).round(), "none": scores}[ties]
+    x = cold(PriceRouter(k, 64 * k // E, rows="exactly"), scores)
+    assert (x.sum(1) == k).all()
+    assert (x.sum(0) == 64 * k // E).all()
+
+
+def test_what_no_expert_has_room_for_is_dropped():
+    router = PriceRouter(1, 1, rows="exactly")
+    routed, _ = router(torch.zeros(5, 3))
+    assert int(routed.dropped.sum()) == 2
+    assert routed.load.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_loose_capacity_leaves_token_choice():
+    scores = torch.rand(2, 50, 6, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(cold(PriceRouter(2, 50), scores), TopK(2).select(scores))
+
+
+# near the optimum
+
+
+def half_layers(factor, k):
+    for layer in range(4):
+        scores = lpr.scores.softmax(lpr.traces.sample().layer(layer))
+        T, E = 2048, scores.shape[1]
+        yield scores[:T], scores[T:], math.ceil(factor * T * k / E)
+
+
+@pytest.mark.parametrize(
+    ("k", "factor", "most"), [(2, 1.0, 1e-2), (2, 1.25, 2e-4), (1, 1.5, 2e-4), (2, 1.5, 1e-4)]
+)
+def test_the_gap_to_the_optimum_is_small_cold_and_warm(k, factor, most):
+    for first, second, capacity in half_layers(factor, k):
+        router = PriceRouter(k, capacity)
+        best = float(lpr.solve(lpr.capacity(second, k, capacity), lpr.Pricing()).value)
+        _, state = router.step(first, router.initial(first))
+        for start in (router.initial(second), state):
+            x, _ = router.step(second, start)
+            assert x.sum(0).max() <= capacity
+            assert best * (1 - most) <= worth(second, x) <= best * (1 + 1e-12)
+
+
+@given(st.integers(0, 200), st.sampled_from(["at_most", "exactly"]))
+def test_no_routing_is_worth_more_than_the_optimum(seed, rows):
+    scores = torch.randn(12, 4, generator=torch.Generator().manual_seed(seed)).double()
+    x = cold(PriceRouter(2, 6, rows=rows), scores)
+    bound = {"at_most": lpr.at_most, "exactly": lpr.exactly}[rows]
+    problem = lpr.RoutingProblem(scores, tokens=bound(2), experts=lpr.at_most(6))
+    proof = lpr.certify(problem, x, lpr.solve(problem).prices)
+    assert proof.keeps_bounds()
+    assert proof.gap >= -1e-9
+
+
+# batches, masks, states
+
+
+@pytest.mark.parametrize("make", [PriceRouter, FixedPrices])
+def test_batches_are_routed_each_on_its_own(make):
+    logits = torch.randn(2, 3, 40, 6, generator=torch.Generator().manual_seed(1)).double()
+    mask = torch.rand(2, 3, 40, generator=torch.Generator().manual_seed(2)) < 0.8
+    router, state = make(2, CapacityFactor(1.0)), None
+    for _ in range(2):
+        before = state
+        routed, state = router(logits, before, mask=mask)
+        assert state.shape == (2, 3, 6)
+        for b in range(2):
+            for c in range(3):
+                own = None if before is None else before[b, c]
+                alone, after = router(logits[b, c], own, mask=mask[b, c])
+                assert torch.equal(routed.x[b, c], alone.x)
+                assert torch.equal(routed.weights[b, c], alone.weights)
+                torch.testing.assert_close(state[b, c], after)
+        assert not routed.x[~mask].any()
+
+
+@pytest.mark.parametrize("make", [PriceRouter, FixedPrices])
+def test_one_state_may_serve_all_entries(make):
+    logits = torch.randn(3, 20, 4, generator=torch.Generator().manual_seed(1))
+    shared = torch.tensor([0.1, 0.0, 0.0, 0.2])
+    one, _ = make(1, 6)(logits, shared)
+    each, _ = make(1, 6)(logits, shared.expand(3, 4))
+    assert torch.equal(one.x, each.x)
+
+
+def test_weights_carry_gradients():
+    logits = torch.randn(20, 4, requires_grad=True)
+    routed, state = PriceRouter(2, 12, normalise="kept")(logits)
+    routed.weights.square().sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() > 0
+    assert not state.requires_grad
+
+
+@pytest.mark.parametrize("make", [PriceRouter, FixedPrices])
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ([0.0] * 4, r"state: expected prices as floats of shape \(4,\), got list"),
+        (torch.zeros(4, dtype=torch.long), r"state: expected prices as floats .* torch.int64"),
+        (torch.zeros(5), r"state: expected prices of shape \(4,\).* got \(5,\)"),
+        (torch.zeros(2, 4), r"state: expected prices of shape \(4,\).* got \(2, 4\)"),
+        (torch.tensor([0.0, math.nan, 0.0, 0.0]), r"state: prices must be finite"),
+        (torch.tensor([0.0, math.inf, 0.0, 0.0]), r"state: prices must be finite"),
+        (torch.tensor([0.0, -1.0, 0.0, 0.0]), r"state: prices must be finite and at least 0"),
+    ],
+    ids=str,
+)
+def test_a_state_of_another_kind_is_refused(make, state, says):
+    with pytest.raises(lpr.InputError, match=says):
+        make(1, 5)(torch.zeros(3, 4), state)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "says"),
+    [
+        (PriceRouter, {"k": 0}, r"k=0: it must be at least 1"),
+        (PriceRouter, {"capacity": -1}, r"capacity=-1: expected a whole number of tokens"),
+        (PriceRouter, {"rows": "at least"}, r"rows='at least': expected .at_most. or .exactly."),
+        (PriceRouter, {"score": "softmaxx"}, r"score 'softmaxx': expected a function"),
+        (PriceRouter, {"normalise": "sum"}, r"normalise='sum'"),
+        (FixedPrices, {"k": 1.5}, r"k=1\.5: expected a whole number"),
+        (FixedPrices, {"capacity": 2.5}, r"capacity=2\.5: expected a whole number"),
+        (FixedPrices, {"enforce": "yes"}, r"enforce='yes': expected True or False"),
+        (FixedPrices, {"score": 3}, r"score 3: expected a function"),
+        (FixedPrices, {"normalise": "sum"}, r"normalise='sum'"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused_at_once(make, arguments, says):
+    with pytest.raises(lpr.InputError, match=says):
+        make(**{"k": 1, "capacity": 4, **arguments})
+
+
+@pytest.mark.parametrize("make", [PriceRouter, FixedPrices])
+def test_more_experts_per_token_than_there_are_experts_is_refused(make):
+    with pytest.raises(lpr.InputError, match=r"k=5 is more than E, the number of experts \(4\)"):
+        make(5, 3)(torch.zeros(3, 4))
+
+
+# prices fixed before the batch
+
+
+def test_fixed_prices_admit_what_is_worth_more_than_its_price():
+    scores = torch.tensor([[3.0, 2.0], [3.0, 1.0], [3.0, 1.5]])
+    router = FixedPrices(1, 2, score="logits")
+    state = torch.tensor([1.25, 0.0])
+    # 1.75 against 2, 1, 1.5: token 0 goes to expert 1, the others to expert 0.
+    routed, after = router(scores, state)
+    assert routed.x.int().tolist() == [[0, 1], [1, 0], [1, 0]]
+    # At 3.5 and 2 nothing is worth its price but nothing is also taken.
+    assert not router(scores, torch.tensor([3.5, 2.0]))[0].x.any()
+    assert after.shape == (2,)
+
+
+def test_cold_it_is_token_choice_and_enforced_it_lets_in_who_comes_first():
+    logits = torch.tensor([[2.0, 0.0], [3.0, 0.0], [9.0, 0.0]])
+    assert FixedPrices(1, 1, enforce=False)(logits)[0].x.int().tolist() == [[1, 0]] * 3
+    assert FixedPrices(1, 1)(logits)[0].x.int().tolist() == [[1, 0], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("enforce", [False, True])
+@given(st.integers(0, 100))
+def test_tokens_appended_later_change_no_earlier_row(enforce, seed):
+    logits = torch.randn(30, 4, generator=torch.Generator().manual_seed(seed))
+    router = FixedPrices(2, 9, enforce)
+    assert router.causal
+    state = torch.tensor([0.1, 0.0, 0.05, 0.3])
+    assert torch.equal(router(logits, state)[0].x[:11], router(logits[:11], state)[0].x)
+
+
+def test_a_capacity_that_grows_with_the_batch_is_causal_only_if_not_enforced():
+    assert not FixedPrices(1, CapacityFactor(1.0)).causal
+    assert FixedPrices(1, CapacityFactor(1.0), enforce=False).causal
+    assert not PriceRouter(1, 4).causal
+    # With four tokens the second one is late, with eight it is not.
+    router, logits = FixedPrices(1, CapacityFactor(1.0)), torch.tensor([[1.0, 0.0]] * 8)
+    assert int(router(logits[:4])[0].x[:4].sum()) == 2
+    assert int(router(logits)[0].x[:4].sum()) == 4
+
+
+def test_prices_learned_from_one_batch_balance_the_next_of_its_kind():
+    logits = torch.randn(2, 1024, 8, generator=torch.Generator().manual_seed(0))
+    logits[..., 0] += 2
+    router = FixedPrices(2, 320, enforce=False)
+    cold_x, state = router(logits[0])
+    warm_x, _ = router(logits[1], state)
+    assert cold_x.load.max() > 700
+    assert warm_x.load.max() < 380
+
+
+@given(batch=batches())
+def test_enforced_fixed_prices_never_exceed_a_capacity(batch):
+    scores, k, capacity = batch
+    router = FixedPrices(k, capacity)
+    _, state = router.step(scores, router.initial(scores))
+    x, _ = router.step(scores, state)
+    assert (x.sum(-2) <= capacity).all()
+    assert (x.sum(-1) <= k).all()
+    assert not (x & (scores == NEVER)).any()
