@@ -172,3 +172,28 @@ def test_a_file_that_cannot_be_routed_gives_status_2_and_one_sentence(tmp_path, 
     result = run(tmp_path / "a.npy")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"Error: {tmp_path / 'a.npy'}: router_logits[1, 3, 1] is")
+
+
+def test_each_router_is_judged_by_the_problem_it_seeks(file, tmp_path):
+    routers = "optimum, top-k, drop by score, expert choice, unified, served unified, hash"
+    arguments = ("--problem", "own", "--layers", "0", "--routers", routers)
+    result = run(file, *arguments, "--json", tmp_path / "a.json")
+    assert result.exit_code == 0
+    assert "Layer 0, served_unified" in result.stdout
+    rows = [row for row in strict(tmp_path / "a.json")["rows"] if row["router"] != "optimum"]
+    assert [row["router"] for row in rows] == [
+        "drop by score",
+        "unified",
+        "top-k",
+        "expert choice",
+        "served unified",
+    ]  # hash seeks none
+    for row in rows:
+        assert row["feasible"]
+        assert (row["gap"] == 0) == (row["router"] != "drop by score")
+
+
+def test_where_no_router_seeks_a_problem_there_is_nothing_to_judge_by(file):
+    result = run(file, "--problem", "own", "--routers", "hash, random")
+    assert result.exit_code == 2
+    assert "none of the routers seeks a problem" in result.stderr

@@ -32,6 +32,7 @@ PROBLEMS = (
     "served_unified",
     "capped_expert_choice",
 )
+OWN = "own"
 WIDE = 100
 """Columns of a terminal from which the table shows all metrics of the load."""
 
@@ -47,10 +48,10 @@ WIDE = 100
 @click.option(
     "--problem",
     "problem_name",
-    type=click.Choice(PROBLEMS),
+    type=click.Choice([*PROBLEMS, OWN]),
     default="capacity",
     show_default=True,
-    help="What is judged by.",
+    help=f'What is judged by; "{OWN}": each router by the problem it seeks.',
 )
 @click.option("--k", default=2, show_default=True, help="Experts per token.")
 @click.option(
@@ -152,19 +153,24 @@ def _gap(console: Console, options: GapOptions) -> None:
         f"capacity factor {options.capacity_factor:g}, scores: {options.score}.",
         highlight=False,
     )
-    found = {}
+    found: dict[tuple[int, str], list[GapRow]] = {}
     for layer in layers:
-        with console.status(f"layer {layer}: {len(names)} router(s) ..."):
-            rows = found[layer] = _layer_rows(trace, layer, names, options)
-        console.print(gap_table(f"Layer {layer}", rows, wide=console.width >= WIDE))
-        for sentence in remarks(rows):
-            console.print(sentence, style="magenta", highlight=False, markup=False)
-        console.print(f"Layer {layer}, {verdict(rows)}", highlight=False, markup=False)
+        for judge, judged in _sections(names, options).items():
+            title = f"Layer {layer}, {judge}" if options.problem_name == OWN else f"Layer {layer}"
+            with console.status(f"{title}: {len(judged)} router(s) ..."):
+                rows = _layer_rows(trace, layer, judge, judged, options)
+            found[layer, judge] = rows
+            console.print(gap_table(title, rows, wide=console.width >= WIDE))
+            for sentence in remarks(rows):
+                console.print(sentence, style="magenta", highlight=False, markup=False)
+            console.print(f"{title}, {verdict(rows)}", highlight=False, markup=False)
     console.print(LEGEND, style="dim", highlight=False)
     _write(found, trace.source, options)
     if options.plot_path is not None:
-        every = [row for rows in found.values() for row in rows]
-        draw({f"{trace.source}: {options.problem_name}": every}, options.plot_path)
+        panels: dict[str, list[GapRow]] = {}
+        for (_, judge), rows in found.items():
+            panels.setdefault(f"{trace.source}: {judge}", []).extend(rows)
+        draw(panels, options.plot_path)
 
 
 def parse_routers(text: str, known: Sequence[str]) -> list[str]:
@@ -186,15 +192,37 @@ def parse_routers(text: str, known: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _sections(names: Sequence[str], options: GapOptions) -> dict[str, list[str]]:
+    """Problem -> the routers it judges: all of them, or those that seek it."""
+    from lp_routing.compare import OPTIMUM
+    from lp_routing.routers import Shape, router
+
+    if options.problem_name != OWN:
+        return {options.problem_name: list(names)}
+    any_shape = Shape(k=1, capacity=1, T=8, E=8)  # what is sought does not depend on it
+    seeks = {name: router(name, any_shape).seeks for name in names if name != OPTIMUM}
+    first = [OPTIMUM] if OPTIMUM in names else []
+    sections = {
+        problem: first + [name for name in names if seeks.get(name) == problem]
+        for problem in PROBLEMS
+        if problem in seeks.values()
+    }
+    if not sections:
+        raise InputError(
+            f"--problem {OWN}: none of the routers seeks a problem: {'; '.join(names)}."
+        )
+    return sections
+
+
 def _layer_rows(
-    trace: "Trace", layer: int, names: Sequence[str], options: GapOptions
+    trace: "Trace", layer: int, problem_name: str, names: Sequence[str], options: GapOptions
 ) -> "list[GapRow]":
-    """The rows of one layer."""
+    """The rows of one layer and one problem."""
     from lp_routing.compare import comparisons
 
     logits = trace.layer(layer)[: parse_tokens(options.tokens)]
     try:
-        problem, shape = _stated(logits, options)
+        problem, shape = _stated(logits, problem_name, options)
         return comparisons(
             problem,
             names,
@@ -207,7 +235,9 @@ def _layer_rows(
         raise InputError(f"{error} (Layer {layer} of {trace.source}.)") from error
 
 
-def _stated(logits: "Tensor", options: GapOptions) -> "tuple[RoutingProblem, Shape]":
+def _stated(
+    logits: "Tensor", problem_name: str, options: GapOptions
+) -> "tuple[RoutingProblem, Shape]":
     """The problem of the given name on logits (T, E), and what its routers are built for."""
     from lp_routing import named_problems as problems
     from lp_routing import scores
@@ -227,7 +257,7 @@ def _stated(logits: "Tensor", options: GapOptions) -> "tuple[RoutingProblem, Sha
         "served_unified": lambda: problems.served_unified(worth, T * k),
         "capped_expert_choice": lambda: problems.capped_expert_choice(worth, share, min(2 * k, E)),
     }
-    problem = state[options.problem_name]()
+    problem = state[problem_name]()
     experts = problem.family("expert")
     room = capacity if experts is None else int(experts.upper.max())  # routers drop beyond this
     return problem, Shape(k=k, capacity=room, T=T, E=E)
@@ -253,9 +283,13 @@ def _check_outputs(options: GapOptions) -> None:
             raise InputError(f"{other} and {option} both name {path}; give two files.")
 
 
-def _write(found: "Mapping[int, Sequence[GapRow]]", source: str, options: GapOptions) -> None:
+def _write(
+    found: "Mapping[tuple[int, str], Sequence[GapRow]]", source: str, options: GapOptions
+) -> None:
     """The rows as JSON and as CSV, where asked for."""
-    records = [{"layer": layer, **row.as_record()} for layer, rows in found.items() for row in rows]
+    records = [
+        {"layer": layer, **row.as_record()} for (layer, _), rows in found.items() for row in rows
+    ]
     if options.json_path is not None:
         paths = ("file", "json_path", "csv_path", "plot_path")
         stated = {name: value for name, value in vars(options).items() if name not in paths}

@@ -19,13 +19,16 @@ class Rule(ABC):
 
     Attributes:
         source: paper and equation, or the file of someone's code.
-        seeks: the named problem whose optimum it seeks, such as "balanced"; "" where it seeks none.
         cost: what one call takes, in `topk` and passes over the scores.
     """
 
     source: ClassVar[str]
-    seeks: ClassVar[str]
     cost: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def seeks(self) -> str:
+        """The named problem whose optimum it seeks, such as "balanced"; "" where it seeks none."""
 
     @property
     @abstractmethod

@@ -41,7 +41,6 @@ class TopK(Router):
     """
 
     source = "Shazeer et al. 2017, eq. 5; Lepikhin et al. 2021 (capacity)"
-    seeks = "capacity"
     cost = "one topk; with capacity one more over the tokens, or a sort over the experts"
 
     k: int
@@ -63,6 +62,11 @@ class TopK(Router):
             )
         named(self.score)
         check_normalise(self.normalise)
+
+    @property
+    def seeks(self) -> str:
+        """`capacity` with one, else `token_choice`."""
+        return "token_choice" if self.capacity is None else "capacity"
 
     @property
     def causal(self) -> bool:

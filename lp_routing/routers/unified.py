@@ -36,7 +36,6 @@ class Unified(Router):
     """
 
     source = "Do, Le, Tran 2025, arXiv 2503.22996 and its code"
-    seeks = "unified"
     cost = "one topk over the flattened pool"
     causal = False
 
@@ -57,6 +56,11 @@ class Unified(Router):
                 raise InputError(
                     f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}."
                 )
+
+    @property
+    def seeks(self) -> str:
+        """`unified`, or `served_unified` where all are served."""
+        return "served_unified" if self.serve_all else "unified"
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """The unified score of either version, (..., T, E)."""
