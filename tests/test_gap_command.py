@@ -10,7 +10,8 @@ import torch
 from click.testing import CliRunner
 
 import lp_routing as lpr
-from lp_routing.cli.gap import PROBLEMS, gap, parse_routers
+from lp_routing.cli.gap import gap, parse_routers
+from lp_routing.cli.named import PROBLEMS
 from lp_routing.routers import CATALOGUE
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)

@@ -116,9 +116,8 @@ def test_padding_is_routed_nowhere_by_either():
 class Shifted(StatefulRouter[float]):
     """Top-1 of the logits moved on by a state."""
 
-    @property
-    def causal(self):
-        return True
+    seeks = ""
+    causal = True
 
     def scores(self, logits, mask=None):
         return logits

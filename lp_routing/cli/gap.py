@@ -12,26 +12,14 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from lp_routing.cli.named import PROBLEMS, stated
 from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
 from lp_routing.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lp_routing.judging import GapRow
-    from lp_routing.problem import RoutingProblem
-    from lp_routing.routers import Shape
     from lp_routing.traces import Trace
 
-PROBLEMS = (
-    "capacity",
-    "balanced",
-    "unified",
-    "token_choice",
-    "expert_choice",
-    "served_unified",
-    "capped_expert_choice",
-)
 OWN = "own"
 WIDE = 100
 """Columns of a terminal from which the table shows all metrics of the load."""
@@ -222,7 +210,9 @@ def _layer_rows(
 
     logits = trace.layer(layer)[: parse_tokens(options.tokens)]
     try:
-        problem, shape = _stated(logits, problem_name, options)
+        problem, shape = stated(
+            logits, problem_name, options.k, options.capacity_factor, options.score
+        )
         return comparisons(
             problem,
             names,
@@ -233,34 +223,6 @@ def _layer_rows(
         )
     except InputError as error:
         raise InputError(f"{error} (Layer {layer} of {trace.source}.)") from error
-
-
-def _stated(
-    logits: "Tensor", problem_name: str, options: GapOptions
-) -> "tuple[RoutingProblem, Shape]":
-    """The problem of the given name on logits (T, E), and what its routers are built for."""
-    from lp_routing import named_problems as problems
-    from lp_routing import scores
-    from lp_routing.checks import whole
-    from lp_routing.routers import CapacityFactor, Shape
-
-    worth = scores.named(options.score)(logits, None)
-    T, E = worth.shape
-    k = whole(options.k, "k", 1, E, "E, the number of experts")
-    capacity, share = CapacityFactor(options.capacity_factor).of(T, E, k), T * k // E
-    state = {
-        "capacity": lambda: problems.capacity(worth, k, capacity),
-        "balanced": lambda: problems.balanced(worth, k),
-        "unified": lambda: problems.unified(worth, T * k),
-        "token_choice": lambda: problems.token_choice(worth, k),
-        "expert_choice": lambda: problems.expert_choice(worth, share),
-        "served_unified": lambda: problems.served_unified(worth, T * k),
-        "capped_expert_choice": lambda: problems.capped_expert_choice(worth, share, min(2 * k, E)),
-    }
-    problem = state[problem_name]()
-    experts = problem.family("expert")
-    room = capacity if experts is None else int(experts.upper.max())  # routers drop beyond this
-    return problem, Shape(k=k, capacity=room, T=T, E=E)
 
 
 def _check_outputs(options: GapOptions) -> None:
