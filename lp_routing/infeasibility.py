@@ -22,6 +22,7 @@ from lp_routing.certificate import dual_bound
 from lp_routing.constraints import Family
 from lp_routing.linear_program import LinearProgram, Vector, linear_program
 from lp_routing.merging import Array, merge_alike
+from lp_routing.placing.flow import cut
 from lp_routing.prices import Prices, from_table
 from lp_routing.problem import RoutingProblem
 
@@ -95,12 +96,15 @@ class Clash(NamedTuple):
 def explain(problem: RoutingProblem) -> Infeasibility | None:
     """Find and prove a clash of bounds, or None where none can be proved.
 
-    Solves one LP with HiGHS: the smallest total amount by which bounds must be broken. It has a
-    row for each constraint, tokens that differ in nothing but their scores being one row.
+    What is found is the smallest total amount by which bounds must be broken: by one maximum flow
+    where one family alone demands something, else by an LP for HiGHS. Tokens that differ in nothing
+    but their scores are one row in both.
     """
     merged = merge_alike(problem)
     program = linear_program(merged.problem)
-    duals = _elastic_duals(program)
+    duals = _cut_duals(merged.problem)
+    if duals is None:
+        duals = _elastic_duals(program)
     if duals is None:
         return None
     duals = _cleaned(program, duals)
@@ -114,6 +118,17 @@ def explain(problem: RoutingProblem) -> Infeasibility | None:
     if clash.through_pairs > 0:
         gives["pairs"] = clash.through_pairs
     return Infeasibility(needs, gives, prices, _in_words(problem, clash))
+
+
+def _cut_duals(problem: RoutingProblem) -> Any:
+    """The same duals from the cut of a network; None where there is none, or demands may share it.
+
+    A flow may mend two families' demands by breaking the limit of one pair, where bounds break two.
+    """
+    families = problem.families
+    demanding = sum(bool((family.lower > 0).any()) for family in families)
+    found = cut(problem) if problem.is_integral and demanding == 1 else None
+    return None if found is None else np.concatenate([found[family.kind] for family in families])
 
 
 def _elastic_duals(program: LinearProgram) -> Any:

@@ -236,6 +236,7 @@ def test_prices_that_prove_nothing_are_not_believed(monkeypatch):
     proved = infeasibility._elastic_duals(lpr.linear_program(merge_alike(problem).problem))
     assert proved.tolist() == [-1, 1, 1, 1, 1]
     for wrong in (0 * proved, -proved, np.array([-1, 1, 1, 0, 1.0]), None):
+        monkeypatch.setattr(infeasibility, "_cut_duals", lambda _, wrong=wrong: wrong)
         monkeypatch.setattr(infeasibility, "_elastic_duals", lambda _, wrong=wrong: wrong)
         assert explain(problem) is None
 

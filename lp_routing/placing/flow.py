@@ -1,14 +1,15 @@
-"""Amounts within all bounds by one maximum flow: exact, for problems that are a network flow.
+"""Amounts within all bounds, or the clash that forbids them, by one maximum flow.
 
+It is exact for problems that are a network flow: those with whole bounds and nested groups.
 The flow runs through each token's best pairs at the prices and may move what was taken (a
 circulation with demands; Hoffman 1960). It looks at dense tables of all pairs.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_flow
+from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from lp_routing.best_response import best_response
 from lp_routing.prices import Prices, clipped, pair_prices
@@ -44,14 +45,72 @@ def meet_demands(problem: RoutingProblem, x: Array, prices: Prices) -> Array | N
         width = min(2 * width, problem.E)
 
 
-def _circulation(problem: RoutingProblem, x: Array, token: Array, expert: Array) -> Array | None:
-    """Amounts on the given pairs within all bounds, found from x by augmenting, or None.
+def cut(problem: RoutingProblem) -> dict[str, Array] | None:
+    """The demands that clash most with what can be given, where no assignment exists.
+
+    Nodes that a surplus reaches (see `_circulation`) but cannot leave are one side of a cut: what
+    must enter it is more than what may leave (Hoffman 1960).
+
+    Args:
+        problem: with whole bounds and nested groups.
+
+    Returns:
+        For each family of constraints -1 where it must bring units in, 1 where it may take them
+        out, else 0: float64, one for each constraint. None where an assignment exists, or where
+        amounts are too large for whole numbers of 32 bits.
+    """
+    token, expert = np.nonzero(problem.allowed.cpu().numpy())
+    nothing = np.zeros((problem.T, problem.E))
+    network = _network(problem, nothing, token, expert)
+    if network.demand > np.iinfo(np.int32).max:
+        return None
+    result = maximum_flow(network.graph, network.source, network.sink)
+    if result.flow_value == network.demand:
+        return None
+    residual = network.graph - result.flow
+    residual.eliminate_zeros()
+    inside = np.zeros(network.sink + 1)
+    inside[breadth_first_order(residual, network.source, return_predecessors=False)] = 1.0
+    crossing = inside[network.tail] - inside[network.head]
+    parts = {"total": crossing[-1:]}
+    first = 0
+    for side, singles in (("token", problem.T), ("expert", problem.E)):
+        groups = problem.family(f"{side}_group")
+        parts[side] = crossing[first : first + singles]
+        first += singles
+        if groups is not None and groups.members is not None:
+            order = _by_size(groups.members.cpu().numpy())
+            parts[f"{side}_group"] = crossing[first : first + len(order)][np.argsort(order)]
+            first += len(order)
+    return {family.kind: parts[family.kind] for family in problem.families}
+
+
+class Network(NamedTuple):
+    """What is still to be sent, from source to sink, so that every arc keeps its bounds.
+
+    Attributes:
+        graph: what arcs can still take or give back, int32.
+        tail, head: of the arcs that have bounds: those of tokens, of experts, the total.
+        experts: node of the first expert.
+        source, sink: where surpluses begin and shortages end; the largest two nodes.
+        demand: the sum of the surpluses.
+    """
+
+    graph: csr_array
+    tail: Array
+    head: Array
+    experts: int
+    source: int
+    sink: int
+    demand: float
+
+
+def _network(problem: RoutingProblem, x: Array, token: Array, expert: Array) -> Network:
+    """The network of the given pairs, when x has been sent already.
 
     Nodes: root -> nested groups of tokens -> tokens -> experts -> nested groups -> root. Arcs below
-    their lower bound are raised to it; what that leaves over or short at the nodes is sent by one
-    maximum flow through what the arcs can still take or give back.
+    their lower bound are raised to it, which leaves nodes with too much or too little.
     """
-    T, E = problem.T, problem.E
     arcs, source_count, nodes_in_all = _arcs(problem)
     source, sink = nodes_in_all, nodes_in_all + 1
     tail, head, lower, upper = (np.array(column) for column in zip(*arcs, strict=True))
@@ -63,9 +122,7 @@ def _circulation(problem: RoutingProblem, x: Array, token: Array, expert: Array)
     np.add.at(excess, head, raised - carried)
     np.add.at(excess, tail, carried - raised)
     nodes = np.nonzero(excess)[0]
-    demand = excess[excess > 0].sum()
-    if demand > np.iinfo(np.int32).max:
-        return None
+    demand = float(excess[excess > 0].sum())
     over = excess[nodes] > 0
     copies, taken = problem.copies().cpu().numpy()[token], x[token, expert]
     places = expert + source_count
@@ -73,14 +130,24 @@ def _circulation(problem: RoutingProblem, x: Array, token: Array, expert: Array)
     heads = [head, tail, places, token, np.where(over, nodes, sink)]
     room = [upper - raised, raised - lower, copies - taken, taken, np.abs(excess[nodes])]
     # no arc carries more than the whole demand, so larger limits are none
-    limits = np.concatenate(room).clip(max=demand).astype(np.int32)
+    limits = np.concatenate(room).clip(max=min(demand, np.iinfo(np.int32).max)).astype(np.int32)
     shape = (sink + 1, sink + 1)
     graph = csr_array((limits, (np.concatenate(tails), np.concatenate(heads))), shape=shape)
-    result = maximum_flow(graph, source, sink)
-    if result.flow_value < demand:
+    return Network(graph, tail, head, source_count, source, sink, demand)
+
+
+def _circulation(problem: RoutingProblem, x: Array, token: Array, expert: Array) -> Array | None:
+    """Amounts on the given pairs within all bounds, found from x by augmenting, or None."""
+    T, E = problem.T, problem.E
+    network = _network(problem, x, token, expert)
+    if network.demand > np.iinfo(np.int32).max:
         return None
-    sent = np.asarray(result.flow[:T, source_count : source_count + E].todense())[token, expert]
-    return np.asarray(taken + sent)
+    result = maximum_flow(network.graph, network.source, network.sink)
+    if result.flow_value < network.demand:
+        return None
+    experts = slice(network.experts, network.experts + E)
+    sent = np.asarray(result.flow[:T, experts].todense())[token, expert]
+    return np.asarray(x[token, expert] + sent)
 
 
 def _arcs(problem: RoutingProblem) -> tuple[list[tuple[int, int, float, float]], int, int]:

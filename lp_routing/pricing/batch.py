@@ -32,6 +32,7 @@ class Batch:
         sample: some rows of all ranks, in random order.
         sizes: how many of them the samples use, one after the other.
         units: tokens in all.
+        pairs: allowed pairs in all.
         typical: what a token usually has to win, in units of score.
         short: whether a token must take more than it may, or all tokens more than all constraints
             allow, or all may take less than these ask for.
@@ -43,6 +44,7 @@ class Batch:
     sample: Rows
     sizes: tuple[int, ...]
     units: float
+    pairs: int
     typical: float
     short: bool
 
@@ -64,9 +66,10 @@ def batch_of(problem: RoutingProblem, shards: Shards, seed: int) -> Batch:
     rows = rows_of(problem, place)
     taken = float(rows.may.sum()), float(rows.units.sum()), float(rows.must.sum())
     stuck = bool((rows.must > rows.units * problem.allowed_per_token).any())
-    facts = shards.gathered((len(rows), *taken, stuck))
+    allowed = int(problem.allowed_per_token.sum())
+    facts = shards.gathered((len(rows), *taken, stuck, allowed))
     _check_the_same(shards, problem, priced)
-    counts = [count for count, *_ in facts]
+    counts = [fact[0] for fact in facts]
     first, T = sum(counts[: shards.rank]), sum(counts)
     may, units, must = (sum(fact[column] for fact in facts) for column in (1, 2, 3))
     sizes = _sizes(T, min(may, priced.counts_at_most()) / max(units * problem.E, 1.0))
@@ -82,6 +85,7 @@ def batch_of(problem: RoutingProblem, shards: Shards, seed: int) -> Batch:
         sample=parts[0] if shards.alone else _mixed(parts, generator),
         sizes=sizes,
         units=units,
+        pairs=sum(fact[5] for fact in facts),
         typical=typical,
         short=any(fact[4] for fact in facts)
         or must > priced.counts_at_most()

@@ -24,6 +24,8 @@ TIE_NOISE = 2.0**-34
 MOST_ROUNDS = 100
 PATIENCE, ALL = 2, 300_000
 """After so many LPs or passes in vain, an LP over all contested pairs, if they are not too many."""
+MANY = 1 / 8
+"""Where so many constraints are missed, a wider box would hardly do."""
 FEW_SWEEPS = 12
 ESCAPES = 3
 """So often a box grows because prices leave it; then it is up to the LP to say so."""
@@ -77,6 +79,7 @@ def settle(
     dither: float,
     typical: float,
     effort: int,
+    pairs: int,
     deadline: float,
 ) -> Settled:
     """The best prices within a box, as far as the box reaches.
@@ -89,13 +92,17 @@ def settle(
         dither: noise for clearing markets with many ties.
         typical: the size of a typical score.
         effort: how often the box was widened before; each time the LP may grow.
+        pairs: allowed pairs in all; where they are few, the whole LP is the next resort.
         deadline: when to stop, on the clock of `time.perf_counter`.
     """
     levels = [Level(contest, drawn, load, NONE, dither)]
-    grown = _descend(priced, levels, effort)
-    if grown is not None:
-        return Settled(grown, False, NONE)
-    limit = _enough(priced) * 2**effort
+    small = pairs <= ALL
+    whole = small and contest.pairs == pairs and effort > 0
+    if not whole:
+        grown = _descend(priced, levels, effort)
+        if grown is not None:
+            return Settled(grown, False, NONE)
+    limit = contest.pairs if whole else _enough(priced) * 2**effort
     passes = effort
     for tries in range(MOST_ROUNDS):
         if tries == max(PATIENCE - passes, 0) and levels[0].contest.pairs <= ALL:
@@ -114,6 +121,9 @@ def settle(
             end = Drawn(Course(prices, np.zeros_like(prices)), prices, prices)
             pairs = all_of([*(level.closed for level in levels), _taken(levels[-1], found)])
             return Settled(end, True, pairs)
+        if small and (tries or np.mean(found.missed != 0) > MANY):
+            course = Course(found.prices, np.zeros_like(found.prices))
+            return Settled(levels[0].drawn._replace(course=course), False, NONE)
         wider = _wider(levels[-1].drawn, found, typical, effort)
         if not _rescreened(priced, levels, wider, found.missed):
             below, above = found.missed < 0, found.missed > 0

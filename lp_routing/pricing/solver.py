@@ -14,8 +14,8 @@ tokens there are. Prices that are right give the assignment away, but for ties. 
    because the dual is convex. Otherwise the box widens where bounds are missed, and it is 2 again.
 
 A box that was missed only grows, and so does the LP that is allowed: in the worst case HiGHS solves
-the full LP. Tokens may be sharded over processes: loads and samples are exchanged, and contested
-rows, which rank 0 settles.
+the full LP, and where that is small, at once, from the best prices so far. Tokens may be sharded
+over processes: loads and samples are exchanged, and contested rows, which rank 0 settles.
 """
 
 import time
@@ -33,9 +33,9 @@ from lp_routing.feasible import feasible_assignment
 from lp_routing.infeasibility import explain
 from lp_routing.prices import Prices
 from lp_routing.pricing.batch import Batch, batch_of, contested
-from lp_routing.pricing.narrowing import Drawn, around, sampled, tick
+from lp_routing.pricing.narrowing import Drawn, around, sampled, tick, unlimited
 from lp_routing.pricing.priced import to_prices, to_vector
-from lp_routing.pricing.search import OUT_OF_TIME, Settled, settle
+from lp_routing.pricing.search import ALL, OUT_OF_TIME, Settled, settle
 from lp_routing.problem import RoutingProblem
 from lp_routing.shards import Shards
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit
@@ -119,6 +119,7 @@ class Pricing(Solver):
         if self.shards.alone and batch.short and explain(problem) is not None:
             return Answer(Outcome.INFEASIBLE, None, None, said="Pricing: infeasible")
         dither = tick(batch.sample)
+        small = batch.pairs <= ALL
         drawn = self.shards.agreed(lambda: self._first_box(problem, batch, dither))
         kind = torch.bool if problem.multiplicity is None else torch.int64
         x = torch.zeros(problem.scores.shape, dtype=kind, device=problem.scores.device)
@@ -143,7 +144,9 @@ class Pricing(Solver):
                 drawn = self.shards.agreed(
                     lambda: sampled(batch, np.zeros(len(batch.priced)), dither)
                 )
-            if self.shards.alone and (effort == DOUBTS or self.relative_gap):
+            elif small:  # the whole LP
+                drawn = Drawn(drawn.course, *unlimited(batch.priced))
+            if self.shards.alone and (effort == (0 if small else DOUBTS) or self.relative_gap):
                 close = feasible_assignment(problem, prices)
                 if close is None and explain(problem) is not None:
                     return Answer(Outcome.INFEASIBLE, None, prices, said="Pricing: infeasible")
@@ -177,7 +180,15 @@ class Pricing(Solver):
         )
         return self.shards.agreed(
             lambda: settle(
-                batch.priced, contest, load, drawn, dither, batch.typical, effort, deadline
+                batch.priced,
+                contest,
+                load,
+                drawn,
+                dither,
+                batch.typical,
+                effort,
+                batch.pairs <= ALL,
+                deadline,
             )
         )
 
