@@ -97,7 +97,7 @@ def settle(
     """
     levels = [Level(contest, drawn, load, NONE, dither)]
     small = pairs <= ALL
-    whole = small and contest.pairs == pairs and effort > 0
+    whole = small and bool((contest.units > 1).any())
     if not whole:
         grown = _descend(priced, levels, effort)
         if grown is not None:

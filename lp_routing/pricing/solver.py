@@ -121,6 +121,8 @@ class Pricing(Solver):
         dither = tick(batch.sample)
         small = batch.pairs <= ALL
         drawn = self.shards.agreed(lambda: self._first_box(problem, batch, dither))
+        if small and problem.multiplicity is not None:  # few rows may hold most of the units
+            drawn = Drawn(drawn.course, *unlimited(batch.priced))
         kind = torch.bool if problem.multiplicity is None else torch.int64
         x = torch.zeros(problem.scores.shape, dtype=kind, device=problem.scores.device)
         said = f"Pricing: bounds are still missed after {MOST_PASSES} passes over all tokens"
@@ -178,18 +180,9 @@ class Pricing(Solver):
         contest, load = contested(
             batch, self.shards, drawn.low, drawn.high, x, device=device, dtype=self.dtype
         )
+        known = batch.typical, effort, batch.pairs, deadline
         return self.shards.agreed(
-            lambda: settle(
-                batch.priced,
-                contest,
-                load,
-                drawn,
-                dither,
-                batch.typical,
-                effort,
-                batch.pairs <= ALL,
-                deadline,
-            )
+            lambda: settle(batch.priced, contest, load, drawn, dither, *known)
         )
 
     def _impossible(self, problem: RoutingProblem, outcome: Outcome) -> bool:
