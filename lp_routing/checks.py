@@ -3,7 +3,7 @@
 import math
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, SupportsIndex
 
@@ -78,10 +78,22 @@ def as_tensor(values: Any, what: str, expected: str) -> Tensor:
             f"{what}: expected {expected}, got {type(values).__name__} that torch cannot read "
             f"({error})."
         ) from error
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-        kind = "meta" if tensor.is_meta else str(tensor.layout)
-        raise InputError(f"{what}: expected {expected} in a dense tensor, got a {kind} tensor.")
+    refuse_not_dense(tensor, what, expected)
     return tensor
+
+
+def refuse_not_dense(tensor: Tensor, what: str, expected: str = "numbers") -> None:
+    """Raise on a tensor whose entries cannot be read one by one, saying how to get one."""
+    kinds = {
+        "meta": (tensor.is_meta, "give one that holds numbers"),
+        "quantized": (tensor.is_quantized, "write .dequantize()"),
+        str(tensor.layout): (tensor.layout != torch.strided, "write .to_dense()"),
+    }
+    for kind, (found, help_text) in kinds.items():
+        if found:
+            raise InputError(
+                f"{what}: expected {expected} in a dense tensor, got a {kind} tensor; {help_text}."
+            )
 
 
 def refuse_nan_and_inf(values: Tensor, what: str) -> None:
@@ -102,11 +114,32 @@ def refuse_nan_and_inf(values: Tensor, what: str) -> None:
         )
 
 
+def number(value: object, name: str, expected: str, fits: Callable[[float], bool]) -> float:
+    """`value` as a float if it is a finite number that fits; no boolean, text, tensor or NaN."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if real and math.isfinite(found := float(value)) and fits(found):  # type: ignore[arg-type]
+        return found
+    raise InputError(f"{name}={value!r}: expected {expected}.")
+
+
 def share(value: float, name: str) -> float:
     """`value` as a number >= 0, refusing NaN, infinity, booleans and everything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise InputError(f"{name}={value!r}: expected a number >= 0, such as 1e-9.")
-    return float(value)
+    return number(value, name, "a number >= 0, such as 1e-9", lambda given: given >= 0)
+
+
+def flag(value: bool, name: str) -> bool:
+    """`value` as a bool, refusing text and numbers, whose truth is not what they say."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}={value!r}: expected True or False.")
+    return bool(value)
+
+
+def one_of(value: str, name: str, allowed: Sequence[str]) -> str:
+    """`value` if it is one of the names allowed."""
+    if not isinstance(value, str) or value not in allowed:
+        names = " or ".join(f'"{choice}"' for choice in allowed)
+        raise InputError(f"{name}={value!r}: expected {names}.")
+    return value
 
 
 def whole(

@@ -1,8 +1,10 @@
 """Router logits to scores: pure functions on (..., T, E), padding masked by (..., T).
 
 Half-precision logits are widened to float32 first, which is exact. A score function may still tie
-what the logits tell apart: a softmax underflows, a sigmoid saturates. A logit of -inf stays a
-forbidden pair: its score is -inf.
+what the logits tell apart: a softmax underflows, a sigmoid saturates. It never tells apart what the
+logits tie: torch's own sigmoid and softplus give the last entries of a vector another last bit
+than the others, so they are composed here of exp and log1p, which do not, in float64, rounded once.
+A logit of -inf stays a forbidden pair: its score is -inf.
 """
 
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lp_routing.checks import as_tensor, refuse_nan_and_inf
+from lp_routing.checks import as_tensor, number, refuse_nan_and_inf, refuse_not_dense
 from lp_routing.errors import InputError
 
 ScoreFunction = Callable[[Tensor, Tensor | None], Tensor]
@@ -25,13 +27,13 @@ def logits(values: Tensor, mask: Tensor | None = None) -> Tensor:
 def softmax(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax over experts (Shazeer et al. 2017, eq. 2, without noise)."""
     wide = check_logits(values)
-    return _scored(wide, mask, _softmax(wide, -1))
+    return _scored(wide, mask, _softmax(wide))
 
 
 def sigmoid(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Sigmoid of each logit on its own (DeepSeek-V3, eq. 15)."""
     wide = check_logits(values)
-    return _scored(wide, mask, torch.sigmoid(wide))
+    return _scored(wide, mask, _sigmoid(wide))
 
 
 def sqrt_softplus(values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -43,17 +45,18 @@ def sqrt_softplus(values: Tensor, mask: Tensor | None = None) -> Tensor:
     wide = check_logits(values)
     # beyond 40 either way exp(-40) is lost beside 1: softplus(x) is x, or exp(x), whose root has a
     # gradient where the square root of an underflow has none
-    tail = torch.exp(wide.clamp(max=-40) / 2)
-    root = torch.nn.functional.softplus(wide.clamp(min=-40), threshold=40).sqrt()
-    return _scored(wide, mask, torch.where(wide < -40, tail, root))
+    exact = wide.double()
+    tail = torch.exp(exact.clamp(max=-40) / 2)
+    root = softplus(exact.clamp(min=-40)).sqrt()
+    return _scored(wide, mask, torch.where(exact < -40, tail, root).to(wide.dtype))
 
 
 def unified(values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5) -> Tensor:
     """USMoE's unified score: (1 - rate) softmax + rate * sigmoid * 2 / E (Do et al. 2025, code)."""
     wide = check_logits(values)
     check_rate(rate)
-    gate = torch.sigmoid(wide) * (2 / wide.shape[-1])
-    return _scored(wide, mask, (1 - rate) * _softmax(wide, -1) + rate * gate)
+    gate = _sigmoid(wide) * (2 / wide.shape[-1])
+    return _scored(wide, mask, (1 - rate) * _softmax(wide) + rate * gate)
 
 
 def unified_v1(values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5) -> Tensor:
@@ -65,8 +68,10 @@ def unified_v1(values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5)
     """
     wide = check_logits(values)
     check_rate(rate)
-    over_tokens = _softmax(masked(wide, mask), -2)
-    return _scored(wide, mask, (1 - rate) * _softmax(wide, -1) + rate * over_tokens)
+    # along a line in memory: across lines torch adds up the last columns in another order
+    by_expert = masked(wide, mask).mT.contiguous()
+    over_tokens = _softmax(by_expert).mT
+    return _scored(wide, mask, (1 - rate) * _softmax(wide) + rate * over_tokens)
 
 
 BY_NAME: dict[str, ScoreFunction] = {
@@ -81,25 +86,33 @@ BY_NAME: dict[str, ScoreFunction] = {
 
 def check_rate(rate: float) -> None:
     """Raise `InputError` unless the rate is a number from 0 to 1."""
-    if not isinstance(rate, int | float) or not 0 <= rate <= 1:
-        raise InputError(f"rate={rate!r}: expected a number from 0 to 1.")
+    number(rate, "rate", "a number from 0 to 1", lambda given: 0 <= given <= 1)
 
 
 def check_logits(values: Tensor, what: str = "logits") -> Tensor:
-    """Logits (..., T, E) in float32 or float64.
+    """Logits (..., T, E) in float32 or float64; lists and numpy arrays are read as float64.
 
     Raises:
-        InputError: not a floating-point tensor with two or more axes, empty, NaN or +inf.
+        InputError: not dense floating-point numbers with two or more axes, empty, NaN or +inf.
     """
     if not isinstance(values, Tensor):
         values = as_tensor(values, what, "floating-point numbers (..., tokens, experts)")
-    if values.ndim < 2 or values.numel() == 0 or not values.is_floating_point():
+    refuse_not_dense(values, what)
+    if not values.is_floating_point():
+        wrong = values.is_complex() or values.dtype == torch.bool
+        raise InputError(
+            f"{what}: expected floating-point numbers (..., tokens, experts), got {values.dtype} "
+            f"of shape {tuple(values.shape)}"
+            + ("." if wrong else "; if these are logits, give them with .float().")
+        )
+    if values.ndim < 2 or values.numel() == 0:
         raise InputError(
             f"{what}: expected floating-point numbers (..., tokens, experts) with at least one "
             f"token and one expert, got {values.dtype} of shape {tuple(values.shape)}."
         )
-    refuse_nan_and_inf(values.detach(), what)
-    return values if values.dtype == torch.float64 else values.float()
+    wide = values if values.dtype == torch.float64 else values.float()
+    refuse_nan_and_inf(wide.detach(), what)
+    return wide
 
 
 def masked(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -124,10 +137,24 @@ def masked(values: Tensor, mask: Tensor | None) -> Tensor:
     return values.masked_fill(~mask[..., None], float("-inf"))
 
 
-def _softmax(values: Tensor, dim: int) -> Tensor:
+def softplus(values: Tensor) -> Tensor:
+    """log(1 + exp(x)) of each entry, in its precision: never smaller for a larger x, nor unlike
+    for the same x (torch's own is both, in the last bit)."""
+    exact = values.double()
+    # beyond 40 exp(-x) is lost beside x
+    curved = torch.log1p(torch.exp(exact.clamp(max=40)))
+    return torch.where(exact > 40, exact, curved).to(values.dtype)
+
+
+def _sigmoid(values: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)), as `softplus`; logits below -700 count as -700, where it is 1e-304."""
+    return (1 / (1 + torch.exp(-values.double().clamp(min=-700)))).to(values.dtype)
+
+
+def _softmax(values: Tensor) -> Tensor:
     """Softmax that gives 0, with a gradient of 0, along lines that are forbidden throughout."""
-    forbidden = (values == float("-inf")).all(dim, keepdim=True)
-    return torch.softmax(values.masked_fill(forbidden, 0.0), dim).masked_fill(forbidden, 0.0)
+    forbidden = (values == float("-inf")).all(-1, keepdim=True)
+    return torch.softmax(values.masked_fill(forbidden, 0.0), -1).masked_fill(forbidden, 0.0)
 
 
 def _scored(values: Tensor, mask: Tensor | None, scores: Tensor) -> Tensor:
@@ -138,10 +165,10 @@ def named(score: ScoreFunction | str) -> ScoreFunction:
     """The score function itself, or the one of that name.
 
     Raises:
-        InputError: an unknown name.
+        InputError: neither a function nor a name there is.
     """
     if callable(score):
         return score
-    if score not in BY_NAME:
+    if not isinstance(score, str) or score not in BY_NAME:
         raise InputError(f"score {score!r}: expected a function or one of {', '.join(BY_NAME)}.")
     return BY_NAME[score]

@@ -63,7 +63,7 @@ def test_noise_reverses_an_order_as_often_as_the_normal_distribution_says(std, s
 def test_the_weights_are_the_softmax_of_the_kept_noisy_logits():
     logits = torch.randn(2, 30, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     std = torch.rand(2, 30, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    noisy = logits + std * normal(5, logits.shape, logits.device)
+    noisy = logits + std * normal(5, logits.shape, logits.device, "NoisyTopK")
     routed = NoisyTopK(2, std, seed=5)(logits)
     assert torch.equal(routed.x, TopK(2, score="logits")(noisy).x)
     expected = torch.softmax(noisy.masked_fill(~routed.x, NEVER), -1)

@@ -84,7 +84,7 @@ def test_the_loop_gives_a_hand_worked_answer():
 def test_random_second_equals_the_slow_loop_where_many_scores_tie(capacity, dtype):
     for seed in range(5):
         scores = tied(4, 7, 5, dtype=dtype, seed=seed)
-        draws = uniform(seed, scores.shape[:-1], CPU).tolist()
+        draws = uniform(seed, scores.shape[:-1], CPU, "RandomSecond").tolist()
         expected = [
             by_loop(*pair, 99 if capacity is None else capacity)
             for pair in zip(scores.tolist(), draws, strict=True)

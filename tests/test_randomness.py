@@ -1,11 +1,14 @@
 """Draws by seed and position: a slow Python version, prefixes, moments, errors."""
 
+import itertools
 import math
+import zlib
 
 import pytest
 import torch
 
 import lp_routing as lpr
+from lp_routing.routers import HashRouter, NoisyTopK, RandomRouter, Sampled
 from lp_routing.routers.randomness import check_seed, gumbel, normal, uniform, uniform_by_number
 
 CPU = torch.device("cpu")
@@ -43,6 +46,30 @@ def test_every_draw_is_a_function_of_the_seed_and_its_place(seed):
 
 def test_more_tokens_change_no_earlier_draw():
     assert torch.equal(uniform(7, (2, 9, 4), CPU)[:, :5], uniform(7, (2, 5, 4), CPU))
+
+
+@pytest.mark.parametrize("draw", [uniform, normal, gumbel])
+def test_more_tokens_change_no_earlier_draw_of_any_kind(draw):
+    long = draw(7, (2, 19, 13), CPU)
+    for T in range(1, 19):
+        for E in (1, 3, 8, 13):
+            assert torch.equal(long[:, :T, :E], draw(7, (2, T, E), CPU))
+
+
+def test_each_rule_has_draws_of_its_own_and_its_name_is_the_first_coordinate():
+    place = zlib.crc32(b"Sampled")
+    draws = uniform(7, (3, 4), CPU, "Sampled")
+    assert all(float(draws[a, b]) == by_loop(7, place, a, b) for a in range(3) for b in range(4))
+    assert not torch.equal(draws, uniform(7, (3, 4), CPU))
+
+
+# All three order the experts of a token by chance alone where its logits are equal. Of C(8, 2) = 28
+# pairs of experts two independent draws agree on 1 in 28: 143 of 4,000 tokens, give or take 12.
+def test_rules_of_the_same_seed_do_not_draw_the_same_experts():
+    logits = torch.zeros(4000, 8)
+    drawn = [kind(2, seed=0)(logits).x for kind in (RandomRouter, Sampled, NoisyTopK, HashRouter)]
+    for one, other in itertools.combinations(drawn, 2):
+        assert 95 < int((one == other).all(-1).sum()) < 191
 
 
 def test_equal_numbers_have_equal_draws():

@@ -124,7 +124,8 @@ class Auction(Router):
     divide T, and stops its auction early. Not causal. A token whose pairs are all forbidden is
     padding and takes no place.
     Cost: a sort over the experts for the bidding tokens and a `topk` over the tokens each round;
-    the rounds depend on the scores, some hundreds where experts are sought after unequally.
+    the rounds depend on the scores, some hundreds where experts are sought after unequally. Batches
+    of the leading dimensions are sold one after another.
 
     Attributes:
         k: experts per token.
@@ -137,7 +138,10 @@ class Auction(Router):
 
     source = "Lewis et al. 2021, eq. 3; Bertsekas 1988"
     seeks = "balanced"
-    cost = "a sort over the experts and a topk over the tokens each round, hundreds of rounds"
+    cost = (
+        "a sort over the experts and a topk over the tokens each round, hundreds of rounds; "
+        "batches one after another"
+    )
     causal = False
 
     k: int = 1

@@ -1,14 +1,14 @@
 """What balanced routers share: how full experts get, which tokens count, what cannot be met."""
 
-import math
+import itertools
 from collections.abc import Callable
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lp_routing.bounds import between, exactly
+from lp_routing.checks import number
 from lp_routing.errors import InputError
 from lp_routing.feasible import feasible_assignment
 from lp_routing.infeasibility import explain
@@ -77,22 +77,28 @@ def per_batch(scores: Tensor, rule: Callable[[Tensor], Tensor]) -> Tensor:
 
     Returns:
         Boolean (..., T, E).
+
+    Raises:
+        InputError: what the rule refuses, naming the batch; none is routed then.
     """
     chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    batches = scores.reshape(-1, *scores.shape[-2:])
-    for batch, taken in zip(batches, chosen.view(batches.shape), strict=True):
-        real = (batch > float("-inf")).any(-1)
+    for place in itertools.product(*map(range, scores.shape[:-2])):
+        real = (scores[place] > float("-inf")).any(-1)
         if bool(real.any()):
-            taken[real] = rule(batch[real])
+            try:
+                chosen[place][real] = rule(scores[place][real])
+            except InputError as error:
+                if not place:
+                    raise
+                raise InputError(
+                    f"batch {list(place)}, {int(real.sum())} of {len(real)} tokens real: {error}"
+                ) from error
     return chosen
 
 
 def positive(value: float, name: str) -> float:
     """`value` as a finite number above 0, refusing everything else."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
-        raise InputError(f"{name}={value!r}: expected a number above 0.")
-    return float(value)
+    return number(value, name, "a number above 0", lambda given: given > 0)
 
 
 def stacked(scores: Tensor, rule: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:

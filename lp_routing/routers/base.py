@@ -45,8 +45,9 @@ class Rule(ABC):
 
     def _scored(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         """The scores of checked logits, checked."""
-        scores = self.scores(check_logits(logits), mask)
-        _check_result(scores, logits)
+        wide = check_logits(logits)
+        scores = self.scores(wide, mask)
+        _check_result(scores, wide)
         return scores
 
 
@@ -55,7 +56,11 @@ class Router(Rule):
 
     `select` alone is the rule; it takes any scores, so a rule can be judged on scores other than
     its own. Ties go to the lower index: the lower expert within a token, the lower token within
-    an expert, the lower token and then the lower expert within a pool.
+    an expert, the lower token and then the lower expert within a pool. What ties is what is
+    compared: by "softmax" and the other scores equal logits do. Rules that settle a whole
+    assignment at once (`Auction`, `MaxScore`, `MaxScoreFlow`, and `Sinkhorn` and
+    `CappedExpertChoice` rounded to their bounds) take one of the best where several tie, the same
+    for the same input, but by no rule of index.
     """
 
     @abstractmethod
@@ -118,7 +123,7 @@ AnyRouter = Router | StatefulRouter[Any]
 
 def check_normalise(by: Normalise) -> None:
     """Raise `InputError` for anything but "kept", "all" and None."""
-    if by not in ("kept", "all", None):
+    if not (by is None or (isinstance(by, str) and by in ("kept", "all"))):
         raise InputError(f'normalise={by!r}: expected "kept", "all" or None.')
 
 
@@ -137,6 +142,10 @@ def _check_result(scores: Tensor, logits: Tensor) -> None:
         raise InputError(
             f"the score function returned shape {tuple(scores.shape)} for logits of shape "
             f"{tuple(logits.shape)}; it must keep the shape."
+        )
+    if not scores.is_floating_point():
+        raise InputError(
+            f"the score function returned {scores.dtype}; it must return floating-point numbers."
         )
     refuse_nan_and_inf(scores.detach(), "the score function's result")
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import whole
+from lp_routing.checks import one_of, whole
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.randomness import check_seed, uniform, uniform_by_number
@@ -44,8 +44,7 @@ class Blind(Router):
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         check_seed(self.seed)
-        if self.weights not in ("equal", "scores"):
-            raise InputError(f'weights={self.weights!r}: expected "equal" or "scores".')
+        one_of(self.weights, "weights", ("equal", "scores"))
         named(self.score)
         check_normalise(self.normalise)
 
@@ -125,7 +124,7 @@ class RandomRouter(Blind):
 
     def keys(self, scores: Tensor) -> Tensor:
         """A draw for each position."""
-        return uniform(self.seed, scores.shape, scores.device)
+        return uniform(self.seed, scores.shape, scores.device, "RandomRouter")
 
 
 def _holds_whole_numbers(ids: object) -> bool:

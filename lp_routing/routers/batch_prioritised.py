@@ -6,8 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import whole
-from lp_routing.errors import InputError
+from lp_routing.checks import one_of, whole
 from lp_routing.routers.base import Normalise, Router, check_normalise, kept_scores, normalised
 from lp_routing.routers.capacity import (
     Capacity,
@@ -52,8 +51,7 @@ class BatchPrioritised(Router):
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         check_capacity(self.capacity)
-        if self.priority not in ("max", "sum"):
-            raise InputError(f'priority={self.priority!r}: expected "max" or "sum".')
+        one_of(self.priority, "priority", ("max", "sum"))
         named(self.score)
         check_normalise(self.normalise)
 

@@ -75,7 +75,7 @@ class BIP(StatefulRouter[Tensor]):
         k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         prices = check_state(state, (*scores.shape[:-2], scores.shape[-1]), "the experts' prices")
         capacity = resolve_capacity(self.capacity, scores, k)
-        for _ in range(self.iterations):
+        for _ in range(whole(self.iterations, "iterations", 1)):
             paid = past(scores - prices[..., None, :], k)
             prices = past((scores - paid[..., None]).mT, capacity)
         return largest(scores - prices[..., None, :], k), prices
@@ -111,7 +111,8 @@ class OnlineBIP(StatefulRouter[History]):
     for T tokens, with a smaller one q follows what comes. The first C tokens pay nothing. Causal,
     and cutting a sequence into batches changes nothing.
     State: a `History`. Padding leaves it as it is.
-    Cost: for each token one `topk` over E histories and `iterations` over E scores, in sequence.
+    Cost: for each token one `topk` over E histories and `iterations` over E scores, in sequence:
+    some thousands of `topk` of the batch. To vary what is routed, not to train with.
 
     Attributes:
         k: experts per token.
@@ -151,7 +152,8 @@ class OnlineBIP(StatefulRouter[History]):
     def initial(self, scores: Tensor) -> History:
         """Nobody came yet, nobody pays."""
         prices = cold_prices(scores)
-        margins = prices.new_full((*prices.shape, self.window), float("-inf"))
+        window = whole(self.window, "window", 1)
+        margins = prices.new_full((*prices.shape, window), float("-inf"))
         seen = torch.zeros(prices.shape[:-1], dtype=torch.long, device=prices.device)
         return History(prices, margins, seen)
 
@@ -160,22 +162,25 @@ class OnlineBIP(StatefulRouter[History]):
         E = scores.shape[-1]
         k = whole(self.k, "k", 1, E, "E, the number of experts")
         self._check(state, scores)
-        capacity = math.ceil(self.window * k / E) if self.capacity is None else self.capacity
+        given = math.ceil(self.window * k / E) if self.capacity is None else self.capacity
+        capacity = whole(given, "capacity", 0)
         dtype = torch.promote_types(scores.dtype, state.margins.dtype)
         prices, margins = state.prices.to(dtype), state.margins.to(dtype, copy=True)
-        seen = state.seen
-        chosen = torch.zeros_like(scores, dtype=torch.bool)
-        for t in range(scores.shape[-2]):
-            token = scores[..., t, :].to(dtype)
-            real = (token > float("-inf")).any(-1, keepdim=True)
+        wide = scores.to(dtype)
+        real = (wide > float("-inf")).any(-1)
+        seen = state.seen[..., None] + real.cumsum(-1)
+        places = (seen - real.long()) % whole(self.window, "window", 1)
+        paid = []
+        for t, token in enumerate(wide.unbind(-2)):
+            counts = real[..., t, None]
             updated, margin = self._turns(token, prices, margins, k, capacity)
-            prices = torch.where(real, updated, prices)
-            chosen[..., t, :] = largest(token - prices, k)
-            place = (seen % self.window)[..., None, None].expand(*margins.shape[:-1], 1)
-            old = margins.gather(-1, place)
-            margins.scatter_(-1, place, torch.where(real[..., None], margin[..., None], old))
-            seen = seen + real[..., 0]
-        return chosen, History(prices, margins, seen)
+            prices = torch.where(counts, updated, prices)
+            paid.append(prices)
+            place = places[..., t, None, None].expand(*margins.shape[:-1], 1)
+            kept = torch.where(counts[..., None], margin[..., None], margins.gather(-1, place))
+            margins.scatter_(-1, place, kept)
+        chosen = largest(wide - torch.stack(paid, -2), k)
+        return chosen, History(prices, margins, seen[..., -1])
 
     def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
         """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
@@ -185,14 +190,15 @@ class OnlineBIP(StatefulRouter[History]):
         self, token: Tensor, prices: Tensor, margins: Tensor, k: int, capacity: int
     ) -> tuple[Tensor, Tensor]:
         """q and the margins, both (..., E), that one token (..., E) arrives at."""
-        best = torch.topk(margins, min(capacity + 1, self.window)).values
+        window = margins.shape[-1]
+        best = torch.topk(margins, min(capacity + 1, window)).values
         margin = token
-        for _ in range(self.iterations):
+        for _ in range(whole(self.iterations, "iterations", 1)):
             margin = token - past(token - prices, k)[..., None]
             # The (C+1)-th largest of the history and this margin lies between the (C+1)-th and
             # the C-th largest of the history alone.
             prices = margin
-            if capacity < self.window:
+            if capacity < window:
                 prices = torch.maximum(prices, best[..., capacity])
             if capacity > 0:
                 prices = torch.minimum(prices, best[..., capacity - 1])

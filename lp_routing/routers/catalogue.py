@@ -95,7 +95,11 @@ CATALOGUE: dict[str, Callable[[Shape], AnyRouter]] = {
     "running threshold": lambda s: RunningThreshold(s.k, rate=1.0, start=1 / s.E),
     "ReLU": lambda s: ReLURouter(),  # noqa: ARG005
 }
-"""Name -> router for a `Shape`."""
+"""Name -> router for a `Shape`.
+
+`ZeroComputation` is not here: which experts are free is a property of the model. Without capacity
+it is "top-k"; with one, calling the last experts of any model free would measure a fiction.
+"""
 
 
 def router(name: str, shape: Shape) -> AnyRouter:

@@ -4,10 +4,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from lp_routing.checks import refuse_nan_and_inf
+from lp_routing.checks import one_of, refuse_nan_and_inf
 from lp_routing.errors import InputError
+from lp_routing.scores import softplus
 
 
 def competition_scores(outputs: Tensor, response: Literal["norm", "mean"] = "norm") -> Tensor:
@@ -31,8 +31,7 @@ def competition_scores(outputs: Tensor, response: Literal["norm", "mean"] = "nor
 
     Cost: all experts on all tokens, and one pass over their outputs.
     """
-    if response not in ("norm", "mean"):
-        raise InputError(f'response={response!r}: expected "norm" or "mean".')
+    one_of(response, "response", ("norm", "mean"))
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         kind = f"{outputs.dtype}" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise InputError(
@@ -44,8 +43,7 @@ def competition_scores(outputs: Tensor, response: Literal["norm", "mean"] = "nor
             f"{tuple(outputs.shape)}."
         )
     refuse_nan_and_inf(outputs.detach().abs(), "outputs")
-    # torch leaves exp(-x) out above the threshold: beyond 40 it is lost in float64 anyway
     wide = outputs if outputs.dtype == torch.float64 else outputs.float()
     if response == "norm":
-        return softplus(torch.linalg.vector_norm(wide, dim=-1), threshold=40)
-    return softplus(wide, threshold=40).mean(-1)
+        return softplus(torch.linalg.vector_norm(wide, dim=-1))
+    return softplus(wide).contiguous().mean(-1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.bounds import at_most, exactly
-from lp_routing.checks import share, whole
+from lp_routing.checks import one_of, share, whole
 from lp_routing.errors import InputError
 from lp_routing.prices import Prices
 from lp_routing.problem import RoutingProblem
@@ -16,7 +16,7 @@ from lp_routing.routers.balance import per_batch, placed, positive, stacked
 from lp_routing.routers.base import Router
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.routers.selection import largest
-from lp_routing.routers.sinkhorn import log_kernel, toward
+from lp_routing.routers.sinkhorn import column_log_sums, log_kernel, toward
 from lp_routing.scores import ScoreFunction, named
 
 
@@ -93,7 +93,7 @@ def _projected(
     converged = torch.tensor(False, device=scores.device)
     while not bool(converged) and count < iterations:
         before, count = plan, count + 1
-        potentials = toward(places.log(), (kernel - on_rows - on_pairs).logsumexp(-2))
+        potentials = toward(places.log(), column_log_sums(kernel - on_rows - on_pairs))
         raised = kernel + potentials
         by_row = (raised - on_pairs).logsumexp(-1, keepdim=True)
         on_rows = (by_row - math.log(k)).clamp_(min=0)
@@ -122,7 +122,10 @@ class CappedExpertChoice(Router):
     top-C of the plan, as in the paper, fills every expert and can exceed the cap.
     `rounding="capped"` is this library's: at the prices of the plan, full experts and capped tokens
     keep what would be missed most, and exchanges fill the experts that are short; both bounds hold.
-    Not causal. Cost: three passes over the scores an iteration, some tens to hundreds of them.
+    Where they cannot, as in a batch that a mask leaves too few tokens (E C > T' k), the whole call
+    is refused, with the batch in the sentence: route such batches alone, with a smaller capacity.
+    Not causal. Cost: three passes over the scores an iteration, some tens to hundreds of them;
+    batches of the leading dimensions one after another.
 
     Attributes:
         capacity: tokens each expert takes: a whole number, or a `CapacityFactor`, whose factor is
@@ -137,7 +140,10 @@ class CappedExpertChoice(Router):
 
     source = "Zhou et al. 2022, capped expert choice; Benamou et al. 2015, section 3"
     seeks = "capped_expert_choice"
-    cost = "three passes an iteration, tens to hundreds of iterations, one topk over the tokens"
+    cost = (
+        "three passes an iteration, tens to hundreds of iterations, one topk over the tokens; "
+        "batches one after another"
+    )
     causal = False
 
     capacity: Capacity
@@ -154,8 +160,7 @@ class CappedExpertChoice(Router):
         positive(self.temperature, "temperature")
         share(self.tolerance, "tolerance")
         whole(self.iterations, "iterations", 1)
-        if self.rounding not in ("top-c", "capped"):
-            raise InputError(f'rounding={self.rounding!r}: expected "top-c" or "capped".')
+        one_of(self.rounding, "rounding", ("top-c", "capped"))
         named(self.score)
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,12 +1,11 @@
 """Entmax: probabilities with exact zeros, whose support says which experts a token takes."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lp_routing.errors import InputError
+from lp_routing.checks import number
 from lp_routing.routers.base import Router
 from lp_routing.scores import check_logits, masked
 
@@ -88,11 +87,8 @@ def budget_temperature(logits: Tensor, budget: float, alpha: float = 1.5) -> Ten
     tie; more only where experts tie for the best of their tokens, who take them at every
     temperature.
     """
-    if not isinstance(budget, int | float) or not 1 <= budget < math.inf:
-        raise InputError(
-            f"budget={budget!r}: expected a number of experts per token, at least 1 (entmax gives "
-            f"every token one)."
-        )
+    expected = "a number of experts per token, at least 1 (entmax gives every token one)"
+    budget = number(budget, "budget", expected, lambda given: given >= 1)
     entry = entry_temperatures(logits, alpha)
     tokens = (entry < INF).any(-1).sum(-1)
     entry = torch.sort(entry.flatten(-2)).values
@@ -130,8 +126,7 @@ class Entmax(Router):
 
     def __post_init__(self) -> None:
         _check_alpha(self.alpha)
-        if not isinstance(self.temperature, int | float) or not 0 < self.temperature < math.inf:
-            raise InputError(f"temperature={self.temperature!r}: expected a number above 0.")
+        number(self.temperature, "temperature", "a number above 0", lambda given: given > 0)
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """Entmax probabilities (..., T, E); -inf for forbidden pairs and padding."""
@@ -195,5 +190,4 @@ def _support(z: Tensor, alpha: float) -> Tensor:
 
 
 def _check_alpha(alpha: float) -> None:
-    if alpha not in (1.5, 2):
-        raise InputError(f"alpha={alpha!r}: expected 1.5 (entmax) or 2 (sparsemax).")
+    number(alpha, "alpha", "1.5 (entmax) or 2 (sparsemax)", lambda given: given in (1.5, 2))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lp_routing.checks import whole
+from lp_routing.checks import one_of, whole
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.selection import largest
@@ -52,8 +52,7 @@ class GroupLimited(Router):
         whole(self.k, "k", 1)
         groups = whole(self.groups, "groups", 1)
         whole(self.top_groups, "top_groups", 1, groups, "groups, the number of groups")
-        if self.rank_by not in ("max", "top2"):
-            raise InputError(f'rank_by={self.rank_by!r}: expected "max" or "top2".')
+        one_of(self.rank_by, "rank_by", ("max", "top2"))
         named(self.score)
         check_normalise(self.normalise)
 

@@ -6,8 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import share, whole
-from lp_routing.errors import InputError
+from lp_routing.checks import one_of, share, whole
 from lp_routing.routers.base import Normalise, StatefulRouter, check_normalise, normalised
 from lp_routing.routers.carried import check_state, cold_prices
 from lp_routing.routers.selection import largest
@@ -50,8 +49,7 @@ class LossFree(StatefulRouter[Tensor]):
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         share(self.rate, "rate")
-        if self.update not in ("sign", "proportional"):
-            raise InputError(f'update={self.update!r}: expected "sign" or "proportional".')
+        one_of(self.update, "update", ("sign", "proportional"))
         named(self.score)
         check_normalise(self.normalise)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.bounds import between, exactly
-from lp_routing.checks import whole
+from lp_routing.checks import flag, whole
 from lp_routing.errors import InputError
 from lp_routing.pricing import Pricing
 from lp_routing.problem import RoutingProblem
@@ -76,7 +76,8 @@ class MaxScoreFlow(_Flow):
 
     It is the optimum of `balanced`, or with a capacity of exactly k experts a token and at most
     `capacity` tokens an expert. Found by `lp_routing.Pricing`, certified by `lp_routing.solve`.
-    Not causal. Cost: some tens of passes over the scores, and small LPs.
+    Not causal. Cost: some tens of passes over the scores, and small LPs; batches of the leading
+    dimensions one after another.
 
     Attributes:
         k: experts per token.
@@ -86,7 +87,7 @@ class MaxScoreFlow(_Flow):
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
     """
 
-    cost = "some tens of passes over the scores, and small LPs"
+    cost = "some tens of passes over the scores, and small LPs; batches one after another"
 
     def _routed(self, scores: Tensor, k: int, loads: Loads) -> Tensor:
         return _optimum(balanced_problem(scores, k, loads))
@@ -109,7 +110,7 @@ class MaxScore(_Flow):
     nothing that could be completed, which takes forbidden pairs. The source's growing weight of
     second choices in training chooses nothing and is left out.
     Not causal. Cost: a sort over the experts, a loop over the tokens on the CPU, then as
-    `MaxScoreFlow`.
+    `MaxScoreFlow`; batches one after another.
 
     Attributes:
         k: experts per token.
@@ -122,14 +123,16 @@ class MaxScore(_Flow):
             the expert a place that nobody uses.
     """
 
-    cost = "a sort, a loop over the tokens on the CPU, then some tens of passes and small LPs"
+    cost = (
+        "a sort, a loop over the tokens on the CPU, then some tens of passes and small LPs; "
+        "batches one after another"
+    )
 
     repeats: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.repeats, bool):
-            raise InputError(f"repeats={self.repeats!r}: expected True or False.")
+        flag(self.repeats, "repeats")
 
     def _routed(self, scores: Tensor, k: int, loads: Loads) -> Tensor:
         first = first_choices(scores, k, loads)

@@ -1,18 +1,18 @@
 """Token choice with chance in it: noise on the logits, or experts drawn by their scores."""
 
-import math
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from lp_routing.checks import whole
+from lp_routing.checks import number, refuse_not_dense, whole
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.randomness import check_seed, gumbel, normal
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, check_logits, named
+
+EXPECTED_STD = "a finite number >= 0, or a floating-point tensor of such"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class NoisyTopK(Router):
             InputError: a tensor of standard deviations that does not broadcast to the logits.
         """
         wide = check_logits(logits)
-        noise = normal(self.seed, wide.shape, wide.device).to(wide.dtype)
+        noise = normal(self.seed, wide.shape, wide.device, "NoisyTopK").to(wide.dtype)
         return named(self.score)(wide + noise * self._std_for(wide), mask)
 
     def select(self, scores: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class Sampled(Router):
                 'that are not, such as score="softmax".'
             )
         log_scores = scores.double().clamp(min=torch.finfo(torch.float64).tiny).log()
-        keys = log_scores + gumbel(self.seed, scores.shape, scores.device)
+        keys = log_scores + gumbel(self.seed, scores.shape, scores.device, "Sampled")
         return largest(keys.masked_fill(forbidden, float("-inf")), k)
 
     def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
@@ -144,14 +144,11 @@ class Sampled(Router):
 
 
 def _check_std(std: float | Tensor) -> None:
-    if isinstance(std, Tensor):
-        values = std.detach()
-        good = values.is_floating_point() and bool((values.isfinite() & (values >= 0)).all())
+    if not isinstance(std, Tensor):
+        number(std, "std", EXPECTED_STD, lambda given: given >= 0)
+        return
+    refuse_not_dense(std, "std")
+    values = std.detach()
+    if not values.is_floating_point() or not bool((values.isfinite() & (values >= 0)).all()):
         received = f"{std.dtype} of shape {tuple(std.shape)}" if values.numel() > 8 else str(std)
-    else:
-        number = isinstance(std, Real) and not isinstance(std, bool)
-        good, received = number and 0 <= std < math.inf, repr(std)
-    if not good:
-        raise InputError(
-            f"std={received}: expected a finite number >= 0, or a floating-point tensor of such."
-        )
+        raise InputError(f"std={received}: expected {EXPECTED_STD}.")

@@ -15,20 +15,21 @@ from lp_routing.routers.capacity import (
     keep_first_tokens,
     resolve_capacity,
 )
-from lp_routing.routers.dual_steps import Tokens, cleared, newton
-from lp_routing.routers.repair import along_paths, evicted, filled
+from lp_routing.routers.dual_steps import Answer, Tokens, settled
+from lp_routing.routers.repair import evicted, filled, moved
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
 
-SAMPLE = 1024
-"""About so many tokens set the prices to start cold with."""
-SAMPLE_STEPS = 4
-STEPS = 2
-"""Newton steps on the contested tokens, after the one on all."""
-SPARE = 1.5
-"""Contested are margins up to this many times the swing of prices."""
-NEAR = 8
-"""At least about so many tokens per expert are contested."""
+SAMPLE = 512
+"""About so many tokens set the prices first."""
+SAMPLE_STEPS = 6
+"""Newton steps on them."""
+STEPS = 5
+"""Newton steps on all tokens, unless the router says otherwise."""
+SPARE = 5
+"""Then tokens look at so many experts more than they take, the best at those prices."""
+MOVABLE = 16
+"""So many tokens for each expert may be moved, those nearest to another choice."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class PriceRouter(StatefulRouter[Tensor]):
     """Prices by a few dual steps, top-k of score minus price, then repair (this project).
 
     It seeks the optimum of `capacity` and never exceeds a capacity. The state is the experts'
-    prices, (..., E); one that is shared by all batch entries, (E,), is taken too. Cold, prices come
-    from every (T / 1024)-th token. Then: one pass over all tokens at these prices, after which all
-    experts clear at once; Newton steps on the contested tokens alone, those whose choice such a
-    change of prices could turn; chains of nearly indifferent tokens from experts above their
-    capacity to those with room; and only where that is not enough, experts let go who loses least
-    and empty slots go where there is room. Ties within a token are `torch.topk`'s.
-    Not causal: prices answer to all tokens of the batch; see `FixedPrices`.
+    prices, (..., E); one that is shared by all batch entries, (E,), is taken too. Newton steps on
+    every (T / 512)-th token bring prices near; one `topk` of all tokens at these prices says which
+    few experts each may want; Newton steps on all tokens and those experts end the search. Then
+    tokens that hesitate move from experts above their capacity to those with room, at the least
+    loss; and only where that is not enough, experts let go who loses least and empty slots go where
+    there is room. Ties within a token go to the lower expert on the sample, to `torch.topk`'s order
+    after it. Not causal: prices answer to all tokens of the batch; see `FixedPrices`.
     Cost and gap: `python -m benchmarks.price_router`.
 
     Attributes:
@@ -50,20 +51,20 @@ class PriceRouter(StatefulRouter[Tensor]):
         capacity: most tokens an expert takes: a whole number or a `CapacityFactor`.
         rows: "at_most" k experts a token, so that only scores above 0 are taken; or "exactly" k,
             as far as there is room: what no expert has room for is dropped.
+        steps: Newton steps on all tokens; more cost more and leave a smaller gap.
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
     """
 
     source = "lp_routing/routers/price.py"
     seeks = "capacity"
-    cost = (
-        "one topk of k + 1 and one over the tokens, then some on contested tokens; cold, a sample"
-    )
+    cost = "one topk of k + 5, steps on a sample and on a few experts of each token, then repair"
     causal = False
 
     k: int
     capacity: Capacity
     rows: Literal["at_most", "exactly"] = "at_most"
+    steps: int = STEPS
     score: ScoreFunction | str = "softmax"
     normalise: Normalise = None
 
@@ -72,6 +73,7 @@ class PriceRouter(StatefulRouter[Tensor]):
         check_capacity(self.capacity)
         if self.rows not in ("at_most", "exactly"):
             raise InputError(f'rows={self.rows!r}: expected "at_most" or "exactly".')
+        whole(self.steps, "steps", 0)
         named(self.score)
         check_normalise(self.normalise)
 
@@ -80,21 +82,27 @@ class PriceRouter(StatefulRouter[Tensor]):
         return named(self.score)(logits, mask)
 
     def initial(self, scores: Tensor) -> Tensor:
-        """Prices (..., E) that clear the markets of a sample of the tokens."""
-        tokens, capacity = _tokens(scores, self.k, self.rows), self._capacity(scores)
-        return _start(tokens, capacity).view(*scores.shape[:-2], -1)
+        """Zeros (..., E): nothing is known yet."""
+        wide = _wide(scores)
+        return wide.new_zeros(*scores.shape[:-2], scores.shape[-1])
 
     def step(self, scores: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Boolean (..., T, E), and prices (..., E) for the next batch."""
         prices = _checked(state, scores)
-        tokens, capacity = _tokens(scores, self.k, self.rows), self._capacity(scores)
-        expert, load, prices = _settled(tokens, capacity, prices)
-        E = scores.shape[-1]
-        x = torch.zeros((len(expert), E + 1), dtype=torch.bool, device=scores.device)
-        x.scatter_(1, expert[:, : self.k], True)
-        x = x[:, :E].reshape(-1, *scores.shape[-2:])
-        x = self._fitted(x, tokens, capacity, load)
-        return x.view(scores.shape), prices.view(*scores.shape[:-2], E)
+        wide = _above(scores, self.rows)
+        capacity = self._capacity(scores)
+        now, prices = _settled(wide, prices, self.k, capacity, self.steps)
+        B, T, E = wide.shape
+        x, load = now.taken(E).view(-1, E), now.load(E)
+        near = torch.topk(now.margin, min(MOVABLE * E, T), largest=False, sorted=False).indices
+        rows = (near + torch.arange(0, B * T, T, device=near.device)[:, None]).flatten()
+        held, some = (side.index_select(0, rows).view(B, -1, E) for side in (x, wide.view(-1, E)))
+        held, load = moved(held, some - prices[:, None], prices, load, capacity, self.k)
+        x = x.index_copy_(0, rows, held.reshape(-1, E)).view(B, T, E)
+        if bool((load > capacity).any()):
+            x = evicted(x, wide, capacity)
+        x = filled(x, wide, capacity, self.k, must=self.rows == "exactly")
+        return x.view(scores.shape), prices.view(*scores.shape[:-2], -1)
 
     def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
         """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
@@ -103,16 +111,6 @@ class PriceRouter(StatefulRouter[Tensor]):
     def _capacity(self, scores: Tensor) -> int:
         whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         return resolve_capacity(self.capacity, scores, self.k)
-
-    def _fitted(self, x: Tensor, tokens: Tokens, capacity: int, load: Tensor) -> Tensor:
-        """What is left to mend: experts above capacity, and empty slots where there is room."""
-        scores = tokens.scores.view(x.shape)
-        floor = 0.0 if self.rows == "at_most" else float("-inf")
-        if bool((load[:, :-1] > capacity).any()):
-            x = evicted(x, scores, floor, capacity)
-            return filled(x, scores, floor, capacity, self.k)
-        empty = bool((load[:, -1] > 0).any())
-        return filled(x, scores, floor, capacity, self.k) if empty else x
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ class FixedPrices(StatefulRouter[Tensor]):
 
     source = "lp_routing/routers/price.py"
     seeks = "capacity"
-    cost = "one topk, and about two more passes for the next batch's prices"
+    cost = "one topk, and for the next batch's prices what `PriceRouter` does before its repair"
 
     k: int
     capacity: Capacity
@@ -172,8 +170,7 @@ class FixedPrices(StatefulRouter[Tensor]):
         chosen = largest(priced.masked_fill(priced <= 0, float("-inf")), self.k)
         if self.enforce:
             chosen = keep_first_tokens(chosen, capacity)
-        tokens = _tokens(scores, self.k, "at_most")
-        after = _settled(tokens, capacity, prices)[2]
+        after = _settled(_above(scores, "at_most"), prices, self.k, capacity, STEPS)[1]
         return chosen, after.view(*scores.shape[:-2], -1)
 
     def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
@@ -186,19 +183,15 @@ def _wide(scores: Tensor) -> Tensor:
     return scores if scores.dtype == torch.float64 else scores.float()
 
 
-def _tokens(scores: Tensor, k: int, rows: str) -> Tokens:
-    """All tokens of scores (..., T, E) in one list."""
-    T, E = scores.shape[-2:]
-    wide = _wide(scores).reshape(-1, T, E)
-    B = len(wide)
+def _above(scores: Tensor, rows: str) -> Tensor:
+    """Scores (B, T, E) above what an empty slot is worth."""
+    wide = _wide(scores).reshape(-1, *scores.shape[-2:])
     if rows == "at_most":
-        floor = wide.new_zeros(B)
-    else:  # an empty slot costs more than any one move could gain
-        finite = wide.masked_fill(wide == float("-inf"), float("inf")).flatten(1).amin(1)
-        highest = wide.flatten(1).amax(1)
-        floor = torch.where(highest > float("-inf"), 2 * finite - highest, 0.0) - 1e-3
-    entry = torch.arange(B, device=wide.device).repeat_interleave(T)
-    return Tokens(wide.reshape(-1, E), entry, floor, k)
+        return wide
+    # an empty slot costs more than any one move could gain
+    finite = wide.masked_fill(wide == float("-inf"), float("inf")).amin((1, 2), True)
+    highest = wide.amax((1, 2), True)
+    return wide - torch.where(highest > float("-inf"), 2 * finite - highest, 0.0) + 1e-3
 
 
 def _checked(state: Tensor, scores: Tensor) -> Tensor:
@@ -217,43 +210,16 @@ def _checked(state: Tensor, scores: Tensor) -> Tensor:
     return state.detach().to(_wide(scores)).expand(shape).reshape(-1, shape[-1])
 
 
-def _start(tokens: Tokens, capacity: int) -> Tensor:
-    """Prices (B, E) that clear the markets of every (T / SAMPLE)-th token."""
-    B, E = len(tokens.floor), tokens.scores.shape[1]
-    T = len(tokens.scores) // B
-    chosen = torch.arange(len(tokens.scores), device=tokens.scores.device).view(B, T)
-    chosen = chosen[:, :: max(1, T // SAMPLE)]
-    sample, share = tokens.take(chosen.flatten()), chosen.shape[1] / T
-    prices = tokens.scores.new_zeros(B, E)
-    for _ in range(SAMPLE_STEPS):
-        prices = cleared(sample, sample.answer(prices), prices, round(capacity * share))
-    return prices
-
-
-def _settled(tokens: Tokens, capacity: int, prices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What tokens take at prices made right for them, (N, k + 1), the load (B, E + 1), prices."""
-    B, E = prices.shape
-    answer = tokens.answer(prices)
-    load = tokens.load(answer.expert)
-    mean = tokens.mean(answer.margin)
-    size = mean.new_full((B,), len(tokens.scores) / B)
-    moved = cleared(tokens, answer, prices, capacity)
-    change = moved - prices
-    falls, rises = change.clamp(max=0).amin(1), change.clamp(min=0).amax(1)
-    swing = rises - falls
-    width = torch.maximum(SPARE * swing, mean * (NEAR * E / size).clamp(max=1))
-    rows = (answer.margin <= tokens.each(width)).nonzero()[:, 0]
-    contested = tokens.take(rows)
-    spare = (width - swing) / 2
-    low, high = prices + (falls - spare)[:, None], prices + (rises + spare)[:, None]
-    decided = load - contested.load(answer.expert[rows])
-    for _ in range(STEPS):
-        now = contested.answer(moved)
-        excess = decided[:, :E] + contested.load(now.expert)[:, :E] - capacity
-        moved = newton(contested, now, excess, moved, mean, size)
-        moved = torch.minimum(torch.maximum(moved, low), high)
-    now = contested.answer(moved)
-    load = decided + contested.load(now.expert)
-    limit = load.new_full((B,), float(capacity))
-    taken, load = along_paths(contested, now, load, limit, moved)
-    return answer.expert.index_copy(0, rows, taken), load, moved
+def _settled(
+    scores: Tensor, prices: Tensor, k: int, capacity: int, steps: int
+) -> tuple[Answer, Tensor]:
+    """What tokens want at prices made right for them, and the prices (B, E)."""
+    T, E = scores.shape[1:]
+    few = scores[:, :: max(1, T // SAMPLE)].mT.contiguous()
+    experts = torch.arange(E, device=scores.device)[:, None].expand_as(few).contiguous()
+    seats = torch.full_like(prices, capacity * few.shape[2] / T)
+    prices = settled(Tokens(few, experts, k), prices, seats, SAMPLE_STEPS)[1]
+    wanted = torch.topk(scores - prices[:, None], min(k + SPARE, E)).indices
+    value = scores.gather(2, wanted).mT.contiguous()
+    tokens = Tokens(value, wanted.mT.contiguous(), k)
+    return settled(tokens, prices, torch.full_like(prices, capacity), steps)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lp_routing.checks import whole
-from lp_routing.errors import InputError
+from lp_routing.checks import flag, number, whole
 from lp_routing.routers.base import Normalise, StatefulRouter, check_normalise, normalised
 from lp_routing.routers.carried import around, check_state, cold_prices
 from lp_routing.routers.selection import largest
@@ -52,17 +51,15 @@ class QuantileBalancing(StatefulRouter[Tensor]):
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         whole(self.rounds, "rounds", 1)
-        if not isinstance(self.place, int | float) or not 0 <= self.place <= 1:
-            raise InputError(f"place={self.place!r}: expected a number from 0 (lowest) to 1.")
-        if not isinstance(self.lag, bool):
-            raise InputError(f"lag={self.lag!r}: expected True or False.")
+        number(self.place, "place", "a number from 0 (lowest) to 1", lambda given: 0 <= given <= 1)
+        flag(self.lag, "lag")
         named(self.score)
         check_normalise(self.normalise)
 
     @property
     def causal(self) -> bool:
         """Only where a batch is routed with the prices that the one before left."""
-        return self.lag
+        return bool(self.lag)
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """The score function's (..., T, E)."""
@@ -77,7 +74,7 @@ class QuantileBalancing(StatefulRouter[Tensor]):
         k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         before = check_state(state, (*scores.shape[:-2], scores.shape[-1]), "the experts' prices")
         after = before
-        for _ in range(self.rounds):
+        for _ in range(whole(self.rounds, "rounds", 1)):
             after = balancing_round(scores, after, k, self.place)
         used = before if self.lag else after
         return largest(scores - used[..., None, :], k), after

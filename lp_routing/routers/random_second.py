@@ -68,8 +68,8 @@ class RandomSecond(Router):
         """
         first, both = largest(scores, 1), largest(scores, 2)
         second_share = (_shares(scores, both) * ~first).sum(-1)
-        kept = uniform(self.seed, scores.shape[:-1], scores.device) < 2 * second_share
-        chosen = first | (both & kept[..., None])
+        draws = uniform(self.seed, scores.shape[:-1], scores.device, "RandomSecond")
+        chosen = first | (both & (draws < 2 * second_share)[..., None])
         if self.capacity is None:
             return chosen
         return keep_first_choices(scores, chosen, resolve_capacity(self.capacity, scores, 2), 2)

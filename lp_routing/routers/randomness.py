@@ -2,9 +2,11 @@
 
 A counter in place of a generator: appending tokens changes no earlier draw, so that a random rule
 stays causal, and nothing is drawn on another device first. An entry of a batch has other draws
-than its neighbours, and than it has alone.
+than its neighbours, and than it has alone. Rules with the same seed draw apart, each by its
+name: two kinds of chance compared on one batch are not the same chance.
 """
 
+import zlib
 from collections.abc import Sequence
 
 import torch
@@ -20,9 +22,18 @@ def check_seed(seed: int) -> int:
     return whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
 
 
-def uniform(seed: int, shape: Sequence[int], device: torch.device) -> Tensor:
-    """A draw from the open interval (0, 1) for each position, float64, of that shape."""
+def uniform(seed: int, shape: Sequence[int], device: torch.device, rule: str = "") -> Tensor:
+    """A draw from the open interval (0, 1) for each position, float64, of that shape.
+
+    Args:
+        seed: from 0 to 2**63 - 1.
+        shape: sizes of the axes; the draw of a position depends on its indices, not on them.
+        device: where it is drawn.
+        rule: who draws; the CRC-32 of the name is the first coordinate. "" adds none.
+    """
     state = _start(seed, device)
+    if rule:
+        state = _step(state, torch.tensor(zlib.crc32(rule.encode()), device=device))
     for size in shape:
         state = _step(state[..., None], torch.arange(size, device=device))
     return _unit(state)
@@ -37,15 +48,15 @@ def uniform_by_number(seed: int, numbers: Tensor, count: int) -> Tensor:
     return _unit(_step(state[..., None], torch.arange(count, device=numbers.device)))
 
 
-def normal(seed: int, shape: Sequence[int], device: torch.device) -> Tensor:
-    """A draw from the standard normal distribution for each position, float64."""
-    draws: Tensor = torch.special.ndtri(uniform(seed, shape, device))
+def normal(seed: int, shape: Sequence[int], device: torch.device, rule: str = "") -> Tensor:
+    """A draw from the standard normal distribution for each position, float64; as `uniform`."""
+    draws: Tensor = torch.special.ndtri(uniform(seed, shape, device, rule))
     return draws
 
 
-def gumbel(seed: int, shape: Sequence[int], device: torch.device) -> Tensor:
-    """A draw from the standard Gumbel distribution for each position, float64."""
-    return -(-uniform(seed, shape, device).log()).log()
+def gumbel(seed: int, shape: Sequence[int], device: torch.device, rule: str = "") -> Tensor:
+    """A draw from the standard Gumbel distribution for each position, float64; as `uniform`."""
+    return -(-uniform(seed, shape, device, rule).log()).log()
 
 
 def _start(seed: int, device: torch.device) -> Tensor:

@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import share, whole
-from lp_routing.errors import InputError
+from lp_routing.checks import one_of, share, whole
 from lp_routing.prices import Prices
 from lp_routing.routers.balance import (
     balanced_problem,
@@ -95,12 +94,12 @@ def _scaled(
     row_error = torch.full_like(load, math.inf)
     while bool(row_error > tolerance) and count < iterations:
         on_rows = toward(goal, by_row)
-        potentials = toward(load.log(), (kernel + on_rows[:, None]).logsumexp(-2))
+        potentials = toward(load.log(), column_log_sums(kernel + on_rows[:, None]))
         by_row = (kernel + potentials).logsumexp(-1)
         wrong = ((on_rows + by_row).exp() / k - 1).abs()
         row_error, count = wrong.masked_fill(~real, 0.0).amax(), count + 1
     log_plan = kernel + on_rows[:, None] + potentials
-    sums = log_plan.logsumexp(-2).exp()
+    sums = column_log_sums(log_plan).exp()
     column_error = (sums - load).abs().amax() / load.clamp(min=1 / scores.shape[-1])
     converged = (row_error <= tolerance) & (column_error <= tolerance)
     taken = torch.tensor(count, device=scores.device)
@@ -112,11 +111,20 @@ def log_kernel(scores: Tensor, temperature: float, dims: tuple[int, ...]) -> tup
 
     Both float64; -inf where a pair is forbidden, and a best score of 0 where all are.
     """
-    wide = scores.double()
+    wide = scores.double().contiguous()
     best = wide.amax(dims, keepdim=True)
     best = best.masked_fill(best == float("-inf"), 0.0)
     kernel = ((wide - best) / temperature).clamp_(min=LOWEST)
     return kernel.masked_fill_(scores == float("-inf"), float("-inf")), best
+
+
+def column_log_sums(values: Tensor) -> Tensor:
+    """logsumexp over the tokens, (..., T, E) to (..., E), alike for columns that are alike.
+
+    Each column is laid along memory for it: across it torch adds up the last columns in another
+    order than the others, and equal experts would get prices a last bit apart.
+    """
+    return values.mT.contiguous().logsumexp(-1)
 
 
 def toward(target: Tensor, log_sums: Tensor) -> Tensor:
@@ -135,7 +143,8 @@ class Sinkhorn(Router):
     ceiling of T k / E. For k > 1 the plan may give a token more than all of an expert, more so the
     lower the temperature; its prices are then those of another problem, and rounding loses by it.
     The source scales logits at temperature 1: score="logits", temperature=1.
-    Not causal. Cost: two passes over the scores an iteration, some tens to hundreds of them.
+    Not causal. Cost: two passes over the scores an iteration, some tens to hundreds of them;
+    batches of the leading dimensions one after another.
 
     Attributes:
         k: experts per token.
@@ -149,7 +158,10 @@ class Sinkhorn(Router):
 
     source = "Clark et al. 2022 (S-BASE); Cuturi 2013, algorithm 1"
     seeks = "balanced"
-    cost = "two passes an iteration, tens to hundreds of iterations, one topk"
+    cost = (
+        "two passes an iteration, tens to hundreds of iterations, one topk; "
+        "batches one after another"
+    )
     causal = False
 
     k: int = 1
@@ -165,8 +177,7 @@ class Sinkhorn(Router):
         positive(self.temperature, "temperature")
         share(self.tolerance, "tolerance")
         whole(self.iterations, "iterations", 1)
-        if self.rounding not in ("top-k", "balanced"):
-            raise InputError(f'rounding={self.rounding!r}: expected "top-k" or "balanced".')
+        one_of(self.rounding, "rounding", ("top-k", "balanced"))
         named(self.score)
         check_normalise(self.normalise)
 
@@ -196,5 +207,6 @@ class Sinkhorn(Router):
 
     def _placed(self, scores: Tensor) -> Tensor:
         T, E = scores.shape
-        problem = balanced_problem(scores, self.k, loads_of(T, E, self.k))
+        k = whole(self.k, "k", 1)
+        problem = balanced_problem(scores, k, loads_of(T, E, k))
         return placed(problem, Prices(experts=-self.temperature * self.plan(scores).potentials))

@@ -1,13 +1,12 @@
 """Routers without a fixed k: a share of the mass, a threshold, or the sign of the logit."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lp_routing.checks import share
+from lp_routing.checks import number, one_of, share
 from lp_routing.errors import InputError
 from lp_routing.routers.base import (
     Normalise,
@@ -20,6 +19,8 @@ from lp_routing.routers.carried import check_state
 from lp_routing.scores import ScoreFunction, check_rate, named
 
 INF = float("inf")
+LEAST = {"softmax": 0.0, "sigmoid": 0.0, "unified": 0.0, "sqrt_softplus": 0.0}
+MOST = {"softmax": 1.0, "sigmoid": 1.0}
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ class TopP(Router):
     normalise: Normalise = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.p, int | float) or not 0 < self.p <= 1:
-            raise InputError(f"p={self.p!r}: expected a share above 0, at most 1.")
+        number(self.p, "p", "a share above 0, at most 1", lambda given: 0 < given <= 1)
         named(self.score)
         check_normalise(self.normalise)
 
@@ -85,7 +85,7 @@ class Threshold(Router):
     Cost: one comparison.
 
     Attributes:
-        value: the threshold, in units of score.
+        value: the threshold, in units of score; one that such scores can reach.
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
     """
@@ -100,8 +100,18 @@ class Threshold(Router):
     normalise: Normalise = None
 
     def __post_init__(self) -> None:
-        _finite(self.value, "value")
+        number(self.value, "value", "a finite number", lambda given: True)  # noqa: ARG005
         named(self.score)
+        if isinstance(self.score, str) and self.value < LEAST.get(self.score, -INF):
+            raise InputError(
+                f"value={self.value!r}: a {self.score} score is never negative, so that every pair "
+                f'would be taken; give a value from 0 on, or score="logits".'
+            )
+        if isinstance(self.score, str) and self.value > MOST.get(self.score, INF):
+            raise InputError(
+                f"value={self.value!r}: a {self.score} score is never above 1, so that no pair "
+                f'would be taken; give a value up to 1, or score="logits".'
+            )
         check_normalise(self.normalise)
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -177,14 +187,12 @@ class RunningThreshold(StatefulRouter[Tensor]):
     normalise: Normalise = None
 
     def __post_init__(self) -> None:
-        if share(self.budget, "budget") == 0:
-            raise InputError(f"budget={self.budget!r}: expected a number of experts above 0.")
-        if self.update not in ("quantile", "step"):
-            raise InputError(f'update={self.update!r}: expected "quantile" or "step".')
+        number(self.budget, "budget", "a number of experts above 0", lambda given: given > 0)
+        one_of(self.update, "update", ("quantile", "step"))
         if self.update == "quantile":
             check_rate(self.rate)
         share(self.rate, "rate")
-        _finite(self.start, "start")
+        number(self.start, "start", "a finite number", lambda given: True)  # noqa: ARG005
         named(self.score)
         check_normalise(self.normalise)
 
@@ -229,9 +237,3 @@ def _met_at(scores: Tensor, pairs: Tensor) -> Tensor:
     allowed = (ordered > -INF).sum(-1)
     count = torch.minimum(torch.floor(pairs + 1e-9).long(), allowed).clamp(min=1)
     return ordered.gather(-1, count[..., None] - 1)[..., 0]
-
-
-def _finite(value: float, name: str) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
-        raise InputError(f"{name}={value!r}: expected a finite number.")

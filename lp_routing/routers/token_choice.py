@@ -5,11 +5,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from lp_routing.checks import whole
-from lp_routing.errors import InputError
+from lp_routing.checks import one_of, whole
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.capacity import (
     Capacity,
+    CapacityFactor,
     check_capacity,
     keep_by_score,
     keep_first_choices,
@@ -27,6 +27,12 @@ class TopK(Router):
     Without capacity it is the optimum of `token_choice`; with one it seeks that of `capacity` and
     misses it in general. Causal without capacity, and with `by="position", order="token"` and a
     capacity in tokens (a `CapacityFactor` grows with T).
+
+    The softmax of float32 logits underflows some 104 below a token's best: experts further down
+    score 0 alike, and ties go to the lowest index, not to the larger logit. On 4,096 x 32 normal
+    logits of standard deviation 2, times 60, k = 2, 12.5 % of the tokens get other experts than
+    with score="logits"; none on the logits as they stand. Give large logits in float64, or score
+    them by "logits".
     Cost: one `topk`; with capacity one more over the tokens, or a sort over the experts.
 
     Attributes:
@@ -54,12 +60,8 @@ class TopK(Router):
         whole(self.k, "k", 1)
         if self.capacity is not None:
             check_capacity(self.capacity)
-        if self.by not in ("score", "position"):
-            raise InputError(f'by={self.by!r}: expected "score" or "position".')
-        if self.order not in ("rank", "token"):
-            raise InputError(
-                f'order={self.order!r}: expected "rank" (rank-major) or "token" (token-major).'
-            )
+        one_of(self.by, "by", ("score", "position"))
+        one_of(self.order, "order", ("rank", "token"))
         named(self.score)
         check_normalise(self.normalise)
 
@@ -72,7 +74,9 @@ class TopK(Router):
     def causal(self) -> bool:
         """Without capacity, and where places go token by token up to a fixed capacity."""
         first_come = self.by == "position" and self.order == "token"
-        return self.capacity is None or (first_come and isinstance(self.capacity, int))
+        return self.capacity is None or (
+            first_come and not isinstance(self.capacity, CapacityFactor)
+        )
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """The score function's (..., T, E)."""

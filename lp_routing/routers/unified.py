@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import whole
+from lp_routing.checks import flag, one_of, whole
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.selection import largest
@@ -52,10 +52,8 @@ class Unified(Router):
         check_rate(self.rate)
         check_normalise(self.normalise)
         for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}."
-                )
+            one_of(getattr(self, name), name, allowed)
+        flag(self.serve_all, "serve_all")
 
     @property
     def seeks(self) -> str:

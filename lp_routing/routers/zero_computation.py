@@ -3,14 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lp_routing.assignment import Assignment
-from lp_routing.checks import as_tensor, whole
+from lp_routing.checks import as_tensor, number, whole
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, normalised
 from lp_routing.routers.token_choice import TopK
@@ -129,6 +128,4 @@ def cost(assignment: Assignment, costs: Tensor | Sequence[float]) -> Tensor:
 
 
 def _check_positive(value: float, name: str) -> None:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
-        raise InputError(f"{name}={value!r}: expected a positive number.")
+    number(value, name, "a positive number", lambda given: given > 0)

@@ -1,0 +1,121 @@
+"""Every router of the catalogue on logits that tie: constant ones, and experts or tokens alike."""
+
+import pytest
+import torch
+
+from lp_routing.routers import CATALOGUE, Shape, StatefulRouter
+
+BY_CHANCE = {"noisy top-k", "sampled", "hash", "random"}
+WHOLE = {
+    "auction",
+    "sinkhorn, balanced",
+    "capped expert choice, capped",
+    "maxscore",
+    "maxscore flow",
+    "prices",
+    "fixed prices",
+}
+"""Settle a whole assignment at once; `Router` says that no rule of index decides theirs."""
+LEVEL = {"ReLU", "threshold", "running threshold"}
+"""What they take depends on the level of the logits, or of a score, not on who is better."""
+ROW_WISE = {
+    "top-k",
+    "drop by score",
+    "drop by position, rank-major",
+    "drop by position, token-major",
+    "group-limited top-k",
+    "batch prioritised",
+    "random second",
+    "sinkhorn, top-k",
+    "loss-free",
+    "quantile balancing",
+    "quantile balancing, middle",
+    "BIP",
+    "BIP, online",
+}
+"""Tokens take k experts each, some of which may be dropped afterwards."""
+DROPPING = {
+    "drop by score",
+    "drop by position, rank-major",
+    "drop by position, token-major",
+    "batch prioritised",
+    "random second",
+}
+"""The first of two experts alike may drop a token that the second keeps."""
+SHAPES = [(1, 17), (7, 13), (9, 17), (12, 6), (33, 4)]
+
+
+def routed(name, logits):
+    T, E = logits.shape
+    k = min(2, E)
+    router = CATALOGUE[name](Shape(k, -(-T * k * 5 // (4 * E)), T, E))
+    answer = router(logits)
+    return (answer[0] if isinstance(router, StatefulRouter) else answer).x
+
+
+def alike(count, draw):
+    """Which of `count` lines each is a copy of."""
+    return torch.randint(0, count, (count,), generator=draw)
+
+
+def jumped(taken, source):
+    """Where a line holds what an earlier line that is its copy does not; lines are rows."""
+    earlier = (source[:, None] == source).tril(-1)
+    passed = taken[:, None] & ~taken[None]
+    return int((passed & earlier[..., None]).sum())
+
+
+def test_a_jump_is_found():
+    taken = torch.tensor([[True, False], [False, True], [True, True]])
+    assert jumped(taken, torch.tensor([0, 1, 2])) == 0
+    assert jumped(taken, torch.tensor([0, 0, 2])) == 1
+    assert jumped(taken, torch.tensor([0, 0, 0])) == 3
+
+
+@pytest.mark.parametrize("name", [n for n in CATALOGUE if n not in WHOLE | LEVEL])
+def test_equal_logits_of_every_level_are_routed_alike(name):
+    draw = torch.Generator().manual_seed(0)
+    for T, E in SHAPES:
+        expected = routed(name, torch.zeros(T, E))
+        for dtype in (torch.float32, torch.float64):
+            for level in (torch.rand(3, generator=draw, dtype=torch.float64) * 8 - 4).tolist():
+                assert torch.equal(routed(name, torch.full((T, E), level, dtype=dtype)), expected)
+
+
+@pytest.mark.parametrize("name", sorted(ROW_WISE))
+def test_tokens_with_equal_logits_take_the_lowest_experts(name):
+    for T, E in SHAPES:
+        taken = routed(name, torch.full((T, E), -2.9277071952819824))
+        assert not taken[:, 2:].any()
+        assert taken[0, 0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in CATALOGUE if n not in WHOLE | BY_CHANCE | DROPPING | {"group-limited top-k"}],
+)
+def test_of_experts_alike_a_token_takes_the_lower_ones(name):
+    draw = torch.Generator().manual_seed(1)
+    for T, E in (*SHAPES, (24, 19), (57, 13)):
+        for dtype in (torch.float32, torch.float64):
+            source = alike(E, draw)
+            logits = 2 * torch.randn(T, E, generator=draw, dtype=dtype)
+            assert jumped(routed(name, logits[:, source]).mT, source) == 0
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in CATALOGUE if n not in WHOLE | BY_CHANCE | {"random second", "BIP, online"}]
+)
+def test_of_tokens_alike_an_expert_takes_the_earlier_ones(name):
+    draw = torch.Generator().manual_seed(2)
+    for T, E in (*SHAPES, (24, 19), (57, 13)):
+        for dtype in (torch.float32, torch.float64):
+            source = alike(T, draw)
+            logits = 2 * torch.randn(T, E, generator=draw, dtype=dtype)
+            assert jumped(routed(name, logits[source]), source) == 0
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE | BY_CHANCE))
+def test_where_no_index_decides_the_same_logits_are_routed_the_same(name):
+    logits = torch.randint(0, 2, (24, 6), generator=torch.Generator().manual_seed(3)).float()
+    assert torch.equal(routed(name, logits), routed(name, logits))
