@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from lp_routing.assignment import Assignment
 from lp_routing.checks import whole
 from lp_routing.errors import InputError
+from lp_routing.given_logits import given_logits
 from lp_routing.judging import EXACT, GapRow, Judge, shape_of
 from lp_routing.pricing import Pricing
 from lp_routing.problem import RoutingProblem
@@ -46,17 +48,22 @@ def compare(
             taken. Rows may not stand for several tokens.
         routers: name -> router, or function from logits (T, E) to an `Assignment` or amounts
             (T, E); or names of the catalogue, built for `shape`; "optimum" is the exact solver.
-        logits: (T, E). Given, every router is called with them and goes by its own scores; left
-            out, its rule selects on the problem's scores. Column `judged_on` says which.
+        logits: (T, E), what every router is called with; it goes by scores of its own, and what
+            it takes is judged by the problem's. Left out, they are the log of the problem's scores
+            where these are a softmax, and the scores themselves where some are negative (column
+            `routed_on`). Where neither holds, and for a router that minds a constant added to a
+            token's logits, which a softmax hides, there is no judgement: `status` says so.
         solver: who finds the optimum; left out, `Pricing`, or HiGHS where it is not integral.
-        repeats: timed calls of each router, in turns with the others and with `torch.topk`.
+        repeats: timed calls of each router, in turns with the others and with `torch.topk`;
+            fewer of one that is slow (column `runs`).
         warm_up: how many steps on this same batch a router with a state has behind it.
         seed: of `Pricing` and of the catalogue's routers that draw at random.
         shape: what the catalogue's routers are built for; read off the bounds where left out.
 
     Returns:
-        A row for each router, in their order, with the columns of `GapRow`; `status` is "ok", or
-        how the router failed: a failure loses no other row.
+        A row for each router, in their order, with the columns of `GapRow`; `status` is "ok",
+        INFEASIBLE where it breaks a bound (it then has no gap), or how the router failed: a
+        failure loses no other row. What is unknown is NaN, or NA among booleans and counts.
 
     Raises:
         InputError: not a problem, an unknown name, logits of another shape, no pandas.
@@ -80,7 +87,8 @@ def compare(
         seed=seed,
         shape=shape,
     )
-    return DataFrame([asdict(row) for row in rows], columns=[f.name for f in fields(GapRow)])
+    frame = DataFrame([asdict(row) for row in rows], columns=[f.name for f in fields(GapRow)])
+    return frame.astype({"feasible": "boolean", "causal": "boolean", "dropped": "Int64"})
 
 
 def comparisons(
@@ -98,7 +106,7 @@ def comparisons(
     _check(problem)
     repeats, warm_up = whole(repeats, "repeats", 1), whole(warm_up, "warm_up", 0)
     scores = check_logits(problem.scores, "scores")
-    given = scores if logits is None else _own(logits, scores)
+    given = given_logits(logits, scores)
     shape = shape_of(problem) if shape is None else shape
     makers = _makers(routers, problem, shape, seed)
     judge = Judge(
@@ -106,11 +114,13 @@ def comparisons(
     )
     trials = [Trial(judge.nothing(name)) for name in makers]
     for trial, make in zip(trials, makers.values(), strict=True):
-        trial.begin(make, judge, given, warm_up, on_problem=logits is None)
+        trial.begin(make, judge, given, warm_up)
+    called_with = scores if given.values is None else given.values
     for _ in range(repeats):
         for trial in trials:
-            trial.take_turn(given, scores, shape.k)
-    return [trial.finished() for trial in trials]
+            trial.take_turn(called_with, scores, shape.k)
+    units = [unit for trial in trials for unit in trial.units]
+    return [trial.finished(median(units) if units else 0.0) for trial in trials]
 
 
 @dataclass(frozen=True)
@@ -195,14 +205,3 @@ def _check(problem: RoutingProblem) -> None:
             "compare: rows of this problem stand for several tokens each, but routers route "
             "single tokens; repeat the rows and leave multiplicity out."
         )
-
-
-def _own(logits: Tensor, scores: Tensor) -> Tensor:
-    """The logits that routers are called with, checked, where the scores are."""
-    values = check_logits(logits).detach().to(scores.device)
-    if values.shape != scores.shape:
-        raise InputError(
-            f"compare: expected logits of the shape of the problem's scores, "
-            f"{tuple(scores.shape)}, got {tuple(values.shape)}."
-        )
-    return values

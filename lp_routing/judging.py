@@ -30,6 +30,9 @@ NAN = float("nan")
 EXACT = "the problem itself"
 """What the optimum, in the place of a router, seeks."""
 
+OK, INFEASIBLE = "ok", "INFEASIBLE"
+NOT_JUDGED, NOT_TRIED = "not judged", "not tried"
+
 ROUNDING = 1e-9
 """A relative gap smaller than this is evaluated again without rounding."""
 
@@ -57,14 +60,16 @@ class GapRow:
         seeks: the named problem whose optimum it seeks; "" where it seeks none.
         causal: whether no token looks at a later one; None where the router does not say.
         problem: the bounds in words; the gap is to the optimum of this problem.
-        judged_on: whether the router went by the problem's scores or by scores of its own.
+        routed_on: what the router was called with: "logits", or what stood in for them, "log of
+            scores" or "scores as logits"; its value is of the problem's scores in any case.
+        state: "cold" or "after 3 step(s)" for a router with a state; "" for others.
         value: sum of the problem's scores over the pairs it took.
         optimum: value of the best assignment found.
         bound: certified: no feasible assignment is worth more.
-        gap: bound - value. Where `feasible` is False it says nothing of quality and may be
-            negative: who breaks bounds can be worth more than the optimum.
+        gap: bound - value; NaN where a bound is broken: who breaks bounds can be worth more than
+            the optimum, which says nothing of quality.
         relative_gap: the gap relative to the bound.
-        feasible: whether every bound holds.
+        feasible: whether every bound holds; None where the router gave no answer.
         violation: the largest amount by which a bound is broken, in pairs.
         breaks: which bound that is, and how many others are broken; "" where none.
         dropped: tokens that may go somewhere and reach no expert.
@@ -77,20 +82,22 @@ class GapRow:
         topk_units: `seconds` in medians of `torch.topk(scores, K)`, timed in turns.
         runs: calls that the median is of.
         optimum_status: how the solver ended, with its explanation.
-        status: "ok", or the error that stopped the router.
+        status: "ok"; "INFEASIBLE", where a bound is broken; "not judged: ...", for want of logits;
+            "not tried: ..."; or the error that stopped the router.
     """
 
     router: str
     problem: str
     seeks: str = ""
     causal: bool | None = None
-    judged_on: str = ""
+    routed_on: str = ""
+    state: str = ""
     value: float = NAN
     optimum: float = NAN
     bound: float = NAN
     gap: float = NAN
     relative_gap: float = NAN
-    feasible: bool = False
+    feasible: bool | None = None
     violation: float = NAN
     breaks: str = ""
     dropped: int | None = None
@@ -105,7 +112,17 @@ class GapRow:
     topk_units: float = NAN
     runs: int = 0
     optimum_status: str = ""
-    status: str = "ok"
+    status: str = OK
+
+    @property
+    def label(self) -> str:
+        """The router's name, and what it knows of earlier batches: "loss-free, cold"."""
+        return f"{self.router}, {self.state}" if self.state else self.router
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is an answer, and nothing failed."""
+        return self.status in (OK, INFEASIBLE)
 
     def as_record(self) -> dict[str, Any]:
         """Column -> value, with None in place of NaN and infinity, for JSON and CSV."""
@@ -156,9 +173,10 @@ class Judge:
             row,
             value=float(certificate.value),
             bound=float(certificate.bound) if known else NAN,
-            gap=float(certificate.gap) if known else NAN,
-            relative_gap=certificate.relative_gap if known else NAN,
+            gap=float(certificate.gap) if known and feasible else NAN,
+            relative_gap=certificate.relative_gap if known and feasible else NAN,
             feasible=feasible,
+            status=OK if feasible else INFEASIBLE,
             violation=certificate.violation,
             breaks=_broken(certificate),
             dropped=int(taken.dropped.sum()),

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lp_routing.assignment import Assignment
-from lp_routing.errors import InputError
-from lp_routing.judging import GapRow, Judge
-from lp_routing.routers.base import Router, StatefulRouter
+from lp_routing.answers import as_taken
+from lp_routing.given_logits import GivenLogits
+from lp_routing.judging import EXACT, NOT_JUDGED, GapRow, Judge
+from lp_routing.routers.base import StatefulRouter
 
-PATIENCE_S = 2.0
-"""A router that takes longer than this is run once: its time then needs no repeats."""
+PATIENCE_S = 0.25
+"""A router whose timed calls took this long together is called no more; one call is enough."""
 
 
 @dataclass(eq=False)
@@ -30,13 +29,7 @@ class Trial:
     units: list[float] = field(default_factory=list)
 
     def begin(
-        self,
-        make: Callable[[], Any],
-        judge: Judge,
-        given: Tensor,
-        warm_up: int,
-        *,
-        on_problem: bool,
+        self, make: Callable[[], Any], judge: Judge, given: GivenLogits, warm_up: int
     ) -> None:
         """Build the router, let it choose once, and judge what it chose."""
         try:
@@ -47,17 +40,22 @@ class Trial:
                 seeks=seeks if isinstance(seeks, str) else "",  # any function may have either
                 causal=causal if isinstance(causal, bool) else None,
             )
-            self.run, words = _runner(router, given, warm_up, on_problem)
-            self.row = replace(self.row, judged_on=words)
-            self.first_s, result = _timed(self.run, given)
-            self.row = judge.judged(self.row, _amounts(result))
+            refusal = "" if seeks == EXACT else given.refusal(router)  # the optimum needs no logits
+            if refusal:
+                self.row = replace(self.row, status=f"{NOT_JUDGED}: {refusal}")
+                return
+            values = judge.problem.scores if given.values is None else given.values
+            self.run, state = _runner(router, values, warm_up)
+            self.row = replace(self.row, routed_on=given.words, state=state)
+            self.first_s, result = _timed(self.run, values)
+            self.row = judge.judged(self.row, as_taken(result, values))
         except Exception as error:
             self._failed(error)
 
     def take_turn(self, given: Tensor, scores: Tensor, k: int) -> None:
-        """Time one `topk` and one call."""
+        """Time one `topk` and one call, unless enough time went into such calls."""
         slow = self.first_s > PATIENCE_S
-        if self.run is None or (slow and self.seconds):
+        if self.run is None or (self.seconds and (slow or sum(self.seconds) > PATIENCE_S)):
             return
         try:
             unit, _ = _timed(lambda values: torch.topk(values, k), scores)
@@ -68,48 +66,27 @@ class Trial:
             self.units.append(unit)
             self.seconds.append(seconds)
 
-    def finished(self) -> GapRow:
-        """The row with its times."""
+    def finished(self, unit: float) -> GapRow:
+        """The row with its times, in units of `unit` seconds."""
         if not self.seconds:
             return self.row
         seconds, runs = median(self.seconds), len(self.seconds)
-        return replace(
-            self.row, seconds=seconds, topk_units=seconds / median(self.units), runs=runs
-        )
+        return replace(self.row, seconds=seconds, topk_units=seconds / unit, runs=runs)
 
     def _failed(self, error: Exception) -> None:
-        self.run = None
+        self.run, self.seconds = None, []
         self.row = replace(self.row, status=f"{type(error).__name__}: {error}")
 
 
-def _runner(
-    router: Any, given: Tensor, warm_up: int, on_problem: bool
-) -> tuple[Callable[[Tensor], Any], str]:
-    """How the router chooses, from `given` alone, and by which scores."""
-    words = "problem's scores" if on_problem else "own scores"
-    if isinstance(router, StatefulRouter):
-        state = router.initial(given) if on_problem else None
-        step: Callable[..., Any] = router.step if on_problem else router
-        for _ in range(warm_up):
-            _, state = step(given, state)
-        age = f"after {warm_up} step(s)" if warm_up else "cold"
-        return (lambda values: step(values, state)[0]), f"{words}, {age}"
-    if isinstance(router, Router) and on_problem:
-        return router.select, words
-    return router, words
-
-
-def _amounts(result: Any) -> Tensor | np.ndarray[Any, Any]:
-    """The amounts in what a router gave back; a state beside them is left out."""
-    if isinstance(result, tuple) and result and isinstance(result[0], Assignment):
-        result = result[0]
-    if isinstance(result, Assignment):
-        return result.x
-    if isinstance(result, Tensor | np.ndarray):
-        return result
-    raise InputError(
-        f"it returned {type(result).__name__}; expected an Assignment or amounts (T, E)."
-    )
+def _runner(router: Any, given: Tensor, warm_up: int) -> tuple[Callable[[Tensor], Any], str]:
+    """How the router chooses from logits alone, and what it knows of earlier batches."""
+    if not isinstance(router, StatefulRouter):
+        return router, ""
+    state = None
+    for _ in range(warm_up):
+        _, state = router(given, state)
+    age = f"after {warm_up} step(s)" if warm_up else "cold"
+    return (lambda values: router(values, state)), age
 
 
 def _timed(work: Callable[[Tensor], Any], values: Tensor) -> tuple[float, Any]:

@@ -14,23 +14,38 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.compare import OPTIMUM, Optimum, compare, comparisons
+from lp_routing.given_logits import given_logits
 from lp_routing.judging import GapRow, Judge, in_words, shape_of
-from lp_routing.routers import CATALOGUE, ExpertChoice, Shape, StatefulRouter, TopK, largest
+from lp_routing.routers import (
+    CATALOGUE,
+    Entmax,
+    EntmaxBudget,
+    ExpertChoice,
+    NoisyTopK,
+    ReLURouter,
+    Shape,
+    SoftTopK,
+    StatefulRouter,
+    TopK,
+    largest,
+)
 from tests.strategies import problems
 
 trials = sys.modules["lp_routing.trials"]
 
 # Both tokens like expert 0, which has one place. Token 0 gains 2 by having it, token 1 gains 3:
 # the optimum sends token 1 there, 2 + 3 = 5. Top-1 takes 4 + 3 = 7 and breaks the capacity by one;
-# dropping by score keeps token 0 (4 > 3) and drops token 1: 4.
+# dropping by score keeps token 0 (4 > 3) and drops token 1: 4. The logits are the scores here.
 LIKED = torch.tensor([[4.0, 2.0], [3.0, 0.0]])
 PROBLEM = lpr.capacity(LIKED, 1, 1)
 BEST = torch.tensor([[0, 1], [1, 0]], dtype=torch.bool)
+DROP = TopK(1, 1, score="logits")
 
 
 def rows(problem, routers, **options) -> dict[str, GapRow]:
-    """The rows by the name of the router; one timed call each."""
-    found = comparisons(problem, routers, **{"repeats": 1, **options})
+    """The rows by the name of the router, on logits equal to the scores; one timed call each."""
+    given = {"repeats": 1, "logits": problem.scores, **options}
+    found = comparisons(problem, routers, **given)
     return {row.router: row for row in found}
 
 
@@ -59,7 +74,7 @@ class Priced(StatefulRouter[torch.Tensor]):
 
 
 def test_a_comparison_worked_by_hand():
-    found = rows(PROBLEM, {"drop": TopK(1, 1), "best": lambda scores: BEST, "top-1": TopK(1)})
+    found = rows(PROBLEM, {"drop": DROP, "best": lambda scores: BEST, "top-1": TopK(1)})
     assert list(found) == ["drop", "best", "top-1"]
     drop = found["drop"]
     assert (drop.value, drop.optimum, drop.bound, drop.gap) == (4.0, 5.0, 5.0, 1.0)
@@ -70,24 +85,20 @@ def test_a_comparison_worked_by_hand():
     assert drop.overlap == 0.0
     assert drop.problem == "tokens at_most(1), experts at_most(1)"
     assert (drop.seeks, drop.causal) == ("capacity", False)
-    assert (drop.judged_on, drop.status, drop.optimum_status) == (
-        "problem's scores",
-        "ok",
-        "OPTIMAL",
-    )
+    assert (drop.routed_on, drop.state) == ("logits", "")
+    assert (drop.status, drop.optimum_status) == ("ok", "OPTIMAL")
     best = found["best"]
     assert (best.value, best.gap, best.relative_gap, best.overlap) == (5.0, 0.0, 0.0, 1.0)
     assert (best.dropped, best.max_over_mean, best.load_cv) == (0, 1.0, 0.0)
     assert (best.seeks, best.causal) == ("", None)
 
 
-def test_a_router_that_breaks_a_bound_may_beat_the_optimum_and_is_called_infeasible():
+def test_a_router_that_breaks_a_bound_is_infeasible_and_has_no_gap():
     row = rows(PROBLEM, {"top-1": TopK(1)})["top-1"]
-    assert (row.value, row.gap, row.feasible) == (7.0, -2.0, False)
+    assert (row.value, row.optimum, row.feasible, row.status) == (7.0, 5.0, False, "INFEASIBLE")
     assert row.violation == 1.0
     assert row.breaks == "expert_0 counts 2, at most 1"
-    assert math.isnan(row.overlap)
-    assert row.status == "ok"
+    assert all(math.isnan(number) for number in (row.gap, row.relative_gap, row.overlap))
 
 
 def test_several_broken_bounds_are_counted():
@@ -100,8 +111,10 @@ def test_several_broken_bounds_are_counted():
     ("router", "says"),
     [
         (broken, "RuntimeError: no such device"),
-        (lambda logits: torch.ones(3, 3), r"InputError: assignment: expected amounts of shape"),
-        (lambda logits: "none", "InputError: it returned str; expected an Assignment or amounts"),
+        (lambda logits: torch.ones(3, 3), r"NoAnswer: it returned torch.float32 of shape \(3, 3\)"),
+        (lambda logits: "none", "NoAnswer: it returned str; expected an Assignment"),
+        (lambda logits: torch.tensor([[0], [2]]), r"NoAnswer: it names expert 2 of 2 at \[1, 0\]"),
+        (lambda logits: (torch.ones(2, 1), torch.ones(2, 1)), "NoAnswer: no entry of its tuple"),
         (lambda logits: logits * math.nan, "InputError: assignment"),
         (lambda logits: -logits.bool().float(), "InputError: load: a count of tokens cannot be -2"),
         (TopK(3), r"InputError: k=3 is more than E"),
@@ -109,12 +122,13 @@ def test_several_broken_bounds_are_counted():
     ],
 )
 def test_a_router_that_fails_is_a_row_with_its_error_and_loses_no_other(router, says):
-    found = rows(PROBLEM, {"before": TopK(1, 1), "fails": router, "after": TopK(1, 1)}, repeats=2)
+    found = rows(PROBLEM, {"before": DROP, "fails": router, "after": DROP}, repeats=2)
     assert found["before"].gap == found["after"].gap == 1.0
     assert found["before"].runs == found["after"].runs == 2
     failed = found["fails"]
     assert re.match(says, failed.status, re.DOTALL)
-    assert not failed.feasible
+    assert failed.feasible is None
+    assert not failed.judged
     assert math.isnan(failed.value)
     assert (failed.runs, failed.dropped, failed.optimum) == (0, None, 5.0)
 
@@ -128,35 +142,35 @@ def test_a_router_that_fails_later_keeps_what_it_chose_and_says_so():
 
     row = rows(PROBLEM, {"once": once}, repeats=3)["once"]
     assert (row.value, row.status, row.runs) == (5.0, "RuntimeError: no such device", 0)
+    assert not row.judged
 
 
 def test_a_router_that_cannot_be_built_is_a_row_too(monkeypatch):
     monkeypatch.setitem(CATALOGUE, "odd", lambda shape: ExpertChoice(-shape.T))
     found = rows(PROBLEM, ["odd", "top-k"])
     assert found["odd"].status.startswith("InputError: capacity=-2: expected a whole number")
-    assert found["top-k"].status == "ok"
+    assert found["top-k"].status == "INFEASIBLE"
 
 
 def test_a_router_that_overwrites_its_input_harms_nobody():
     scores = LIKED.clone()
     problem = lpr.capacity(scores, 1, 1)
-    found = rows(problem, {"vandal": lambda given: given.zero_().bool(), "drop": TopK(1, 1)})
+    found = rows(problem, {"vandal": lambda given: given.zero_().bool(), "drop": DROP})
     assert found["drop"].gap == 1.0
     assert found["vandal"].value == 0.0
     assert torch.equal(scores, LIKED)
 
 
 # Token 0 leaves expert 0 once its price is past 2: prices 1, 2, 3 after three overfull steps.
-@pytest.mark.parametrize(("steps", "gap", "age"), [(0, -2.0, "cold"), (3, 0.0, "after 3 step(s)")])
-def test_a_router_with_a_state_starts_cold_or_after_some_steps(steps, gap, age):
+@pytest.mark.parametrize(("steps", "value", "age"), [(0, 7, "cold"), (3, 5, "after 3 step(s)")])
+def test_a_router_with_a_state_starts_cold_or_after_some_steps(steps, value, age):
     row = rows(PROBLEM, {"priced": Priced()}, warm_up=steps)["priced"]
-    assert (row.gap, row.feasible) == (gap, gap == 0)
-    assert row.judged_on == f"problem's scores, {age}"
-    own = rows(PROBLEM, {"priced": Priced()}, warm_up=steps, logits=LIKED)["priced"]
-    assert (own.gap, own.judged_on) == (gap, f"own scores, {age}")
+    assert (row.value, row.feasible, row.state) == (value, value == 5, age)
+    assert row.label == f"priced, {age}"
+    assert rows(PROBLEM, {"drop": DROP})["drop"].label == "drop"
 
 
-def test_with_logits_every_router_goes_by_its_own_scores():
+def test_every_router_goes_by_its_own_scores_and_is_judged_by_those_of_the_problem():
     turned = -LIKED  # by these, token 0 likes expert 1 and token 1 expert 1
     seen = []
 
@@ -167,10 +181,68 @@ def test_with_logits_every_router_goes_by_its_own_scores():
     routers = {"top-1": TopK(1), "watch": watch}
     found = rows(PROBLEM, routers, logits=turned)
     assert found["top-1"].value == 2.0
-    assert {row.judged_on for row in found.values()} == {"own scores"}
+    assert {row.routed_on for row in found.values()} == {"logits"}
     assert all(torch.equal(values, turned) for values in seen)
-    assert rows(PROBLEM, routers)["top-1"].value == 7.0
-    assert torch.equal(seen[-1], LIKED)
+
+
+# Rules that lie in the scores as much as in the choice; none is shift-dependent but ReLU.
+IN_THEIR_SCORES = {
+    "entmax": Entmax(),
+    "entmax, budget": EntmaxBudget(2),
+    "soft top-k": SoftTopK(2, alpha=0.1, truncate=0.05),
+    "noisy": NoisyTopK(2),
+    "sigmoid": TopK(2, 9, score="sigmoid"),
+    "ReLU": ReLURouter(),
+}
+LOGITS = 3 * torch.randn(40, 8, generator=torch.Generator().manual_seed(3)) + 1
+SHARES = lpr.capacity(lpr.scores.softmax(LOGITS), 2, 13)
+
+
+@pytest.mark.parametrize("name", IN_THEIR_SCORES)
+def test_with_logits_a_router_takes_what_it_takes_when_called(name):
+    router = IN_THEIR_SCORES[name]
+    row = rows(SHARES, {name: router}, logits=LOGITS)[name]
+    taken = router(LOGITS).x
+    assert (row.pairs, row.routed_on) == (taken.sum(), "logits")
+    assert row.value == pytest.approx(float(SHARES.scores[taken].sum()))
+
+
+@pytest.mark.parametrize("name", IN_THEIR_SCORES)
+def test_without_logits_it_takes_the_same_or_is_not_judged(name):
+    row = rows(SHARES, {name: IN_THEIR_SCORES[name]}, logits=None)[name]
+    if name in ("sigmoid", "ReLU"):
+        assert row.status.startswith("not judged: its scores change with a constant added")
+        assert (row.feasible, row.runs, row.judged) == (None, 0, False)
+    else:
+        assert (row.pairs, row.routed_on) == (
+            IN_THEIR_SCORES[name](LOGITS).x.sum(),
+            "log of scores",
+        )
+
+
+def test_scores_that_tell_no_logits_judge_nobody_but_the_optimum():
+    gates = lpr.capacity(torch.sigmoid(LOGITS), 2, 13)
+    found = rows(gates, {"top": TopK(2), "mine": lambda x: x, "best": Optimum(gates)}, logits=None)
+    for name in ("top", "mine"):
+        assert found[name].status.startswith("not judged: the scores are no softmax")
+        assert math.isnan(found[name].value)
+    assert (found["best"].gap, found["best"].status) == (0.0, "ok")
+
+
+def test_scores_below_zero_are_taken_for_logits():
+    plain = lpr.capacity(LOGITS, 2, 13)
+    row = rows(plain, {"entmax": Entmax()}, logits=None)["entmax"]
+    assert (row.pairs, row.routed_on) == (Entmax()(LOGITS).x.sum(), "scores as logits")
+
+
+def test_forbidden_pairs_stay_forbidden_and_underflow_does_not_forbid():
+    scores = torch.tensor([[1.0, 0.0, -math.inf], [-math.inf] * 3])
+    given = given_logits(None, scores)
+    assert given.words == "log of scores"
+    assert (given.values > -math.inf).tolist() == [[True, True, False], [False] * 3]
+    half = torch.softmax(LOGITS, 1).bfloat16().float()
+    assert given_logits(None, half).words == "log of scores"
+    assert given_logits(None, half / 2).values is None
 
 
 def test_amounts_may_come_as_numpy_as_an_assignment_or_beside_a_state():
@@ -178,10 +250,13 @@ def test_amounts_may_come_as_numpy_as_an_assignment_or_beside_a_state():
         "numpy": lambda scores: BEST.numpy(),
         "assignment": lambda scores: lpr.Assignment(BEST),
         "state": lambda scores: (lpr.Assignment(BEST), "a state"),
+        "indices": lambda scores: torch.tensor([[1], [0]]),
+        "values and indices": lambda scores: (torch.ones(2, 1), torch.tensor([[1], [0]])),
+        "list": lambda scores: BEST.tolist(),
         "halves": lambda scores: np.full((2, 2), 0.5),
     }
     found = rows(PROBLEM, ways)
-    assert [row.gap for row in found.values()] == [0.0, 0.0, 0.0, 0.5]
+    assert [row.gap for row in found.values()] == [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5]
     assert found["halves"].dropped == 0
 
 
@@ -196,7 +271,7 @@ def test_overlap_is_left_out_where_ties_leave_the_optimum_open():
 
 def test_tokens_that_may_go_nowhere_are_not_dropped():
     scores = torch.cat([LIKED, torch.full((2, 2), -math.inf)])
-    row = rows(lpr.capacity(scores, 1, 1), {"drop": TopK(1, 1)})["drop"]
+    row = rows(lpr.capacity(scores, 1, 1), {"drop": DROP})["drop"]
     assert (row.dropped, row.dropped_fraction) == (1, 0.5)
 
 
@@ -207,7 +282,7 @@ def test_a_problem_without_any_assignment_has_no_optimum_and_no_gap():
     top = found["top-k"]
     assert top.optimum_status.startswith("INFEASIBLE: ")
     assert all(math.isnan(number) for number in (top.optimum, top.bound, top.gap, top.overlap))
-    assert (top.status, top.feasible, top.value) == ("ok", False, 9.0)
+    assert (top.status, top.feasible, top.value) == ("INFEASIBLE", False, 9.0)
     assert found[OPTIMUM].status.startswith("InputError: no assignment: ")
 
 
@@ -222,13 +297,13 @@ def test_a_problem_without_whole_optima_goes_to_highs():
 
 @pytest.mark.parametrize("solver", [lpr.Pricing(), lpr.HiGHS(), lpr.SciPy(), "cvxpy"], ids=str)
 def test_whoever_solves_it_the_gap_is_the_same(solver):
-    found = rows(PROBLEM, {"drop": TopK(1, 1)}, solver=solver)
+    found = rows(PROBLEM, {"drop": DROP}, solver=solver)
     assert found["drop"].gap == pytest.approx(1.0, abs=1e-6)
     assert found["drop"].gap == found["drop"].bound - found["drop"].value
 
 
 def test_times_are_medians_in_units_of_topk():
-    found = rows(PROBLEM, {"drop": TopK(1, 1)}, repeats=3)["drop"]
+    found = rows(PROBLEM, {"drop": DROP}, repeats=3)["drop"]
     assert found.runs == 3
     assert found.seconds > 0
     assert found.topk_units > 0
@@ -242,11 +317,25 @@ def test_routers_are_timed_in_turns():
 
 
 def test_a_slow_router_is_run_once(monkeypatch):
-    monkeypatch.setattr(trials, "PATIENCE_S", -1.0)
+    monkeypatch.setattr(trials, "PATIENCE_S", -1.0)  # the first call was too long
     calls = []
     row = rows(PROBLEM, {"slow": lambda s: calls.append(1) or BEST}, repeats=5)["slow"]
     assert (len(calls), row.runs) == (1, 1)
     assert row.seconds > 0
+
+
+def test_timed_calls_end_once_they_took_long_together(monkeypatch):
+    monkeypatch.setattr(trials, "PATIENCE_S", 0.25)
+    seconds = iter([0.1, *[0.2, 0.1] * 9])  # the first call; then topk and router in turns
+    monkeypatch.setattr(trials, "_timed", lambda work, values: (next(seconds), work(values)))
+    row = rows(PROBLEM, {"middling": lambda s: BEST}, repeats=9)["middling"]
+    assert (row.runs, row.seconds, row.topk_units) == (3, 0.1, 0.5)
+
+
+def test_the_unit_is_the_same_for_all_rows():
+    found = rows(PROBLEM, {"drop": DROP, "best": lambda scores: BEST}, repeats=3).values()
+    units = [row.seconds / row.topk_units for row in found]
+    assert units[0] == pytest.approx(units[1])
 
 
 def test_the_catalogue_is_compared_by_name_on_any_precision():
@@ -254,7 +343,7 @@ def test_the_catalogue_is_compared_by_name_on_any_precision():
     scores = torch.rand(24, 4, generator=draw).to(torch.bfloat16)
     found = rows(lpr.capacity(scores, 2, 15), [OPTIMUM, *CATALOGUE])
     assert list(found) == [OPTIMUM, *CATALOGUE]
-    assert {row.status for row in found.values()} == {"ok"}
+    assert {row.status for row in found.values()} == {"ok", "INFEASIBLE"}
     assert (found[OPTIMUM].gap, found[OPTIMUM].feasible) == (0.0, True)
     assert found["drop by score"].feasible
     assert all(row.gap >= 0 for row in found.values() if row.feasible)
@@ -291,31 +380,33 @@ def test_no_feasible_router_beats_the_bound_and_the_columns_add_up(problem, seed
         bool(may.any()) and not bool(takes.any())
         for may, takes in zip(problem.allowed, x, strict=True)
     )
-    if math.isfinite(row.gap):
+    if row.feasible:
         assert row.gap == pytest.approx(row.bound - row.value)
-        assert row.gap >= 0 or not row.feasible
+        assert row.gap >= 0
     else:
-        assert row.optimum_status.startswith("INFEASIBLE")
-        assert not row.feasible
+        assert (math.isnan(row.gap), row.status) == (True, "INFEASIBLE")
     assert row.feasible == (row.violation == 0)
 
 
 def test_the_table_has_a_row_a_router_and_a_column_a_number():
     pandas = pytest.importorskip("pandas")
-    frame = compare(PROBLEM, {"drop": TopK(1, 1), "fails": broken}, repeats=1)
+    routers = {"cheat": TopK(1), "fails": broken, "drop": DROP}
+    frame = compare(PROBLEM, routers, logits=LIKED, repeats=1)
     assert isinstance(frame, pandas.DataFrame)
-    assert list(frame.router) == ["drop", "fails"]
+    assert frame.sort_values("gap").router.iloc[0] == "drop"  # who breaks bounds is not the best
     assert list(frame.columns) == list(GapRow.__dataclass_fields__)
-    assert frame.gap[0] == 1.0
-    assert np.isnan(frame.dropped[1])
-    assert frame.feasible.tolist() == [True, False]
+    assert frame.gap[2] == 1.0
+    assert frame.dropped[1] is pandas.NA
+    assert frame.feasible.tolist() == [False, pandas.NA, True]
+    assert list(frame[frame.feasible].router) == ["drop"]
+    assert frame.status.tolist() == ["INFEASIBLE", "RuntimeError: no such device", "ok"]
 
 
 def test_without_pandas_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(lpr.InputError, match="pip install pandas"):
         compare(PROBLEM, ["top-k"])
-    assert rows(PROBLEM, ["top-k"])["top-k"].status == "ok"
+    assert rows(PROBLEM, ["top-k"])["top-k"].value == 7.0
 
 
 def test_a_record_holds_nothing_that_json_cannot():

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 import lp_routing as lpr
 from lp_routing.cli.gap import gap, parse_routers
 from lp_routing.cli.named import PROBLEMS
-from lp_routing.routers import CATALOGUE
+from lp_routing.cli.sections import own_score
+from lp_routing.routers import CATALOGUE, Shape, TopK, router
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
 FEW = "optimum,top-k,drop by score"
@@ -53,13 +54,42 @@ def test_every_router_of_the_catalogue_is_measured_on_every_layer(file, tmp_path
     assert len(rows) == 2 * (1 + len(CATALOGUE))
     assert {row["layer"] for row in rows} == {0, 1}
     assert {row["problem"] for row in rows} == {"tokens at_most(2), experts at_most(8)"}
-    assert {row["status"] for row in rows} == {"ok"}
+    assert {row["status"] for row in rows} == {"ok", "INFEASIBLE"}
+    assert {row["routed_on"] for row in rows} == {"logits"}
     assert content["options"]["problem_name"] == "capacity"
     assert content["versions"]["torch"] == torch.__version__
     with (tmp_path / "a.csv").open(newline="") as opened:
         lines = list(csv.DictReader(opened))
     assert [line["router"] for line in lines] == [row["router"] for row in rows]
-    assert [float(line["gap"]) for line in lines] == [row["gap"] for row in rows]
+    gaps = [float(line["gap"]) if line["gap"] else None for line in lines]
+    assert gaps == [row["gap"] for row in rows]
+
+
+def test_routers_whose_rule_lies_in_their_scores_take_what_they_take_on_logits(file, tmp_path):
+    routers = "entmax; entmax, budget; ReLU; soft top-k; loss-free".replace(";", ",")
+    assert run(file, "--routers", routers, "--json", tmp_path / "a.json").exit_code == 0
+    for row in strict(tmp_path / "a.json")["rows"]:
+        logits = torch.from_numpy(LOGITS[row["layer"]])
+        answer = router(row["router"], Shape(2, 8, 12, 4))(logits)
+        taken = answer[0] if isinstance(answer, tuple) else answer
+        assert row["pairs"] == taken.x.sum()
+
+
+def test_the_first_1024_tokens_are_judged_unless_more_are_asked_for(tmp_path):
+    logits = np.random.default_rng(1).normal(size=(1, 1100, 4))
+    np.savez(tmp_path / "long.npz", router_logits=logits)
+    path = tmp_path / "a.json"
+    for tokens, pairs in (((), 2048), (("--tokens", "all"), 2200)):
+        result = run(tmp_path / "long.npz", *tokens, "--routers", "top-k", "--json", path)
+        assert f"{pairs // 2} of 1100 tokens" in result.stdout
+        assert strict(path)["rows"][0]["pairs"] == pairs
+
+
+def test_a_rule_with_a_memory_is_called_cold_unless_it_had_steps(file):
+    assert "loss-free, cold" in run(file, "--routers", "loss-free").stdout
+    warm = run(file, "--routers", "loss-free", "--warm-up", 3).stdout
+    assert "cold" not in warm.split("gap: what is lost")[0]
+    assert "after 3 step(s)" in " ".join(warm.split())
 
 
 def test_the_gap_is_to_the_optimum_of_the_stated_problem(file, tmp_path):
@@ -134,7 +164,7 @@ def test_names_that_hold_commas_are_recognised():
 )
 def test_an_option_that_makes_no_sense_gives_status_2_and_one_sentence(file, arguments, says):
     result = run(file, *arguments)
-    assert result.exit_code == 2
+    assert (result.exit_code, result.stdout) == (2, "")  # before the banner
     assert result.stderr.startswith(f"Error: {says}")
     assert result.stderr.count("\n") == 1
 
@@ -180,7 +210,8 @@ def test_each_router_is_judged_by_the_problem_it_seeks(file, tmp_path):
     arguments = ("--problem", "own", "--layers", "0", "--routers", routers)
     result = run(file, *arguments, "--json", tmp_path / "a.json")
     assert result.exit_code == 0
-    assert "Layer 0, served_unified" in result.stdout
+    assert "Layer 0, served_unified of unified scores" in result.stdout
+    assert "Seek no named problem, not judged: hash." in result.stdout
     rows = [row for row in strict(tmp_path / "a.json")["rows"] if row["router"] != "optimum"]
     assert [row["router"] for row in rows] == [
         "drop by score",
@@ -192,6 +223,35 @@ def test_each_router_is_judged_by_the_problem_it_seeks(file, tmp_path):
     for row in rows:
         assert row["feasible"]
         assert (row["gap"] == 0) == (row["router"] != "drop by score")
+
+
+def test_a_router_that_breaks_the_problem_it_seeks_has_no_gap_to_it(file, tmp_path, monkeypatch):
+    class Greedy(TopK):
+        def select(self, scores):
+            return scores > 0
+
+    monkeypatch.setitem(CATALOGUE, "greedy", lambda shape: Greedy(shape.k))
+    arguments = ("--problem", "own", "--routers", "greedy", "--json", tmp_path / "a.json")
+    assert run(file, *arguments).exit_code == 0
+    for row in strict(tmp_path / "a.json")["rows"]:
+        assert (row["seeks"], row["feasible"], row["gap"]) == ("token_choice", False, None)
+        assert row["status"] == "INFEASIBLE"
+
+
+@pytest.mark.parametrize(
+    ("name", "score"),
+    [
+        ("top-k", "softmax"),
+        ("noisy top-k", "softmax"),
+        ("loss-free", "sigmoid"),
+        ("unified", "unified"),
+        ("ReLU", "logits"),
+        ("soft top-k", ""),
+        ("entmax", ""),
+    ],
+)
+def test_the_scores_that_a_router_compares_have_a_name_or_none(name, score):
+    assert own_score(router(name, Shape(2, 8, 16, 8))) == score
 
 
 def test_where_no_router_seeks_a_problem_there_is_nothing_to_judge_by(file):

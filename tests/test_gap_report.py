@@ -10,7 +10,7 @@ from rich.console import Console
 import lp_routing as lpr
 from lp_routing.judging import EXACT, GapRow
 from lp_routing.report.gap_plot import Point, draw, frontier, points
-from lp_routing.report.gap_table import gap_table, in_percent, remarks, verdict
+from lp_routing.report.gap_table import LEGEND, gap_table, in_percent, remarks, verdict
 
 GOOD = GapRow(
     router="good",
@@ -37,8 +37,10 @@ WORSE = replace(GOOD, router="worse", relative_gap=0.3, gap=3.0, topk_units=2.0)
 CHEAT = replace(
     GOOD,
     router="cheat",
-    gap=-5.0,
-    relative_gap=-0.5,
+    value=15.0,
+    gap=float("nan"),
+    relative_gap=float("nan"),
+    status="INFEASIBLE",
     feasible=False,
     violation=7.0,
     breaks="expert_1 counts 12, at most 5 (and 2 more)",
@@ -51,6 +53,8 @@ FAILED = GapRow(
     optimum_status="OPTIMAL",
     status="RuntimeError: no",
 )
+UNASKED = replace(FAILED, router="relu", status="not judged: give logits")
+UNTRIED = replace(FAILED, router="auction", status="not tried: too slow")
 ROWS = [FAILED, CHEAT, WORSE, EXACTLY, GOOD]
 
 
@@ -98,7 +102,7 @@ def test_long_names_are_folded_and_never_cut():
 def test_the_verdict_names_the_best_that_keeps_all_bounds():
     assert verdict(ROWS) == (
         "tokens at_most(2): the optimum is 10. Best of those that keep all bounds: good, gap "
-        "10.00 %, at 4 topk; 2 of the routers break bounds or failed."
+        "10.00 %, at 4 topk; 2 of the routers break bounds or gave no answer."
     )
     assert "No router keeps all bounds" in verdict([CHEAT, EXACTLY])
 
@@ -116,6 +120,29 @@ def test_what_broke_and_what_failed_is_said():
         "cheat is INFEASIBLE: expert_1 counts 12, at most 5 (and 2 more)",
     ]
     assert remarks([GOOD]) == []
+    assert remarks([UNASKED, UNTRIED]) == [
+        "relu is not judged: give logits",
+        "auction is not tried: too slow",
+    ]
+
+
+def test_who_gave_no_answer_stands_last_and_says_why_in_the_gap_column():
+    lines = shown([UNASKED, UNTRIED, GOOD])
+    assert [line.split() for line in lines[4:]] == [
+        ["relu", "not", "judged"],
+        ["auction", "not", "tried"],
+    ]
+
+
+def test_a_rule_with_a_memory_says_how_old_it_is():
+    assert "good, cold" in "\n".join(shown([replace(GOOD, state="cold")]))
+    assert "Best of those that keep all bounds: good, cold," in verdict(
+        [replace(GOOD, state="cold")]
+    )
+
+
+def test_the_legend_says_what_breaks_by_counts():
+    assert "breaks by: the worst broken bound" in LEGEND
 
 
 @pytest.mark.parametrize(
@@ -129,19 +156,19 @@ def test_gaps_in_percent(gap, relative, text):
 
 def test_points_are_medians_and_feasible_only_where_all_rows_are():
     layers = [GOOD, replace(GOOD, relative_gap=0.2, topk_units=6.0), WORSE, CHEAT, FAILED]
-    layers += [replace(WORSE, feasible=False)]
-    assert points(layers) == [
-        Point("good", 5.0, pytest.approx(0.15), True),
-        Point("worse", 2.0, 0.3, False),
-        Point("cheat", 4.0, -0.5, False),
-    ]
+    layers += [replace(CHEAT, router="worse"), replace(GOOD, state="cold"), UNASKED, UNTRIED]
+    found = {point.router: point for point in points(layers)}
+    assert list(found) == ["good", "worse", "cheat", "good, cold"]
+    assert found["good"] == Point("good", 5.0, pytest.approx(0.15))
+    assert found["good"].feasible
+    assert (found["worse"].units, found["worse"].feasible) == (3.0, False)
+    assert not found["cheat"].feasible
 
 
 def test_the_frontier_holds_who_is_beaten_by_nobody_feasible():
-    fast, good = Point("fast", 1.0, 0.3, True), Point("good", 2.0, 0.1, True)
-    exact = Point("exact", 9.0, 0.0, True)
-    slow, worse = Point("slow", 3.0, 0.1, True), Point("worse", 2.0, 0.2, True)
-    cheat = Point("cheat", 1.0, -0.5, False)
+    fast, good, exact = Point("fast", 1.0, 0.3), Point("good", 2.0, 0.1), Point("exact", 9.0, 0.0)
+    slow, worse = Point("slow", 3.0, 0.1), Point("worse", 2.0, 0.2)
+    cheat = Point("cheat", 1.0, float("nan"))
     assert frontier([slow, cheat, exact, worse, good, fast]) == [fast, good, exact]
     assert frontier([cheat]) == []
 
@@ -153,7 +180,7 @@ def test_the_plot_is_written_with_every_router_named(tmp_path, name):
     content = (tmp_path / name).read_bytes()
     assert len(content) > 1000
     if name == "a.svg":
-        for router in ("good", "worse", "cheat", "optimum"):
+        for router in ("good", "worse", "cheat", "optimum", "Pareto frontier"):
             assert f"<!-- {router} -->".encode() in content
         assert b"failed one" not in content
 

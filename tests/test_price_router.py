@@ -4,14 +4,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers.capacity import CapacityFactor
-from lp_routing.routers.dual_steps import Tokens, cleared, newton
+from lp_routing.routers.dual_steps import Tokens, newton, settled
 from lp_routing.routers.price import FixedPrices, PriceRouter
-from lp_routing.routers.repair import along_paths, evicted, filled
+from lp_routing.routers.repair import evicted, filled, moved
 from lp_routing.routers.token_choice import TopK
 
 NEVER = float("-inf")
@@ -20,6 +20,14 @@ NEVER = float("-inf")
 def cold(router, scores):
     """The chosen pairs from cold prices."""
     return router.step(scores, router.initial(scores))[0]
+
+
+def everyone(scores, k):
+    """Tokens (n, E), each looking at all experts."""
+    columns = scores.mT.contiguous()[None]
+    return Tokens(
+        columns, torch.arange(columns.shape[1])[None, :, None].expand_as(columns).clone(), k
+    )
 
 
 def worth(scores, x):
@@ -49,7 +57,7 @@ def test_an_exchange_places_the_slot_that_no_expert_with_room_can_take():
     # expert 2 itself. Token 0 moves from 0 to 2 (loses 1) rather than from 1 to 2 (loses 2).
     x = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)[None]
     scores = torch.tensor([[5.0, 6.0, 4.0], [9.0, 9.0, 1.0], [3.0, 3.0, 3.0]])[None]
-    full = filled(x, scores, NEVER, 2, 2)[0]
+    full = filled(x, scores, 2, 2, must=True)[0]
     assert full.int().tolist() == [[0, 1, 1], [1, 1, 0], [1, 0, 1]]
 
 
@@ -57,21 +65,20 @@ def test_empty_slots_go_to_the_best_who_ask_and_the_refused_ask_again():
     # Expert 0 has one place: token 1 offers more for it. Token 0 then asks expert 1.
     scores = torch.tensor([[[3.0, 1.0], [4.0, 2.0]]])
     nothing = torch.zeros(1, 2, 2, dtype=torch.bool)
-    assert filled(nothing, scores, 0.0, 1, 1).int().tolist() == [[[0, 1], [1, 0]]]
-    assert not filled(nothing, -scores, 0.0, 1, 1).any()
-    assert int(filled(nothing, -scores, NEVER, 1, 1).sum()) == 2
+    assert filled(nothing, scores, 1, 1).int().tolist() == [[[0, 1], [1, 0]]]
+    assert not filled(nothing, -scores, 1, 1).any()
 
 
 def test_an_expert_above_its_capacity_lets_go_who_loses_least():
     # Expert 1 has no place more: token 0 would lose 3, token 1 only 1, token 2 again 3.
     x = torch.tensor([[[1, 0], [1, 0], [1, 1]]], dtype=torch.bool)
     scores = torch.tensor([[[3.0, 9.0], [1.0, 9.0], [3.0, 0.0]]])
-    one_place = evicted(x, scores, 0.0, 1)
+    one_place = evicted(x, scores, 1)
     assert one_place.int().tolist() == [[[0, 0], [0, 0], [1, 1]]]
     # With two places expert 1 has room for one: tokens 0 and 1 gain by moving there, token 1 more.
-    assert evicted(x, scores, 0.0, 2).int().tolist() == [[[1, 0], [0, 0], [1, 1]]]
-    assert not evicted(x, scores, 0.0, 0).any()
-    assert torch.equal(evicted(x, scores, 0.0, 3), x)
+    assert evicted(x, scores, 2).int().tolist() == [[[1, 0], [0, 0], [1, 1]]]
+    assert not evicted(x, scores, 0).any()
+    assert torch.equal(evicted(x, scores, 3), x)
 
 
 # Expert 0 holds two tokens with one place, expert 1 one of one, expert 2 has room. Straight from 0
@@ -80,77 +87,113 @@ CHAIN = torch.tensor([[5.0, 4.5, NEVER], [9.0, 1.0, NEVER], [NEVER, 5.0, 4.5]])
 
 
 def test_a_chain_of_two_tokens_makes_room():
-    tokens = Tokens(CHAIN, torch.zeros(3, dtype=torch.long), torch.zeros(1), 1)
-    answer = tokens.answer(torch.zeros(1, 3))
-    load = tokens.load(answer.expert)
-    assert load.tolist() == [[2.0, 1.0, 0.0, 0.0]]
-    expert, after = along_paths(tokens, answer, load, torch.ones(1), torch.zeros(1, 3))
-    assert expert[:, 0].tolist() == [1, 0, 2]
-    assert after.tolist() == [[1.0, 1.0, 1.0, 0.0]]
+    held = torch.tensor([[1, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.bool)[None]
+    load = torch.tensor([[2.0, 1.0, 0.0]])
+    x, after = moved(held, CHAIN[None], torch.zeros(1, 3), load, 1, 1)
+    assert x[0].int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+    assert after.tolist() == [[1.0, 1.0, 1.0]]
 
 
-def test_a_priced_expert_with_room_draws_tokens_that_hesitate():
-    # Expert 1 charges 1 and stands empty; token 0 would pay 0.75, token 1 only 0.25.
-    scores = torch.tensor([[1.0, 1.75], [1.0, 1.25]])
-    tokens = Tokens(scores, torch.zeros(2, dtype=torch.long), torch.zeros(1), 1)
+def test_who_can_go_nowhere_else_goes_nowhere():
+    # One place, no other expert that token 1 may take: it leaves, as it loses less.
+    scores = torch.tensor([[5.0, NEVER], [4.0, NEVER]])
+    held = torch.tensor([[1, 0], [1, 0]], dtype=torch.bool)
+    x, load = moved(held[None], scores[None], torch.zeros(1, 2), torch.tensor([[2.0, 0.0]]), 1, 1)
+    assert x[0].int().tolist() == [[1, 0], [0, 0]]
+    assert load.tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize(("second", "load"), [(1.25, [0.0, 2.0]), (0.75, [1.0, 1.0])])
+def test_a_priced_expert_with_room_draws_those_whose_score_grows(second, load):
+    # Expert 1 charges 1 and stands empty. Token 0 gains 0.75 there, token 1 gains or loses 0.25.
+    scores = torch.tensor([[[1.0, 1.75], [1.0, second]]])
     prices = torch.tensor([[0.0, 1.0]])
-    answer = tokens.answer(prices)
-    load = tokens.load(answer.expert)
-    expert, after = along_paths(tokens, answer, load, torch.full((1,), 2.0), prices)
-    assert expert[:, 0].tolist() == [1, 1]
-    assert after.tolist() == [[0.0, 2.0, 0.0]]
+    held = torch.tensor([[[1, 0], [1, 0]]], dtype=torch.bool)
+    _, after = moved(held, scores - prices, prices, torch.tensor([[2.0, 0.0]]), 2, 1)
+    assert after.tolist() == [load]
+
+
+def test_an_empty_slot_is_filled_where_that_earns_something():
+    scores = torch.tensor([[[2.0, 1.0]]])
+    held = torch.tensor([[[1, 0]]], dtype=torch.bool)
+    for prices, both in (([[0.0, 0.5]], [1, 1]), ([[0.0, 0.0]], [1, 0])):  # the latter: `filled`
+        p = torch.tensor(prices)
+        x, _ = moved(held, scores - p, p, torch.tensor([[1.0, 0.0]]), 1, 2)
+        assert x[0, 0].int().tolist() == both
 
 
 # the dual
 
 
-def test_an_answer_lists_what_is_held_and_the_next_best_and_leaves_losses():
+def test_an_answer_lists_what_is_wanted_and_the_next_best():
     scores = torch.tensor([[3.0, 2.0, 1.0], [0.5, NEVER, 0.25]])
-    tokens = Tokens(scores, torch.zeros(2, dtype=torch.long), torch.zeros(1), 1)
-    answer = tokens.answer(torch.tensor([[0.5, 0.0, 0.0]]))
-    assert answer.expert.tolist() == [[0, 1], [2, 3]]
-    assert answer.value.tolist() == [[2.5, 2.0], [0.25, 0.0]]
-    assert answer.margin.tolist() == [0.5, 0.25]
-    assert tokens.load(answer.expert).tolist() == [[1.0, 0.0, 1.0, 0.0]]
+    answer = everyone(scores, 1).answer(torch.tensor([[0.5, 0.0, 0.0]]))
+    assert answer.expert[0].mT.tolist() == [[0, 1], [2, 0]]
+    assert answer.value[0].mT.tolist() == [[2.5, 2.0], [0.25, 0.0]]
+    assert answer.margin.tolist() == [[0.5, 0.25]]
+    assert answer.load(3).tolist() == [[1.0, 0.0, 1.0]]
+    assert answer.taken(3)[0].int().tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_equal_experts_are_listed_lowest_first():
+    assert everyone(torch.ones(1, 4), 2).answer(torch.zeros(1, 4)).expert[0].tolist() == [
+        [0],
+        [1],
+        [2],
+    ]
+
+
+def test_a_slot_that_is_empty_at_these_prices_is_near_being_filled():
+    # Worth 1 at a price of 1.25: a quarter away from being taken, and nothing is held.
+    answer = everyone(torch.tensor([[1.0, NEVER]]), 1).answer(torch.tensor([[1.25, 0.0]]))
+    assert answer.margin.tolist() == [[0.25]]
+    assert answer.load(2).tolist() == [[0.0, 0.0]]
 
 
 def test_where_every_expert_is_held_the_next_best_is_nothing():
-    tokens = Tokens(torch.ones(1, 2), torch.zeros(1, dtype=torch.long), torch.zeros(1), 2)
-    answer = tokens.answer(torch.zeros(1, 2))
-    assert answer.expert[0, 2] == 2
-    assert answer.margin.tolist() == [1.0]
+    answer = everyone(torch.ones(1, 2), 2).answer(torch.zeros(1, 2))
+    assert answer.value[0, :, 0].tolist() == [1.0, 1.0, NEVER]
+    assert answer.margin.tolist() == [[1.0]]
 
 
 def test_a_newton_step_raises_the_price_of_a_full_expert_and_leaves_a_free_one_at_zero():
     scores = torch.tensor([[1.0, 0.9], [1.0, 0.8], [1.0, 0.7], [1.0, 0.6]])
-    tokens = Tokens(scores, torch.zeros(4, dtype=torch.long), torch.zeros(1), 1)
-    prices = torch.zeros(1, 2)
-    answer = tokens.answer(prices)
-    excess = tokens.load(answer.expert)[:, :2] - 2
-    after = newton(tokens, answer, excess, prices, torch.tensor([0.25]), torch.tensor([4.0]))
-    # Two tokens too many of four: a window of one mean margin, 0.25, which holds two springs, and
-    # one to the ground: 2 / 3 * 0.25.
-    assert after.tolist() == [[pytest.approx(1 / 6), 0.0]]
+    prices, seats = torch.zeros(1, 2), torch.full((1, 2), 2.0)
+    answer = everyone(scores, 1).answer(prices)
+    after = newton(answer, prices, seats, torch.ones(1))
+    # Two tokens too many. The nearest quarter lies within 0.1, so all four lie within 0.4, the
+    # window; four springs and one to the ground: 2 / 5 of it, times 1.4.
+    assert after.tolist() == [[pytest.approx(0.4 * 0.4 * 1.4), 0.0]]
 
 
-def test_experts_clear_between_the_last_offer_that_fits_and_the_first_that_does_not():
-    # Offers for expert 0 are 0.1, 0.2, 0.3, 0.4 above expert 1; it has two places.
-    scores = torch.tensor([[1.0, 0.9], [1.0, 0.8], [1.0, 0.7], [1.0, 0.6]])
-    tokens = Tokens(scores, torch.zeros(4, dtype=torch.long), torch.zeros(1), 1)
-    prices = torch.zeros(1, 2)
-    answer = tokens.answer(prices)
-    assert cleared(tokens, answer, prices, 2).tolist() == [[pytest.approx(0.25), 0.0]]
-    assert cleared(tokens, answer, prices, 4).tolist() == [[0.0, 0.0]]
-    assert cleared(tokens, answer, prices, 0)[0, 0] == pytest.approx(0.4)
+def test_tokens_near_an_empty_slot_are_springs_to_the_ground():
+    # One place, nothing else allowed: only the ground holds the price.
+    scores = torch.tensor([[0.1, NEVER], [0.2, NEVER], [0.3, NEVER], [0.4, NEVER]])
+    prices, seats = torch.zeros(1, 2), torch.ones(1, 2)
+    answer = everyone(scores, 1).answer(prices)
+    after = newton(answer, prices, seats, torch.ones(1))
+    assert after.tolist() == [[pytest.approx(0.4 * 3 / 5 * 1.4), 0.0]]
 
 
-def test_prices_from_clearing_prove_a_bound_near_the_optimum():
+@settings(max_examples=30)
+@given(st.integers(0, 50))
+def test_the_dual_is_the_certified_bound_and_no_step_raises_it(seed):
+    make = torch.Generator().manual_seed(seed)
+    scores, prices = torch.randn(20, 5, generator=make).double(), torch.rand(1, 5, generator=make)
+    prices, seats, tokens = prices.double(), torch.full((1, 5), 6.0).double(), everyone(scores, 2)
+    problem = lpr.capacity(scores, 2, 6)
+    before = float(tokens.answer(prices).dual(prices, seats))
+    assert before == pytest.approx(lpr.dual_bound(problem, lpr.Prices(prices[0])))
+    now, after = settled(tokens, prices, seats, 4)
+    assert float(now.dual(after, seats)) <= before
+    assert torch.equal(now.value, tokens.answer(after).value)
+
+
+def test_prices_after_some_steps_prove_a_bound_near_the_optimum():
     scores = torch.rand(512, 8, generator=torch.Generator().manual_seed(0)) ** 2
     scores[:, 0] += 0.5
-    tokens = Tokens(scores, torch.zeros(512, dtype=torch.long), torch.zeros(1), 2)
-    prices = torch.zeros(1, 8)
-    for _ in range(5):
-        prices = cleared(tokens, tokens.answer(prices), prices, 150)
+    seats = torch.full((1, 8), 150.0)
+    _, prices = settled(everyone(scores, 2), torch.zeros(1, 8), seats, 8)
     problem = lpr.capacity(scores, 2, 150)
     best = float(lpr.solve(problem, lpr.Pricing()).value)
     assert lpr.dual_bound(problem, lpr.Prices(prices[0])) <= best * (1 + 1e-4)
@@ -250,7 +293,7 @@ def half_layers(factor, k):
 
 
 @pytest.mark.parametrize(
-    ("k", "factor", "most"), [(2, 1.0, 1e-2), (2, 1.25, 2e-4), (1, 1.5, 2e-4), (2, 1.5, 1e-4)]
+    ("k", "factor", "most"), [(2, 1.0, 1e-2), (2, 1.25, 2e-4), (1, 1.5, 1e-3), (2, 1.5, 1e-4)]
 )
 def test_the_gap_to_the_optimum_is_small_cold_and_warm(k, factor, most):
     for first, second, capacity in half_layers(factor, k):
@@ -263,6 +306,7 @@ def test_the_gap_to_the_optimum_is_small_cold_and_warm(k, factor, most):
             assert best * (1 - most) <= worth(second, x) <= best * (1 + 1e-12)
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 200), st.sampled_from(["at_most", "exactly"]))
 def test_no_routing_is_worth_more_than_the_optimum(seed, rows):
     scores = torch.randn(12, 4, generator=torch.Generator().manual_seed(seed)).double()
@@ -279,15 +323,15 @@ def test_no_routing_is_worth_more_than_the_optimum(seed, rows):
 
 @pytest.mark.parametrize("make", [PriceRouter, FixedPrices])
 def test_batches_are_routed_each_on_its_own(make):
-    logits = torch.randn(2, 3, 40, 6, generator=torch.Generator().manual_seed(1)).double()
-    mask = torch.rand(2, 3, 40, generator=torch.Generator().manual_seed(2)) < 0.8
+    logits = torch.randn(2, 2, 40, 6, generator=torch.Generator().manual_seed(1)).double()
+    mask = torch.rand(2, 2, 40, generator=torch.Generator().manual_seed(2)) < 0.8
     router, state = make(2, CapacityFactor(1.0)), None
     for _ in range(2):
         before = state
         routed, state = router(logits, before, mask=mask)
-        assert state.shape == (2, 3, 6)
+        assert state.shape == (2, 2, 6)
         for b in range(2):
-            for c in range(3):
+            for c in range(2):
                 own = None if before is None else before[b, c]
                 alone, after = router(logits[b, c], own, mask=mask[b, c])
                 assert torch.equal(routed.x[b, c], alone.x)
@@ -339,6 +383,7 @@ def test_a_state_of_another_kind_is_refused(make, state, says):
         (PriceRouter, {"k": 0}, r"k=0: it must be at least 1"),
         (PriceRouter, {"capacity": -1}, r"capacity=-1: expected a whole number of tokens"),
         (PriceRouter, {"rows": "at least"}, r"rows='at least': expected .at_most. or .exactly."),
+        (PriceRouter, {"steps": -1}, r"steps=-1: it must be at least 0"),
         (PriceRouter, {"score": "softmaxx"}, r"score 'softmaxx': expected a function"),
         (PriceRouter, {"normalise": "sum"}, r"normalise='sum'"),
         (FixedPrices, {"k": 1.5}, r"k=1\.5: expected a whole number"),
@@ -382,6 +427,7 @@ def test_cold_it_is_token_choice_and_enforced_it_lets_in_who_comes_first():
 
 
 @pytest.mark.parametrize("enforce", [False, True])
+@settings(max_examples=25)
 @given(st.integers(0, 100))
 def test_tokens_appended_later_change_no_earlier_row(enforce, seed):
     logits = torch.randn(30, 4, generator=torch.Generator().manual_seed(seed))

@@ -1,5 +1,6 @@
 """What a router can get wrong beside its value: one question a file, for any callable."""
 
+from lp_routing.answers import NoAnswer, as_map
 from lp_routing.audits.batch_invariance import batch_invariance
 from lp_routing.audits.causality import causality
 from lp_routing.audits.feasibility import feasibility
@@ -8,7 +9,7 @@ from lp_routing.audits.precision import FORMATS, margins, precision
 from lp_routing.audits.prefill import prefill
 from lp_routing.audits.repeatable import repeatable
 from lp_routing.audits.scale import WAYS, scale
-from lp_routing.audits.subject import LIMIT_S, NoAnswer, Subject, as_map, chosen
+from lp_routing.audits.subject import LIMIT_S, Subject, chosen
 from lp_routing.audits.suite import audit
 from lp_routing.audits.ties import ties
 

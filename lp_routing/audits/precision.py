@@ -5,9 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lp_routing.answers import NoAnswer
 from lp_routing.audits.finding import Finding, unasked
 from lp_routing.audits.probes import compare, found
-from lp_routing.audits.subject import NoAnswer, RouterLike, Subject, as_logits, as_subject
+from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
 from lp_routing.errors import InputError
 
 FORMATS = {

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from torch import Tensor
 
+from lp_routing.answers import NoAnswer
 from lp_routing.audits.batch_invariance import batch_invariance
 from lp_routing.audits.causality import causality
 from lp_routing.audits.feasibility import feasibility
@@ -14,7 +15,7 @@ from lp_routing.audits.precision import FORMATS, precision
 from lp_routing.audits.prefill import prefill
 from lp_routing.audits.repeatable import SAME, repeatable
 from lp_routing.audits.scale import WAYS, scale
-from lp_routing.audits.subject import LIMIT_S, NoAnswer, RouterLike, Subject, as_logits
+from lp_routing.audits.subject import LIMIT_S, RouterLike, Subject, as_logits
 from lp_routing.audits.ties import ties
 from lp_routing.problem import RoutingProblem
 

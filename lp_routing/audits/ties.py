@@ -8,9 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from lp_routing.answers import NoAnswer
 from lp_routing.audits.finding import Finding, unasked
 from lp_routing.audits.probes import Probe, compare, found, merged, try_all
-from lp_routing.audits.subject import NoAnswer, RouterLike, Subject, as_logits, as_subject
+from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
 from lp_routing.checks import whole
 
 NAME = "ties"

@@ -14,13 +14,13 @@ from rich.markup import escape
 
 from lp_routing.cli.named import PROBLEMS, stated
 from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
+from lp_routing.cli.sections import OWN, Section, sections_of
 from lp_routing.errors import InputError
 
 if TYPE_CHECKING:
     from lp_routing.judging import GapRow
     from lp_routing.traces import Trace
 
-OWN = "own"
 WIDE = 100
 """Columns of a terminal from which the table shows all metrics of the load."""
 
@@ -39,7 +39,7 @@ WIDE = 100
     type=click.Choice([*PROBLEMS, OWN]),
     default="capacity",
     show_default=True,
-    help=f'What is judged by; "{OWN}": each router by the problem it seeks.',
+    help=f'What is judged by; "{OWN}": each router by the problem it seeks, on its own scores.',
 )
 @click.option("--k", default=2, show_default=True, help="Experts per token.")
 @click.option(
@@ -53,7 +53,7 @@ WIDE = 100
 )
 @click.option(
     "--tokens",
-    default="all",
+    default="1024",
     show_default=True,
     help='How many tokens of each layer, from the first, or "all".',
 )
@@ -62,9 +62,11 @@ WIDE = 100
     type=click.Choice(["softmax", "sigmoid", "unified", "logits"]),
     default="softmax",
     show_default=True,
-    help="How logits become scores; every router selects on these.",
+    help="How logits become what a pair is worth; routers choose by scores of their own.",
 )
-@click.option("--repeats", default=5, show_default=True, help="Timed calls of each router.")
+@click.option(
+    "--repeats", default=5, show_default=True, help="Timed calls of each router; fewer if slow."
+)
 @click.option(
     "--warm-up",
     default=0,
@@ -86,8 +88,9 @@ def gap(**options: Any) -> None:
     FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
     tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
 
-    Routers that seek another problem are measured too; where they break a bound of this one, they
-    are marked INFEASIBLE. Times are in units of torch.topk on the same scores.
+    Every router goes from the logits by its own rule; what it takes is judged by the scores of the
+    problem. Routers that seek another problem are measured too; where they break a bound of this
+    one, they are marked INFEASIBLE. Times are in units of torch.topk on the scores.
 
     Exit status: 0, or 2 on bad input.
     """
@@ -135,19 +138,18 @@ def _gap(console: Console, options: GapOptions) -> None:
     trace = traces.sample() if options.file is None else traces.read(options.file)
     layers = parse_layers(options.layers, trace.layers)
     tokens = len(trace.layer(layers[0])[: parse_tokens(options.tokens)])
-    console.print(
-        f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), {tokens} tokens, "
-        f"{trace.router_logits.shape[2]} experts; problem: {options.problem_name}, k={options.k}, "
-        f"capacity factor {options.capacity_factor:g}, scores: {options.score}.",
-        highlight=False,
-    )
-    found: dict[tuple[int, str], list[GapRow]] = {}
+    sections, idle = sections_of(names, options.problem_name, options.score)
+    _check_numbers(trace, layers[0], sections, options)
+    _banner(console, trace, len(layers), tokens, options)
+    if idle:
+        console.print(f"Seek no named problem, not judged: {'; '.join(idle)}.", highlight=False)
+    found: dict[tuple[int, Section], list[GapRow]] = {}
     for layer in layers:
-        for judge, judged in _sections(names, options).items():
-            title = f"Layer {layer}, {judge}" if options.problem_name == OWN else f"Layer {layer}"
-            with console.status(f"{title}: {len(judged)} router(s) ..."):
-                rows = _layer_rows(trace, layer, judge, judged, options)
-            found[layer, judge] = rows
+        for section in sections:
+            title = f"Layer {layer}, {section}" if options.problem_name == OWN else f"Layer {layer}"
+            with console.status(f"{title}: {len(section.routers)} router(s) ..."):
+                rows = _layer_rows(trace, layer, section, options)
+            found[layer, section] = rows
             console.print(gap_table(title, rows, wide=console.width >= WIDE))
             for sentence in remarks(rows):
                 console.print(sentence, style="magenta", highlight=False, markup=False)
@@ -156,9 +158,37 @@ def _gap(console: Console, options: GapOptions) -> None:
     _write(found, trace.source, options)
     if options.plot_path is not None:
         panels: dict[str, list[GapRow]] = {}
-        for (_, judge), rows in found.items():
-            panels.setdefault(f"{trace.source}: {judge}", []).extend(rows)
+        for (_, section), rows in found.items():
+            panels.setdefault(f"{trace.source}: {section}", []).extend(rows)
         draw(panels, options.plot_path)
+
+
+def _banner(
+    console: Console, trace: "Trace", layers: int, tokens: int, options: GapOptions
+) -> None:
+    """What is measured, before it is."""
+    _, all_tokens, experts = trace.router_logits.shape
+    scores = "" if options.problem_name == OWN else f", scores: {options.score}"
+    console.print(
+        f"[bold]{escape(trace.source)}[/bold]: {layers} layer(s), {tokens} of {all_tokens} tokens, "
+        f"{experts} experts; problem: {options.problem_name}, k={options.k}, capacity factor "
+        f"{options.capacity_factor:g}{scores}.",
+        highlight=False,
+    )
+
+
+def _check_numbers(
+    trace: "Trace", layer: int, sections: "Sequence[Section]", options: GapOptions
+) -> None:
+    """Raise before anything is printed or measured, rather than after."""
+    from lp_routing.checks import whole
+
+    whole(options.repeats, "repeats", 1)
+    whole(options.warm_up, "warm_up", 0)
+    whole(options.seed, "seed", 0)
+    logits = trace.layer(layer)[: parse_tokens(options.tokens)]
+    for section in sections:
+        stated(logits, section.problem, options.k, options.capacity_factor, section.score)
 
 
 def parse_routers(text: str, known: Sequence[str]) -> list[str]:
@@ -180,30 +210,8 @@ def parse_routers(text: str, known: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _sections(names: Sequence[str], options: GapOptions) -> dict[str, list[str]]:
-    """Problem -> the routers it judges: all of them, or those that seek it."""
-    from lp_routing.compare import OPTIMUM
-    from lp_routing.routers import Shape, router
-
-    if options.problem_name != OWN:
-        return {options.problem_name: list(names)}
-    any_shape = Shape(k=1, capacity=1, T=8, E=8)  # what is sought does not depend on it
-    seeks = {name: router(name, any_shape).seeks for name in names if name != OPTIMUM}
-    first = [OPTIMUM] if OPTIMUM in names else []
-    sections = {
-        problem: first + [name for name in names if seeks.get(name) == problem]
-        for problem in PROBLEMS
-        if problem in seeks.values()
-    }
-    if not sections:
-        raise InputError(
-            f"--problem {OWN}: none of the routers seeks a problem: {'; '.join(names)}."
-        )
-    return sections
-
-
 def _layer_rows(
-    trace: "Trace", layer: int, problem_name: str, names: Sequence[str], options: GapOptions
+    trace: "Trace", layer: int, section: Section, options: GapOptions
 ) -> "list[GapRow]":
     """The rows of one layer and one problem."""
     from lp_routing.compare import comparisons
@@ -211,11 +219,12 @@ def _layer_rows(
     logits = trace.layer(layer)[: parse_tokens(options.tokens)]
     try:
         problem, shape = stated(
-            logits, problem_name, options.k, options.capacity_factor, options.score
+            logits, section.problem, options.k, options.capacity_factor, section.score
         )
         return comparisons(
             problem,
-            names,
+            section.routers,
+            logits=logits,
             repeats=options.repeats,
             warm_up=options.warm_up,
             seed=options.seed,
@@ -246,11 +255,13 @@ def _check_outputs(options: GapOptions) -> None:
 
 
 def _write(
-    found: "Mapping[tuple[int, str], Sequence[GapRow]]", source: str, options: GapOptions
+    found: "Mapping[tuple[int, Section], Sequence[GapRow]]", source: str, options: GapOptions
 ) -> None:
     """The rows as JSON and as CSV, where asked for."""
     records = [
-        {"layer": layer, **row.as_record()} for (layer, _), rows in found.items() for row in rows
+        {"layer": layer, "scores": section.score, **row.as_record()}
+        for (layer, section), rows in found.items()
+        for row in rows
     ]
     if options.json_path is not None:
         paths = ("file", "json_path", "csv_path", "plot_path")

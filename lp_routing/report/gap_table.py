@@ -7,13 +7,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from lp_routing.judging import EXACT, ROUNDING, GapRow
+from lp_routing.judging import EXACT, INFEASIBLE, NOT_JUDGED, NOT_TRIED, OK, ROUNDING, GapRow
 
 LEGEND = (
-    "gap: what is lost to the certified optimum, relative to it. INFEASIBLE: breaks bounds of the "
-    "problem by so many pairs, so that its value is no match for the optimum. dropped: tokens that "
-    "reach no expert. overlap: share of the optimum's pairs that are taken too. topk: time in "
-    "units of torch.topk on the same scores."
+    "gap: what is lost to the certified optimum, relative to it. INFEASIBLE: breaks a bound of the "
+    "problem, so that its value is no match for the optimum; breaks by: the worst broken bound, in "
+    "pairs. dropped: tokens that reach no expert. overlap: share of the optimum's pairs that are "
+    "taken too. topk: time from logits to assignment, in units of torch.topk on the scores. cold: "
+    "a rule with a memory on its first batch, where fixed prices drop by position and loss-free is "
+    "top-k; --warm-up gives it steps on this batch before."
 )
 
 
@@ -34,13 +36,13 @@ def gap_table(title: str, rows: Sequence[GapRow], wide: bool = False) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in sorted(rows, key=order):
         cells = _cells(row)
-        table.add_row(Text(row.router), *(cells[name] for name in names), style=_style(row))
+        table.add_row(Text(row.label), *(cells[name] for name in names), style=_style(row))
     return table
 
 
 def order(row: GapRow) -> tuple[int, float]:
-    """Feasible routers by gap, then those that break bounds, by how much; failures last."""
-    if row.status != "ok":
+    """Feasible routers by gap, then those that break bounds, by how much; without answer last."""
+    if not row.judged:
         return 2, 0.0
     if not row.feasible:
         return 1, row.violation
@@ -55,28 +57,26 @@ def verdict(rows: Sequence[GapRow]) -> str:
     says = f"{first.problem}: the optimum is {first.optimum:.6g}"
     if not first.optimum_status.startswith("OPTIMAL"):
         says += f" as far as is known ({first.optimum_status}; at most {first.bound:.6g})"
-    feasible = [row for row in rows if row.feasible and row.status == "ok"]
+    feasible = [row for row in rows if row.status == OK]
     heuristics = [row for row in feasible if row.seeks != EXACT]
     if not heuristics:
         return f"{says}. No router keeps all bounds."
     best = min(heuristics, key=order)
     others = len([row for row in rows if row.seeks != EXACT]) - len(heuristics)
-    left = f"; {others} of the routers break bounds or failed" if others else ""
+    left = f"; {others} of the routers break bounds or gave no answer" if others else ""
     return (
-        f"{says}. Best of those that keep all bounds: {best.router}, gap {in_percent(best)}, at "
+        f"{says}. Best of those that keep all bounds: {best.label}, gap {in_percent(best)}, at "
         f"{_units(best)} topk{left}."
     )
 
 
 def remarks(rows: Sequence[GapRow]) -> list[str]:
     """What broke or failed, a sentence a router."""
-    failed = [f"{row.router} failed: {row.status}" for row in rows if row.status != "ok"]
-    broken = [
-        f"{row.router} is INFEASIBLE: {row.breaks}"
-        for row in rows
-        if row.status == "ok" and not row.feasible
+    without = [row for row in rows if not row.judged]
+    broken = [row for row in rows if row.status == INFEASIBLE]
+    return [f"{row.label} {_why(row)}" for row in without] + [
+        f"{row.label} is INFEASIBLE: {row.breaks}" for row in broken
     ]
-    return failed + broken
 
 
 def in_percent(row: GapRow) -> str:
@@ -91,8 +91,8 @@ def in_percent(row: GapRow) -> str:
 
 
 def _cells(row: GapRow) -> dict[str, str]:
-    if row.status != "ok":
-        return dict.fromkeys(_NAMES, "") | {"gap": "failed"}
+    if not row.judged:
+        return dict.fromkeys(_NAMES, "") | {"gap": _without_answer(row)}
     return {
         "gap": in_percent(row) if row.feasible else "INFEASIBLE",
         "breaks by": f"{row.violation:.4g}" if row.violation else "",
@@ -108,12 +108,22 @@ def _cells(row: GapRow) -> dict[str, str]:
 _NAMES = ("gap", "breaks by", "dropped", "max/mean", "CV", "entropy", "overlap", "topk")
 
 
+def _without_answer(row: GapRow) -> str:
+    return next((word for word in (NOT_JUDGED, NOT_TRIED) if row.status.startswith(word)), "failed")
+
+
+def _why(row: GapRow) -> str:
+    """`is not judged: ...`, `failed: RuntimeError: ...`."""
+    word = _without_answer(row)
+    return f"failed: {row.status}" if word == "failed" else f"is {row.status}"
+
+
 def _units(row: GapRow) -> str:
     return f"{row.topk_units:.3g}" if isfinite(row.topk_units) else "-"
 
 
 def _style(row: GapRow) -> str:
-    if row.status != "ok":
+    if not row.judged:
         return "red"
     if not row.feasible:
         return "bold magenta"
