@@ -15,8 +15,8 @@ ROOT = Path(lpr.__file__).parent
 FLOORS = [
     ["errors"],
     ["bounds", "checks", "shards"],
-    ["constraints", "scores", "assignment"],
-    ["integrality", "score_facts", "load_metrics"],
+    ["constraints", "scores", "assignment", "concave"],
+    ["integrality", "score_facts", "load_metrics", "answers"],
     ["problem"],
     ["named_problems", "prices", "exact"],
     ["best_response", "violations", "linear_program", "cvxpy_model", "merging"],
@@ -29,9 +29,10 @@ FLOORS = [
     ["solution"],
     ["solve"],
     ["routers", "traces"],
-    ["verify", "judging", "audits"],
+    ["verify", "judging", "audits", "given_logits", "related_problems"],
     ["trials"],
     ["compare"],
+    ["claims"],
     ["report"],
     ["cli"],
 ]

@@ -119,8 +119,8 @@ def settle(
         if not found.missed.any():
             prices = found.prices
             end = Drawn(Course(prices, np.zeros_like(prices)), prices, prices)
-            pairs = all_of([*(level.closed for level in levels), _taken(levels[-1], found)])
-            return Settled(end, True, pairs)
+            taken = all_of([*(level.closed for level in levels), _taken(levels[-1], found)])
+            return Settled(end, True, taken)
         if small and (tries or np.mean(found.missed != 0) > MANY):
             course = Course(found.prices, np.zeros_like(found.prices))
             return Settled(levels[0].drawn._replace(course=course), False, NONE)

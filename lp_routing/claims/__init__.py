@@ -1,0 +1,49 @@
+"""What papers claim about routing, one paper a file: a statement, a check, a verdict."""
+
+from lp_routing.claims import (
+    base_layers,
+    bip,
+    compete_smoe,
+    deepseek,
+    expert_choice,
+    experts_dropped,
+    loss_free,
+    lplb,
+    max_score,
+    moe_plus_plus,
+    quantile_balancing,
+    sinkhorn,
+    usmoe,
+)
+from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.search import Found, smallest
+from lp_routing.claims.usmoe_inference_cost import inference_cost
+
+CLAIMS: tuple[Claim, ...] = (
+    *usmoe.CLAIMS,
+    *bip.CLAIMS,
+    *loss_free.CLAIMS,
+    *quantile_balancing.CLAIMS,
+    *base_layers.CLAIMS,
+    *sinkhorn.CLAIMS,
+    *max_score.CLAIMS,
+    *expert_choice.CLAIMS,
+    *deepseek.CLAIMS,
+    *lplb.CLAIMS,
+    *compete_smoe.CLAIMS,
+    *moe_plus_plus.CLAIMS,
+    *experts_dropped.CLAIMS,
+)
+"""All of them, paper by paper."""
+
+__all__ = [
+    "CLAIMS",
+    "Claim",
+    "Counterexample",
+    "Evidence",
+    "Found",
+    "Subject",
+    "Verdict",
+    "inference_cost",
+    "smallest",
+]

@@ -1,0 +1,160 @@
+"""What a claim is: a statement with source, conditions and verdict, and a check with numbers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lp_routing.checks import refuse_nan_and_inf, whole
+from lp_routing.errors import InputError
+
+Number = float | int | bool | str | None
+Breaks = Callable[[Tensor], str | None]
+"""Scores (T, E) -> what they show against a statement, in words; None where it stands."""
+
+
+class Verdict(Enum):
+    """What became of a claim; the values are what tables print."""
+
+    HOLDS = "holds"
+    CONDITIONAL = "holds only if"
+    FAILS = "fails"
+    EMPIRICAL = "empirical"
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What a claim is checked on.
+
+    Attributes:
+        logits: float64 (L, T, E), every entry finite.
+        k: experts per token, 1 <= k <= E.
+        seed: of whatever the check draws.
+    """
+
+    logits: Tensor
+    k: int = 2
+    seed: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """L, T, E."""
+        L, T, E = self.logits.shape
+        return L, T, E
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a check found.
+
+    Attributes:
+        agrees: whether it is as the verdict says; None where the input leaves nothing to ask, such
+            as groups of experts where E is prime.
+        sentence: the finding in plain words, with its numbers.
+        numbers: the same by name; where layers differ, lists are spelt out as `name, layer 0`.
+    """
+
+    agrees: bool | None
+    sentence: str
+    numbers: Mapping[str, Number] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """All attributes as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """Scores small enough to follow by hand, and the story that they tell.
+
+    Attributes:
+        scores: T rows of E numbers.
+        story: why the statement fails on them, with the numbers worked by hand.
+    """
+
+    scores: tuple[tuple[float, ...], ...]
+    story: str
+
+    def tensor(self) -> Tensor:
+        """The scores, float64 (T, E)."""
+        return torch.tensor(self.scores, dtype=torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """A statement from the literature, and what a check makes of it.
+
+    Attributes:
+        id: such as "B1".
+        title: a few words for tables.
+        statement: what is claimed, in words.
+        formula: the same in symbols (plain text; axis letters as everywhere).
+        conditions: under which it is true; empty where it needs none or is false under all.
+        source: paper with section or equation; the code file where it is code.
+        verdict: what became of it.
+        reason: the proof, or why it fails, in a few sentences.
+        examine: evidence on a subject; `check` is its door.
+        counterexample: the hand-worked case; None where the statement holds.
+        breaks: what scores show against the statement as it is claimed. On the counterexample it
+            answers; the search for a smallest one asks it.
+        betrays: what scores show against the verdict, that is against the statement under its
+            conditions, or against what `reason` says instead. A test hunts with it in vain.
+    """
+
+    id: str
+    title: str
+    statement: str
+    formula: str
+    conditions: str
+    source: str
+    verdict: Verdict
+    reason: str
+    examine: Callable[[Subject], Evidence]
+    counterexample: Counterexample | None = None
+    breaks: Breaks | None = None
+    betrays: Breaks | None = None
+
+    def check(self, logits: Tensor, *, k: int = 2, seed: int = 0) -> Evidence:
+        """Evidence for or against the verdict on these logits.
+
+        Args:
+            logits: (T, E) or (L, T, E) floating point, finite.
+            k: experts per token.
+            seed: of what the check draws.
+
+        Returns:
+            `Evidence`; it disagrees where the numbers contradict the verdict, or where the
+            counterexample that belongs to the claim breaks nothing.
+
+        Raises:
+            InputError: logits of another shape or type, NaN or infinite entries, k > E.
+        """
+        evidence = self.examine(subject(logits, k=k, seed=seed))
+        if self.counterexample is None or self.breaks is None:
+            return evidence
+        if self.breaks(self.counterexample.tensor()) is None:
+            return Evidence(False, "The counterexample breaks nothing.", evidence.numbers)
+        return evidence
+
+
+def subject(logits: Tensor, *, k: int = 2, seed: int = 0) -> Subject:
+    """The subject of these logits, (T, E) or (L, T, E), or the reason why they are none."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        kind = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"claims: expected floating-point logits in a torch tensor, got {kind}.")
+    if logits.ndim not in (2, 3) or logits.numel() == 0:
+        raise InputError(
+            f"claims: expected logits (T, E) or (L, T, E) with entries, got {tuple(logits.shape)}."
+        )
+    refuse_nan_and_inf(logits, "claims: logits")
+    if bool((logits == float("-inf")).any()):
+        raise InputError(
+            "claims: the logits forbid some pairs (-inf); the papers' statements are about full "
+            "rows. Leave out such tokens, or give the model's own logits."
+        )
+    stacked = logits.detach() if logits.ndim == 3 else logits.detach()[None]
+    k = whole(k, "k", 1, logits.shape[-1], "E, the number of experts")
+    return Subject(stacked.double(), k, seed)

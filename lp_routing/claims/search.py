@@ -1,0 +1,71 @@
+"""The smallest counterexample: every small matrix of whole numbers, the fewest entries first."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement, product
+
+import torch
+from torch import Tensor
+
+from lp_routing.checks import whole
+from lp_routing.claims.claim import Breaks
+from lp_routing.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search brought home.
+
+    Attributes:
+        scores: the first matrix that breaks the statement, float64 (T, E); None where none does.
+        says: what it shows, in words; empty where none does.
+        tried: how many matrices were looked at.
+    """
+
+    scores: Tensor | None
+    says: str
+    tried: int
+
+
+def smallest(
+    breaks: Breaks,
+    *,
+    most_tokens: int = 3,
+    most_experts: int = 3,
+    entries: Sequence[float] = (0, 1, 2),
+    limit: int = 100_000,
+) -> Found:
+    """The first matrix that breaks a statement: fewest pairs T E, then fewest tokens.
+
+    Rows come in one order only, the same as other orders up to the naming of tokens.
+
+    Args:
+        breaks: scores (T, E) -> what they show against the statement, or None.
+        most_tokens, most_experts: the largest T and E to try.
+        entries: the scores to choose from, the plainest first.
+        limit: how many matrices to look at before giving up.
+
+    Raises:
+        InputError: no entries, or sizes below 1.
+    """
+    T, E = whole(most_tokens, "most_tokens", 1), whole(most_experts, "most_experts", 1)
+    limit = whole(limit, "limit", 1)
+    if not entries:
+        raise InputError("entries: expected at least one number to choose scores from, got none.")
+    tried = 0
+    for scores in matrices(T, E, entries):
+        if tried == limit:
+            break
+        tried += 1
+        says = breaks(scores)
+        if says is not None:
+            return Found(scores, says, tried)
+    return Found(None, "", tried)
+
+
+def matrices(most_tokens: int, most_experts: int, entries: Sequence[float]) -> Iterator[Tensor]:
+    """All matrices up to a size, float64 (T, E), the fewest pairs first, rows in one order."""
+    sizes = product(range(1, most_tokens + 1), range(1, most_experts + 1))
+    for T, E in sorted(sizes, key=lambda size: (size[0] * size[1], size[0])):
+        for rows in combinations_with_replacement(product(entries, repeat=E), T):
+            yield torch.tensor(rows, dtype=torch.float64)

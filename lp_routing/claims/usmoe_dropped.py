@@ -1,0 +1,166 @@
+"""USMoE: whether unified routing leaves tokens without expert, and what serving costs (B5)."""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lp_routing.bounds import at_least, at_most, exactly
+from lp_routing.certificate import certify
+from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.layers import by_layer, rounding, span
+from lp_routing.claims.usmoe_rules import CODE, PAPER, cut_of, pooled_choice, worth
+from lp_routing.named_problems import served_unified
+from lp_routing.prices import Prices
+from lp_routing.pricing import Pricing
+from lp_routing.problem import RoutingProblem
+from lp_routing.routers.selection import largest
+from lp_routing.scores import unified
+from lp_routing.solution import Status
+from lp_routing.solve import solve
+
+TOKENS = 128
+"""Two exact solves a layer."""
+FACTOR = 1.25
+"""Capacity over the mean load."""
+
+
+class Layer(NamedTuple):
+    """Tokens without expert; the four optima; whether all is in order and proved."""
+
+    dropped: int
+    free: float
+    served: float
+    capped: float
+    capped_served: float
+    agrees: bool
+
+
+def served_price(scores: Tensor, total: int) -> float:
+    """The price of a pair by which the served choice is proved: the (N - T)-th score of the rest.
+
+    Where N = T that is a price at which no second pair pays: the largest score.
+    """
+    rest = scores.masked_fill(largest(scores, 1), float("-inf"))
+    left = total - scores.shape[0]
+    return cut_of(rest, left) if left else float(scores.max())
+
+
+def priced(scores: Tensor, k: int) -> Layer:
+    """What it costs to serve every token, without and with capacity columns."""
+    T, E = scores.shape
+    N = k * T
+    plain, fair = pooled_choice(scores, k), pooled_choice(scores, k, serve_all=True)
+    price = Prices(total=served_price(scores, N))
+    proof = certify(served_unified(scores, N), fair, price)
+    dropped = ~plain.any(-1)
+    loads, total = at_most(min(T, math.ceil(FACTOR * N / E))), exactly(N)
+    capped = solve(RoutingProblem(scores, experts=loads, total=total), Pricing())
+    both = solve(
+        RoutingProblem(scores, tokens=at_least(1), experts=loads, total=total),
+        Pricing(start=capped.prices),
+    )
+    values = (worth(scores, plain), worth(scores, fair), float(capped.value), float(both.value))
+    slack = rounding(values[0])
+    in_order = values[0] >= values[1] - slack and min(values[1], values[2]) >= values[3] - slack
+    solved = capped.status is both.status is Status.OPTIMAL
+    agrees = in_order and solved and proof.proves_optimal() and not misjudged(scores, plain, N)
+    return Layer(int(dropped.sum()), *values, agrees)
+
+
+def misjudged(scores: Tensor, chosen: Tensor, total: int) -> bool:
+    """Whether a token is dropped with its best score above the cut, or kept with it below."""
+    best, cut, dropped = scores.amax(-1), cut_of(scores, total), ~chosen.any(-1)
+    return bool(((dropped & (best > cut)) | (~dropped & (best < cut))).any())
+
+
+def examine(subject: Subject) -> Evidence:
+    """Tokens that unified drops, and the price of serving all, with and without capacity."""
+    L, T, _ = subject.shape
+    tokens, k = min(T, TOKENS), subject.k
+    layers = [priced(unified(logits[:tokens]), k) for logits in subject.logits]
+    dropped = [layer.dropped for layer in layers]
+    free = [100 * (layer.free - layer.served) / layer.free for layer in layers]
+    capped = [100 * (layer.capped - layer.capped_served) / layer.capped for layer in layers]
+    columns = [100 * (layer.free - layer.capped) / layer.free for layer in layers]
+    sentence = (
+        f"Of the first {tokens} tokens unified with k={k} leaves {span(dropped)} without expert "
+        f"(breaks here on {sum(n > 0 for n in dropped)} of {L} layers). Serving every token costs "
+        f"{span(free)} % of its value; capacity {FACTOR:g} costs {span(columns)} %, and serving "
+        f"all within that capacity {span(capped)} % more."
+    )
+    numbers = (
+        by_layer("tokens dropped", dropped)
+        | by_layer("value, budget alone", [layer.free for layer in layers])
+        | by_layer("value, every token served", [layer.served for layer in layers])
+        | by_layer("value, capacity", [layer.capped for layer in layers])
+        | by_layer("value, capacity and every token served", [x.capped_served for x in layers])
+    )
+    return Evidence(all(layer.agrees for layer in layers), sentence, numbers)
+
+
+def breaks(scores: Tensor) -> str | None:
+    """A token without expert in every optimum: its best score lies below the cut."""
+    T, E = scores.shape
+    for k in range(1, E):
+        below = scores.amax(-1) < cut_of(scores, k * T)
+        dropped = below & ~pooled_choice(scores, k).any(-1)
+        if bool(dropped.any()):
+            return f"k={k}, N={k * T}: token {int(dropped.int().argmax())} gets no expert."
+    return None
+
+
+def betrays(scores: Tensor) -> str | None:
+    """A token dropped with its best score above the cut, or a served choice that is not best."""
+    T, E = scores.shape
+    for k in range(1, E + 1):
+        N = k * T
+        kept, fair = pooled_choice(scores, k), pooled_choice(scores, k, serve_all=True)
+        if misjudged(scores, kept, N):
+            return f"k={k}: a token is not dropped as its best score and the cut say."
+        if not bool(fair.any(-1).all()) or int(fair.sum()) != N:
+            return f"k={k}: the served choice leaves a token out, or misses N={N}."
+        most, value = best_served(scores, N), worth(scores, fair)
+        if value != most:
+            return f"k={k}: the served choice is worth {value:g}, the best {most:g}."
+        if worth(scores, kept) < most:
+            return f"k={k}: serving all is worth more than not serving all."
+    return None
+
+
+def best_served(scores: Tensor, total: int) -> float:
+    """The best N pairs with one or more for every token, by how many each token takes."""
+    reached = {0: 0.0}
+    for row in scores.tolist():
+        ordered, after = sorted(row, reverse=True), dict[int, float]()
+        for taken, value in reached.items():
+            for n in range(1, len(row) + 1):
+                gained = value + sum(ordered[:n])
+                after[taken + n] = max(gained, after.get(taken + n, gained))
+        reached = after
+    return reached[total]
+
+
+B5 = Claim(
+    id="B5",
+    title="unified drops no token",
+    statement="The unified mechanism drops no token, and spends nothing on noise.",
+    formula="x = top-N of s, N = T K: sum_j x_ij >= 1 for every token i",
+    conditions="",
+    source=f"{PAPER}, on the limits of token choice and expert choice; {CODE}",
+    verdict=Verdict.FAILS,
+    reason=(
+        "The budget LP has no row for a token: one whose best score lies below the N-th largest of "
+        "all gets nothing in every optimum, however large that score is beside its others. A row "
+        ">= 1 for each token mends it; the optimum is then each token's best pair and the "
+        "N - T best of the rest, and the difference in value is the price of serving all."
+    ),
+    examine=examine,
+    counterexample=Counterexample(
+        ((0.49, 0.49, 0.01, 0.01), (0.25, 0.25, 0.25, 0.25)),
+        "K = 1, so N = 2: the two largest scores are .49 and .49, both of token 1. Token 2 gets no "
+        "expert. With a row >= 1 for each token: .49 + .25 = .74 in place of .98.",
+    ),
+    breaks=breaks,
+    betrays=betrays,
+)

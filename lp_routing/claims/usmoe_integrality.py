@@ -1,0 +1,161 @@
+"""USMoE: whether the linear program of routing has whole optima (B3)."""
+
+from itertools import combinations
+
+from torch import Tensor
+
+from lp_routing.bounds import at_most
+from lp_routing.certificate import certify
+from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.layers import by_layer, span
+from lp_routing.claims.usmoe_rules import PAPER
+from lp_routing.constraints import groups_by
+from lp_routing.problem import RoutingProblem
+from lp_routing.related_problems.group_limit import best_in_groups, relaxed_in_groups
+from lp_routing.scores import unified
+from lp_routing.solve import solve
+from lp_routing.solvers import HiGHS
+
+TOKENS = 64
+"""HiGHS solves the whole LP of so many tokens in a moment."""
+RELATIVE = 1e-9
+CERTAIN = 1e-6
+"""LP values of whole scores are fractions of small denominators: no closer to each other."""
+
+
+def bounded(scores: Tensor, k: int, capacity: int, total: int) -> RoutingProblem:
+    """At most k experts a token, at most C tokens an expert, at most N pairs."""
+    return RoutingProblem(
+        scores, tokens=at_most(k), experts=at_most(capacity), total=at_most(total)
+    )
+
+
+def nested(scores: Tensor, k: int) -> RoutingProblem:
+    """Bounds on rows, columns and the total, and on two sequences and two devices, all binding."""
+    T, E = scores.shape
+    capacity, total = max(1, T * k // E), max(1, 7 * T * k // 8)
+    devices = at_most(max(1, 5 * T * k // 8))
+    return RoutingProblem(
+        scores,
+        tokens=at_most(k),
+        experts=at_most(capacity),
+        total=at_most(total),
+        token_groups=groups_by([2 * i // T for i in range(T)], at_most(max(1, T * k // 2))),
+        expert_groups=groups_by([2 * j // E for j in range(E)], devices),
+    )
+
+
+def examine(subject: Subject) -> Evidence:
+    """A whole choice certified at the LP's value; the LP above whole choices with a group limit."""
+    L, T, E = subject.shape
+    tokens, agrees, gaps, above = min(T, TOKENS), True, [], []
+    for logits in subject.logits:
+        scores = unified(logits[:tokens])
+        solution = solve(nested(scores, subject.k), HiGHS())
+        if solution.assignment is None or solution.prices is None:
+            return Evidence(False, f"HiGHS found no optimum: {solution.explanation}")
+        whole = solution.assignment.x > 0.5
+        certificate = certify(solution.problem, whole, solution.prices)
+        agrees &= certificate.proves_optimal(RELATIVE)
+        gaps.append(abs(certificate.relative_gap))
+        if E >= 6 and E % 2 == 0:
+            best = best_in_groups(scores, 2, 2, 1).value
+            lp = relaxed_in_groups(scores, 2, 2, 1)
+            agrees &= lp >= best - RELATIVE * (1 + best)
+            share = (lp - best) / best
+            above.append(100 * share if share > RELATIVE else 0.0)
+    limit = "the experts make no two groups of three or more"
+    if above:
+        broken = sum(share > 0 for share in above)
+        limit = (
+            f"with K=2 of one of two groups the LP lies {span(above)} % above whole choices, so "
+            f"it breaks here on {broken} of {L} layers"
+        )
+    sentence = (
+        f"Rows, columns, total, two sequences and two devices with whole bounds, the first "
+        f"{tokens} tokens: a whole choice reaches the LP's value on all layers (largest relative "
+        f"gap {max(gaps):.1g}); {limit}."
+    )
+    numbers = by_layer("relative gap, whole choice to LP", gaps)
+    return Evidence(
+        bool(agrees), sentence, numbers | by_layer("% of LP above whole, one group of two", above)
+    )
+
+
+def breaks(scores: Tensor) -> str | None:
+    """K = 2 experts of at most one of two halves: a token whose LP is worth more than any choice.
+
+    For whole scores.
+    """
+    E = scores.shape[1]
+    if E % 2 or E < 4:
+        return None
+    rows = scores.tolist()
+    whole = sum(max(_two_best(row[: E // 2]), _two_best(row[E // 2 :])) for row in rows)
+    lp = relaxed_in_groups(scores, 2, 2, 1)
+    if lp > whole + CERTAIN:
+        return f"K=2 of one of two groups: the LP is worth {lp:g}, whole choices {whole:g}."
+    return None
+
+
+def _two_best(row: list[float]) -> float:
+    return sum(sorted(row)[-2:])
+
+
+def betrays(scores: Tensor) -> str | None:
+    """Whole bounds on rows, columns and the total whose LP is worth more than any whole choice."""
+    T, E = scores.shape
+    for k, capacity, total in ((1, 1, T), (min(2, E), (T + 1) // 2, T), (E, max(1, T - 1), T + 1)):
+        best = best_whole(scores, k, capacity, total)
+        lp = float(solve(bounded(scores, k, capacity, total), HiGHS()).bound)
+        if abs(lp - best) > CERTAIN:
+            return f"k={k}, C={capacity}, N={total}: LP {lp:g}, whole choices {best:g}."
+    return None
+
+
+def best_whole(scores: Tensor, k: int, capacity: int, total: int) -> float:
+    """The optimum of `bounded` over whole choices, by trying all of them token after token."""
+    E = scores.shape[1]
+    choices = [some for n in range(min(k, E) + 1) for some in combinations(range(E), n)]
+    reached: dict[tuple[int, ...], float] = {(0,) * E: 0.0}
+    for row in scores.tolist():
+        after: dict[tuple[int, ...], float] = {}
+        for load, value in reached.items():
+            for some in choices:
+                new = tuple(n + (j in some) for j, n in enumerate(load))
+                if max(new) <= capacity and sum(new) <= total:
+                    gained = value + sum(row[j] for j in some)
+                    after[new] = max(gained, after.get(new, gained))
+        reached = after
+    return max(reached.values())
+
+
+B3 = Claim(
+    id="B3",
+    title="the LP relaxation is whole",
+    statement="Relaxing x in {0, 1} to 0 <= x <= 1 leaves the optimum of routing as it is.",
+    formula="max { <s, x> : bounds, x in {0, 1} } = max { <s, x> : bounds, 0 <= x <= 1 }",
+    conditions=(
+        "Bounds on tokens, experts, the total, and groups of tokens and groups of experts that are "
+        "nested, all with whole numbers."
+    ),
+    source=f"{PAPER}, unified linear program",
+    verdict=Verdict.CONDITIONAL,
+    reason=(
+        "Sets of pairs made of rows, and of groups of rows, are nested; so are those of columns; "
+        "the total belongs to either. Two nested families are a network flow, whose matrix is "
+        "totally unimodular: with whole bounds every vertex is whole. It fails with a budget of "
+        "2.5 pairs (the LP takes the half), with experts of unequal cost (a knapsack: claim O10b), "
+        'with groups that cross, and with "at most M groups a token", which is no bound on sums '
+        "of x: the LP opens two groups by half each."
+    ),
+    examine=examine,
+    counterexample=Counterexample(
+        ((10, 7, 7, 12, 2, 0),),
+        "K = 2 experts of at most M = 1 group; group A = (10, 7, 7), group B = (12, 2, 0). Whole: "
+        "10 + 7 = 17 in A, 12 + 2 = 14 in B. The LP opens each group by half and takes half of "
+        "10, 7, 7 and of 12, two experts in all: 5 + 3.5 + 3.5 + 6 = 18.",
+    ),
+    breaks=breaks,
+    betrays=betrays,
+)

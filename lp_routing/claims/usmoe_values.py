@@ -1,0 +1,204 @@
+"""USMoE: what the best pairs of a pool are worth, by the budget LP and by other rules (B1, B2)."""
+
+from fractions import Fraction
+
+from torch import Tensor
+
+from lp_routing.bounds import at_most
+from lp_routing.certificate import certify
+from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.layers import by_layer, rounding, share_above, span
+from lp_routing.claims.usmoe_rules import (
+    CODE,
+    PAPER,
+    budget_optimum,
+    column_choice,
+    cut_of,
+    pooled_choice,
+    row_choice,
+    worth,
+)
+from lp_routing.named_problems import unified as unified_problem
+from lp_routing.prices import Prices
+from lp_routing.problem import RoutingProblem
+from lp_routing.routers.selection import largest
+from lp_routing.scores import softmax, unified
+
+CERTAIN = 1e-9
+"""Sums of a few softmax scores that differ by this much differ for certain."""
+
+
+def top_of_pool(scores: Tensor, total: int) -> Tensor:
+    """The `total` largest of all scores, boolean (T, E)."""
+    return largest(scores.flatten(), total).view_as(scores)
+
+
+def examine_budget(subject: Subject) -> Evidence:
+    """Top-N certified with the N-th score as price, for = N and for <= N, unified and raw."""
+    L, T, _ = subject.shape
+    N, agrees, gaps, lost, cuts = subject.k * T, True, [], [], []
+    for logits in subject.logits:
+        for scores in (unified(logits), logits):
+            x, cut = pooled_choice(scores, subject.k), cut_of(scores, N)
+            used_up = certify(unified_problem(scores, N), x, Prices(total=cut))
+            agrees &= used_up.proves_optimal(CERTAIN)
+            gaps.append(abs(used_up.relative_gap))
+            budget = RoutingProblem(scores, total=at_most(N))
+            gap = float(certify(budget, x, Prices(total=max(cut, 0.0))).gap)
+            # below a cut of 0 the LP leaves out what is negative, and this is all it gains
+            negative = float(-scores[x].clamp(max=0).sum())
+            agrees &= abs(gap - negative) <= rounding(float(scores[x].abs().sum()))
+        lost.append(negative)
+        cuts.append(cut)
+    broken = sum(cut < 0 for cut in cuts)
+    sentence = (
+        f"With a budget of exactly {N} pairs top-N is proved optimal on all scores (largest "
+        f"relative gap {max(gaps):.1g}). With at most {N} the unified score loses nothing; on raw "
+        f"logits the N-th is {span(cuts)}, and top-N loses {span(lost)}: it breaks here on "
+        f"{broken} of {L} layers."
+    )
+    numbers = by_layer("N-th raw logit", cuts) | by_layer("lost by top-N, raw, <= N", lost)
+    return Evidence(bool(agrees), sentence, {"N": N} | numbers)
+
+
+def breaks_budget(scores: Tensor) -> str | None:
+    """A budget whose LP is worth more than the floor(N) largest scores; exact on whole numbers."""
+    for halves in range(2 * scores.numel() + 1):
+        N = Fraction(halves, 2)
+        top = Fraction(worth(scores, top_of_pool(scores, int(N))))
+        best = budget_optimum(scores, N, used_up=False)
+        if best > top:
+            return f"At most N={N} pairs: top-N is worth {top}, the LP {best}."
+    return None
+
+
+def betrays_budget(scores: Tensor) -> str | None:
+    """Top-N that misses the LP for = N, or for <= N though the N-th score is not negative."""
+    for N in range(1, scores.numel() + 1):
+        top = Fraction(worth(scores, top_of_pool(scores, N)))
+        for used_up in (True, False):
+            if not used_up and cut_of(scores, N) < 0:
+                continue
+            best = budget_optimum(scores, N, used_up=used_up)
+            if best != top:
+                return f"{'=' if used_up else '<='} {N}: top-N is worth {top}, the LP {best}."
+    for k in range(1, scores.shape[1] + 1):
+        ours = worth(scores, pooled_choice(scores, k))
+        if budget_optimum(scores, k * scores.shape[0], used_up=True) != Fraction(ours):
+            return f"k={k}: the router keeps {ours:g}, less or more than its LP."
+    return None
+
+
+B1 = Claim(
+    id="B1",
+    title="top-N solves the budget LP",
+    statement="The N largest of all T E scores solve the linear program with a budget of N pairs.",
+    formula="top-N of s = argmax { <s, x> : sum_ij x_ij <= N (or = N), 0 <= x <= 1 }, any s and N",
+    conditions="N is a whole number, and the budget is = N or the N-th largest score is >= 0.",
+    source=f"{PAPER}, unified mechanism; {CODE}",
+    verdict=Verdict.CONDITIONAL,
+    reason=(
+        "With the N-th score p as the price of a pair, the bound p N + sum (s - p)+ is the sum of "
+        "the N largest: weak duality proves them optimal. For <= N a price must not be negative. "
+        "If p < 0 the bound at price 0 is the sum of the positive scores, so the LP stops early "
+        "and top-N pays for the negative ones it adds. A fraction of N buys that fraction of the "
+        "next pair, which no whole choice can."
+    ),
+    examine=examine_budget,
+    counterexample=Counterexample(
+        ((2, -1),),
+        "Raw logits of one token. N = 2 with <=: top-2 keeps 2 - 1 = 1, the LP takes the first "
+        "pair alone, 2. And N = 1/2: the LP takes half of the first pair, 1; top-0 takes nothing.",
+    ),
+    breaks=breaks_budget,
+    betrays=betrays_budget,
+)
+
+
+def examine_order(subject: Subject) -> Evidence:
+    """Unified, token and expert choice by the same score, and across scores."""
+    L, T, E = subject.shape
+    k, capacity = subject.k, subject.k * T // E
+    agrees, more, across, columns = True, [], [], []
+    for logits in subject.logits:
+        mass, both = softmax(logits), unified(logits)
+        for scores in (mass, both):
+            pooled, row = (worth(scores, rule(scores, k)) for rule in (pooled_choice, row_choice))
+            column = worth(scores, column_choice(scores, capacity))
+            same = worth(scores, top_of_pool(scores, capacity * E))
+            slack = rounding(pooled)
+            agrees &= pooled >= row - slack and same >= column - slack
+            if scores is mass:
+                more.append(share_above(pooled, row))
+                columns.append(share_above(same, column) if column else 0.0)
+        held = worth(mass, pooled_choice(both, k))
+        across.append(share_above(held, worth(mass, row_choice(mass, k))))
+    broken = sum(share < 0 for share in across)
+    sentence = (
+        f"By the softmax score unified holds {span(more)} % more than token choice with k={k} and "
+        f"{span(columns)} % more than expert choice with C={capacity}, at their own budgets. "
+        f"Chosen by the unified score it holds {span(across)} % more softmax mass than token "
+        f"choice: breaks here on {broken} of {L} layers."
+    )
+    numbers = (
+        by_layer("% above token choice, same score", more)
+        | by_layer("% above expert choice, same score", columns)
+        | by_layer("% above token choice in softmax, chosen by unified score", across)
+    )
+    return Evidence(bool(agrees), sentence, numbers)
+
+
+def breaks_order(logits: Tensor) -> str | None:
+    """Logits on which the unified score's choice holds less softmax mass than token choice."""
+    mass, both = softmax(logits), unified(logits)
+    for k in range(1, logits.shape[1]):
+        held, row = worth(mass, pooled_choice(both, k)), worth(mass, row_choice(mass, k))
+        if held < row - CERTAIN:
+            return f"k={k}: unified's choice holds softmax mass {held:.3f}, token choice {row:.3f}."
+    return None
+
+
+def betrays_order(scores: Tensor) -> str | None:
+    """One score, by which row top-K or column top-C is worth more than the same number of pairs."""
+    T, E = scores.shape
+    for k in range(1, E + 1):
+        pooled, row = (worth(scores, rule(scores, k)) for rule in (pooled_choice, row_choice))
+        if pooled < row:
+            return f"k={k}: unified keeps {pooled:g}, token choice {row:g}."
+    for C in range(1, T + 1):
+        pooled = worth(scores, top_of_pool(scores, C * E))
+        column = worth(scores, column_choice(scores, C))
+        by_router = worth(scores, pooled_choice(scores, C * E // T)) if C * E % T == 0 else pooled
+        if min(pooled, by_router) < column:
+            return f"C={C}: unified keeps {min(pooled, by_router):g}, expert choice {column:g}."
+    return None
+
+
+B2 = Claim(
+    id="B2",
+    title="unified beats token and expert choice",
+    statement=(
+        "At the same number of pairs the unified choice holds at least as much score as token "
+        "choice and as expert choice."
+    ),
+    formula="N = T K = E C: <s, top-N(u)> >= <s, row top-K(s)> and >= <s, column top-C(s)>",
+    conditions="The choice and the comparison use the same score, u = s.",
+    source=f"{PAPER}, comparison of mechanisms; {CODE}",
+    verdict=Verdict.CONDITIONAL,
+    reason=(
+        "Token choice and expert choice take N pairs each, so both are feasible in the LP whose "
+        "only bound is the budget, and top-N is its optimum (B1). That is an order of values, by "
+        "the score that is maximised. Chosen by u = (softmax + 2 sigmoid / E) / 2 and measured by "
+        "the softmax nothing of the kind follows: a token whose logits are all large takes places "
+        "from one whose softmax is sharp but whose logits are small."
+    ),
+    examine=examine_order,
+    counterexample=Counterexample(
+        ((2, 2), (-2, -4)),
+        "Logits, K = 1, N = 2. Softmax rows are (.5, .5) and (.881, .119), sigmoids (.881, .881) "
+        "and (.119, .018); with E = 2 the unified score is their mean, (.690, .690) and (.500, "
+        ".069). Both places go to token 1: softmax mass 1. Token choice holds .5 + .881 = 1.381.",
+    ),
+    breaks=breaks_order,
+    betrays=betrays_order,
+)

@@ -1,0 +1,1 @@
+"""Problems beside the linear program of routing: one a file, each with an exact answer."""
