@@ -6,7 +6,7 @@ Axis letters, in every docstring, einsum and name:
     N pairs in all  L layers        G groups (sequences, devices)
 """
 
-from lp_routing import audits, routers, scores, traces
+from lp_routing import audits, claims, related_problems, routers, scores, traces
 from lp_routing.assignment import Assignment
 from lp_routing.bounds import Bounds, at_least, at_most, between, exactly
 from lp_routing.certificate import Certificate, certify, dual_bound
@@ -66,6 +66,7 @@ __all__ = [
     "capacity",
     "capped_expert_choice",
     "certify",
+    "claims",
     "compare",
     "comparisons",
     "cvxpy_model",
@@ -74,6 +75,7 @@ __all__ = [
     "expert_choice",
     "groups_by",
     "linear_program",
+    "related_problems",
     "routers",
     "scores",
     "served_unified",

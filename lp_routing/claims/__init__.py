@@ -7,12 +7,14 @@ from lp_routing.claims import (
     deepseek,
     expert_choice,
     experts_dropped,
+    lapsum,
     loss_free,
     lplb,
     max_score,
     moe_plus_plus,
     quantile_balancing,
     sinkhorn,
+    soft_moe,
     usmoe,
 )
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
@@ -21,6 +23,7 @@ from lp_routing.claims.usmoe_inference_cost import inference_cost
 
 CLAIMS: tuple[Claim, ...] = (
     *usmoe.CLAIMS,
+    *sorted((*lapsum.CLAIMS, *soft_moe.CLAIMS), key=lambda claim: claim.id),
     *bip.CLAIMS,
     *loss_free.CLAIMS,
     *quantile_balancing.CLAIMS,

@@ -3,6 +3,7 @@
 import click
 
 from lp_routing.cli.audit import audit
+from lp_routing.cli.claims import claims
 from lp_routing.cli.gap import gap
 from lp_routing.cli.options import PACKAGES, check_writable, parse_layers, parse_tokens, versions
 from lp_routing.cli.verify import verify
@@ -16,5 +17,5 @@ def main() -> None:
     """Certify Mixture-of-Experts routers against the exact optimum of their assignment problem."""
 
 
-for command in (verify, gap, audit):
+for command in (verify, gap, audit, claims):
     main.add_command(command)

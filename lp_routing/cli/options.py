@@ -47,17 +47,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def check_writable(path: Path | None, read_from: Path | None) -> None:
+def check_writable(path: Path | None, read_from: Path | None, option: str = "--json") -> None:
     """Find out before the work, not after it, that the result cannot be written."""
     if path is None:
         return
     try:
         existed = path.exists()
         if existed and read_from is not None and read_from.exists() and path.samefile(read_from):
-            raise InputError(f"--json {path}: this is the file to read; give another name.")
+            raise InputError(f"{option} {path}: this is the file to read; give another name.")
         with path.open("a"):
             pass
         if not existed:
             path.unlink()
     except OSError as error:
-        raise InputError(f"--json {path}: cannot be written ({error.strerror}).") from error
+        raise InputError(f"{option} {path}: cannot be written ({error.strerror}).") from error

@@ -155,7 +155,8 @@ class SoftTopK(Router):
     below `truncate`, at most `most` experts. k is the mass before truncation, not the number of
     active experts nor the mass kept: see `masses`. Without `most`, (k - E truncate) / (1 -
     truncate) <= active <= k / truncate. Weights are p, differentiable but where truncation jumps.
-    It smooths `token_choice`: before truncation a token loses at most alpha E / 2 (`soft_gap`).
+    It smooths `token_choice` without keeping its count: before truncation a token loses at most
+    alpha E / 2 (`soft_gap`), and takes other than k experts.
     Causal.
     Cost: one sort and two scans over the experts.
 
@@ -168,7 +169,7 @@ class SoftTopK(Router):
     """
 
     source = "Zasada et al. 2026, arXiv 2606.17952; Struski et al. 2025, arXiv 2503.06242"
-    seeks = "token_choice"
+    seeks = ""  # the soft problem's optimum is p itself, and no named problem's
     cost = "one sort and two scans over the experts, in float64"
     causal = True
 

@@ -1,0 +1,154 @@
+"""`lp-routing claims`: check what papers claim on the logits of a file."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
+from lp_routing.errors import InputError
+
+if TYPE_CHECKING:
+    from lp_routing.claims import Claim
+    from lp_routing.claims.checking import Checked
+    from lp_routing.traces import Trace
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--only", multiple=True, metavar="ID", help='Such as "B1" or "B1,O10"; may be repeated.'
+)
+@click.option("--k", default=2, show_default=True, help="Experts per token.")
+@click.option(
+    "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
+)
+@click.option(
+    "--tokens",
+    default="1024",
+    show_default=True,
+    help='How many tokens of each layer, from the first; "all" takes every one (slower).',
+)
+@click.option("--seed", default=0, show_default=True, help="Of what checks draw.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Also write everything here."
+)
+@click.option(
+    "--markdown", "page_path", type=click.Path(path_type=Path), help="Also write a page here."
+)
+def claims(**options: Any) -> None:
+    """Check the literature's claims about routing, with numbers, on your logits.
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+
+    Exit status: 0 when all verdicts come out as stated, 1 when evidence contradicts one or a check
+    fails, 2 on bad input.
+    """
+    try:
+        as_stated = _claims(Console(), ClaimsOptions(**options))
+    except InputError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    sys.exit(0 if as_stated else 1)
+
+
+@dataclass(frozen=True)
+class ClaimsOptions:
+    """What the command line says to `claims`."""
+
+    file: Path | None
+    only: tuple[str, ...]
+    k: int
+    layers: str
+    tokens: str
+    seed: int
+    json_path: Path | None
+    page_path: Path | None
+
+
+def _claims(console: Console, options: ClaimsOptions) -> bool:
+    """Do the job and print it; whether all verdicts come out as stated."""
+    with console.status("loading torch and the solvers ..."):
+        from lp_routing import traces
+        from lp_routing.claims import CLAIMS
+        from lp_routing.claims.checking import chosen
+        from lp_routing.report.claims_page import page
+        from lp_routing.report.claims_table import LEGEND, claims_table, last_word
+
+    todo = chosen(CLAIMS, options.only)
+    check_writable(options.json_path, options.file)
+    check_writable(options.page_path, options.file, "--markdown")
+    trace = traces.sample() if options.file is None else traces.read(options.file)
+    layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
+    checked, said = _checked(console, todo, trace, layers, most, options)
+    console.print(claims_table(checked))
+    console.print(LEGEND, style="dim", highlight=False)
+    console.print(last_word(checked), highlight=False, markup=False, soft_wrap=True)
+    if options.json_path is not None:
+        content = json.dumps(_as_json(checked, trace.source, options), allow_nan=False, indent=1)
+        options.json_path.write_text(content + "\n")
+    if options.page_path is not None:
+        command = " ".join(["lp-routing claims", *_arguments(options)])
+        options.page_path.write_text(page(checked, said, command))
+    return all(each.comes_out for each in checked)
+
+
+def _checked(
+    console: Console,
+    todo: "list[Claim]",
+    trace: "Trace",
+    layers: list[int],
+    most: int | None,
+    options: ClaimsOptions,
+) -> "tuple[list[Checked], str]":
+    """The claims with their evidence, and in words what it was measured on."""
+    import torch
+
+    from lp_routing.claims.checking import check_all
+
+    logits = torch.stack([trace.layer(layer)[:most] for layer in layers])
+    L, T, E = logits.shape
+    named = "the sample" if options.file is None else Path(trace.source).name
+    said = f"{named}, {L} layer(s), {T} tokens, {E} experts; k={options.k}, seed {options.seed}"
+    console.print(f"[bold]{escape(trace.source)}[/bold]: {said}.", highlight=False)
+    with console.status("checking ...") as status:
+
+        def begun(claim: "Claim") -> None:
+            status.update(f"checking {claim.id}: {escape(claim.title)} ...")
+            if not console.is_terminal:
+                click.echo(f"checking {claim.id}: {claim.title}", err=True)
+
+        return check_all(todo, logits, k=options.k, seed=options.seed, begun=begun), said
+
+
+def _arguments(options: ClaimsOptions) -> list[str]:
+    """The options that were not left at their defaults, as they were typed, but for paths."""
+    typed = [] if options.file is None else [options.file.name]
+    typed += [f"--only {name}" for name in options.only]
+    defaults = {"k": 2, "layers": "all", "tokens": "1024", "seed": 0}
+    typed += [
+        f"--{name} {getattr(options, name)}"
+        for name, usual in defaults.items()
+        if getattr(options, name) != usual
+    ]
+    return [*typed, "--markdown docs/claims.md"]
+
+
+def _as_json(checked: "list[Checked]", source: str, options: ClaimsOptions) -> dict[str, Any]:
+    return {
+        "claims": [each.as_json() for each in checked],
+        "versions": versions(),
+        "source": source,
+        "options": {
+            "k": options.k,
+            "layers": options.layers,
+            "tokens": options.tokens,
+            "seed": options.seed,
+        },
+    }

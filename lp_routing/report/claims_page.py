@@ -1,0 +1,95 @@
+"""The claims as a page of Markdown, for a reader who has the papers open."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from lp_routing.claims import Claim, Counterexample
+from lp_routing.claims.checking import Checked, where
+
+PARTS = {
+    "B": "USMoE: unified scoring",
+    "S": "SoftMoE and LapSum: soft top-k",
+    "O": "Other routers that the same linear program judges",
+}
+EVIDENCE = "**Measured.** "
+
+
+def page(checked: Sequence[Checked], measured_on: str, command: str) -> str:
+    """The whole page.
+
+    Args:
+        checked: the claims in order, with their evidence.
+        measured_on: what the evidence was measured on, in words.
+        command: the command that makes this page.
+    """
+    lines = [
+        "# Claims",
+        "",
+        "What papers and their code claim about routing, checked: the statement as it is made, a",
+        "verdict with its reason, the smallest case to follow by hand where it fails, and what a",
+        f"check measured. Made by `{command}`; do not edit by hand.",
+        "",
+        f"Measured on: {measured_on}.",
+        "",
+        "| id | claim | source | verdict |",
+        "|---|---|---|---|",
+    ]
+    lines += [_row(each.claim) for each in checked]
+    for letter, members in groupby(checked, key=lambda each: each.claim.id[0]):
+        lines += ["", f"## {PARTS.get(letter, letter)}"]
+        for each in members:
+            lines += ["", *_section(each)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(claim: Claim) -> str:
+    link = f"[{claim.id}](#{anchor(claim)})"
+    cells = (link, claim.title, claim.source, claim.verdict.value)
+    return "| " + " | ".join(_cell(text) for text in cells) + " |"
+
+
+def anchor(claim: Claim) -> str:
+    """The link to a claim's heading, as Markdown renderers make it."""
+    kept = (c for c in heading(claim).lower() if c.isalnum() or c in " -_")
+    return "".join(kept).replace(" ", "-")
+
+
+def heading(claim: Claim) -> str:
+    """The text of a claim's heading."""
+    return f"{claim.id}: {claim.title}"
+
+
+def _section(checked: Checked) -> Iterator[str]:
+    claim = checked.claim
+    yield f"### {heading(claim)}"
+    yield ""
+    yield f"**Claimed.** {claim.statement} ({claim.source})"
+    yield ""
+    yield "```text"
+    yield claim.formula
+    yield "```"
+    yield ""
+    conditions = f" Conditions: {claim.conditions}" if claim.conditions else ""
+    yield f"**Verdict: {claim.verdict.value}.** {claim.reason}{conditions}"
+    yield ""
+    if claim.counterexample is not None:
+        yield from _case(claim.counterexample)
+        yield ""
+    yield f"{EVIDENCE}{checked.says} (`{where(claim)}`)"
+
+
+def _case(case: Counterexample) -> Iterator[str]:
+    """The matrix as a table, and its story."""
+    experts = range(len(case.scores[0]))
+    yield "**Counterexample.**"
+    yield ""
+    yield "| | " + " | ".join(f"expert {j}" for j in experts) + " |"
+    yield "|---|" + "---|" * len(experts)
+    for i, row in enumerate(case.scores):
+        yield f"| token {i} | " + " | ".join(f"{score:g}" for score in row) + " |"
+    yield ""
+    yield case.story
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,138 @@
+"""Laws that every claim keeps: complete, broken where it fails, hunted in vain where it holds."""
+
+import json
+import math
+import re
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lp_routing as lpr
+from lp_routing.claims import CLAIMS, Evidence, Verdict
+from lp_routing.claims.checking import check_all, chosen
+
+IDS = [claim.id for claim in CLAIMS]
+EACH = pytest.mark.parametrize("claim", CLAIMS, ids=IDS)
+FALSE = (Verdict.FAILS, Verdict.CONDITIONAL)
+
+
+def test_all_claims_are_there_once():
+    expected = [*(f"B{i}" for i in range(1, 10)), *(f"S{i}" for i in range(1, 9))]
+    expected += [*(f"O{i}" for i in range(1, 10)), "O10a", "O10b", "O10c"]
+    assert expected == IDS
+
+
+@EACH
+def test_every_claim_is_complete(claim):
+    for name in ("title", "statement", "formula", "source", "reason"):
+        assert getattr(claim, name).strip(), name
+    assert claim.statement.endswith(".")
+    assert claim.reason.endswith(".")
+    assert (claim.counterexample is not None) == (claim.breaks is not None)
+    if claim.verdict in FALSE:
+        assert claim.counterexample is not None
+        assert claim.counterexample.story
+    if claim.verdict in (Verdict.HOLDS, Verdict.CONDITIONAL):
+        assert claim.betrays is not None
+
+
+@pytest.mark.parametrize("claim", [c for c in CLAIMS if c.breaks], ids=lambda c: c.id)
+def test_the_counterexample_breaks_the_claim(claim):
+    assert claim.breaks(claim.counterexample.tensor())
+
+
+@EACH
+def test_a_check_without_a_working_counterexample_does_not_agree(claim):
+    if claim.breaks is None:
+        pytest.skip("the claim has no counterexample")
+    logits = torch.randn(2, 32, 8, generator=torch.Generator().manual_seed(0))
+    assert claim.check(logits).agrees is not False
+    assert replace(claim, breaks=lambda _: None).check(logits).agrees is False
+
+
+whole = st.integers(0, 3)
+SIZES = list(product(range(1, 5), range(1, 5)))
+
+
+@st.composite
+def matrices(draw):
+    T, E = draw(st.sampled_from(SIZES))
+    rows = draw(st.lists(st.lists(whole, min_size=E, max_size=E), min_size=T, max_size=T))
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("claim", [c for c in CLAIMS if c.betrays], ids=lambda c: c.id)
+def test_a_hunt_against_the_verdict_finds_nothing(claim):
+    @given(matrices())
+    @settings(max_examples=30)
+    def hunt(scores):
+        assert claim.betrays(scores) is None
+
+    hunt()
+
+
+BAD = {
+    "nan": torch.tensor([[math.nan, 1.0]]),
+    "inf": torch.tensor([[math.inf, 1.0]]),
+    "forbidden": torch.tensor([[-math.inf, 1.0]]),
+    "whole numbers": torch.ones(2, 2, dtype=torch.int64),
+    "empty": torch.ones(0, 2),
+    "vector": torch.ones(4),
+    "list": [[1.0, 2.0]],
+}
+
+
+@pytest.mark.parametrize("logits", BAD.values(), ids=BAD)
+def test_bad_logits_are_refused(logits):
+    with pytest.raises(lpr.InputError, match="claims"):
+        CLAIMS[0].check(logits, k=1)
+
+
+def test_more_experts_than_there_are_is_refused():
+    with pytest.raises(lpr.InputError, match="k=3"):
+        CLAIMS[0].check(torch.ones(4, 2), k=3)
+
+
+@EACH
+@pytest.mark.parametrize("shape", [(1, 2), (5, 3), (2, 6, 4)])
+def test_small_logits_are_answered(claim, shape):
+    evidence = claim.check(torch.randn(shape, generator=torch.Generator().manual_seed(1)), k=1)
+    assert evidence.agrees is not False, evidence.sentence
+    assert evidence.sentence.endswith(".")
+    json.dumps(evidence.as_json(), allow_nan=False)
+
+
+@EACH
+def test_equal_logits_are_answered(claim):
+    evidence = claim.check(torch.zeros(16, 8))
+    assert evidence.agrees is not False, evidence.sentence
+    json.dumps(evidence.as_json(), allow_nan=False)
+
+
+def test_the_same_seed_gives_the_same_evidence():
+    logits = torch.randn(24, 6, generator=torch.Generator().manual_seed(2))
+    for claim in CLAIMS:
+        assert claim.check(logits, seed=3) == claim.check(logits.clone(), seed=3)
+
+
+def test_one_check_that_fails_does_not_lose_the_others():
+    def raises(_):
+        raise RuntimeError("too bad")
+
+    broken = replace(CLAIMS[0], examine=raises)
+    against = replace(CLAIMS[1], examine=lambda _: Evidence(False, "It is not so."))
+    first, second, third = check_all([broken, against, CLAIMS[3]], torch.randn(8, 4))
+    assert (first.comes_out, first.says) == (False, "The check failed: RuntimeError: too bad")
+    assert (second.comes_out, second.says) == (False, "It is not so.")
+    assert third.comes_out
+
+
+def test_claims_are_chosen_by_id():
+    assert [c.id for c in chosen(CLAIMS, ["b2, O10", "O1"])] == ["B2", "O1", "O10a", "O10b", "O10c"]
+    assert chosen(CLAIMS, []) == list(CLAIMS)
+    with pytest.raises(lpr.InputError, match=re.escape('"B99": there is no such claim')):
+        chosen(CLAIMS, ["B1", "B99"])

@@ -1,0 +1,99 @@
+"""Concave curves: by hand, brute force over splits, laws, bad input."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lp_routing.concave import Concave, merged
+from lp_routing.errors import InputError
+
+
+def curve(start, *slopes):
+    return Concave(start, torch.tensor(slopes, dtype=torch.float64))
+
+
+# From 1 up by 3, up by 1, down by 2: values 1, 4, 5, 3.
+BENT = curve(1, 3, 1, -2)
+
+
+def test_values_and_slopes_by_hand():
+    assert BENT.values.tolist() == [1, 4, 5, 3]
+    assert BENT.value(torch.tensor([0, 3, 1])).tolist() == [1, 3, 4]
+    assert [float(BENT.value(n)) for n in (0.5, 2.5)] == [2.5, 4]
+    assert [float(BENT.left(n)) for n in (0, 0.5, 1, 3)] == [math.inf, 3, 3, -2]
+    assert [float(BENT.right(n)) for n in (0, 0.5, 1, 3)] == [3, 3, 1, -math.inf]
+
+
+def test_the_smallest_budget_that_attains_a_value_by_hand():
+    assert [BENT.smallest(v) for v in (-9, 1, 1.5, 4, 4.5, 5, 5.5)] == [0, 0, 1, 1, 2, 2, None]
+
+
+def test_merging_by_hand_ties_go_to_the_earlier_curve():
+    # slopes 3, 1 and 2, 1, 0: in order 3 (first), 2 (second), 1 (first), 1 (second), 0
+    both = merged([curve(1, 3, 1), curve(10, 2, 1, 0)])
+    assert both.total.values.tolist() == [11, 14, 16, 17, 18, 18]
+    assert both.owners.tolist() == [0, 1, 0, 1, 1]
+    assert [both.split(n).tolist() for n in (0, 3, 3.5)] == [[0, 0], [2, 1], [2, 1.5]]
+
+
+def test_curves_without_units():
+    none = merged([curve(1), curve(2)])
+    assert none.total.values.tolist() == [3]
+    assert none.split(0).tolist() == [0, 0]
+
+
+slopes = st.lists(st.integers(-3, 3), max_size=4).map(lambda s: sorted(s, reverse=True))
+curves = st.lists(st.builds(lambda a, s: curve(a, *s), st.integers(-5, 5), slopes), min_size=1)
+
+
+@given(curves.filter(lambda some: len(some) <= 4))
+def test_no_split_is_worth_more(some):
+    best = merged(some)
+    splits = list(product(*(range(len(c.slopes) + 1) for c in some)))
+    for n in range(len(best.owners) + 1):
+        worth = [
+            sum(float(c.value(m)) for c, m in zip(some, split, strict=True))
+            for split in splits
+            if sum(split) == n
+        ]
+        assert float(best.total.value(n)) == max(worth)
+        parts = best.split(n)
+        assert parts.sum() == n
+        assert sum(float(c.value(m)) for c, m in zip(some, parts, strict=True)) == max(worth)
+
+
+@given(curves)
+def test_slopes_support_the_curve_from_above(some):
+    total = merged(some).total
+    places = torch.arange(len(total.slopes) + 1)
+    for n in places.tolist():
+        assert total.left(n) >= total.right(n)
+        for price in (float(total.left(n)), float(total.right(n))):
+            if math.isfinite(price):
+                assert bool((total.values <= total.value(n) + price * (places - n)).all())
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: curve(0, 1, 2), "not concave"),
+        (lambda: curve(0, math.nan), "finite"),
+        (lambda: curve(0, -math.inf), "finite"),
+        (lambda: curve(math.nan, 1), "start"),
+        (lambda: Concave(0, torch.zeros(2, 2)), "vector"),
+        (lambda: Concave(0, torch.zeros(2, dtype=torch.bool)), "vector"),
+        (lambda: BENT.value(3.5), "0 to 3"),
+        (lambda: BENT.left(-1), "0 to 3"),
+        (lambda: BENT.right(math.nan), "0 to 3"),
+        (lambda: BENT.smallest(math.nan), "value"),
+        (lambda: merged([BENT]).split(4), "0 to 3"),
+        (lambda: merged([]), "at least one"),
+    ],
+)
+def test_bad_input(make, says):
+    with pytest.raises(InputError, match=says):
+        make()
