@@ -230,9 +230,5 @@ def _explanation(
         return f"No whole-number assignment exists, though fractional ones do ({answer.said})."
     if status is Status.OPTIMAL:
         return ""
-    broken = (
-        ""
-        if not (certificate and certificate.violations)
-        else (f"; {certificate.violations[0].says}")
-    )
-    return f"{answer.said}{broken}"
+    broken = certificate.violations[:1] if certificate else ()
+    return "; ".join(filter(None, [answer.said, *(violation.says for violation in broken)]))

@@ -74,3 +74,27 @@ def test_any_sample_leads_to_prices_that_are_as_close():
 def test_options_that_make_no_sense_are_refused_by_name(options, words):
     with pytest.raises(lpr.InputError, match=words):
         lpr.best_prices(lpr.token_choice(torch.ones(3, 2), 1), **options)
+
+
+@given(problems())
+def test_prices_are_no_worse_than_none(problem):
+    bound = lpr.dual_bound(problem, lpr.best_prices(problem))
+    assert bound <= lpr.dual_bound(problem, lpr.Prices()) + 1e-9 * problem.score_scale
+
+
+def test_more_passes_never_give_a_worse_bound():
+    # 150 tokens of five experts with bounds on both sides, where later passes lost ground
+    scores = torch.rand(150, 5, generator=torch.Generator().manual_seed(4)) * 10
+    problem = lpr.RoutingProblem(
+        scores, tokens=at_most(1), experts=between([5, 20, 0, 30, 10], [20, 25, 9, 40, 30])
+    )
+    bounds = [
+        lpr.dual_bound(problem, lpr.best_prices(problem, 0.0, passes)) for passes in (1, 2, 4, 8)
+    ]
+    assert bounds == sorted(bounds, reverse=True)
+
+
+def test_ties_under_demands_do_not_make_prices_worse_than_none():
+    # all scores are 0, so no assignment is worth anything: no price is needed to prove that
+    problem = lpr.RoutingProblem(torch.zeros(20, 8), tokens=at_least(1), experts=exactly(3))
+    assert lpr.dual_bound(problem, lpr.best_prices(problem)) == 0

@@ -137,6 +137,8 @@ def test_a_token_with_fewer_allowed_experts_than_it_must_take_is_explained(token
         {"seed": 1.5},
         {"seed": 2**70},
         {"device": "nonsense"},
+        {"device": "meta"},
+        {"time_limit_s": True},
     ],
     ids=str,
 )

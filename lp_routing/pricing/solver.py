@@ -60,11 +60,15 @@ class Pricing(Solver):
             wrong.
         relative_gap: with more than 0, an assignment proved to be this close to the optimum will do
             when the alternative is another pass; it is then called FEASIBLE, not OPTIMAL.
-        time_limit_s: stop after so many seconds with the best assignment and bound so far.
+        time_limit_s: end the search after so many seconds with the best bound so far, and on one
+            process with a feasible assignment. A step that has begun, such as an LP, and the
+            assignment and its certificate come on top: some seconds at a million tokens.
         seed: which tokens are sampled first; the optimum does not depend on it, ties may.
         group: a `torch.distributed` process group whose ranks each hold some of the tokens. Bounds
             on experts and the total are those of all tokens together, and the same on every rank.
             Each rank gets the amounts of its own tokens; value, bound and prices are those of all.
+            An infeasible batch ends FAILED there, without an explanation. The group's time-out must
+            be longer than rank 0 may search, or the others end with a GroupError.
 
     Raises:
         OptionError: options that make no sense.
@@ -96,7 +100,8 @@ class Pricing(Solver):
             raise OptionError(f"Pricing(dtype={dtype}): expected torch.float64 or torch.float32.")
         try:
             self.device = None if device is None else torch.device(device)
-        except (RuntimeError, TypeError) as error:
+            torch.zeros(1, device=self.device).item()  # not there, or without values ("meta")
+        except (RuntimeError, TypeError, AssertionError) as error:
             raise OptionError(f"Pricing(device={device!r}): {error}") from error
         self.dtype, self.start = dtype, start
         self.relative_gap = share(relative_gap, "Pricing: relative_gap")

@@ -81,7 +81,8 @@ def check_time_limit(solver: str, time_limit_s: float | None) -> None:
     """Raise `OptionError` unless the limit is None or a positive number of seconds."""
     if time_limit_s is None:
         return
-    if not isinstance(time_limit_s, int | float) or not time_limit_s > 0:
+    number = isinstance(time_limit_s, int | float) and not isinstance(time_limit_s, bool)
+    if not number or not time_limit_s > 0:
         raise OptionError(
             f"{solver}(time_limit_s={time_limit_s!r}): expected a positive number of seconds."
         )
