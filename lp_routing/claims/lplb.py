@@ -143,8 +143,8 @@ O9 = Claim(
     examine=examine,
     counterexample=Counterexample(
         ((1, 0, 0), (1, 0, 0), (0, 1, 0)),
-        "Two tokens want expert 0 and one wants expert 1. Experts 0 and 1 are at home on devices 0 "
-        "and 1, with replicas on 1 and 2. Loads are (2, 1, 0): along each edge the difference is "
+        "Two tokens want expert 1 and one wants expert 2. Experts 1 and 2 are at home on devices 1 "
+        "and 2, with replicas on 2 and 3. Loads are (2, 1, 0): along each edge the difference is "
         "one, half a token, so no token moves and the largest load stays 2. Moving one token along "
         "both edges gives (1, 1, 1). With fractions the rule gets there.",
     ),

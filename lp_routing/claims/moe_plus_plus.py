@@ -14,6 +14,8 @@ from lp_routing.scores import softmax
 SEARCHED = 16
 """Tokens of the first layer on which HiGHS is asked, too."""
 RELATIVE = 1e-9
+OF_A_SEARCH = 1e-6
+"""HiGHS ends a search within its own tolerances, which are about as large."""
 
 
 def examine(subject: Subject) -> Evidence:
@@ -68,8 +70,9 @@ def _as_searched(scores: Tensor, k: int, costs: Tensor) -> bool:
     ours = within_budget(scores, k, costs, budget)
     lp = searched_within_budget(scores, k, costs, budget, integral=False)
     best = searched_within_budget(scores, k, costs, budget)
-    close = RELATIVE * max(abs(lp.value), 1.0)
-    return abs(ours.bound - lp.value) <= close and ours.value <= best.value + close
+    size = max(abs(lp.value), 1.0)
+    as_bound = abs(ours.bound - lp.value) <= RELATIVE * size
+    return as_bound and ours.value <= best.value + OF_A_SEARCH * size
 
 
 def breaks(scores: Tensor) -> str | None:

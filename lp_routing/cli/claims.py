@@ -84,6 +84,8 @@ def _claims(console: Console, options: ClaimsOptions) -> bool:
     todo = chosen(CLAIMS, options.only)
     check_writable(options.json_path, options.file)
     check_writable(options.page_path, options.file, "--markdown")
+    if options.page_path is not None and options.page_path == options.json_path:
+        raise InputError(f"--markdown {options.page_path}: --json has this name; give another.")
     trace = traces.sample() if options.file is None else traces.read(options.file)
     layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
     checked, said = _checked(console, todo, trace, layers, most, options)

@@ -13,14 +13,21 @@ from lp_routing.related_problems.group_limit import (
     relaxed_in_groups,
     searched_in_groups,
 )
+from lp_routing.related_problems.layer_budgets import (
+    Allocation,
+    best_budgets,
+    worth_of_budgets,
+)
 from lp_routing.related_problems.proved import Proved
 from lp_routing.related_problems.replicas import Spread, confined_load, edge_wise, spread
 from lp_routing.related_problems.unequal_costs import Priced, searched_within_budget, within_budget
 
 __all__ = [
+    "Allocation",
     "Priced",
     "Proved",
     "Spread",
+    "best_budgets",
     "best_in_groups",
     "best_kept",
     "bound_on_kept",
@@ -35,4 +42,5 @@ __all__ = [
     "searched_within_budget",
     "spread",
     "within_budget",
+    "worth_of_budgets",
 ]

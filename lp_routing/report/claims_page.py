@@ -79,13 +79,13 @@ def _section(checked: Checked) -> Iterator[str]:
 
 
 def _case(case: Counterexample) -> Iterator[str]:
-    """The matrix as a table, and its story."""
-    experts = range(len(case.scores[0]))
+    """The matrix as a table, numbered from 1 as in its story, and the story."""
+    experts = range(1, len(case.scores[0]) + 1)
     yield "**Counterexample.**"
     yield ""
     yield "| | " + " | ".join(f"expert {j}" for j in experts) + " |"
     yield "|---|" + "---|" * len(experts)
-    for i, row in enumerate(case.scores):
+    for i, row in enumerate(case.scores, 1):
         yield f"| token {i} | " + " | ".join(f"{score:g}" for score in row) + " |"
     yield ""
     yield case.story
