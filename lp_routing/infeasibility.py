@@ -21,10 +21,11 @@ import scipy.sparse as sp
 from lp_routing.certificate import dual_bound
 from lp_routing.constraints import Family
 from lp_routing.linear_program import LinearProgram, Vector, linear_program
-from lp_routing.merging import Array, merge_alike
+from lp_routing.merging import Array, Merged, merge_alike_of_all
 from lp_routing.placing.flow import cut
 from lp_routing.prices import Prices, from_table
 from lp_routing.problem import RoutingProblem
+from lp_routing.shards import ALONE, Shards
 
 TINY = 1e-7
 """Duals this close to a whole number are that number up to the solver's tolerance."""
@@ -93,14 +94,19 @@ class Clash(NamedTuple):
         )
 
 
-def explain(problem: RoutingProblem) -> Infeasibility | None:
+def explain(problem: RoutingProblem, shards: Shards = ALONE) -> Infeasibility | None:
     """Find and prove a clash of bounds, or None where none can be proved.
 
     What is found is the smallest total amount by which bounds must be broken: by one maximum flow
     where one family alone demands something, else by an LP for HiGHS. Tokens that differ in nothing
     but their scores are one row in both.
+
+    Args:
+        problem: the problem; on a group of processes this rank's tokens, under the bounds of all.
+        shards: the processes; each gets the same answer about the tokens of all, numbered in the
+            order of ranks.
     """
-    merged = merge_alike(problem)
+    merged = merge_alike_of_all(problem, shards)
     program = linear_program(merged.problem)
     duals = _cut_duals(merged.problem)
     if duals is None:
@@ -112,7 +118,7 @@ def explain(problem: RoutingProblem) -> Infeasibility | None:
     # other rows alike earn the same at zero scores: this is the bound of the problem itself
     if not dual_bound(merged.problem, prices) < -TINY:
         return None
-    clash = _clash(problem, program, _without_easy_tokens(program, duals), merged.row)
+    clash = _clash(merged, program, _without_easy_tokens(program, duals))
     needs = dict(chain.from_iterable(part.named() for part in clash.needs))
     gives = dict(chain.from_iterable(part.named() for part in clash.gives))
     if clash.through_pairs > 0:
@@ -166,14 +172,14 @@ def _by_kind(program: LinearProgram, duals: Vector) -> dict[str, Vector]:
     return {family.kind: part for family, part in zip(families, parts, strict=True)}
 
 
-def _clash(problem: RoutingProblem, program: LinearProgram, duals: Vector, row: Array) -> Clash:
+def _clash(merged: Merged, program: LinearProgram, duals: Vector) -> Clash:
     """Demands and supplies of the clash, each weighted with its price (1 for a cut)."""
     by_kind = _by_kind(program, duals)
     needs, gives = [], []
-    for family in problem.families:
+    for family in merged.families:
         weights = by_kind[family.kind]
         if family.kind == "token":
-            weights = weights[row]
+            weights = weights[merged.row]
         below, above = np.flatnonzero(weights < 0), np.flatnonzero(weights > 0)
         if len(below):
             needs.append(Part(family, below, -weights[below] * family.lower.cpu().numpy()[below]))

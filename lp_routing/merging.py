@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lp_routing.constraints import Family
 from lp_routing.problem import RoutingProblem
+from lp_routing.shards import Shards
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,10 +33,12 @@ class Merged:
             of any prices is that of the same prices there on scores of zero, and the least total
             amount by which bounds must be broken is the same. On the CPU.
         row: int64 (T,), the row of each token in it.
+        families: the constraints before anything was merged.
     """
 
     problem: RoutingProblem
     row: Array
+    families: tuple[Family, ...]
 
 
 def merge_alike(problem: RoutingProblem) -> Merged:
@@ -65,7 +68,39 @@ def merge_alike(problem: RoutingProblem) -> Merged:
     without_scores = torch.zeros(len(first), problem.E)
     without_scores[(problem.scores[at] == float("-inf")).cpu()] = float("-inf")
     alike = RoutingProblem(without_scores, multiplicity=in_all(unit))
-    return Merged(alike.with_families(tuple(merged(family) for family in problem.families)), row)
+    alike = alike.with_families(tuple(merged(family) for family in problem.families))
+    return Merged(alike, row, problem.families)
+
+
+def merge_alike_of_all(problem: RoutingProblem, shards: Shards) -> Merged:
+    """The same for the tokens of all ranks, on every rank; what is merged is exchanged.
+
+    Args:
+        problem: this rank's tokens under the bounds of all, without groups of tokens.
+        shards: the ranks.
+    """
+    own = merge_alike(problem)
+    if shards.alone:
+        return own
+    bounds = [_on_cpu(each.token_bounds()) for each in (problem, own.problem)]
+    facts = own.problem.scores, own.problem.copies(), *bounds, torch.as_tensor(own.row)
+    scores, copies, before, within, rows = zip(*shards.gathered(facts), strict=True)
+    firsts = np.cumsum([0, *map(len, scores)])[:-1].tolist()
+    others = tuple(family for family in own.problem.families if family.kind != "token")
+    joined = RoutingProblem(torch.cat(scores), multiplicity=torch.cat(copies))
+    again = merge_alike(joined.with_families((_tokens(within), *others)))
+    row = np.concatenate([part.numpy() + first for part, first in zip(rows, firsts, strict=True)])
+    return Merged(again.problem, again.row[row], (_tokens(before), *others))
+
+
+def _on_cpu(sides: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return sides[0].cpu(), sides[1].cpu()
+
+
+def _tokens(parts: tuple[tuple[Tensor, Tensor], ...]) -> Family:
+    """The token rows of all ranks, in the order of ranks."""
+    lower, upper = zip(*parts, strict=True)
+    return Family("token", torch.cat(lower), torch.cat(upper))
 
 
 def classes_of(members: Tensor) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Tokens sharded over the processes of a `torch.distributed` group: three ways to exchange.
+"""Tokens sharded over the processes of a `torch.distributed` group: ways to exchange.
 
 Every exchange is one gathering of a value from each rank, with a word on whether the rank is well.
 So a rank that fails tells the others at their next exchange, and one that is gone ends them at the
@@ -66,6 +66,21 @@ class Shards:
         if self.alone:
             return decide()
         return self.gathered(decide() if self.rank == 0 else None)[0]  # type: ignore[return-value]
+
+    def same(self, who: str, **options: object) -> None:
+        """Check that all ranks call `who` with the same options.
+
+        Raises:
+            InputError: on every rank, where they differ.
+        """
+        stated = self.gathered(options)
+        for rank, others in enumerate(stated):
+            for name, first in stated[0].items():
+                if others[name] != first:
+                    raise InputError(
+                        f"{who}(group=...): ranks 0 and {rank} were given different options: "
+                        f"{name}={first} and {name}={others[name]}; give all ranks the same."
+                    )
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -85,20 +85,12 @@ def _answer(problem: RoutingProblem, solver: Solver, integral: bool) -> Answer:
         return solver.answer(problem, integral=integral)
     if not bool(problem.allowed_per_token.any()):
         return _nothing_allowed(problem)
-    power = math.frexp(problem.typical_score or problem.score_scale)[1]
-    scaled = problem
-    if power:
-        scaled = problem.with_scores(torch.ldexp(problem.scores.double(), torch.tensor(-power)))
-    answer = solver.answer(scaled)
+    answer = solver.answer_near_one(problem)
     fractional = isinstance(answer.x, np.ndarray) and not _is_nearly_whole(answer.x)
     if integral and fractional:  # groups that cross, or an optimum between vertices
-        searched = solver.answer(scaled, integral=True)
+        searched = solver.answer_near_one(problem, integral=True)
         answer = replace(searched, prices=answer.prices)
-    return replace(
-        answer,
-        prices=None if answer.prices is None else answer.prices.times(2.0**power),
-        bound=None if answer.bound is None else answer.bound * 2.0**power,
-    )
+    return answer
 
 
 def _nothing_allowed(problem: RoutingProblem) -> Answer:
@@ -113,9 +105,9 @@ def _judged(
     problem: RoutingProblem, solver: Solver, answer: Answer, tolerance: float, began: float
 ) -> Solution:
     """Certify an answer and name its status."""
-    infeasibility = explain(problem) if answer.outcome is Outcome.INFEASIBLE else None
     prices, assignment, certificate = answer.prices, None, None
-    group = solver.shards.group
+    infeasible, group = answer.outcome is Outcome.INFEASIBLE, solver.shards.group
+    infeasibility = explain(problem, solver.shards) if infeasible else None
     if infeasibility is None:
         prices, assignment = _best_so_far(problem, answer, group)
     if assignment is not None:

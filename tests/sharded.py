@@ -46,6 +46,43 @@ def solved(shard, group, rank, folder):
     torch.save(solution.assignment.x, folder / f"{rank}.pt")
 
 
+def crowded(values):
+    """Every eleventh token may only go to experts 0-3, which cannot take them all."""
+    values = values.clone()
+    values[::11, 4:] = float("-inf")
+    values[::11, :4] = 0.5
+    return values
+
+
+def refused(call):
+    """The type and the words of what a call raises."""
+    try:
+        call()
+    except (lpr.InputError, lpr.GroupError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+def impossible(T, mine, first, group, rank, folder):
+    """Batches without an assignment, then calls that ranks disagree about; all end in words."""
+    counted = problem(mine, T, 0.98)
+    stuck = crowded(scores(T))[first : first + len(mine)]
+    masked = lpr.RoutingProblem(
+        stuck, tokens=lpr.exactly(2), experts=lpr.at_most([T // 25] * 4 + [T] * 12)
+    )
+    solutions = [lpr.solve(shard, lpr.Pricing(group=group)) for shard in (counted, masked)]
+    feasible = problem(mine, T)
+    found = {
+        "status": [solution.status.name for solution in solutions],
+        "says": [solution.explanation for solution in solutions],
+        "options": refused(lambda: lpr.solve(feasible, lpr.Pricing(seed=rank, group=group))),
+        "passes": refused(lambda: lpr.best_prices(feasible, max_passes=1 + rank, group=group)),
+        "type": refused(lambda: lpr.best_prices(feasible if rank else "scores", group=group)),
+        "after": lpr.solve(feasible, lpr.Pricing(group=group)).status.name,
+    }
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
 def main():
     """Do as the command line says."""
     what, folder, counts = sys.argv[1], Path(sys.argv[2]), [int(n) for n in sys.argv[3].split(",")]
@@ -59,6 +96,9 @@ def main():
         if what == "raises" and rank == 1:
             mine = mine.clone()
             mine[0, 0] = float("nan")
+        if what == "impossible":
+            impossible(T, mine, first, group, rank, folder)
+            return
         wrong = what == "disagrees" and rank == 1
         shard = problem(mine, T, 1.5 if wrong else 1.25)
         if what == "fails" and rank == 1:

@@ -51,6 +51,10 @@ def stated(scores, k, factor, tokens=exactly):
 
 CASES = {
     "all equal": lambda: stated(torch.ones(1024, 16), 2, 1.0),
+    "all equal, more experts than tokens": lambda: lpr.RoutingProblem(
+        torch.zeros(150, 256), tokens=at_most(2), experts=exactly(1)
+    ),
+    "faint beside 1": lambda: stated(torch.softmax(1e4 * skewed(40, 8), 1), 2, 1.0),
     "integers 0 to 3": lambda: stated(integers(1024, 16), 2, 1.0),
     "integers, loose": lambda: stated(integers(1000, 16), 2, 1.25),
     "bfloat16": lambda: stated(skewed(2000, 16).bfloat16(), 2, 1.25),

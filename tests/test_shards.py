@@ -11,7 +11,7 @@ import torch
 
 import lp_routing as lpr
 from tests import kkt
-from tests.sharded import TIME_OUT_S, problem, scores
+from tests.sharded import TIME_OUT_S, crowded, problem, scores
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,6 +70,28 @@ def test_ranks_that_state_different_bounds_are_told(tmp_path):
     ended = run("disagrees", tmp_path, (600, 424))
     assert ended.returncode != 0
     assert "ranks 0 and 1 state different upper bounds" in ended.stderr
+
+
+def test_what_cannot_be_is_said_on_every_rank_in_the_words_of_one_process(tmp_path):
+    counts = (400, 0, 300)
+    ended = run("impossible", tmp_path, counts)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    T = sum(counts)
+    room = lpr.at_most([T // 25] * 4 + [T] * 12)
+    problems = [
+        problem(scores(T), T, 0.98),
+        lpr.RoutingProblem(crowded(scores(T)), tokens=lpr.exactly(2), experts=room),
+    ]
+    alone = [lpr.solve(each, lpr.Pricing()) for each in problems]
+    for rank in range(len(counts)):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["status"] == ["INFEASIBLE", "INFEASIBLE"]
+        assert found["says"] == [solution.explanation for solution in alone]
+        assert "seed=0 and seed=1; give all ranks the same" in found["options"]
+        assert "max_passes=1 and max_passes=2" in found["passes"]
+        assert "best_prices expects a RoutingProblem, got str" in found["type"]
+        assert found["type"].startswith("GroupError: rank 0" if rank else "InputError")
+        assert found["after"] == "OPTIMAL"
 
 
 def test_a_group_that_is_none_is_refused():

@@ -43,13 +43,14 @@ def best_prices(
     Raises:
         InputError: not a problem, numbers that make no sense.
     """
-    if not isinstance(problem, RoutingProblem):
-        raise InputError(f"best_prices expects a RoutingProblem, got {type(problem).__name__}.")
-    max_passes = whole(max_passes, "max_passes", 1)
-    relative_gap = share(relative_gap, "relative_gap")
-    seed = whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
     shards = Shards(group)
     with shards.together():
+        if not isinstance(problem, RoutingProblem):
+            raise InputError(f"best_prices expects a RoutingProblem, got {type(problem).__name__}.")
+        max_passes = whole(max_passes, "max_passes", 1)
+        relative_gap = share(relative_gap, "relative_gap")
+        seed = whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
+        shards.same("best_prices", max_passes=max_passes, relative_gap=relative_gap, seed=seed)
         batch = batch_of(problem, shards, seed)
         dither = tick(batch.sample)
         drawn = shards.agreed(lambda: sampled(batch, np.zeros(len(batch.priced)), dither))

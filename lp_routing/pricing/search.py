@@ -50,20 +50,35 @@ class Level(NamedTuple):
     dither: float
 
 
+class Terms(NamedTuple):
+    """What is the same in every pass over all rows.
+
+    Attributes:
+        priced: the D constraints.
+        typical: the size of a typical score.
+        few: whether all allowed pairs are few enough for one LP, which is then the next resort.
+        deadline: when to stop, on the clock of `time.perf_counter`.
+    """
+
+    priced: Priced
+    typical: float
+    few: bool
+    deadline: float
+
+
 class Settled(NamedTuple):
     """What became of the contested rows.
 
     Attributes:
         drawn: the last prices; where the box was too narrow, a wider one to screen all rows with.
-        done: whether the prices are optimal for the whole problem.
-        pairs: if so, what the contested rows take.
+        pairs: what the contested rows take, where the prices are optimal for the whole problem;
+            else None.
         outcome: how the search ended, where it is not to be continued.
         said: why, in words.
     """
 
     drawn: Drawn
-    done: bool
-    pairs: Pairs
+    pairs: Pairs | None = None
     outcome: Outcome = Outcome.FINISHED
     said: str = ""
 
@@ -72,65 +87,66 @@ NONE = all_of([])
 
 
 def settle(
-    priced: Priced,
-    contest: Contest,
-    load: Tensor,
-    drawn: Drawn,
-    dither: float,
-    typical: float,
-    effort: int,
-    pairs: int,
-    deadline: float,
+    terms: Terms, contest: Contest, load: Tensor, drawn: Drawn, dither: float, effort: int
 ) -> Settled:
     """The best prices within a box, as far as the box reaches.
 
+    One LP after another: each over what is contested in a box small enough for HiGHS, and where it
+    misses bounds, the next in a wider one, up to the box that all rows were screened with.
+
     Args:
-        priced: the D constraints.
+        terms: what is the same in every pass.
         contest: all rows that are contested within the box.
         load: float64 (E + places,), units decided already.
         drawn: the box, and prices in it.
         dither: noise for clearing markets with many ties.
-        typical: the size of a typical score.
         effort: how often the box was widened before; each time the LP may grow.
-        pairs: allowed pairs in all; where they are few, the whole LP is the next resort.
-        deadline: when to stop, on the clock of `time.perf_counter`.
     """
+    priced = terms.priced
     levels = [Level(contest, drawn, load, NONE, dither)]
-    small = pairs <= ALL
-    whole = small and bool((contest.units > 1).any())
-    if not whole:
+    at_once = terms.few and bool((contest.units > 1).any())  # few rows hold most of the units
+    if not at_once:
         grown = _descend(priced, levels, effort)
         if grown is not None:
-            return Settled(grown, False, NONE)
-    limit = contest.pairs if whole else _enough(priced) * 2**effort
-    passes = effort
+            return Settled(grown)
+    limit = contest.pairs if at_once else _enough(priced) * 2**effort
+    in_vain = max(PATIENCE - effort, 0)
     for tries in range(MOST_ROUNDS):
-        if tries == max(PATIENCE - passes, 0) and levels[0].contest.pairs <= ALL:
+        if tries == in_vain and contest.pairs <= ALL:
             del levels[1:]
-            limit = max(limit, levels[0].contest.pairs)
-        _break_ties(priced, levels, limit, typical, deadline)
-        left = deadline - time.perf_counter()
-        if left <= 0:
-            return Settled(levels[-1].drawn, False, NONE, Outcome.TIME_LIMIT, OUT_OF_TIME)
-        limit_s = None if left == float("inf") else left
-        found = _solve(priced, levels[-1], HiGHS(time_limit_s=limit_s))
+            limit = max(limit, contest.pairs)
+        found = _tried(terms, levels, limit)
         if found.outcome is not Outcome.FINISHED:
-            return Settled(levels[-1].drawn, False, NONE, found.outcome, found.said)
+            said = OUT_OF_TIME if found.outcome is Outcome.TIME_LIMIT else found.said
+            return Settled(levels[-1].drawn, outcome=found.outcome, said=said)
         if not found.missed.any():
-            prices = found.prices
-            end = Drawn(Course(prices, np.zeros_like(prices)), prices, prices)
-            taken = all_of([*(level.closed for level in levels), _taken(levels[-1], found)])
-            return Settled(end, True, taken)
-        if small and (tries or np.mean(found.missed != 0) > MANY):
+            return _done(levels, found)
+        if terms.few and (tries or np.mean(found.missed != 0) > MANY):
             course = Course(found.prices, np.zeros_like(found.prices))
-            return Settled(levels[0].drawn._replace(course=course), False, NONE)
-        wider = _wider(levels[-1].drawn, found, typical, effort)
+            return Settled(levels[0].drawn._replace(course=course))
+        wider = _wider(levels[-1].drawn, found, terms.typical, effort + tries)
         if not _rescreened(priced, levels, wider, found.missed):
             below, above = found.missed < 0, found.missed > 0
-            grown = _grown(priced, levels[0].drawn, wider.course, below, above, passes)
-            return Settled(grown, False, NONE)
-        limit, effort = 2 * limit, effort + 1
-    return Settled(levels[0].drawn, False, NONE)
+            return Settled(_grown(priced, levels[0].drawn, wider.course, below, above, effort))
+        limit *= 2
+    return Settled(levels[0].drawn)
+
+
+def _tried(terms: Terms, levels: list[Level], limit: int) -> Restricted:
+    """The LP over the last level, once that is small enough."""
+    _break_ties(terms.priced, levels, limit, terms.typical, terms.deadline)
+    level, left = levels[-1], terms.deadline - time.perf_counter()
+    if left <= 0:
+        nothing = np.zeros(0)
+        return Restricted(Outcome.TIME_LIMIT, nothing, nothing, nothing, OUT_OF_TIME)
+    return _solve(terms.priced, level, HiGHS(time_limit_s=None if left == float("inf") else left))
+
+
+def _done(levels: list[Level], found: Restricted) -> Settled:
+    """The LP's prices are optimal for the whole problem: what contested rows take at each level."""
+    box = Drawn(Course(found.prices, np.zeros_like(found.prices)), found.prices, found.prices)
+    closed = [level.closed for level in levels]
+    return Settled(box, all_of([*closed, _taken(levels[-1], found)]))
 
 
 def _enough(priced: Priced) -> int:

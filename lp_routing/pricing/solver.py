@@ -19,6 +19,7 @@ over processes: loads and samples are exchanged, and contested rows, which rank 
 """
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,16 @@ from lp_routing.prices import Prices
 from lp_routing.pricing.batch import Batch, batch_of, contested
 from lp_routing.pricing.narrowing import Drawn, around, sampled, tick, unlimited
 from lp_routing.pricing.priced import to_prices, to_vector
-from lp_routing.pricing.search import ALL, OUT_OF_TIME, Settled, settle
+from lp_routing.pricing.search import ALL, OUT_OF_TIME, Settled, Terms, settle
 from lp_routing.problem import RoutingProblem
 from lp_routing.shards import Shards
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit
+from lp_routing.solvers.highs import HiGHS
 
 MOST_PASSES = 40
 DOUBTS = 1
 """After this pass that missed bounds it is asked whether any assignment keeps them."""
+INFEASIBLE = "Pricing: infeasible"
 
 
 class Pricing(Solver):
@@ -66,14 +69,15 @@ class Pricing(Solver):
         seed: which tokens are sampled first; the optimum does not depend on it, ties may.
         group: a `torch.distributed` process group whose ranks each hold some of the tokens. Bounds
             on experts and the total are those of all tokens together, and the same on every rank.
-            Each rank gets the amounts of its own tokens; value, bound and prices are those of all.
-            An infeasible batch ends FAILED there, without an explanation. The group's time-out must
-            be longer than rank 0 may search, or the others end with a GroupError.
+            Each rank gets the amounts of its own tokens; value, bound and prices are those of all,
+            and so is the explanation of an infeasible batch, which numbers the tokens in the order
+            of ranks. The group's time-out must be longer than rank 0 may search, or the others end
+            with a GroupError.
 
     Raises:
         OptionError: options that make no sense.
         InputError: from `solve`: a problem without whole optima; groups of tokens over several
-            ranks, or ranks that disagree about the bounds.
+            ranks, or ranks that disagree about the bounds or the options.
         GroupError: from `solve`: another rank failed, or did not answer in time.
     """
 
@@ -111,6 +115,14 @@ class Pricing(Solver):
     def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:  # noqa: ARG002
         """Search for the prices; amounts are whole with or without `integral`."""
         with self.shards.together():
+            self.shards.same(
+                "Pricing",
+                seed=self.seed,
+                relative_gap=self.relative_gap,
+                time_limit_s=self.time_limit_s,
+                dtype=self.dtype,
+                start="none" if self.start is None else "given",
+            )
             if not problem.is_integral:
                 raise InputError(
                     f"Pricing finds optima in whole numbers, but {problem.why_not_integral}; use "
@@ -121,12 +133,12 @@ class Pricing(Solver):
     def _search(self, problem: RoutingProblem) -> Answer:
         deadline = time.perf_counter() + (self.time_limit_s or float("inf"))
         batch = batch_of(problem, self.shards, self.seed)
-        if self.shards.alone and batch.short and explain(problem) is not None:
-            return Answer(Outcome.INFEASIBLE, None, None, said="Pricing: infeasible")
+        if batch.short and self._impossible(problem):
+            return Answer(Outcome.INFEASIBLE, None, None, said=INFEASIBLE)
         dither = tick(batch.sample)
-        small = batch.pairs <= ALL
+        terms = Terms(batch.priced, batch.typical, batch.pairs <= ALL, deadline)
         drawn = self.shards.agreed(lambda: self._first_box(problem, batch, dither))
-        if small and problem.multiplicity is not None:  # few rows may hold most of the units
+        if terms.few and problem.multiplicity is not None:  # few rows may hold most of the units
             drawn = Drawn(drawn.course, *unlimited(batch.priced))
         kind = torch.bool if problem.multiplicity is None else torch.int64
         x = torch.zeros(problem.scores.shape, dtype=kind, device=problem.scores.device)
@@ -135,31 +147,35 @@ class Pricing(Solver):
             if self.shards.agreed(lambda: time.perf_counter() > deadline):
                 prices = to_prices(problem, batch.priced, torch.as_tensor(drawn.course.prices))
                 return Answer(Outcome.TIME_LIMIT, None, prices, said=OUT_OF_TIME)
-            settled = self._pass(problem, batch, drawn, dither, x, effort, deadline)
+            settled = self._pass(problem, batch, terms, drawn, dither, x, effort)
             drawn = settled.drawn
             prices = to_prices(problem, batch.priced, torch.as_tensor(drawn.course.prices))
-            if settled.done:
+            if settled.pairs is not None:
                 settled.pairs.write(x, batch.first)
                 if dither:
                     prices = self._on_grid(problem, batch, prices)
                 return Answer(Outcome.FINISHED, x, prices)
             if settled.outcome is not Outcome.FINISHED:
-                if self._impossible(problem, settled.outcome):
+                if settled.outcome is Outcome.FAILED and self._impossible(problem):
                     return Answer(Outcome.INFEASIBLE, None, prices, said=settled.said)
                 return Answer(settled.outcome, None, prices, said=settled.said)
             if effort == 0 and self.start is not None:  # the start was of no use
                 drawn = self.shards.agreed(
                     lambda: sampled(batch, np.zeros(len(batch.priced)), dither)
                 )
-            elif small:  # the whole LP
+            elif terms.few and dither and self.shards.alone:  # what is best for HiGHS among ties
+                return self._whole_lp(problem, deadline)
+            elif terms.few:  # the whole LP
                 drawn = Drawn(drawn.course, *unlimited(batch.priced))
-            if self.shards.alone and (effort == (0 if small else DOUBTS) or self.relative_gap):
+            in_doubt = effort == (0 if terms.few else DOUBTS)
+            close = None
+            if self.shards.alone and (in_doubt or self.relative_gap):
                 close = feasible_assignment(problem, prices)
-                if close is None and explain(problem) is not None:
-                    return Answer(Outcome.INFEASIBLE, None, prices, said="Pricing: infeasible")
-                if close is not None and self._will_do(problem, close, prices):
-                    said = f"Pricing: stopped within the relative gap {self.relative_gap:g}"
-                    return Answer(Outcome.FINISHED, close, prices, said=said)
+            if close is not None and self._will_do(problem, close, prices):
+                said = f"Pricing: stopped within the relative gap {self.relative_gap:g}"
+                return Answer(Outcome.FINISHED, close, prices, said=said)
+            if in_doubt and close is None and self._impossible(problem):
+                return Answer(Outcome.INFEASIBLE, None, prices, said=INFEASIBLE)
         return Answer(Outcome.FAILED, None, prices, said=said)
 
     def _first_box(self, problem: RoutingProblem, batch: Batch, dither: float) -> Drawn:
@@ -173,11 +189,11 @@ class Pricing(Solver):
         self,
         problem: RoutingProblem,
         batch: Batch,
+        terms: Terms,
         drawn: Drawn,
         dither: float,
         x: Tensor,
         effort: int,
-        deadline: float,
     ) -> Settled:
         """Screen all rows, on every rank its own; settle what is contested, on rank 0."""
         x.zero_()
@@ -185,20 +201,28 @@ class Pricing(Solver):
         contest, load = contested(
             batch, self.shards, drawn.low, drawn.high, x, device=device, dtype=self.dtype
         )
-        known = batch.typical, effort, batch.pairs, deadline
-        return self.shards.agreed(
-            lambda: settle(batch.priced, contest, load, drawn, dither, *known)
-        )
+        return self.shards.agreed(lambda: settle(terms, contest, load, drawn, dither, effort))
 
-    def _impossible(self, problem: RoutingProblem, outcome: Outcome) -> bool:
-        """Whether HiGHS gave up because no assignment exists."""
-        return self.shards.alone and outcome is Outcome.FAILED and explain(problem) is not None
+    def _impossible(self, problem: RoutingProblem) -> bool:
+        """Whether it can be proved that no assignment exists."""
+        return explain(problem, self.shards) is not None
+
+    def _whole_lp(self, problem: RoutingProblem, deadline: float) -> Answer:
+        """The whole LP for HiGHS as it stands, presolve and all: among ties, boxes stall it."""
+        left = deadline - time.perf_counter()
+        if left <= 0:
+            return Answer(Outcome.TIME_LIMIT, None, None, said=OUT_OF_TIME)
+        highs = HiGHS(time_limit_s=None if left == float("inf") else left)
+        answer = highs.answer_near_one(problem)
+        return replace(answer, said=answer.said.replace("HiGHS", self.name))
 
     def _on_grid(self, problem: RoutingProblem, batch: Batch, prices: Prices) -> Prices:
         """Prices among tied scores, without the noise that broke the ties if that is better."""
         power = grid_of(batch.sample.scores)
-        vector = to_vector(problem, batch.priced, prices)
-        rounded = to_prices(problem, batch.priced, round_to_grid(vector, power))
+        vector = round_to_grid(to_vector(problem, batch.priced, prices), power)
+        if not bool(vector.isfinite().all()):  # the grid is too fine for prices of this size
+            return prices
+        rounded = to_prices(problem, batch.priced, vector)
         group = self.shards.group
         return min((rounded, prices), key=lambda each: dual_bound(problem, each, group=group))
 

@@ -1,13 +1,15 @@
 """The contract of a solver: it answers; `lp_routing.solve` checks and names the status."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import Enum, auto
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lp_routing.errors import OptionError
@@ -65,6 +67,19 @@ class Solver(ABC):
     @abstractmethod
     def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
         """Solve the LP, or with `integral` the problem in whole numbers."""
+
+    def answer_near_one(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
+        """The same with scores brought near 1 by a power of two, as tolerances are absolute."""
+        power = math.frexp(problem.typical_score or problem.score_scale)[1]
+        if power:
+            scores = torch.ldexp(problem.scores.double(), torch.tensor(-power))
+            problem = problem.with_scores(scores)
+        answer = self.answer(problem, integral=integral)
+        return replace(
+            answer,
+            prices=None if answer.prices is None else answer.prices.times(2.0**power),
+            bound=None if answer.bound is None else answer.bound * 2.0**power,
+        )
 
 
 def refuse_unknown(solver: str, options: Iterable[str], known: Iterable[str]) -> None:
