@@ -78,7 +78,7 @@ def test_a_hunt_against_the_verdict_finds_nothing(claim):
 BAD = {
     "nan": torch.tensor([[math.nan, 1.0]]),
     "inf": torch.tensor([[math.inf, 1.0]]),
-    "forbidden": torch.tensor([[-math.inf, 1.0]]),
+    "all forbidden": torch.full((2, 3), -math.inf),
     "whole numbers": torch.ones(2, 2, dtype=torch.int64),
     "empty": torch.ones(0, 2),
     "vector": torch.ones(4),
@@ -111,6 +111,50 @@ def test_equal_logits_are_answered(claim):
     evidence = claim.check(torch.zeros(16, 8))
     assert evidence.agrees is not False, evidence.sentence
     json.dumps(evidence.as_json(), allow_nan=False)
+
+
+@EACH
+def test_forbidden_pairs_are_left_out_or_the_claim_says_why_not(claim):
+    best = torch.randn(12, 3, generator=torch.Generator().manual_seed(4))
+    logits = torch.full((12, 6), -math.inf)
+    logits[:, ::2] = best  # experts 1, 3, 5 are recorded
+    logits[6:] = logits[6:].roll(1, -1)  # of the later tokens 2, 4, 6
+    evidence = claim.check(logits)
+    if not claim.rows_alone:
+        assert evidence.agrees is None
+        assert evidence.sentence.startswith("Does not apply here: 50.0% of the pairs are forbidden")
+        return
+    assert evidence.numbers == claim.check(best).numbers
+    assert evidence.sentence.startswith("On the 3 logits of each token")
+    assert "fewer than k=4" in claim.check(logits, k=4).sentence
+    ragged = logits.clone()
+    ragged[0, 0] = -math.inf
+    assert claim.check(ragged).agrees is None
+    assert "2 to 3 logits" in claim.check(ragged).sentence
+
+
+HARD = {
+    "equal, not zero": torch.ones(1, 33, 5),
+    "huge": 1e4 * torch.randn(1, 48, 8, generator=torch.Generator().manual_seed(0)),
+    "beyond float64": 1e30 * torch.randn(1, 16, 8, generator=torch.Generator().manual_seed(1)),
+    "one expert": torch.zeros(2, 1, 1),
+    "one wanted by all": torch.randn(1, 32, 8, generator=torch.Generator().manual_seed(2))
+    + 50 * torch.eye(8)[0],
+    "bfloat16": torch.randn(1, 12, 4, generator=torch.Generator().manual_seed(3)).bfloat16(),
+}
+
+
+@EACH
+@pytest.mark.parametrize("logits", HARD.values(), ids=HARD)
+def test_hard_logits_are_answered(claim, logits):
+    evidence = claim.check(logits, k=1)
+    assert evidence.agrees is not False, evidence.sentence
+
+
+def test_numbers_that_json_lacks_are_null():
+    evidence = Evidence(True, "It is so.", {"a": math.nan, "b": math.inf, "c": 1.5, "d": "x"})
+    numbers = evidence.as_json()["numbers"]
+    assert numbers == {"a": None, "b": None, "c": 1.5, "d": "x"}
 
 
 def test_the_same_seed_gives_the_same_evidence():

@@ -76,13 +76,13 @@ def test_bad_input_exits_with_2(arguments, says):
     assert says in ended.output
 
 
-def test_forbidden_pairs_are_refused_with_a_reason(tmp_path):
+def test_forbidden_pairs_are_skipped_with_a_reason(tmp_path):
     logits = np.zeros((8, 4), dtype=np.float32)
     logits[0, 0] = -np.inf
     np.save(tmp_path / "logits.npy", logits)
     ended = run(tmp_path / "logits.npy")
-    assert ended.exit_code == 2
-    assert "forbid some pairs" in ended.output
+    assert ended.exit_code == 0
+    assert "forbidden" in ended.output
 
 
 def test_links_lead_to_headings():
@@ -153,3 +153,34 @@ def test_the_table_of_a_counterexample_counts_from_1_as_its_story_does():
     assert "| token 1 | 2 | -1 |" in text
     assert "expert 0" not in PAGE.read_text()
     assert "token 0" not in PAGE.read_text()
+
+
+def test_claims_of_an_earlier_run_are_not_checked_again(monkeypatch, tmp_path):
+    kept = ("--tokens", 32, "--resume", tmp_path / "kept.jsonl")
+    assert run("--only", "B1", *kept).exit_code == 0
+
+    def raises(_):
+        raise AssertionError("checked again")
+
+    monkeypatch.setattr(claims, "CLAIMS", (replace(CLAIMS[0], examine=raises), CLAIMS[3]))
+    ended = run(*kept, "--json", tmp_path / "claims.json")
+    assert ended.exit_code == 0, ended.output
+    assert "checking: 2 of 2" in ended.stderr
+    written = json.loads((tmp_path / "claims.json").read_text())["claims"]
+    logits = lpr.traces.sample().router_logits[:, :32]
+    fresh = check_all([CLAIMS[0], CLAIMS[3]], logits)
+    for each, now in zip(written, fresh, strict=True):
+        assert each["evidence"] == json.loads(json.dumps(now.evidence.as_json()))
+    other = run("--only", "B1", *kept, "--seed", 1)
+    assert other.exit_code == 2
+    assert "seed was 0, is 1" in other.stderr
+
+
+def test_an_interruption_of_claims_says_how_to_go_on(monkeypatch):
+    def stops(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(claims, "CLAIMS", (CLAIMS[3], replace(CLAIMS[0], examine=stops)))
+    ended = run("--tokens", 32)
+    assert ended.exit_code == 130
+    assert "Interrupted. 1 of 2 are done, and nothing is kept" in ended.stderr

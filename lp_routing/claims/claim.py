@@ -1,7 +1,8 @@
 """What a claim is: a statement with source, conditions and verdict, and a check with numbers."""
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -30,7 +31,7 @@ class Subject:
     """What a claim is checked on.
 
     Attributes:
-        logits: float64 (L, T, E), every entry finite.
+        logits: float64 (L, T, E); finite where a claim examines them.
         k: experts per token, 1 <= k <= E.
         seed: of whatever the check draws.
     """
@@ -62,8 +63,13 @@ class Evidence:
     numbers: Mapping[str, Number] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """All attributes as JSON values."""
-        return asdict(self)
+        """All attributes as JSON values; NaN and infinite numbers, which JSON lacks, are null."""
+        numbers = {name: _finite(number) for name, number in self.numbers.items()}
+        return {"agrees": self.agrees, "sentence": self.sentence, "numbers": numbers}
+
+
+def _finite(number: Number) -> Number:
+    return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,8 @@ class Claim:
             answers; the search for a smallest one asks it.
         betrays: what scores show against the verdict, that is against the statement under its
             conditions, or against what `reason` says instead. A test hunts with it in vain.
+        rows_alone: whether neither statement nor check asks which expert an entry of a row belongs
+            to, so that rows may be shortened to their finite logits.
     """
 
     id: str
@@ -116,12 +124,13 @@ class Claim:
     counterexample: Counterexample | None = None
     breaks: Breaks | None = None
     betrays: Breaks | None = None
+    rows_alone: bool = False
 
     def check(self, logits: Tensor, *, k: int = 2, seed: int = 0) -> Evidence:
         """Evidence for or against the verdict on these logits.
 
         Args:
-            logits: (T, E) or (L, T, E) floating point, finite.
+            logits: (T, E) or (L, T, E) floating point; finite, or -inf for a forbidden pair.
             k: experts per token.
             seed: of what the check draws.
 
@@ -130,14 +139,38 @@ class Claim:
             counterexample that belongs to the claim breaks nothing.
 
         Raises:
-            InputError: logits of another shape or type, NaN or infinite entries, k > E.
+            InputError: logits of another shape or type, NaN or +inf entries, k > E.
         """
-        evidence = self.examine(subject(logits, k=k, seed=seed))
+        evidence = self._examined(subject(logits, k=k, seed=seed))
         if self.counterexample is None or self.breaks is None:
             return evidence
         if self.breaks(self.counterexample.tensor()) is None:
             return Evidence(False, "The counterexample breaks nothing.", evidence.numbers)
         return evidence
+
+    def _examined(self, subject: Subject) -> Evidence:
+        forbidden = subject.logits.isneginf()
+        if not bool(forbidden.any()):
+            return self.examine(subject)
+        share = float(forbidden.double().mean())
+        skipped = f"Does not apply here: {share:.1%} of the pairs are forbidden (-inf), and "
+        if not self.rows_alone:
+            return Evidence(
+                None, f"{skipped}this claim needs the logits of every expert for every token."
+            )
+        allowed = (~forbidden).sum(-1)
+        m = int(allowed.max())
+        if int(allowed.min()) != m:
+            return Evidence(
+                None, f"{skipped}tokens have {int(allowed.min())} to {m} logits, not all the same."
+            )
+        if subject.k > m:
+            return Evidence(None, f"{skipped}tokens have {m} logits, fewer than k={subject.k}.")
+        L, T, _ = subject.shape
+        short = replace(subject, logits=subject.logits[~forbidden].reshape(L, T, m))
+        evidence = self.examine(short)
+        said = f"On the {m} logits of each token that are not forbidden (E={m}): "
+        return replace(evidence, sentence=said + evidence.sentence)
 
 
 def subject(logits: Tensor, *, k: int = 2, seed: int = 0) -> Subject:
@@ -150,11 +183,8 @@ def subject(logits: Tensor, *, k: int = 2, seed: int = 0) -> Subject:
             f"claims: expected logits (T, E) or (L, T, E) with entries, got {tuple(logits.shape)}."
         )
     refuse_nan_and_inf(logits, "claims: logits")
-    if bool((logits == float("-inf")).any()):
-        raise InputError(
-            "claims: the logits forbid some pairs (-inf); the papers' statements are about full "
-            "rows. Leave out such tokens, or give the model's own logits."
-        )
+    if bool(logits.isneginf().all()):
+        raise InputError("claims: every pair of the logits is forbidden (-inf): nothing to check.")
     stacked = logits.detach() if logits.ndim == 3 else logits.detach()[None]
     k = whole(k, "k", 1, logits.shape[-1], "E, the number of experts")
     return Subject(stacked.double(), k, seed)

@@ -39,6 +39,8 @@ def examine(subject: Subject) -> Evidence:
         agrees &= abs(float(norms[won.x].sum()) - strongest) <= RELATIVE * strongest
         of_router += float(norms[TopK(k, score="logits")(logits).x].sum())
         beaten += _beaten(outputs, won.x) if k < E else 0
+    if not of_winners:
+        return Evidence(None, "Does not apply here: all outputs drawn are 0, so nobody competes.")
     share = of_router / of_winners
     numbers: dict[str, Number] = {
         "norms of the winners": of_winners,

@@ -124,6 +124,7 @@ def wider_is_harder(scores: Tensor) -> str | None:
 
 S7 = Claim(
     id="S7",
+    rows_alone=True,
     title="LapSum is a smoothed top-k LP",
     statement="The soft choice maximises the score less a penalty, over all choices of mass k.",
     formula=(
@@ -143,6 +144,7 @@ S7 = Claim(
 )
 S8 = Claim(
     id="S8",
+    rows_alone=True,
     title="a larger alpha is harder",
     statement="A larger alpha brings the soft choice closer to the hard one.",
     formula="alpha -> infinity: p -> top-k",

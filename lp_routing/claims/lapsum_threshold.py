@@ -11,6 +11,8 @@ from lp_routing.claims.lapsum_rules import PAPER, SLACK, WIDTHS, lines, nothing_
 from lp_routing.routers.soft_top_k import layer_budgets, soft_top_k
 
 HALVINGS = 80
+COARSE = 1e6
+"""From here on float64 cannot place a threshold to within 1e-7 of the smallest width."""
 
 
 def masses_of(E: int) -> list[float]:
@@ -38,6 +40,20 @@ def by_halving(r: Tensor, k: float, alpha: float) -> Tensor:
     return laplace((r - (low + high) / 2) / alpha)
 
 
+def too_large(r: Tensor) -> bool:
+    """Whether halving cannot tell thresholds apart that give different p."""
+    return float(r.abs().max()) > COARSE
+
+
+def too_large_to_ask(r: Tensor) -> Evidence:
+    """A threshold among huge numbers has rounding as wide as the edge itself."""
+    return Evidence(
+        None,
+        f"Does not apply here: logits up to {float(r.abs().max()):.1g} in size are too coarse in "
+        f"float64 for a threshold by halving; give them in smaller units.",
+    )
+
+
 def laplace(x: Tensor) -> Tensor:
     """F, the Laplace distribution function."""
     tail = 0.5 * torch.exp(-x.abs())
@@ -49,6 +65,8 @@ def examine_threshold(subject: Subject) -> Evidence:
     r = lines(subject)
     if r is None:
         return nothing_to_ask()
+    if too_large(r):
+        return too_large_to_ask(r)
     off_mass, off_p = [0.0], [0.0]
     for k in few_masses(r.shape[-1], subject.k):
         for alpha in WIDTHS:
@@ -117,6 +135,8 @@ def examine_sort(subject: Subject) -> Evidence:
     r = lines(subject)
     if r is None:
         return nothing_to_ask()
+    if too_large(r):
+        return too_large_to_ask(r)
     k, alpha = float(min(subject.k, r.shape[-1] - 1)), 0.5
     sorts = "sort" in operations(r, k, alpha)
     apart = float((soft_top_k(r, k, alpha) - by_halving(r, k, alpha)).abs().max())
@@ -139,6 +159,7 @@ def it_sorts(scores: Tensor) -> str | None:
 
 S1 = Claim(
     id="S1",
+    rows_alone=True,
     title="one threshold, mass exactly k",
     statement="For every budget there is exactly one threshold where the soft choice has mass k.",
     formula="exists one theta with sum_i F((r_i - theta) / alpha) = k, F the Laplace CDF",
@@ -161,6 +182,7 @@ S1 = Claim(
 )
 S2 = Claim(
     id="S2",
+    rows_alone=True,
     title="linear time, no sort",
     statement="The soft top-k takes linear time and needs no sort.",
     formula="p from r (n numbers) in O(n)",

@@ -2,14 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement, product
+from functools import cache
+from itertools import combinations_with_replacement, islice, product
 
 import torch
 from torch import Tensor
 
 from lp_routing.checks import whole
-from lp_routing.claims.claim import Breaks
+from lp_routing.claims.claim import Breaks, Claim
 from lp_routing.errors import InputError
+
+ENTRIES = ((0, 1), (0, 1, 2), (0, 1, -1))
+"""The scores to choose from in turn, the plainest first."""
+ENOUGH = 500
+"""Matrices to look at in each turn: a second or two in all, for the slowest claim."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +67,33 @@ def smallest(
         if says is not None:
             return Found(scores, says, tried)
     return Found(None, "", tried)
+
+
+@cache
+def smallest_case(claim: Claim) -> Found:
+    """The smallest case found against a claim, within the size of the one worked by hand.
+
+    Of whole numbers in `ENTRIES`, and then of the numbers of that case; the fewest pairs win, then
+    the plainest numbers.
+
+    Raises:
+        InputError: a claim that has no counterexample.
+    """
+    if claim.counterexample is None or claim.breaks is None:
+        raise InputError(f"{claim.id}: it has no counterexample, so there is none to search for.")
+    scores = claim.counterexample.tensor()
+    T, E = scores.shape
+    best, tried, fewest = Found(None, "", 0), 0, scores.numel() + 1
+    for entries in (*ENTRIES, sorted(set(scores.flatten().tolist()))):
+        for case in islice(matrices(T, E, entries), ENOUGH):
+            if case.numel() >= fewest:
+                break
+            tried += 1
+            says = claim.breaks(case)
+            if says is not None:
+                best, fewest = Found(case, says, tried), case.numel()
+                break
+    return Found(best.scores, best.says, tried)
 
 
 def matrices(most_tokens: int, most_experts: int, entries: Sequence[float]) -> Iterator[Tensor]:

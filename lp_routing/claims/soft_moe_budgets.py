@@ -95,6 +95,7 @@ def betrays_count(logits: Tensor) -> str | None:
 
 S3 = Claim(
     id="S3",
+    rows_alone=True,
     title="k_l is the mean number of active experts",
     statement="A layer's budget k_l is the mean number of its active experts per token.",
     formula="mean_i #{j : p_ij >= tau} = k_l, where sum_j p_ij = k_l",
@@ -210,6 +211,7 @@ def best_by_counts(scores: Tensor) -> list[float]:
 
 S4 = Claim(
     id="S4",
+    rows_alone=True,
     title="the budget is met exactly",
     statement="The budgets learned for the layers meet the total budget B exactly.",
     formula="k_l = softmax(eta)_l (B - L) + 1, so sum_l k_l = B",

@@ -74,6 +74,7 @@ def betrays_causality(logits: Tensor) -> str | None:
 
 S5 = Claim(
     id="S5",
+    rows_alone=True,
     title="soft top-k is causal",
     statement="How a token is routed does not depend on later tokens.",
     formula="p_i is a function of r_i alone, for fixed k_l, alpha and tau",
@@ -179,6 +180,7 @@ def betrays_gradients(logits: Tensor) -> str | None:
 
 S6 = Claim(
     id="S6",
+    rows_alone=True,
     title="fully differentiable",
     statement="The routing weights are differentiable functions of logits and budgets.",
     formula="w_ij = p_ij if p_ij >= tau else 0; d w / d r and d w / d k exist",

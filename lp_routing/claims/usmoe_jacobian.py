@@ -12,9 +12,13 @@ from lp_routing.claims.usmoe_rules import CODE, PAPER
 from lp_routing.scores import ScoreFunction, softmax, unified
 
 TOKENS = 8
-"""Jacobians a layer, evenly spaced over its tokens."""
+"""Jacobians a layer, evenly spaced over its tokens; fewer where there are many experts."""
+GRADIENTS = 1024
+"""Rows of all of a layer's Jacobians together, so that their rank is quick to find."""
 RANK = 1e-9
 """Singular values below this share of the largest count as zero."""
+ROUNDING = 1e-12
+"""Singular values below this share of the embeddings' (or logits') are rounding."""
 ANGLE = 1e-6
 """Degrees that rounding may show."""
 
@@ -40,7 +44,9 @@ def recovered(logits: Tensor, generator: torch.Generator) -> Routing:
     """
     T, E = logits.shape
     left, values, right = torch.linalg.svd(logits, full_matrices=False)
-    root, rank = values.sqrt(), values.shape[0]
+    # a root would lift rounding above what counts as zero
+    root = torch.where(values > ROUNDING * values.max(), values, 0.0).sqrt()
+    rank = values.shape[0]
     state, embeddings = logits.new_zeros(T, E), logits.new_zeros(E, E)
     state[:, :rank], embeddings[:, :rank] = left * root, right.mT * root
     size = float(state.square().mean().sqrt())
@@ -79,18 +85,19 @@ def jacobian(score: ScoreFunction, hidden: Tensor, *embeddings: Tensor) -> Tenso
     return torch.stack(columns, 1)
 
 
-def rank(matrices: Tensor) -> Tensor:
-    """The numerical rank of each (..., m, n)."""
-    found: Tensor = torch.linalg.matrix_rank(matrices, rtol=RANK)
+def rank(matrices: Tensor, floor: float = 0.0) -> Tensor:
+    """The numerical rank of each (..., m, n); singular values up to a floor count as zero."""
+    found: Tensor = torch.linalg.matrix_rank(matrices, atol=floor, rtol=RANK)
     return found
 
 
-def largest_angle(rows: Tensor, embeddings: Tensor) -> float:
+def largest_angle(rows: Tensor, embeddings: Tensor, floor: float = 0.0) -> float:
     """The largest principal angle from the span of rows (m, D) to that of the embeddings, degrees.
 
-    0 where the first lies within the second; 0, too, for rows that are all zero.
+    0 where the first lies within the second; 0, too, for rows that are all zero. Singular values
+    of the rows up to the floor are rounding, and span nothing.
     """
-    ours, theirs = _basis(rows), _basis(embeddings)
+    ours, theirs = _basis(rows, floor), _basis(embeddings)
     if ours.shape[1] == 0:
         return 0.0
     outside = ours - theirs @ (theirs.mT @ ours)
@@ -98,10 +105,10 @@ def largest_angle(rows: Tensor, embeddings: Tensor) -> float:
     return math.degrees(math.asin(min(1.0, sine)))
 
 
-def _basis(rows: Tensor) -> Tensor:
+def _basis(rows: Tensor, floor: float = 0.0) -> Tensor:
     """Orthonormal columns (D, r) that span rows (m, D)."""
     _, values, right = torch.linalg.svd(rows, full_matrices=False)
-    basis: Tensor = right[values > RANK * values.max()].mT
+    basis: Tensor = right[values > max(RANK * float(values.max()), floor)].mT
     return basis
 
 
@@ -129,14 +136,16 @@ def measured(routing: Routing, second: Tensor) -> Layer:
     mixed = jacobian(unified_of_two, hidden, one)
     two = jacobian(unified_of_two, hidden, one, second)
     flat, flat_two = mixed.flatten(0, 1), two.flatten(0, 1)
+    # a saturated score moves by its rounding alone, which has any rank and direction
+    floor = ROUNDING * float(torch.linalg.matrix_norm(one, ord=2))
     return Layer(
-        int(rank(plain).max()),
-        int(rank(mixed).max()),
-        int(rank(flat)),
-        max(largest_angle(flat, one), largest_angle(plain.flatten(0, 1), one)),
-        int(rank(two).max()),
-        int(rank(flat_two)),
-        largest_angle(flat_two, one),
+        int(rank(plain, floor).max()),
+        int(rank(mixed, floor).max()),
+        int(rank(flat, floor)),
+        max(largest_angle(rows, one, floor) for rows in (flat, plain.flatten(0, 1))),
+        int(rank(two, floor).max()),
+        int(rank(flat_two, floor)),
+        largest_angle(flat_two, one, floor),
     )
 
 
@@ -149,7 +158,7 @@ def within(layer: Layer, E: int) -> bool:
 def examine(subject: Subject) -> Evidence:
     """Ranks and principal angles on hidden states recovered from the logits."""
     _, T, E = subject.shape
-    some = torch.linspace(0, T - 1, min(T, TOKENS)).long()
+    some = torch.linspace(0, T - 1, min(T, max(2, min(TOKENS, GRADIENTS // E)))).long()
     layers = []
     for number, logits in enumerate(subject.logits):
         generator = torch.Generator().manual_seed(subject.seed + number)

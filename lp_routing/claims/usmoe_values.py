@@ -91,6 +91,7 @@ def betrays_budget(scores: Tensor) -> str | None:
 
 B1 = Claim(
     id="B1",
+    rows_alone=True,
     title="top-N solves the budget LP",
     statement="The N largest of all T E scores solve the linear program with a budget of N pairs.",
     formula="top-N of s = argmax { <s, x> : sum_ij x_ij <= N (or = N), 0 <= x <= 1 }, any s and N",

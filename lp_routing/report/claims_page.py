@@ -5,6 +5,7 @@ from itertools import groupby
 
 from lp_routing.claims import Claim, Counterexample
 from lp_routing.claims.checking import Checked, where
+from lp_routing.claims.search import smallest_case
 
 PARTS = {
     "B": "USMoE: unified scoring",
@@ -75,6 +76,8 @@ def _section(checked: Checked) -> Iterator[str]:
     if claim.counterexample is not None:
         yield from _case(claim.counterexample)
         yield ""
+        yield _searched(claim)
+        yield ""
     yield f"{EVIDENCE}{checked.says} (`{where(claim)}`)"
 
 
@@ -89,6 +92,17 @@ def _case(case: Counterexample) -> Iterator[str]:
         yield f"| token {i} | " + " | ".join(f"{score:g}" for score in row) + " |"
     yield ""
     yield case.story
+
+
+def _searched(claim: Claim) -> str:
+    """What the search finds beside the case worked by hand."""
+    assert claim.counterexample is not None
+    by_hand, found = claim.counterexample.tensor(), smallest_case(claim).scores
+    if found is None or found.tolist() == by_hand.tolist():
+        return "**Searched.** The search over small whole numbers finds none smaller than this one."
+    rows = ", ".join("(" + ", ".join(f"{x:g}" for x in row) + ")" for row in found.tolist())
+    size = "smaller" if found.numel() < by_hand.numel() else "as small"
+    return f"**Searched.** The smallest that the search finds is {size}: {rows}."
 
 
 def _cell(text: str) -> str:
