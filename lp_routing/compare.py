@@ -38,6 +38,7 @@ def compare(
     solver: Solver | str | None = None,
     repeats: int = 5,
     warm_up: int = 0,
+    warm_on: Sequence[Tensor] | None = None,
     seed: int = 0,
     shape: Shape | None = None,
 ) -> "pandas.DataFrame":
@@ -57,6 +58,9 @@ def compare(
         repeats: timed calls of each router, in turns with the others and with `torch.topk`;
             fewer of one that is slow (column `runs`).
         warm_up: how many steps on this same batch a router with a state has behind it.
+        warm_on: logits (T', E) of other batches, earlier ones: a router with a state takes one
+            step on each before it is judged. Fairer than `warm_up`, which shows it the answer;
+            one of the two. Batches of T tokens keep a capacity what it is.
         seed: of `Pricing` and of the catalogue's routers that draw at random.
         shape: what the catalogue's routers are built for; read off the bounds where left out.
 
@@ -66,7 +70,8 @@ def compare(
         failure loses no other row. What is unknown is NaN, or NA among booleans and counts.
 
     Raises:
-        InputError: not a problem, an unknown name, logits of another shape, no pandas.
+        InputError: not a problem, an unknown name, logits of another shape, both ways to warm up,
+            no pandas.
 
     The unit of cost is `torch.topk(scores, K)`: medians, side by side in this process.
     """
@@ -84,6 +89,7 @@ def compare(
         solver=solver,
         repeats=repeats,
         warm_up=warm_up,
+        warm_on=warm_on,
         seed=seed,
         shape=shape,
     )
@@ -99,6 +105,7 @@ def comparisons(
     solver: Solver | str | None = None,
     repeats: int = 5,
     warm_up: int = 0,
+    warm_on: Sequence[Tensor] | None = None,
     seed: int = 0,
     shape: Shape | None = None,
 ) -> list[GapRow]:
@@ -107,6 +114,7 @@ def comparisons(
     repeats, warm_up = whole(repeats, "repeats", 1), whole(warm_up, "warm_up", 0)
     scores = check_logits(problem.scores, "scores")
     given = given_logits(logits, scores)
+    before = _batches(warm_on, warm_up, scores.shape[1])
     shape = shape_of(problem) if shape is None else shape
     makers = _makers(routers, problem, shape, seed)
     judge = Judge(
@@ -114,7 +122,7 @@ def comparisons(
     )
     trials = [Trial(judge.nothing(name)) for name in makers]
     for trial, make in zip(trials, makers.values(), strict=True):
-        trial.begin(make, judge, given, warm_up)
+        trial.begin(make, judge, given, warm_up, before)
     called_with = scores if given.values is None else given.values
     for _ in range(repeats):
         for trial in trials:
@@ -192,6 +200,29 @@ def _by_name(name: str, problem: RoutingProblem, shape: Shape, seed: int) -> Cal
         return replace(built, seed=seed) if seeded else built
 
     return build
+
+
+def _batches(warm_on: Sequence[Tensor] | None, warm_up: int, E: int) -> list[Tensor]:
+    """The logits of other batches, checked."""
+    if warm_on is None:
+        return []
+    if isinstance(warm_on, Tensor) or not isinstance(warm_on, Sequence):
+        raise InputError(
+            f"warm_on: expected a list of logits (T, E), one a batch, got {type(warm_on).__name__}."
+        )
+    if warm_on and warm_up:
+        raise InputError(
+            f"warm_on and warm_up={warm_up}: a router warms up on other batches or on the judged "
+            f"one, not on both."
+        )
+    batches = [check_logits(batch, f"warm_on[{i}]") for i, batch in enumerate(warm_on)]
+    for i, batch in enumerate(batches):
+        if batch.ndim != 2 or batch.shape[1] != E:
+            raise InputError(
+                f"warm_on[{i}]: expected logits (T, {E}), as the problem has {E} experts, got "
+                f"{tuple(batch.shape)}."
+            )
+    return batches
 
 
 def _check(problem: RoutingProblem) -> None:

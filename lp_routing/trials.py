@@ -1,7 +1,7 @@
 """A router at work: it chooses once and is judged, then is timed in turns with `torch.topk`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -29,9 +29,14 @@ class Trial:
     units: list[float] = field(default_factory=list)
 
     def begin(
-        self, make: Callable[[], Any], judge: Judge, given: GivenLogits, warm_up: int
+        self,
+        make: Callable[[], Any],
+        judge: Judge,
+        given: GivenLogits,
+        warm_up: int,
+        before: Sequence[Tensor] = (),
     ) -> None:
-        """Build the router, let it choose once, and judge what it chose."""
+        """Build the router, warm it up, let it choose once, and judge what it chose."""
         try:
             router = make()
             seeks, causal = getattr(router, "seeks", ""), getattr(router, "causal", None)
@@ -45,7 +50,7 @@ class Trial:
                 self.row = replace(self.row, status=f"{NOT_JUDGED}: {refusal}")
                 return
             values = judge.problem.scores if given.values is None else given.values
-            self.run, state = _runner(router, values, warm_up)
+            self.run, state = _runner(router, values, warm_up, before)
             self.row = replace(self.row, routed_on=given.words, state=state)
             self.first_s, result = _timed(self.run, values)
             self.row = judge.judged(self.row, as_taken(result, values))
@@ -78,14 +83,18 @@ class Trial:
         self.row = replace(self.row, status=f"{type(error).__name__}: {error}")
 
 
-def _runner(router: Any, given: Tensor, warm_up: int) -> tuple[Callable[[Tensor], Any], str]:
+def _runner(
+    router: Any, given: Tensor, warm_up: int, before: Sequence[Tensor]
+) -> tuple[Callable[[Tensor], Any], str]:
     """How the router chooses from logits alone, and what it knows of earlier batches."""
     if not isinstance(router, StatefulRouter):
         return router, ""
     state = None
-    for _ in range(warm_up):
-        _, state = router(given, state)
+    for batch in [given] * warm_up + list(before):
+        _, state = router(batch.clone(), state)
     age = f"after {warm_up} step(s)" if warm_up else "cold"
+    if before:
+        age = f"after {len(before)} other batch(es)"
     return (lambda values: router(values, state)), age
 
 

@@ -170,6 +170,14 @@ def test_a_router_with_a_state_starts_cold_or_after_some_steps(steps, value, age
     assert rows(PROBLEM, {"drop": DROP})["drop"].label == "drop"
 
 
+def test_a_router_with_a_state_warms_up_on_other_batches():
+    calm = torch.tensor([[4.0, 2.0], [0.0, 3.0]])  # nothing is overfull: prices stay
+    for batches, value in (([LIKED] * 3, 5), ([LIKED, calm], 7), ([torch.cat([LIKED, LIKED])], 7)):
+        row = rows(PROBLEM, {"priced": Priced(), "drop": DROP}, warm_on=batches)["priced"]
+        assert (row.value, row.state) == (value, f"after {len(batches)} other batch(es)")
+    assert rows(PROBLEM, {"priced": Priced()}, warm_on=[])["priced"].state == "cold"
+
+
 def test_every_router_goes_by_its_own_scores_and_is_judged_by_those_of_the_problem():
     turned = -LIKED  # by these, token 0 likes expert 1 and token 1 expert 1
     seen = []
@@ -482,6 +490,10 @@ def test_bad_arguments_are_refused_with_what_to_do(arguments, says):
     [
         ({"repeats": 0}, "repeats=0: it must be at least 1"),
         ({"warm_up": -1}, "warm_up=-1: it must be at least 0"),
+        ({"warm_on": LIKED}, "warm_on: expected a list of logits"),
+        ({"warm_on": [LIKED], "warm_up": 1}, "not on both"),
+        ({"warm_on": [LIKED, torch.zeros(4, 3)]}, r"warm_on\[1\]: expected logits \(T, 2\)"),
+        ({"warm_on": [LIKED * math.nan]}, r"warm_on\[0\]\[0, 0\] is nan"),
         ({"logits": torch.zeros(3, 2)}, r"shape of the problem's scores, \(2, 2\), got \(3, 2\)"),
         ({"logits": LIKED * math.nan}, r"logits\[0, 0\] is nan"),
         ({"solver": "guess"}, "unknown solver 'guess'"),

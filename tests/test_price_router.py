@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers.capacity import CapacityFactor
-from lp_routing.routers.dual_steps import Tokens, newton, settled
-from lp_routing.routers.price import FixedPrices, PriceRouter
+from lp_routing.routers.dual_steps import answered, newton, settled
+from lp_routing.routers.price import MOVABLE, FixedPrices, PriceRouter, _movable, _turn
 from lp_routing.routers.repair import evicted, filled, moved
 from lp_routing.routers.token_choice import TopK
 
@@ -22,12 +22,18 @@ def cold(router, scores):
     return router.step(scores, router.initial(scores))[0]
 
 
-def everyone(scores, k):
-    """Tokens (n, E), each looking at all experts."""
-    columns = scores.mT.contiguous()[None]
-    return Tokens(
-        columns, torch.arange(columns.shape[1])[None, :, None].expand_as(columns).clone(), k
-    )
+def wanted(scores, prices, k):
+    """What tokens (T, E) want at prices (E,)."""
+    return answered(scores[None], prices[None], k)
+
+
+def stepped(scores, seats):
+    """Prices (E,) after one whole Newton step from none, each token taking one expert."""
+    prices = torch.zeros(scores.shape[1])
+    now = wanted(scores, prices, 1)
+    excess = now.load(len(prices)) - seats
+    moving = (excess > 0).float()
+    return newton(now, prices[None], excess * moving, moving, torch.ones(1))[0]
 
 
 def worth(scores, x):
@@ -127,52 +133,44 @@ def test_an_empty_slot_is_filled_where_that_earns_something():
 
 def test_an_answer_lists_what_is_wanted_and_the_next_best():
     scores = torch.tensor([[3.0, 2.0, 1.0], [0.5, NEVER, 0.25]])
-    answer = everyone(scores, 1).answer(torch.tensor([[0.5, 0.0, 0.0]]))
-    assert answer.expert[0].mT.tolist() == [[0, 1], [2, 0]]
-    assert answer.value[0].mT.tolist() == [[2.5, 2.0], [0.25, 0.0]]
+    answer = wanted(scores, torch.tensor([0.5, 0.0, 0.0]), 1)
+    assert answer.expert[:, 0].mT.tolist() == [[0, 1], [2, 0]]
+    assert answer.value[:, 0].mT.tolist() == [[2.5, 2.0], [0.25, 0.0]]
     assert answer.margin.tolist() == [[0.5, 0.25]]
     assert answer.load(3).tolist() == [[1.0, 0.0, 1.0]]
     assert answer.taken(3)[0].int().tolist() == [[1, 0, 0], [0, 0, 1]]
 
 
 def test_equal_experts_are_listed_lowest_first():
-    assert everyone(torch.ones(1, 4), 2).answer(torch.zeros(1, 4)).expert[0].tolist() == [
-        [0],
-        [1],
-        [2],
-    ]
+    assert wanted(torch.ones(1, 4), torch.zeros(4), 2).expert[:, 0, 0].tolist() == [0, 1, 2]
 
 
 def test_a_slot_that_is_empty_at_these_prices_is_near_being_filled():
     # Worth 1 at a price of 1.25: a quarter away from being taken, and nothing is held.
-    answer = everyone(torch.tensor([[1.0, NEVER]]), 1).answer(torch.tensor([[1.25, 0.0]]))
+    answer = wanted(torch.tensor([[1.0, NEVER]]), torch.tensor([1.25, 0.0]), 1)
     assert answer.margin.tolist() == [[0.25]]
     assert answer.load(2).tolist() == [[0.0, 0.0]]
 
 
 def test_where_every_expert_is_held_the_next_best_is_nothing():
-    answer = everyone(torch.ones(1, 2), 2).answer(torch.zeros(1, 2))
-    assert answer.value[0, :, 0].tolist() == [1.0, 1.0, NEVER]
+    answer = wanted(torch.ones(1, 2), torch.zeros(2), 2)
+    assert answer.value[:, 0, 0].tolist() == [1.0, 1.0, NEVER]
     assert answer.margin.tolist() == [[1.0]]
 
 
 def test_a_newton_step_raises_the_price_of_a_full_expert_and_leaves_a_free_one_at_zero():
     scores = torch.tensor([[1.0, 0.9], [1.0, 0.8], [1.0, 0.7], [1.0, 0.6]])
-    prices, seats = torch.zeros(1, 2), torch.full((1, 2), 2.0)
-    answer = everyone(scores, 1).answer(prices)
-    after = newton(answer, prices, seats, torch.ones(1))
+    after = stepped(scores, 2.0)
     # Two tokens too many. The nearest quarter lies within 0.1, so all four lie within 0.4, the
     # window; four springs and one to the ground: 2 / 5 of it, times 1.4.
-    assert after.tolist() == [[pytest.approx(0.4 * 0.4 * 1.4), 0.0]]
+    assert after.tolist() == [pytest.approx(0.4 * 0.4 * 1.4), 0.0]
 
 
 def test_tokens_near_an_empty_slot_are_springs_to_the_ground():
     # One place, nothing else allowed: only the ground holds the price.
     scores = torch.tensor([[0.1, NEVER], [0.2, NEVER], [0.3, NEVER], [0.4, NEVER]])
-    prices, seats = torch.zeros(1, 2), torch.ones(1, 2)
-    answer = everyone(scores, 1).answer(prices)
-    after = newton(answer, prices, seats, torch.ones(1))
-    assert after.tolist() == [[pytest.approx(0.4 * 3 / 5 * 1.4), 0.0]]
+    after = stepped(scores, 1.0)
+    assert after.tolist() == [pytest.approx(0.4 * 3 / 5 * 1.4), 0.0]
 
 
 @settings(max_examples=30)
@@ -180,24 +178,66 @@ def test_tokens_near_an_empty_slot_are_springs_to_the_ground():
 def test_the_dual_is_the_certified_bound_and_no_step_raises_it(seed):
     make = torch.Generator().manual_seed(seed)
     scores, prices = torch.randn(20, 5, generator=make).double(), torch.rand(1, 5, generator=make)
-    prices, seats, tokens = prices.double(), torch.full((1, 5), 6.0).double(), everyone(scores, 2)
+    prices, seats, tokens = prices.double(), torch.full((1, 5), 6.0).double(), scores[None]
     problem = lpr.capacity(scores, 2, 6)
-    before = float(tokens.answer(prices).dual(prices, seats))
+    before = float(answered(tokens, prices, 2).dual(prices, seats))
     assert before == pytest.approx(lpr.dual_bound(problem, lpr.Prices(prices[0])))
-    now, after = settled(tokens, prices, seats, 4)
+    now, after = settled(tokens, prices, seats, 2, 4)
     assert float(now.dual(after, seats)) <= before
-    assert torch.equal(now.value, tokens.answer(after).value)
+    assert torch.equal(now.value, answered(tokens, after, 2).value)
+
+
+def test_prices_stay_within_their_reach_and_stop_when_enough_is_done():
+    scores = torch.rand(1, 64, 4, generator=torch.Generator().manual_seed(0))
+    scores[..., 0] += 0.5
+    nothing, seats = torch.zeros(1, 4), torch.full((1, 4), 16.0)
+    _, near = settled(scores, nothing, seats, 1, 5, reach=torch.full((1, 1), 0.125))
+    assert near.max() == 0.125
+    _, far = settled(scores, nothing, seats, 1, 5)
+    assert far.max() > 0.125
+    _, idle = settled(scores, nothing, seats, 1, 5, enough=64.0)
+    assert torch.equal(idle, nothing)
 
 
 def test_prices_after_some_steps_prove_a_bound_near_the_optimum():
     scores = torch.rand(512, 8, generator=torch.Generator().manual_seed(0)) ** 2
     scores[:, 0] += 0.5
     seats = torch.full((1, 8), 150.0)
-    _, prices = settled(everyone(scores, 2), torch.zeros(1, 8), seats, 8)
+    _, prices = settled(scores[None], torch.zeros(1, 8), seats, 2, 8)
     problem = lpr.capacity(scores, 2, 150)
     best = float(lpr.solve(problem, lpr.Pricing()).value)
     assert lpr.dual_bound(problem, lpr.Prices(prices[0])) <= best * (1 + 1e-4)
     assert lpr.dual_bound(problem, lpr.Prices()) > best * (1 + 1e-2)
+
+
+def test_tokens_to_move_are_different_ones_half_of_them_leave_full_experts_by_turns():
+    # 96 of 100 tokens hold expert 0 and 4 expert 1, each with 2 places; turns count the excess.
+    scores = torch.full((1, 100, 3), 0.125)
+    scores[0, :96, 0] = 1 + torch.arange(96) / 128
+    scores[0, 96:, 1] = 2 + torch.arange(4) / 128
+    now = answered(scores, torch.zeros(1, 3), 1)
+    chosen = _movable(now, now.load(3), 2)[0]
+    assert len(chosen.unique()) == len(chosen) == 3 * MOVABLE
+    assert set(range(20)) <= set(chosen.tolist())  # of expert 0, those who lose least
+    assert 96 in chosen  # of expert 1, though it loses more than any token of expert 0
+
+
+def test_whose_turn_it_is_counts_each_place_and_entry_on_its_own():
+    places = torch.tensor([[2, 0, 2, 2, 0], [1, 1, 1, 1, 1]])
+    assert _turn(places, 3).tolist() == [[0, 0, 1, 2, 1], [0, 1, 2, 3, 4]]
+
+
+# Many tokens: a sample, all, and those who hesitate are three different sets.
+@pytest.mark.parametrize(("k", "factor"), [(1, 1.0), (2, 1.0), (2, 1.25)])
+def test_the_gap_stays_small_on_many_skewed_tokens(k, factor):
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(8192, 8, generator=draw) @ torch.randn(8, 64, generator=draw)
+    scores = torch.softmax(logits + torch.randn(64, generator=draw), 1)
+    capacity = math.ceil(factor * 8192 * k / 64)
+    x = cold(PriceRouter(k, capacity), scores)
+    best = float(lpr.solve(lpr.capacity(scores, k, capacity), lpr.Pricing()).value)
+    assert x.sum(0).max() <= capacity
+    assert best * (1 - 1e-3) <= worth(scores, x) <= best * (1 + 1e-12)
 
 
 # never above capacity

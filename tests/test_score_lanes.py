@@ -41,7 +41,7 @@ def spread(count, dtype, seed=0):
 
 
 def differing(score, dtype):
-    """How many of some 100,000 entries change with the length, place or layout of their vector.
+    """How many of some 15,000 entries change with the length, place or layout of their vector.
 
     The gate of `unified` is divided by E, a power of two times the sigmoid only where E is one:
     so vectors are tokens of one expert, and matrices have 16 experts.
@@ -49,14 +49,14 @@ def differing(score, dtype):
     values = spread(4000, dtype)
     reference = score(values[:, None], None)[:, 0]
     wrong = 0
-    for length in range(1, 41):
-        for start in range(0, 3900, 400):
+    for length in range(1, 41):  # of every length one place after another, and copies of one entry
+        for start in range(97 * length % 400, 3900, 800):
             part = values[start : start + length].clone()
             wrong += int(
                 (score(part[:, None], None)[:, 0] != reference[start : start + length]).sum()
             )
-            alike = score(part[:1].repeat(length)[:, None], None)
-            wrong += int((alike != reference[start]).sum())
+        alike = score(values[start].repeat(length)[:, None], None)
+        wrong += int((alike != reference[start]).sum())
     matrix = values.view(-1, 16)
     plain = score(matrix, None)
     for layout in (
@@ -107,7 +107,7 @@ def test_a_larger_logit_never_scores_less(score, dtype):
 def test_rows_and_pairs_that_are_alike_score_alike(score, dtype):
     draw = torch.Generator().manual_seed(1)
     for E in range(1, 41):
-        for T in (1, 2, 3, 5, 8, 13, 33):
+        for T in (1, 3 + E % 6, 33):
             logits = torch.randn(T, E, dtype=dtype, generator=draw) * 4
             columns = torch.randint(0, E, (E,), generator=draw)
             rows = torch.randint(0, T, (T,), generator=draw)

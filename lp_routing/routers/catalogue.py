@@ -106,8 +106,13 @@ def router(name: str, shape: Shape) -> AnyRouter:
     """The router of that name.
 
     Raises:
-        InputError: an unknown name, with those that there are.
+        InputError: an unknown name, with those that there are; a shape that no logits have.
     """
+    if shape.E < 1 or shape.T < 1 or not 1 <= shape.k <= shape.E:
+        raise InputError(
+            f"{shape}: expected at least one token, one expert and 1 <= k <= E, as routers take k "
+            f"different experts."
+        )
     if name not in CATALOGUE:
         raise InputError(f"router {name!r}: expected one of {', '.join(CATALOGUE)}.")
     return CATALOGUE[name](shape)

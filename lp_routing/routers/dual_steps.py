@@ -8,7 +8,6 @@ at once, but shoots past where many tokens are alike: a step that does not lower
 back, and the next one looks closer.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -31,9 +30,9 @@ class Answer(NamedTuple):
     """What tokens want most at given prices, best first: k + 1 experts each.
 
     Attributes:
-        value: (B, k + 1, n), score minus price; a token takes the first k as far as they are
+        value: (k + 1, B, n), score minus price; a token takes the first k as far as they are
             above 0.
-        expert: int64 (B, k + 1, n).
+        expert: int64 (k + 1, B, n).
     """
 
     value: Tensor
@@ -42,106 +41,121 @@ class Answer(NamedTuple):
     @property
     def between(self) -> Tensor:
         """(B, n), what the k-th earns above the next one; inf where the next earns nothing."""
-        last, following = self.value[:, -2], self.value[:, -1]
+        last, following = self.value[-2], self.value[-1]
         return (last - following).masked_fill(following <= 0, INF)
 
     @property
     def margin(self) -> Tensor:
         """(B, n), by how much prices must differ for another choice; inf if nothing does it."""
-        return torch.minimum(self.value[:, :-1].abs().amin(1), self.between)
+        return torch.minimum(self.value[:-1].abs().amin(0), self.between)
 
     def load(self, E: int) -> Tensor:
         """Tokens at each expert, (B, E)."""
-        return _count(self.expert[:, :-1], self.value[:, :-1] > 0, E).to(self.value.dtype)
+        return _count(self.expert[:-1], self.value[:-1] > 0, E).to(self.value.dtype)
 
     def dual(self, prices: Tensor, seats: Tensor) -> Tensor:
         """(B,), a bound on what these tokens can earn with so many seats (B, E)."""
-        return self.value[:, :-1].clamp(min=0).sum((1, 2)) + (seats * prices).sum(1)
+        return self.value[:-1].clamp(min=0).sum((0, 2)) + (seats * prices).sum(1)
 
     def taken(self, E: int) -> Tensor:
         """The same as boolean (B, n, E)."""
-        B, _, n = self.value.shape
-        place = self.expert.masked_fill(self.value <= 0, E)[:, :-1].mT
+        _, B, n = self.value.shape
+        place = self.expert.masked_fill(self.value <= 0, E)[:-1].permute(1, 2, 0)
         x = torch.zeros((B, n, E + 1), dtype=torch.bool, device=place.device)
         return x.scatter_(2, place, True)[..., :E].contiguous()
 
-
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """Tokens of B batch entries, each with W experts that it may want.
-
-    Attributes:
-        scores: (B, W, n), above what an empty slot is worth.
-        expert: int64 (B, W, n), whose scores these are.
-        k: slots of a token, at most W.
-    """
-
-    scores: Tensor
-    expert: Tensor
-    k: int
-
-    def answer(self, prices: Tensor) -> Answer:
-        """What they want at prices (B, E): k + 1 maxima, ties to the earlier of their experts."""
-        B, W, n = self.scores.shape
-        left = self.scores - prices.gather(1, self.expert.view(B, -1)).view(B, W, n)
-        values, places = [], []
-        for slot in range(self.k + 1):
-            value, place = left.max(1, keepdim=True)
-            values.append(value)
-            places.append(place)
-            if slot < self.k:
-                left.scatter_(1, place, -INF)
-        return Answer(torch.cat(values, 1), self.expert.gather(1, torch.cat(places, 1)))
+    def of(self, tokens: Tensor) -> "Answer":
+        """What some tokens, int64 (B, m), want."""
+        some = tokens.expand(len(self.value), -1, -1)
+        return Answer(self.value.gather(2, some), self.expert.gather(2, some))
 
 
-def settled(tokens: Tokens, prices: Tensor, seats: Tensor, steps: int) -> tuple[Answer, Tensor]:
-    """What tokens want after so many Newton steps, and the prices (B, E).
+def answered(scores: Tensor, prices: Tensor, k: int) -> Answer:
+    """What tokens want: k + 1 maxima of score minus price, ties to the lower expert.
 
     Args:
-        tokens: those whose choice may change.
+        scores: (B, n, E), above what an empty slot is worth.
+        prices: (B, E).
+        k: slots of a token, at most E.
+    """
+    left = scores - prices[:, None]
+    values, experts = [], []
+    for slot in range(k + 1):
+        value, expert = left.max(2)
+        values.append(value)
+        experts.append(expert)
+        if slot < k:
+            left.scatter_(2, expert[..., None], -INF)
+    return Answer(torch.stack(values), torch.stack(experts))
+
+
+def settled(
+    scores: Tensor,
+    prices: Tensor,
+    seats: Tensor,
+    k: int,
+    steps: int,
+    enough: float = 0.0,
+    now: Answer | None = None,
+    reach: Tensor | None = None,
+) -> tuple[Answer, Tensor]:
+    """What tokens want after Newton steps, and the prices (B, E).
+
+    Args:
+        scores: (B, n, E), of those whose choice may change.
         prices: (B, E), to start from.
         seats: (B, E), how many of these tokens each expert may take.
-        steps: each one is an answer of these tokens.
+        k: slots of a token.
+        steps: at most; each one is an answer of these tokens.
+        enough: an entry is done when at most so many tokens have to move.
+        now: what the tokens want at the prices, if that is known.
+        reach: (B, 1), prices move by no more in all; inf if not given.
     """
-    now = tokens.answer(prices)
+    E, start = scores.shape[2], prices
+    now = answered(scores, prices, k) if now is None else now
     dual = now.dual(prices, seats)
     focus = torch.ones_like(dual)
     for _ in range(steps):
-        trial = newton(now, prices, seats, focus)
-        then = tokens.answer(trial)
+        excess = now.load(E) - seats
+        moving = (prices > 0) | (excess > 0)  # a price of 0 stays while there is room
+        busy = (excess * moving).abs().sum(1) > enough
+        if not bool(busy.any()):
+            break
+        trial = newton(now, prices, excess * moving, moving.to(prices), focus)
+        if reach is not None:
+            trial = torch.minimum(torch.maximum(trial, start - reach), start + reach)
+        then = answered(scores, trial, k)
         after = then.dual(trial, seats)
-        better = after < dual
+        better = (after < dual) & busy
         here = better[:, None]
-        now = Answer(*(torch.where(here[..., None], a, b) for a, b in zip(then, now, strict=True)))
+        now = Answer(*(torch.where(here, a, b) for a, b in zip(then, now, strict=True)))
         prices = torch.where(here, trial, prices)
-        dual = torch.minimum(dual, after)
+        dual = torch.where(better, after, dual)
         focus = torch.where(better, (WIDER * focus).clamp(max=1), CLOSER * focus)
     return now, prices
 
 
-def newton(now: Answer, prices: Tensor, seats: Tensor, focus: Tensor) -> Tensor:
+def newton(now: Answer, prices: Tensor, excess: Tensor, moving: Tensor, focus: Tensor) -> Tensor:
     """Prices (B, E) after one damped Newton step on the dual, never below 0.
 
     Args:
         now: what n tokens want at the prices.
         prices: (B, E).
-        seats: (B, E).
+        excess: (B, E), tokens above the seats; 0 where the price does not move.
+        moving: (B, E), 1 where the price moves, else 0.
         focus: (B,), windows are so many times as wide as the tokens to move ask for.
     """
     B, E = prices.shape
-    excess = now.load(E) - seats
-    moving = ((prices > 0) | (excess > 0)).to(prices)  # a price of 0 stays while there is room
-    excess = excess * moving
     astray = (WIDTH * excess.abs().sum(1)).clamp(min=SPRINGS * E)
     n = now.value.shape[2]
-    to_empty, between = now.value[:, :-1].abs(), now.between
-    margin = torch.minimum(to_empty.amin(1), between)
+    to_empty, between = now.value[:-1].abs(), now.between
+    margin = torch.minimum(to_empty.amin(0), between)
     quarter = margin.kthvalue(max(1, n // 4), dim=1).values.nan_to_num(posinf=1.0)
     window = (focus * quarter * astray.clamp(max=n) * (4 / n))[:, None]
-    pair = now.expert[:, -2] * E + now.expert[:, -1]
-    springs = _count(pair, between <= window, E * E).view(B, E, E)
+    pair = now.expert[-2] * E + now.expert[-1]
+    springs = _count(pair[None], (between <= window)[None], E * E).view(B, E, E)
     springs = springs + springs.mT
-    ground = _count(now.expert[:, :-1], to_empty <= window[..., None], E)
+    ground = _count(now.expert[:-1], to_empty <= window, E)
     jacobian = springs * (moving[:, :, None] * -moving[:, None, :])
     # one spring to the ground each: no expert is left without any
     jacobian.diagonal(dim1=1, dim2=2).copy_(springs.sum(2) + ground + 1)
@@ -151,7 +165,8 @@ def newton(now: Answer, prices: Tensor, seats: Tensor, focus: Tensor) -> Tensor:
 
 
 def _count(place: Tensor, marked: Tensor, places: int) -> Tensor:
-    """How many marked entries (B, ...) name each place, float (B, places)."""
-    B = len(place)
-    one = marked.view(B, -1).float()
-    return one.new_zeros(B, places).scatter_add_(1, place.reshape(B, -1), one)
+    """How many marked entries (W, B, n) name each place, float (B, places)."""
+    total = torch.zeros(place.shape[1], places, device=place.device)
+    for where, one in zip(place, marked.float(), strict=True):
+        total.scatter_add_(1, where, one)
+    return total

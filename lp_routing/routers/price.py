@@ -1,5 +1,6 @@
 """Routing by prices: each token takes the experts that score best after what they charge."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,21 +16,25 @@ from lp_routing.routers.capacity import (
     keep_first_tokens,
     resolve_capacity,
 )
-from lp_routing.routers.dual_steps import Answer, Tokens, settled
+from lp_routing.routers.dual_steps import Answer, settled
 from lp_routing.routers.repair import evicted, filled, moved
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
 
-SAMPLE = 512
-"""About so many tokens set the prices first."""
-SAMPLE_STEPS = 6
-"""Newton steps on them."""
-STEPS = 5
-"""Newton steps on all tokens, unless the router says otherwise."""
-SPARE = 5
-"""Then tokens look at so many experts more than they take, the best at those prices."""
+SAMPLE, SHARE = 512, 8
+"""At least so many tokens, or one in so many, set the prices first."""
+SAMPLE_STEPS = 5
+"""Newton steps on them, at most."""
+STEPS = 4
+"""Newton steps on all tokens at most, unless the router says otherwise."""
+LAST_SHARE, LAST_STEPS = 8, 3
+"""Then one in so many tokens, those nearest to another choice, and steps on them, at most."""
+NOISE, ENOUGH = 0.25, 0.5
+"""Steps end early when so many times the noise of a sample, or tokens per expert, have to move."""
 MOVABLE = 16
-"""So many tokens for each expert may be moved, those nearest to another choice."""
+"""So many tokens for each expert may be moved."""
+LEAVERS = 4
+"""Of so many times as many, the cheapest to leave experts above capacity, each expert has some."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,12 @@ class PriceRouter(StatefulRouter[Tensor]):
 
     It seeks the optimum of `capacity` and never exceeds a capacity. The state is the experts'
     prices, (..., E); one that is shared by all batch entries, (E,), is taken too. Newton steps on
-    every (T / 512)-th token bring prices near; one `topk` of all tokens at these prices says which
-    few experts each may want; Newton steps on all tokens and those experts end the search. Then
-    tokens that hesitate move from experts above their capacity to those with room, at the least
-    loss; and only where that is not enough, experts let go who loses least and empty slots go where
-    there is room. Ties within a token go to the lower expert on the sample, to `torch.topk`'s order
-    after it. Not causal: prices answer to all tokens of the batch; see `FixedPrices`.
+    every eighth token (512 at least) bring prices near, some on all tokens nearer, and some on
+    those who still hesitate end the search; it ends early where little is left to move. Then
+    tokens move from experts above their capacity to those with room, at the least loss; and only
+    where that is not enough, experts let go who loses least and empty slots go where there is
+    room. Ties within a token go to the lower expert. Not causal: prices answer to all tokens of
+    the batch; see `FixedPrices`.
     Cost and gap: `python -m benchmarks.price_router`.
 
     Attributes:
@@ -58,7 +63,7 @@ class PriceRouter(StatefulRouter[Tensor]):
 
     source = "lp_routing/routers/price.py"
     seeks = "capacity"
-    cost = "one topk of k + 5, steps on a sample and on a few experts of each token, then repair"
+    cost = "k + 1 maxima of all tokens for each of up to 5 steps, fewer on samples, then repair"
     causal = False
 
     k: int
@@ -92,13 +97,11 @@ class PriceRouter(StatefulRouter[Tensor]):
         wide = _above(scores, self.rows)
         capacity = self._capacity(scores)
         now, prices = _settled(wide, prices, self.k, capacity, self.steps)
-        B, T, E = wide.shape
-        x, load = now.taken(E).view(-1, E), now.load(E)
-        near = torch.topk(now.margin, min(MOVABLE * E, T), largest=False, sorted=False).indices
-        rows = (near + torch.arange(0, B * T, T, device=near.device)[:, None]).flatten()
-        held, some = (side.index_select(0, rows).view(B, -1, E) for side in (x, wide.view(-1, E)))
-        held, load = moved(held, some - prices[:, None], prices, load, capacity, self.k)
-        x = x.index_copy_(0, rows, held.reshape(-1, E)).view(B, T, E)
+        x, load = now.taken(wide.shape[2]), now.load(wide.shape[2])
+        near = _movable(now, load, capacity)
+        some = _rows(wide, near) - prices[:, None]
+        held, load = moved(_rows(x, near), some, prices, load, capacity, self.k)
+        x.scatter_(1, near[..., None].expand_as(held), held)
         if bool((load > capacity).any()):
             x = evicted(x, wide, capacity)
         x = filled(x, wide, capacity, self.k, must=self.rows == "exactly")
@@ -215,11 +218,60 @@ def _settled(
 ) -> tuple[Answer, Tensor]:
     """What tokens want at prices made right for them, and the prices (B, E)."""
     T, E = scores.shape[1:]
-    few = scores[:, :: max(1, T // SAMPLE)].mT.contiguous()
-    experts = torch.arange(E, device=scores.device)[:, None].expand_as(few).contiguous()
-    seats = torch.full_like(prices, capacity * few.shape[2] / T)
-    prices = settled(Tokens(few, experts, k), prices, seats, SAMPLE_STEPS)[1]
-    wanted = torch.topk(scores - prices[:, None], min(k + SPARE, E)).indices
-    value = scores.gather(2, wanted).mT.contiguous()
-    tokens = Tokens(value, wanted.mT.contiguous(), k)
-    return settled(tokens, prices, torch.full_like(prices, capacity), steps)
+    seats = torch.full_like(prices, capacity)
+    few = scores[:, :: max(1, T // max(SAMPLE, T // SHARE))].contiguous()
+    n = few.shape[1]
+    if n < T:
+        noise = math.sqrt(n * k * E)  # how far the loads of a sample are off, all in all
+        prices = settled(few, prices, seats * (n / T), k, SAMPLE_STEPS, NOISE * noise)[1]
+    now, prices = settled(scores, prices, seats, k, steps, ENOUGH * E)
+    m = min(T, max(SAMPLE, T // LAST_SHARE))
+    margin, near = torch.topk(now.margin, m, largest=False)
+    here, some = now.of(near), _rows(scores, near)
+    rest = seats - (now.load(E) - here.load(E))
+    # the others keep their choice: no two prices part by more than their margin
+    reach = margin[:, -1:] / 2 if m < T else torch.full_like(margin[:, -1:], float("inf"))
+    here, prices = settled(some, prices, rest, k, LAST_STEPS, ENOUGH * E, here, reach)
+    for every, part in zip(now, here, strict=True):
+        every.scatter_(2, near.expand_as(part), part)
+    return now, prices
+
+
+def _movable(now: Answer, load: Tensor, capacity: int) -> Tensor:
+    """Tokens (B, m) to mend loads with: half leave experts above capacity, half hesitate most."""
+    _, B, T = now.value.shape
+    E = load.shape[1]
+    m = min(MOVABLE * E, T)
+    if m == T:
+        return torch.arange(T, device=load.device).expand(B, T)
+    excess = (load - capacity).clamp(min=0)
+    held = now.expert[:-1].transpose(0, 1)
+    loss = now.value[:-1].transpose(0, 1) - now.value[-1:].transpose(0, 1).clamp(min=0)
+    full = excess.gather(1, held.reshape(B, -1)).view_as(held) > 0
+    least = loss.masked_fill(~full, float("inf")).min(1)
+    expert = held.gather(1, least.indices[:, None])[:, 0]
+    loss, order = torch.topk(least.values, min(LEAVERS * m, T), largest=False)
+    expert = expert.gather(1, order)
+    turn = _turn(expert, E) / (excess + 1).gather(1, expert)
+    first = torch.topk(turn.masked_fill(loss.isinf(), float("inf")), m // 2, largest=False).indices
+    first = order.gather(1, first)
+    others = now.margin.nan_to_num().scatter(1, first, float("inf"))
+    second = torch.topk(others, m - m // 2, largest=False, sorted=False).indices
+    return torch.cat([first, second], 1)
+
+
+def _turn(place: Tensor, places: int) -> Tensor:
+    """How many earlier entries (B, n) of the same batch entry name the same place."""
+    order = place.argsort(dim=1, stable=True)
+    count = torch.zeros(len(place), places, dtype=torch.int64, device=place.device)
+    count.scatter_add_(1, place, torch.ones_like(place))
+    start = (count.cumsum(1) - count).gather(1, place.gather(1, order))
+    rank = torch.arange(place.shape[1], device=place.device) - start
+    return torch.empty_like(place).scatter_(1, order, rank)
+
+
+def _rows(table: Tensor, near: Tensor) -> Tensor:
+    """Some rows (B, m) of (B, n, E)."""
+    B, n, E = table.shape
+    first = torch.arange(0, B * n, n, device=near.device)[:, None]
+    return table.reshape(-1, E).index_select(0, (near + first).flatten()).view(B, -1, E)
