@@ -5,12 +5,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup verify check test clean
+.PHONY: help setup verify check browser test docs clean
 
 help:
 	@echo "make verify   prove the optima on the sample and measure the quick rules (about a minute)"
 	@echo "make test     lint, types, architecture, tests (some minutes)"
 	@echo "make check    lint and types alone"
+	@echo "make docs     the documentation as HTML, warnings as errors (build/docs/index.html)"
 	@echo "make setup    the virtual environment in .venv, done by the others when needed"
 	@echo "make clean    remove .venv and caches"
 
@@ -21,8 +22,8 @@ setup: .venv/ready
 		{ echo "lp_routing needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "[1/3] creating the virtual environment .venv"
 	@$(PYTHON) -m venv .venv
-	@echo "[2/3] installing torch for the CPU, solvers and test tools into .venv (about 1.6 GB; minutes)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[test,bench]'
+	@echo "[2/3] installing torch for the CPU, solvers and test tools into .venv (about 2 GB; minutes)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[test,bench,docs,notebooks]'
 	@echo "[3/3] checking that everything imports"
 	@$(BIN)/python -c 'import lp_routing, highspy, cvxpy, ortools, ot, matplotlib, pytest'
 	@touch .venv/ready
@@ -37,9 +38,15 @@ check: setup
 	@echo "== mypy: types"
 	@$(BIN)/mypy
 
-test: check
+browser: setup
+	@sh tests/install_chromium.sh
+
+test: check browser
 	@echo "== pytest: tests and architecture"
 	@$(BIN)/python -m pytest --cov=lp_routing --cov-report=term:skip-covered
+
+docs: setup
+	@$(BIN)/python -m sphinx --fail-on-warning --nitpicky -D nb_execution_mode=force docs build/docs
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

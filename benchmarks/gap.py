@@ -21,7 +21,7 @@ from benchmarks.side_by_side.cases import GPT_OSS, GPT_OSS_EXPERTS, Case, build
 from benchmarks.side_by_side.rows import machine_in_words, versions_in_words
 from lp_routing.compare import OPTIMUM, comparisons
 from lp_routing.judging import NOT_TRIED, GapRow, in_words
-from lp_routing.report.gap_plot import draw
+from lp_routing.report.plots.gap_against_time import draw
 from lp_routing.routers import CATALOGUE, Shape, StatefulRouter, router
 
 HERE = Path(__file__).parent

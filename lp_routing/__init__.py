@@ -6,7 +6,7 @@ Axis letters, in every docstring, einsum and name:
     N pairs in all  L layers        G groups (sequences, devices)
 """
 
-from lp_routing import audits, claims, related_problems, routers, scores, traces
+from lp_routing import audits, claims, frontier, related_problems, routers, scores, traces
 from lp_routing.assignment import Assignment
 from lp_routing.bounds import Bounds, at_least, at_most, between, exactly
 from lp_routing.certificate import Certificate, certify, dual_bound
@@ -73,6 +73,7 @@ __all__ = [
     "dual_bound",
     "exactly",
     "expert_choice",
+    "frontier",
     "groups_by",
     "linear_program",
     "related_problems",

@@ -14,7 +14,7 @@ ROOT = Path(lpr.__file__).parent
 # from the ground up; a module may import from floors below its own, and from its own package
 FLOORS = [
     ["errors"],
-    ["bounds", "checks", "shards"],
+    ["bounds", "checks", "shards", "result_file", "processes"],
     ["constraints", "scores", "assignment", "concave"],
     ["integrality", "score_facts", "load_metrics", "answers"],
     ["problem"],
@@ -32,6 +32,7 @@ FLOORS = [
     ["verify", "judging", "audits", "given_logits", "related_problems"],
     ["trials"],
     ["compare"],
+    ["sweep", "frontier"],
     ["claims"],
     ["report"],
     ["cli"],

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -258,3 +259,101 @@ def test_where_no_router_seeks_a_problem_there_is_nothing_to_judge_by(file):
     result = run(file, "--problem", "own", "--routers", "hash, random")
     assert result.exit_code == 2
     assert "none of the routers seeks a problem" in result.stderr
+
+
+TIMES = ("seconds", "topk_units", "runs")
+
+
+def without_times(path):
+    rows = strict(path)["rows"]
+    return [{name: row[name] for name in row if name not in TIMES} for row in rows]
+
+
+def test_layers_of_an_earlier_run_are_not_measured_again(file, tmp_path):
+    few = ("--routers", FEW, "--resume", tmp_path / "kept.jsonl")
+    assert run(file, *few, "--layers", 0, "--json", tmp_path / "a.json").exit_code == 0
+    result = run(file, *few, "--json", tmp_path / "b.json")
+    assert "measuring: 1 of 2\nmeasuring: 2 of 2\n" in result.stderr
+    assert result.stdout.index("Layer 0") < result.stdout.index("Layer 1")
+    first, both = strict(tmp_path / "a.json")["rows"], strict(tmp_path / "b.json")["rows"]
+    assert both[: len(first)] == first  # to the last digit of its times
+    other = run(file, *few, "--k", 1)
+    assert other.exit_code == 2
+    assert "holds the results of another question: k was 2, is 1" in other.stderr
+
+
+def test_several_processes_find_what_one_finds(file, tmp_path):
+    for jobs in (1, 2):
+        path = tmp_path / f"{jobs}.json"
+        assert run(file, "--routers", FEW, "--jobs", jobs, "--json", path).exit_code == 0
+    assert without_times(tmp_path / "1.json") == without_times(tmp_path / "2.json")
+
+
+@pytest.fixture
+def fails_at_layer_1(monkeypatch):
+    """A function that has the second layer raise an error."""
+    compare = import_module("lp_routing.compare")  # the package has a function of this name
+    measure = compare.comparisons
+
+    def plant(error):
+        def planted(problem, routers, *, logits, **options):
+            if np.array_equal(logits, LOGITS[1]):
+                raise error
+            return measure(problem, routers, logits=logits, **options)
+
+        monkeypatch.setattr(compare, "comparisons", planted)
+
+    return plant
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_an_interruption_says_how_to_go_on(file, tmp_path, fails_at_layer_1, resume):
+    fails_at_layer_1(KeyboardInterrupt())
+    path = tmp_path / "kept.jsonl"
+    result = run(file, "--routers", FEW, *(("--resume", path) if resume else ()))
+    assert result.exit_code == 130
+    assert "Layer 0, tokens at_most(2)" in result.stdout  # what was found is told
+    how = f"the same command with --resume {path} goes on" if resume else "and nothing is kept"
+    assert "Interrupted. 1 of 2 are done" in result.stderr
+    assert how in result.stderr
+
+
+def test_a_layer_that_fails_loses_no_other(file, fails_at_layer_1):
+    fails_at_layer_1(lpr.InputError("layer: expected another."))
+    result = run(file, "--routers", FEW)
+    assert result.exit_code == 2
+    assert "Layer 0, tokens at_most(2)" in result.stdout
+    assert f"Error: layer: expected another. (Layer 1, capacity of softmax scores, of {file}.)" in (
+        result.stderr
+    )
+
+
+def test_a_fault_of_ours_keeps_its_traceback(file, fails_at_layer_1):
+    fails_at_layer_1(ZeroDivisionError("by nothing"))
+    result = CliRunner().invoke(gap, [str(file), "--routers", FEW, "--repeats", "1"])
+    assert result.exit_code == 1
+    assert "in planted" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--jobs", "0"], "jobs=0: it must be at least 1."),
+        (["--resume", "/no/such/folder/a"], "--resume /no/such/folder/a: cannot be written"),
+        (["--resume", "/"], "--resume /: cannot be written"),
+        (["--resume", "a.csv", "--csv", "a.csv"], "--resume a.csv: this file is read or written"),
+    ],
+)
+def test_results_that_cannot_be_kept_are_refused_before_the_work(
+    file, tmp_path, monkeypatch, arguments, says
+):
+    monkeypatch.chdir(tmp_path)
+    result = run(file, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"Error: {says}")
+
+
+def test_a_file_of_logits_is_no_file_of_results(file):
+    kept = file.read_bytes()
+    assert run(file, "--resume", file).exit_code == 2
+    assert file.read_bytes() == kept

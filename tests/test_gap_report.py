@@ -9,8 +9,8 @@ from rich.console import Console
 
 import lp_routing as lpr
 from lp_routing.judging import EXACT, GapRow
-from lp_routing.report.gap_plot import Point, draw, frontier, points
 from lp_routing.report.gap_table import LEGEND, gap_table, in_percent, remarks, verdict
+from lp_routing.report.plots.gap_against_time import Point, draw, pareto_front, points
 
 GOOD = GapRow(
     router="good",
@@ -169,8 +169,8 @@ def test_the_frontier_holds_who_is_beaten_by_nobody_feasible():
     fast, good, exact = Point("fast", 1.0, 0.3), Point("good", 2.0, 0.1), Point("exact", 9.0, 0.0)
     slow, worse = Point("slow", 3.0, 0.1), Point("worse", 2.0, 0.2)
     cheat = Point("cheat", 1.0, float("nan"))
-    assert frontier([slow, cheat, exact, worse, good, fast]) == [fast, good, exact]
-    assert frontier([cheat]) == []
+    assert pareto_front([slow, cheat, exact, worse, good, fast]) == [fast, good, exact]
+    assert pareto_front([cheat]) == []
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.svg", "a.pdf"])
@@ -180,7 +180,7 @@ def test_the_plot_is_written_with_every_router_named(tmp_path, name):
     content = (tmp_path / name).read_bytes()
     assert len(content) > 1000
     if name == "a.svg":
-        for router in ("good", "worse", "cheat", "optimum", "Pareto frontier"):
+        for router in ("good", "worse", "cheat", "optimum", "Pareto front"):
             assert f"<!-- {router} -->".encode() in content
         assert b"failed one" not in content
 
@@ -191,5 +191,5 @@ def test_bad_plots_are_refused_with_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(lpr.InputError, match="nothing to draw"):
         draw({"one": [FAILED]}, tmp_path / "a.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(lpr.InputError, match=r"pip install 'lp-routing\[bench\]'"):
+    with pytest.raises(lpr.InputError, match=r"pip install 'lp-routing\[plots\]'"):
         draw({"one": ROWS}, tmp_path / "a.png")

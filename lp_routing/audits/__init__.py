@@ -3,9 +3,11 @@
 from lp_routing.answers import NoAnswer, as_map
 from lp_routing.audits.batch_invariance import batch_invariance
 from lp_routing.audits.causality import causality
+from lp_routing.audits.causality_map import CausalityMap, causality_map
 from lp_routing.audits.feasibility import feasibility
 from lp_routing.audits.finding import Example, Finding
 from lp_routing.audits.precision import FORMATS, margins, precision
+from lp_routing.audits.precision_flips import PrecisionFlips, precision_flips
 from lp_routing.audits.prefill import prefill
 from lp_routing.audits.repeatable import repeatable
 from lp_routing.audits.scale import WAYS, scale
@@ -17,18 +19,22 @@ __all__ = [
     "FORMATS",
     "LIMIT_S",
     "WAYS",
+    "CausalityMap",
     "Example",
     "Finding",
     "NoAnswer",
+    "PrecisionFlips",
     "Subject",
     "as_map",
     "audit",
     "batch_invariance",
     "causality",
+    "causality_map",
     "chosen",
     "feasibility",
     "margins",
     "precision",
+    "precision_flips",
     "prefill",
     "repeatable",
     "scale",

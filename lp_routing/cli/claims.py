@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,13 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from lp_routing.cli.long_work import check_resumable, jobs_option, long_work, resume_option
 from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
 from lp_routing.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lp_routing.claims import Claim
     from lp_routing.claims.checking import Checked
     from lp_routing.traces import Trace
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 @click.option(
     "--markdown", "page_path", type=click.Path(path_type=Path), help="Also write a page here."
 )
+@jobs_option
+@resume_option
 def claims(**options: Any) -> None:
     """Check the literature's claims about routing, with numbers, on your logits.
 
@@ -48,7 +54,7 @@ def claims(**options: Any) -> None:
     tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
 
     Exit status: 0 when all verdicts come out as stated, 1 when evidence contradicts one or a check
-    fails, 2 on bad input.
+    fails, 2 on bad input, 130 when interrupted.
     """
     try:
         as_stated = _claims(Console(), ClaimsOptions(**options))
@@ -70,12 +76,15 @@ class ClaimsOptions:
     seed: int
     json_path: Path | None
     page_path: Path | None
+    jobs: int
+    resume_path: Path | None
 
 
 def _claims(console: Console, options: ClaimsOptions) -> bool:
     """Do the job and print it; whether all verdicts come out as stated."""
     with console.status("loading torch and the solvers ..."):
         from lp_routing import traces
+        from lp_routing.checks import whole
         from lp_routing.claims import CLAIMS
         from lp_routing.claims.checking import chosen
         from lp_routing.report.claims_page import page
@@ -86,6 +95,8 @@ def _claims(console: Console, options: ClaimsOptions) -> bool:
     check_writable(options.page_path, options.file, "--markdown")
     if options.page_path is not None and options.page_path == options.json_path:
         raise InputError(f"--markdown {options.page_path}: --json has this name; give another.")
+    check_resumable(options.resume_path, (options.file, options.json_path, options.page_path))
+    whole(options.jobs, "jobs", 1)
     trace = traces.sample() if options.file is None else traces.read(options.file)
     layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
     checked, said = _checked(console, todo, trace, layers, most, options)
@@ -112,21 +123,42 @@ def _checked(
     """The claims with their evidence, and in words what it was measured on."""
     import torch
 
-    from lp_routing.claims.checking import check_all
+    from lp_routing.claims.claim import subject
 
     logits = torch.stack([trace.layer(layer)[:most] for layer in layers])
+    subject(logits, k=options.k, seed=options.seed)  # raises before the work where it is none
     L, T, E = logits.shape
     named = "the sample" if options.file is None else Path(trace.source).name
     said = f"{named}, {L} layer(s), {T} tokens, {E} experts; k={options.k}, seed {options.seed}"
     console.print(f"[bold]{escape(trace.source)}[/bold]: {said}.", highlight=False)
-    with console.status("checking ...") as status:
+    records = long_work(
+        console,
+        partial(evidence, logits=logits, k=options.k, seed=options.seed),
+        [claim.id for claim in todo],
+        "checking",
+        path=options.resume_path,
+        jobs=options.jobs,
+    )
+    return [_as_checked(*pair) for pair in zip(todo, records, strict=True)], said
 
-        def begun(claim: "Claim") -> None:
-            status.update(f"checking {claim.id}: {escape(claim.title)} ...")
-            if not console.is_terminal:
-                click.echo(f"checking {claim.id}: {claim.title}", err=True)
 
-        return check_all(todo, logits, k=options.k, seed=options.seed, begun=begun), said
+def evidence(claim_id: str, *, logits: "Tensor", k: int, seed: int) -> dict[str, Any]:
+    """What the check of one claim finds on logits (L, T, E), as JSON values."""
+    from lp_routing.claims import CLAIMS
+
+    claim = next(claim for claim in CLAIMS if claim.id == claim_id)
+    return claim.check(logits, k=k, seed=seed).as_json()
+
+
+def _as_checked(claim: "Claim", record: dict[str, Any]) -> "Checked":
+    """A claim with its evidence, or with why its check failed."""
+    from lp_routing.claims import Evidence
+    from lp_routing.claims.checking import Checked
+    from lp_routing.sweep import ERROR
+
+    if ERROR in record:
+        return Checked(claim, None, f"The check failed: {record[ERROR]}")
+    return Checked(claim, Evidence(**record))
 
 
 def _arguments(options: ClaimsOptions) -> list[str]:

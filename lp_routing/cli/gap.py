@@ -12,6 +12,8 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from lp_routing.cli.gap_work import Place, measured
+from lp_routing.cli.long_work import check_resumable, jobs_option, resume_option
 from lp_routing.cli.named import PROBLEMS, stated
 from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
 from lp_routing.cli.sections import OWN, Section, sections_of
@@ -20,6 +22,9 @@ from lp_routing.errors import InputError
 if TYPE_CHECKING:
     from lp_routing.judging import GapRow
     from lp_routing.traces import Trace
+
+NOT_STATED = ("file", "json_path", "csv_path", "plot_path", "resume_path")
+"""Options that are left out of the file of rows: paths on this machine."""
 
 WIDE = 100
 """Columns of a terminal from which the table shows all metrics of the load."""
@@ -82,6 +87,8 @@ WIDE = 100
     type=click.Path(path_type=Path),
     help="Draw gap against time here: .png, .pdf or .svg.",
 )
+@jobs_option
+@resume_option
 def gap(**options: Any) -> None:
     """Measure how far routers are from the certified optimum of a problem, and what they cost.
 
@@ -90,9 +97,10 @@ def gap(**options: Any) -> None:
 
     Every router goes from the logits by its own rule; what it takes is judged by the scores of the
     problem. Routers that seek another problem are measured too; where they break a bound of this
-    one, they are marked INFEASIBLE. Times are in units of torch.topk on the scores.
+    one, they are marked INFEASIBLE. Times are in units of torch.topk on the scores; with several
+    --jobs, of one thread each, beside each other.
 
-    Exit status: 0, or 2 on bad input.
+    Exit status: 0, 2 on bad input, or 130 when interrupted.
     """
     try:
         _gap(Console(), GapOptions(**options))
@@ -119,6 +127,8 @@ class GapOptions:
     json_path: Path | None
     csv_path: Path | None
     plot_path: Path | None
+    jobs: int
+    resume_path: Path | None
 
 
 def _gap(console: Console, options: GapOptions) -> None:
@@ -126,8 +136,10 @@ def _gap(console: Console, options: GapOptions) -> None:
     with console.status("loading torch and the solvers ..."):
         from lp_routing import traces
         from lp_routing.compare import OPTIMUM
-        from lp_routing.report.gap_plot import check_format, check_matplotlib, draw
         from lp_routing.report.gap_table import LEGEND, gap_table, remarks, verdict
+        from lp_routing.report.plots.gap_against_time import draw
+        from lp_routing.report.plots.saving import check_format
+        from lp_routing.report.plots.style import check_matplotlib
         from lp_routing.routers import CATALOGUE
 
     _check_outputs(options)
@@ -143,17 +155,25 @@ def _gap(console: Console, options: GapOptions) -> None:
     _banner(console, trace, len(layers), tokens, options)
     if idle:
         console.print(f"Seek no named problem, not judged: {'; '.join(idle)}.", highlight=False)
-    found: dict[tuple[int, Section], list[GapRow]] = {}
-    for layer in layers:
-        for section in sections:
-            title = f"Layer {layer}, {section}" if options.problem_name == OWN else f"Layer {layer}"
-            with console.status(f"{title}: {len(section.routers)} router(s) ..."):
-                rows = _layer_rows(trace, layer, section, options)
-            found[layer, section] = rows
-            console.print(gap_table(title, rows, wide=console.width >= WIDE))
-            for sentence in remarks(rows):
-                console.print(sentence, style="magenta", highlight=False, markup=False)
-            console.print(f"{title}, {verdict(rows)}", highlight=False, markup=False)
+
+    def told(place: Place, rows: "Sequence[GapRow]") -> None:
+        layer, section = place
+        title = f"Layer {layer}, {section}" if options.problem_name == OWN else f"Layer {layer}"
+        console.print(gap_table(title, rows, wide=console.width >= WIDE))
+        for sentence in remarks(rows):
+            console.print(sentence, style="magenta", highlight=False, markup=False)
+        console.print(f"{title}, {verdict(rows)}", highlight=False, markup=False)
+
+    places = [(layer, section) for layer in layers for section in sections]
+    of_rows = ("k", "capacity_factor", "repeats", "warm_up", "seed", "resume_path", "jobs")
+    found = measured(
+        console,
+        trace,
+        places,
+        told,
+        tokens=parse_tokens(options.tokens),
+        **{name: getattr(options, name) for name in of_rows},
+    )
     console.print(LEGEND, style="dim", highlight=False)
     _write(found, trace.source, options)
     if options.plot_path is not None:
@@ -183,6 +203,7 @@ def _check_numbers(
     """Raise before anything is printed or measured, rather than after."""
     from lp_routing.checks import whole
 
+    whole(options.jobs, "jobs", 1)
     whole(options.repeats, "repeats", 1)
     whole(options.warm_up, "warm_up", 0)
     whole(options.seed, "seed", 0)
@@ -210,30 +231,6 @@ def parse_routers(text: str, known: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _layer_rows(
-    trace: "Trace", layer: int, section: Section, options: GapOptions
-) -> "list[GapRow]":
-    """The rows of one layer and one problem."""
-    from lp_routing.compare import comparisons
-
-    logits = trace.layer(layer)[: parse_tokens(options.tokens)]
-    try:
-        problem, shape = stated(
-            logits, section.problem, options.k, options.capacity_factor, section.score
-        )
-        return comparisons(
-            problem,
-            section.routers,
-            logits=logits,
-            repeats=options.repeats,
-            warm_up=options.warm_up,
-            seed=options.seed,
-            shape=shape,
-        )
-    except InputError as error:
-        raise InputError(f"{error} (Layer {layer} of {trace.source}.)") from error
-
-
 def _check_outputs(options: GapOptions) -> None:
     """Each file can be written, and no two are the same."""
     outputs = {
@@ -252,11 +249,10 @@ def _check_outputs(options: GapOptions) -> None:
         other = seen.setdefault(path.resolve(), option)
         if other != option:
             raise InputError(f"{other} and {option} both name {path}; give two files.")
+    check_resumable(options.resume_path, (options.file, *outputs.values()))
 
 
-def _write(
-    found: "Mapping[tuple[int, Section], Sequence[GapRow]]", source: str, options: GapOptions
-) -> None:
+def _write(found: "Mapping[Place, Sequence[GapRow]]", source: str, options: GapOptions) -> None:
     """The rows as JSON and as CSV, where asked for."""
     records = [
         {"layer": layer, "scores": section.score, **row.as_record()}
@@ -264,8 +260,7 @@ def _write(
         for row in rows
     ]
     if options.json_path is not None:
-        paths = ("file", "json_path", "csv_path", "plot_path")
-        stated = {name: value for name, value in vars(options).items() if name not in paths}
+        stated = {name: getattr(options, name) for name in vars(options) if name not in NOT_STATED}
         content = {"rows": records, "versions": versions(), "source": source, "options": stated}
         options.json_path.write_text(json.dumps(content, allow_nan=False, indent=1) + "\n")
     if options.csv_path is not None:

@@ -3,9 +3,14 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lp_routing.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lp_routing.traces import Trace
 
 PACKAGES = ("lp-routing", "torch", "numpy", "scipy", "highspy", "cvxpy", "clarabel")
 
@@ -34,6 +39,13 @@ def parse_tokens(text: str) -> int | None:
     if not text.strip().isdecimal() or int(text) < 1:
         raise InputError(f'--tokens {text}: expected "all" or a whole number >= 1.')
     return int(text)
+
+
+def first_tokens(trace: "Trace", tokens: int | None) -> "Tensor":
+    """Logits (L, T, E) of the first real tokens of every layer, of all where None."""
+    logits = trace.router_logits
+    real = logits if trace.mask is None else logits[:, trace.mask]
+    return real[:, :tokens].contiguous()
 
 
 def versions() -> dict[str, str]:

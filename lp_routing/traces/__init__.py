@@ -1,7 +1,8 @@
-"""Router logits of real models: the reader of files, and the sample that ships with the package."""
+"""Router logits of real models: the reader of files, hooks on a model, the sample that ships."""
 
+from lp_routing.traces.capture import Captured, capture
 from lp_routing.traces.read import read
 from lp_routing.traces.sample import sample
 from lp_routing.traces.trace import Trace
 
-__all__ = ["Trace", "read", "sample"]
+__all__ = ["Captured", "Trace", "capture", "read", "sample"]

@@ -1,0 +1,135 @@
+"""Directives whose content is read off the package and the benchmarks, so that it cannot go stale.
+
+`router-table`: the catalogue. `gap-table`: what benchmarks/gap.csv says of each router.
+`command-help`: the help of every command.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+
+import click
+from docutils import nodes
+from docutils.parsers.rst import Directive, directives
+from sphinx.application import Sphinx
+
+from lp_routing.cli import main
+from lp_routing.routers import CATALOGUE, Shape, StatefulRouter
+
+GAP = Path(__file__).parents[2] / "benchmarks" / "gap.csv"
+SHAPE = Shape(k=2, capacity=80, T=1024, E=32)
+Row = Sequence[str]
+
+
+def router_rows() -> list[Row]:
+    """Name, class, problem sought, whether causal and with a state, of the whole catalogue."""
+    routers = ((name, make(SHAPE)) for name, make in CATALOGUE.items())
+    return [
+        (
+            name,
+            f":py:class:`{type(each).__name__}`",
+            each.seeks or "none",
+            "yes" if each.causal else "no",
+            "yes" if isinstance(each, StatefulRouter) else "no",
+        )
+        for name, each in routers
+    ]
+
+
+def measured(k: str, factor: str) -> dict[str, list[dict[str, str]]]:
+    """The rows of benchmarks/gap.csv by router; one with a state warm is "NAME, warm"."""
+    found: dict[str, list[dict[str, str]]] = {}
+    with GAP.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if (row["K"], row["factor"]) == (k, factor):
+                warm = row["warm_up"] not in ("", "0")
+                found.setdefault(row["router"] + (", warm" if warm else ""), []).append(row)
+    return found
+
+
+def gap_rows(k: str, factor: str) -> list[Row]:
+    """Routers that kept all bounds wherever they were tried, smallest median gap first."""
+    lines = []
+    for name, rows in measured(k, factor).items():
+        judged = [row for row in rows if row["value"]]
+        if judged and all(row["feasible"] == "True" for row in judged):
+            gaps = [float(row["relative_gap"]) for row in judged]
+            dropped = median(float(row["dropped_fraction"]) for row in judged)
+            units = median(float(row["topk_units"]) for row in judged)
+            cells = (
+                name,
+                f"{100 * median(gaps):.3f} %",
+                f"{100 * max(gaps):.3f} %",
+                f"{100 * dropped:.1f} %",
+                f"{units:,.0f}" if units >= 100 else f"{units:.3g}",
+                "yes" if judged[0]["causal"] == "True" else "no",
+                f"{len(judged)}/{len(rows)}",
+            )
+            lines.append((median(gaps), cells))
+    return [cells for _, cells in sorted(lines)]
+
+
+class Table(Directive):
+    """A table whose cells are text, which may hold roles."""
+
+    def table(self, heads: Row, rows: Iterable[Row]) -> list[nodes.Node]:
+        """The table node."""
+        group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in heads), cols=len(heads))
+        group += nodes.thead("", self._row(heads))
+        group += nodes.tbody("", *(self._row(cells) for cells in rows))
+        return [nodes.table("", group, classes=["colwidths-auto"])]
+
+    def _row(self, cells: Row) -> nodes.row:
+        made = (self.state.inline_text(cell, self.lineno)[0] for cell in cells)
+        return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", *text)) for text in made))
+
+
+class RouterTable(Table):
+    """All routers of the catalogue."""
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        return self.table(("name", "class", "seeks", "causal", "state"), router_rows())
+
+
+class GapTable(Table):
+    """Medians of benchmarks/gap.csv at one k and capacity factor."""
+
+    option_spec = {"k": directives.unchanged_required, "factor": directives.unchanged_required}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        heads = (
+            "router",
+            "gap, median",
+            "gap, largest",
+            "tokens dropped",
+            "time, topk passes",
+            "causal",
+            "cases",
+        )
+        self.state.document.settings.record_dependencies.add(str(GAP))
+        return self.table(heads, gap_rows(self.options["k"], self.options["factor"]))
+
+
+class CommandHelp(Directive):
+    """A section for every command with its `--help`."""
+
+    def run(self) -> list[nodes.Node]:
+        """The sections."""
+        made: list[nodes.Node] = []
+        for name, command in main.commands.items():
+            context = click.Context(command, info_name=f"lp-routing {name}", terminal_width=96)
+            section = nodes.section("", nodes.title("", name), ids=[f"lp-routing-{name}"])
+            section += nodes.literal_block("", command.get_help(context), language="text")
+            made.append(section)
+        return made
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Sphinx's entry."""
+    app.add_directive("router-table", RouterTable)
+    app.add_directive("gap-table", GapTable)
+    app.add_directive("command-help", CommandHelp)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,279 @@
+"""`lp-routing frontier`: what a budget buys, what a unit more is worth, and routers beside it."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from lp_routing.cli.frontier_work import Asked, bought, curve_of
+from lp_routing.cli.gap import parse_routers
+from lp_routing.cli.long_work import (
+    check_resumable,
+    jobs_option,
+    long_work,
+    raise_failures,
+    resume_option,
+)
+from lp_routing.cli.options import (
+    check_writable,
+    first_tokens,
+    parse_layers,
+    parse_tokens,
+    versions,
+)
+from lp_routing.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lp_routing.sweep import Record
+
+HANDFULS = {
+    "total": ("top-k", "unified"),
+    "capacity": ("drop by score", "drop by position, token-major"),
+    "k": ("drop by score", "drop by position, token-major"),
+    "layers": ("top-k", "unified"),
+}
+"""The routers that stand beside the optimum where none are named."""
+
+NOT_STATED = ("file", "json_path", "plot_path", "resume_path")
+"""Options that are left out of the JSON file: paths on this machine."""
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--over",
+    type=click.Choice(list(HANDFULS)),
+    default="total",
+    show_default=True,
+    help="The budget: pairs in all; slots of every expert; experts per token; pairs in all layers.",
+)
+@click.option("--k", default=2, show_default=True, help="Experts per token.")
+@click.option(
+    "--capacity-factor",
+    default=1.25,
+    show_default=True,
+    help="Capacity of an expert, relative to an equal share; over capacity, the one told about.",
+)
+@click.option(
+    "--score",
+    type=click.Choice(["softmax", "sigmoid", "unified", "logits"]),
+    default="softmax",
+    show_default=True,
+    help="How logits become what a pair is worth.",
+)
+@click.option(
+    "--layers",
+    help='Such as "0,2", "0-3" or "all"; left out: layer 0, and over layers all.',
+)
+@click.option(
+    "--tokens",
+    default="1024",
+    show_default=True,
+    help='How many tokens of each layer, from the first, or "all".',
+)
+@click.option(
+    "--points",
+    default="20",
+    show_default=True,
+    help='Capacities to solve, or budgets to show; "all" for each capacity, each breakpoint.',
+)
+@click.option(
+    "--routers", help='Names of the catalogue, comma separated, "all" or "none"; left out: two.'
+)
+@click.option("--seed", default=0, show_default=True, help="Of routers that draw at random.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all here.")
+@click.option(
+    "--plot",
+    "plot_path",
+    type=click.Path(path_type=Path),
+    help="Draw here: .png, .pdf or .svg; of several layers, each beside it by its name.",
+)
+@jobs_option
+@resume_option
+def frontier(**options: Any) -> None:
+    """Tell what a budget buys: the value of every budget, proved, and what a unit more is worth.
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+
+    Over total and layers the curves are exact at every budget. Over capacity (at most k experts a
+    token) and k (under one capacity), a layer is solved at several budgets; value and proved bound
+    hold between them, too.
+
+    Exit status: 0, 2 on bad input, or 130 when interrupted.
+    """
+    try:
+        _frontier(Console(), FrontierOptions(**options))
+    except InputError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+
+
+@dataclass(frozen=True)
+class FrontierOptions:
+    """What the command line says to `frontier`."""
+
+    file: Path | None
+    over: str
+    k: int
+    capacity_factor: float
+    score: str
+    layers: str | None
+    tokens: str
+    points: str
+    routers: str | None
+    seed: int
+    json_path: Path | None
+    plot_path: Path | None
+    jobs: int
+    resume_path: Path | None
+
+
+def _frontier(console: Console, options: FrontierOptions) -> None:
+    """Do the job and print it."""
+    with console.status("loading torch and the solvers ..."):
+        from lp_routing import traces
+        from lp_routing.report.frontier_table import LEGEND, frontier_table, sentences
+
+    asked = _asked(options)
+    _check_outputs(options)
+    trace = traces.sample() if options.file is None else traces.read(options.file)
+    together = asked.over == "layers"
+    layers = parse_layers(options.layers or ("all" if together else "0"), trace.layers)
+    places = [layers] if together else [[layer] for layer in layers]
+    plots = _plot_paths(options, places)
+    logits = first_tokens(trace, parse_tokens(options.tokens))
+    asked.check(logits[layers])
+    console.print(
+        f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), {logits.shape[1]} of "
+        f"{len(trace.layer(layers[0]))} tokens, {logits.shape[2]} experts; over {asked.over}, "
+        f"k={asked.k}, capacity factor {asked.capacity_factor:g}, scores: {asked.score}.",
+        highlight=False,
+    )
+
+    def told(name: str, record: "Record") -> None:
+        console.print(frontier_table(name, asked.over, record))
+        for sentence in sentences(asked.over, asked.k, record):
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    found = _found(console, logits, places, asked, options, told)
+    console.print(LEGEND, style="dim", highlight=False)
+    if options.json_path is not None:
+        content = json.dumps(_as_json(found, trace.source, options), allow_nan=False, indent=1)
+        options.json_path.write_text(content + "\n")
+    for path, layers, (name, record) in zip(plots, places, found.items(), strict=False):
+        curve = curve_of(record, logits[layers], asked)
+        _draw(path, f"{trace.source}: {name}", curve, record, asked)
+
+
+def _found(
+    console: Console,
+    logits: "Tensor",
+    places: Sequence[Sequence[int]],
+    asked: Asked,
+    options: FrontierOptions,
+    told: "Callable[[str, Record], None]",
+) -> "dict[str, Record]":
+    """Name of a place -> what its budgets buy; each told in their order, as soon as may be."""
+    names = [_name(layers, asked) for layers in places]
+
+    def tell(number: int, record: "Record") -> None:
+        if "points" in record:
+            told(names[number], record)
+
+    task = partial(bought, logits=logits, asked=asked)
+    path, jobs = options.resume_path, options.jobs
+    records = long_work(console, task, places, "solving", path=path, jobs=jobs, told=tell)
+    raise_failures(records, [f"({name}.)" for name in names])
+    return dict(zip(names, records, strict=True))
+
+
+def _name(layers: Sequence[int], asked: Asked) -> str:
+    return f"{len(layers)} layers" if asked.over == "layers" else f"Layer {layers[0]}"
+
+
+def _asked(options: FrontierOptions) -> Asked:
+    """The options that every place shares, checked as far as they can be without the logits."""
+    from lp_routing.checks import whole
+    from lp_routing.routers import CATALOGUE
+
+    whole(options.jobs, "jobs", 1)
+    given = options.routers
+    if given is None:
+        names = list(HANDFULS[options.over])
+    elif given.strip().lower() == "none":
+        names = []
+    else:
+        names = parse_routers(given, tuple(CATALOGUE))
+    every = options.points.strip().lower() == "all"
+    if not every and not (options.points.strip().isdecimal() and int(options.points) >= 2):
+        raise InputError(f'--points {options.points}: expected "all" or a whole number >= 2.')
+    return Asked(
+        over=options.over,
+        k=options.k,
+        capacity_factor=options.capacity_factor,
+        score=options.score,
+        points=None if every else int(options.points),
+        routers=tuple(names),
+        seed=whole(options.seed, "seed", 0),
+    )
+
+
+def _check_outputs(options: FrontierOptions) -> None:
+    """Each file can be written, and no two are the same."""
+    check_writable(options.json_path, options.file)
+    check_writable(options.plot_path, options.file, "--plot")
+    if options.plot_path is not None:
+        from lp_routing.report.plots.saving import check_format
+        from lp_routing.report.plots.style import check_matplotlib
+
+        check_format(options.plot_path)
+        check_matplotlib()
+        if (
+            options.json_path is not None
+            and options.plot_path.resolve() == options.json_path.resolve()
+        ):
+            raise InputError(f"--plot {options.plot_path}: --json has this name; give another.")
+    others = (options.file, options.json_path, options.plot_path)
+    check_resumable(options.resume_path, others)
+
+
+def _plot_paths(options: FrontierOptions, places: Sequence[Sequence[int]]) -> list[Path]:
+    """A file for each place: the one that is named, or with several, each with its layer."""
+    path = options.plot_path
+    if path is None or len(places) == 1:
+        return [] if path is None else [path]
+    paths = [path.with_stem(f"{path.stem}-layer-{layers[0]}") for layers in places]
+    for each in paths:
+        check_writable(each, options.file, "--plot")
+    return paths
+
+
+def _draw(path: Path, title: str, curve: Any, record: "Record", asked: Asked) -> None:
+    """The figure of a place, with the routers that are told there."""
+    from lp_routing.report import plots
+
+    routers = [SimpleNamespace(**each) for each in record["routers"]]
+    plots.save(plots.frontier(curve, routers, over=asked.over, title=title), path)
+
+
+def _as_json(
+    found: "Mapping[str, Record]", source: str, options: FrontierOptions
+) -> dict[str, Any]:
+    stated = {name: getattr(options, name) for name in vars(options) if name not in NOT_STATED}
+    return {
+        "frontiers": [{"of": name, **record} for name, record in found.items()],
+        "versions": versions(),
+        "source": source,
+        "options": stated,
+    }

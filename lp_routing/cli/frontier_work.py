@@ -1,0 +1,186 @@
+"""The work of `lp-routing frontier`: a curve, routers beside it and answers, as JSON values."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any
+
+from lp_routing.cli.frontier_points import Curve, attains, ends, largest, point, points_of, span
+from lp_routing.concave import Concave, Merged
+from lp_routing.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARES = (0.95, 0.99)
+"""Of the largest value: which budgets attain so much is told."""
+
+COST = ("free", "constrained", "lost", "share")
+CERTIFIED = ("budgets", "values", "bounds", "prices")
+OWN = ("name", "budgets", "values", "feasible")
+"""Attributes that become JSON values: of a cost, of a certified curve, of a router's own."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every place.
+
+    Attributes:
+        over: "total", "capacity", "k" or "layers".
+        k: experts per token.
+        capacity_factor: of the capacity that is fixed, or looked at closer.
+        score: name of the function from logits to what a pair is worth.
+        points: how many budgets are solved or shown; None for every one.
+        routers: names of the catalogue whose curves stand beside the optimum.
+        seed: of routers that draw at random.
+    """
+
+    over: str
+    k: int
+    capacity_factor: float
+    score: str
+    points: int | None
+    routers: tuple[str, ...]
+    seed: int
+
+    def worth(self, logits: "Tensor") -> "Tensor":
+        """What pairs are worth, of the shape of the logits."""
+        from lp_routing import scores
+
+        return scores.named(self.score)(logits, None)
+
+    def capacity(self, T: int, E: int) -> int:
+        """Tokens an expert at the capacity factor, T at most."""
+        from lp_routing.routers import CapacityFactor
+
+        return min(CapacityFactor(self.capacity_factor).of(T, E, self.k), T)
+
+    def check(self, logits: "Tensor") -> None:
+        """Raise `InputError` on what makes no sense for logits (L, T, E)."""
+        from lp_routing.checks import whole
+
+        _, T, E = logits.shape
+        whole(self.k, "k", 1, E, "E, the number of experts")
+        self.capacity(T, E)
+
+
+def bought(layers: Sequence[int], *, logits: "Tensor", asked: Asked) -> dict[str, Any]:
+    """What the budgets of some layers of logits (L, T, E) buy, as JSON values.
+
+    One layer; where `asked.over` is "layers", all that share one budget.
+    """
+    from lp_routing.cli.frontier_routers import beside
+
+    given = logits[list(layers)]
+    worth = asked.worth(given)
+    curve, shared = _curve(worth, asked)
+    answers = _answers(worth, curve, asked)
+    if shared is not None:
+        answers |= _of_layers(shared, answers["at"])
+    exact = isinstance(curve, Concave)
+    return {
+        "points": points_of(curve, asked.points, answers["at"]),
+        "largest": largest(curve),
+        "breakpoints": len(curve.breakpoints()) if isinstance(curve, Concave) else None,
+        "between": 0.0 if isinstance(curve, Concave) else curve.gap,
+        "certified": None if exact else _as_json(curve, CERTIFIED),
+        "routers": [
+            _as_json(each, OWN) | {"bounds": [span(curve, int(n))[1] for n in each.budgets]}
+            for each in beside(given, worth, curve, asked)
+        ],
+        "answers": answers,
+    }
+
+
+def curve_of(record: Mapping[str, Any], logits: "Tensor", asked: Asked) -> Curve:
+    """The curve of a record: a certified one as it was solved, an exact one of (L, T, E) again."""
+    import torch
+
+    from lp_routing.frontier.certified import Certified
+
+    kept = record["certified"]
+    if kept is None:
+        return _curve(asked.worth(logits), asked)[0]
+    values = {name: torch.tensor(kept[name], dtype=torch.float64) for name in kept}
+    return Certified(**{**values, "budgets": values["budgets"].long()})
+
+
+def _curve(worth: "Tensor", asked: Asked) -> tuple[Curve, Merged | None]:
+    """What budgets buy where pairs are worth (L, T, E), and how layers share one."""
+    from lp_routing import frontier
+    from lp_routing.problem import RoutingProblem
+
+    if asked.over == "layers":
+        shared = frontier.over_layers(worth)
+        return shared.total, shared
+    T, E = worth.shape[1:]
+    if asked.over == "total":
+        return frontier.over_total(RoutingProblem(worth[0])), None
+    if asked.over == "capacity":
+        return frontier.over_capacity(worth[0], asked.k, points=asked.points), None
+    return frontier.over_k(worth[0], asked.capacity(T, E)), None
+
+
+def _answers(worth: "Tensor", curve: Curve, asked: Asked) -> dict[str, Any]:
+    """Which budgets attain what, what units at the budget in use are worth, what demands cost."""
+    from lp_routing import frontier
+
+    L, T, E = worth.shape
+    k, C = asked.k, asked.capacity(T, E)
+    in_use = {"total": T * k, "capacity": C, "k": k, "layers": L * T * k}[asked.over]
+    first, last = ends(curve)
+    at, most = min(max(in_use, first), last), largest(curve)
+    token_choice = float(worth.double().topk(k).values.sum())
+    found: dict[str, Any] = {
+        "in_use": in_use,
+        "at": at,
+        "there": point(curve, at),
+        "token_choice": None,
+        "shares": {f"{share:g}": attains(curve, share * most) for share in SHARES if most > 0},
+    }
+    if token_choice > -inf:  # else a token may not go to so many
+        by = attains(curve, token_choice)
+        found["token_choice"] = {"value": token_choice, "attained_by": by}
+    if asked.over == "capacity":
+        found["expert"] = _dearest(worth[0], k, C)
+    if asked.over != "layers":
+        found["balance"] = _cost(lambda: frontier.cost_of_balance(worth[0], k))
+        found["serving"] = _cost(lambda: frontier.cost_of_serving(worth[0], T * k))
+    return found
+
+
+def _cost(of: Callable[[], Any]) -> dict[str, Any]:
+    """What a demand costs, or why it cannot be met."""
+    try:
+        cost = _as_json(of(), COST)
+    except InputError as error:
+        return {"cannot": str(error)}
+    return cost if isfinite(cost["lost"]) else {"cannot": "there is no such assignment."}
+
+
+def _dearest(worth: "Tensor", k: int, C: int) -> dict[str, Any]:
+    """The expert whose slots have the highest price at capacity C, and what they are worth."""
+    from lp_routing import frontier
+    from lp_routing.compare import exact_solver
+    from lp_routing.named_problems import capacity
+    from lp_routing.solve import solve
+
+    problem = capacity(worth, k, C)
+    prices = solve(problem, exact_solver(problem, 0)).prices
+    expert = 0 if prices is None or prices.experts is None else int(prices.experts.argmax())
+    last, more = frontier.slot_worth(problem, expert)
+    return {"expert": expert, "last": float(last), "next": float(more)}
+
+
+def _of_layers(shared: Merged, at: int) -> dict[str, Any]:
+    """Who gets the next pair, and the best split of the budget in use."""
+    from lp_routing import frontier
+
+    following = frontier.next_slot(shared, at) if at < ends(shared.total)[1] else None
+    return {"next_layer": following, "split": [int(n) for n in shared.split(at).tolist()]}
+
+
+def _as_json(value: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Some attributes, tensors as lists."""
+    found = {name: getattr(value, name) for name in names}
+    return {name: v.tolist() if hasattr(v, "tolist") else v for name, v in found.items()}

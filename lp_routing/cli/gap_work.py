@@ -1,0 +1,98 @@
+"""The work of `lp-routing gap` as points: one a layer and problem, each told as it comes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from lp_routing.cli.long_work import long_work, raise_failures
+from lp_routing.cli.named import stated
+from lp_routing.cli.options import first_tokens
+from lp_routing.cli.sections import Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lp_routing.judging import GapRow
+    from lp_routing.traces import Trace
+
+Place = tuple[int, Section]
+
+
+def measured(
+    console: Console,
+    trace: "Trace",
+    places: Sequence[Place],
+    told: "Callable[[Place, list[GapRow]], None]",
+    *,
+    tokens: int | None,
+    resume_path: Path | None,
+    jobs: int,
+    **options: Any,
+) -> "dict[Place, list[GapRow]]":
+    """The rows of each layer and problem; each told in their order, as soon as may be.
+
+    Where places fail, the others are told all the same, and the last word is an error.
+
+    Args:
+        console: where progress is shown.
+        trace: the logits.
+        places: layers and what judges there.
+        told: called with each place and its rows.
+        tokens: how many of each layer, None for all.
+        resume_path, jobs: of the sweep.
+        options: `section_rows`'s own: k, capacity_factor, repeats, warm_up, seed.
+    """
+    task = partial(section_rows, logits=first_tokens(trace, tokens), **options)
+    points = [{"layer": layer, **section._asdict()} for layer, section in places]
+    found: dict[Place, list[GapRow]] = {}
+
+    def tell(number: int, record: Mapping[str, Any]) -> None:
+        if "rows" in record:
+            found[places[number]] = [_row(row) for row in record["rows"]]
+            told(places[number], found[places[number]])
+
+    records = long_work(console, task, points, "measuring", path=resume_path, jobs=jobs, told=tell)
+    names = [f"(Layer {layer}, {section}, of {trace.source}.)" for layer, section in places]
+    raise_failures(records, names)
+    return found
+
+
+def section_rows(
+    point: Mapping[str, Any],
+    *,
+    logits: "Tensor",
+    k: int,
+    capacity_factor: float,
+    repeats: int,
+    warm_up: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The rows of one layer of logits (L, T, E) and one problem, as records."""
+    from lp_routing.compare import comparisons
+
+    layer = logits[point["layer"]]
+    problem, shape = stated(layer, point["problem"], k, capacity_factor, point["score"])
+    rows = comparisons(
+        problem,
+        list(point["routers"]),
+        logits=layer,
+        repeats=repeats,
+        warm_up=warm_up,
+        seed=seed,
+        shape=shape,
+    )
+    return {"rows": [row.as_record() for row in rows]}
+
+
+def _row(record: Mapping[str, Any]) -> "GapRow":
+    """A row of its record: where a number is unknown, NaN again."""
+    from lp_routing.judging import GapRow
+
+    unknown = {f.name: f.default for f in fields(GapRow) if record[f.name] is None}
+    numbers = {name: nan for name, usual in unknown.items() if isinstance(usual, float)}
+    return GapRow(**{**record, **numbers})

@@ -1,0 +1,123 @@
+"""What commands with long work have in common: `--jobs`, `--resume`, how far it is, Ctrl-C."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from lp_routing.errors import InputError
+
+if TYPE_CHECKING:
+    from lp_routing.sweep import Progress, Record, Task
+
+INTERRUPTED = 130
+"""What a shell gives to a command that ended by Ctrl-C."""
+
+jobs_option = click.option(
+    "--jobs", default=1, show_default=True, help="Processes; each has one thread where several."
+)
+resume_option = click.option(
+    "--resume",
+    "resume_path",
+    type=click.Path(path_type=Path),
+    metavar="PATH.jsonl",
+    help="Keep each result here as it comes; go on from those that are here.",
+)
+
+
+def check_resumable(path: Path | None, others: Sequence[Path | None]) -> None:
+    """Find out before the work that results cannot be kept; nothing is made or changed.
+
+    Raises:
+        InputError: a path that cannot be written, or that another option names.
+    """
+    if path is None:
+        return
+    if any(other is not None and other.resolve() == path.resolve() for other in others):
+        raise InputError(f"--resume {path}: this file is read or written already; name another.")
+    usable = path.is_file() if path.exists() else path.parent.is_dir()
+    if not usable or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"--resume {path}: cannot be written; name a file in a folder of yours.")
+
+
+def long_work(
+    console: Console,
+    task: "Task",
+    points: Sequence[Any],
+    doing: str,
+    *,
+    path: Path | None,
+    jobs: int,
+    told: "Callable[[int, Record], object]" = lambda _, __: None,
+) -> "list[Record]":
+    """`sweep`, with how far it is: a bar on a terminal, lines on stderr elsewhere.
+
+    Args:
+        console: where results are printed.
+        task, points, path, jobs: as `lp_routing.sweep.sweep`.
+        doing: what is done, for the bar.
+        told: place of a point and its record, in the order of the points, as soon as may be.
+
+    Exits with status 130 on Ctrl-C, saying how to go on, and with 1 where a process died.
+    """
+    from lp_routing.processes import WorkerError
+    from lp_routing.sweep import sweep
+
+    seen = 0
+    latest: Progress | None = None
+    texts = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[says]}")
+    with Bar(
+        SpinnerColumn(), *texts, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        line = bar.add_task(doing, total=len(points), says="")
+
+        def tell(progress: "Progress") -> None:
+            nonlocal seen, latest
+            latest = progress
+            bar.update(line, completed=progress.done, says=str(progress))
+            if not console.is_terminal and progress.done:
+                click.echo(f"{doing}: {progress}", err=True)
+            while seen < progress.total and (record := progress.records[seen]) is not None:
+                told(seen, record)
+                seen += 1
+
+        try:
+            return sweep(task, points, path=path, jobs=jobs, progress=tell)
+        except KeyboardInterrupt:
+            status, says = INTERRUPTED, "Interrupted"
+        except WorkerError as error:
+            status, says = 1, f"Error: {error}"
+    click.echo(f"{says}{_go_on(latest, path)}", err=True)
+    sys.exit(status)
+
+
+def _go_on(latest: "Progress | None", path: Path | None) -> str:
+    """Where the work stands, and how to go on with it."""
+    where = "" if latest is None else f" {latest.done} of {latest.total} are done"
+    if path is None:
+        return f".{where}, and nothing is kept: --resume PATH.jsonl keeps results as they come."
+    return f".{where}; the same command with --resume {path} goes on from there."
+
+
+def raise_failures(records: "Sequence[Record]", places: Sequence[str]) -> None:
+    """Raise where points failed, with what each said and its place: the last word of a command.
+
+    Raises:
+        InputError: the input was to blame for all of them.
+        RuntimeError: it was not; with the traceback of the first.
+    """
+    from lp_routing.sweep import ERROR
+
+    failed = [(r, place) for r, place in zip(records, places, strict=True) if ERROR in r]
+    says = " ".join(f"{record[ERROR]} {place}" for record, place in failed)
+    traces = [record["traceback"] for record, _ in failed if "traceback" in record]
+    if traces:
+        raise RuntimeError(f"{says}\n{traces[0]}")
+    if failed:
+        raise InputError(says)

@@ -1,0 +1,274 @@
+"""`lp-routing report`: one HTML page to read and to send, with the proof of its numbers."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lp_routing.cli.gap import parse_routers
+from lp_routing.cli.named import stated
+from lp_routing.cli.options import (
+    check_writable,
+    first_tokens,
+    parse_layers,
+    parse_tokens,
+    versions,
+)
+from lp_routing.cli.steps import INTERRUPTED, Step, run
+from lp_routing.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lp_routing.problem import RoutingProblem
+    from lp_routing.report.html.asked import Asked
+    from lp_routing.report.html.examined import Examined
+    from lp_routing.report.html.outcome import Outcome
+    from lp_routing.report.html.report import Found
+    from lp_routing.routers import Shape
+    from lp_routing.traces import Trace
+
+HANDFUL = (
+    "drop by score, drop by position, token-major, batch prioritised, prices, top-k, "
+    "expert choice, unified"
+)
+DRAWN, CLAIMS, BOUGHT = "figures", "claims", "what capacity buys"
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="PAGE.html",
+    help="Write the page here.",
+)
+@click.option(
+    "--routers",
+    default=HANDFUL,
+    show_default=True,
+    help='Names of the catalogue, with commas between, or "all"; the page is about the first.',
+)
+@click.option("--k", default=2, show_default=True, help="Experts per token.")
+@click.option(
+    "--capacity-factor",
+    default=1.25,
+    show_default=True,
+    help="Capacity of an expert, relative to an equal share.",
+)
+@click.option(
+    "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
+)
+@click.option(
+    "--tokens",
+    default="1024",
+    show_default=True,
+    help='How many tokens of each layer, from the first, or "all".',
+)
+@click.option(
+    "--score",
+    type=click.Choice(["softmax", "sigmoid", "unified", "logits"]),
+    default="softmax",
+    show_default=True,
+    help="How logits become what a pair is worth; routers choose by scores of their own.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of all that is drawn at random.")
+@click.option("--times", is_flag=True, help="Time the routers, too; times differ from run to run.")
+@click.option("--date", "dated", default="", help='Put this date on the page; "today" is today\'s.')
+def report(**options: Any) -> None:
+    """Write one self-contained HTML page: what routers lose, what capacity buys, and the proof.
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+
+    A token takes at most k experts, an expert at most its capacity. The page loads nothing from
+    anywhere. The same input gives the same page; a part that fails says so in its place.
+
+    Exit status: 0; 1 when a part failed, an optimum is not proved or evidence contradicts a claim
+    (the page is written); 2 on bad input; 130 when interrupted (what there is, is written).
+    """
+    try:
+        status = _report(ReportOptions(**options))
+    except InputError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    sys.exit(status)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the command line says to `report`."""
+
+    file: Path | None
+    output: Path
+    routers: str
+    k: int
+    capacity_factor: float
+    layers: str
+    tokens: str
+    score: str
+    seed: int
+    times: bool
+    dated: str
+
+
+def _report(options: ReportOptions) -> int:
+    """Do the job; the exit status."""
+    check_writable(options.output, options.file, "--output")
+    click.echo("loading torch and the solvers ...", err=True)
+    from lp_routing import traces
+    from lp_routing.report.html.report import report as page_of
+    from lp_routing.report.plots.style import check_matplotlib
+    from lp_routing.routers import CATALOGUE
+
+    check_matplotlib()
+    names = parse_routers(options.routers, tuple(CATALOGUE))
+    trace = traces.sample() if options.file is None else traces.read(options.file)
+    layers = parse_layers(options.layers, trace.layers)
+    logits = first_tokens(trace, parse_tokens(options.tokens))[layers]
+    asked = _asked(options, trace, layers, names, logits)
+    found, interrupted = _found(asked, logits)
+    page, well = page_of(asked, found)
+    write_whole(options.output, page)
+    click.echo(f"written: {options.output}", err=True)
+    if interrupted:
+        return INTERRUPTED
+    return 0 if well else 1
+
+
+def _asked(
+    options: ReportOptions, trace: "Trace", layers: list[int], names: list[str], logits: "Tensor"
+) -> "Asked":
+    """What is asked for; raises on options that make no sense before any work is done."""
+    from lp_routing.checks import whole
+    from lp_routing.report.html.asked import Asked
+
+    whole(options.seed, "seed", 0)
+    _, T, E = logits.shape
+    _, shape = stated(logits[0], "capacity", options.k, options.capacity_factor, options.score)
+    return Asked(
+        name="the sample" if options.file is None else options.file.name,
+        layers=tuple(layers),
+        tokens=T,
+        all_tokens=len(trace.layer(0)),
+        experts=E,
+        k=options.k,
+        capacity_factor=options.capacity_factor,
+        capacity=shape.capacity,
+        score=options.score,
+        routers=tuple(names),
+        seed=options.seed,
+        timed=options.times,
+        command=_command(options),
+        date=date.today().isoformat() if options.dated == "today" else options.dated,
+        digest=sha256(logits.double().numpy().tobytes()).hexdigest(),
+        versions=versions(),
+    )
+
+
+def _command(options: ReportOptions) -> str:
+    """What was typed, but for folders and what is so by default."""
+    words = ["lp-routing", "report"]
+    words += [] if options.file is None else [options.file.name]
+    for parameter in report.params:
+        given = getattr(options, str(parameter.name))
+        if parameter.name in ("file", "output") or not given or given == parameter.default:
+            continue
+        words += [parameter.opts[0], *([] if given is True else [str(given)])]
+    return " ".join(map(shlex.quote, [*words, "-o", options.output.name]))
+
+
+def _found(asked: "Asked", logits: "Tensor") -> "tuple[Found, bool]":
+    """All parts, each on its own account, and whether Ctrl-C came before the last."""
+    from lp_routing.claims import CLAIMS as ALL
+    from lp_routing.claims.checking import check_all
+    from lp_routing.report.html.bought import bought
+    from lp_routing.report.html.figures import figures_section
+    from lp_routing.report.html.report import Found
+    from lp_routing.report.html.summary import worst
+
+    done: dict[str, Outcome[Any]] = {}
+    names = [f"layer {layer}" for layer in asked.layers]
+
+    def chosen() -> "Examined | None":
+        return worst([r for name in names if (r := done[name].result) is not None])
+
+    steps = [  # weights: seconds on the sample
+        Step(name, 0.35, partial(_examined, asked, layer, logits[place]))
+        for place, (layer, name) in enumerate(zip(asked.layers, names, strict=True))
+    ]
+    steps += [
+        Step(DRAWN, 2.2, lambda: figures_section(asked, chosen())),
+        Step(BOUGHT, 4.0, lambda: bought(asked, chosen())),
+        Step(CLAIMS, 2.7 * len(names), lambda: check_all(ALL, logits, k=asked.k, seed=asked.seed)),
+        *(Step(_audit_of(r), 1.2, partial(_audited, asked, chosen, r)) for r in asked.routers),
+    ]
+    interrupted = run(steps, done)
+    found = Found(
+        layers=[done[name] for name in names],
+        figures=done[DRAWN],
+        bought=done[BOUGHT],
+        claims=done[CLAIMS],
+        audits={router: done[_audit_of(router)] for router in asked.routers},
+    )
+    return found, interrupted
+
+
+def _audit_of(router: str) -> str:
+    return f"audit of {router}"
+
+
+def _problem(asked: "Asked", logits: "Tensor") -> "tuple[RoutingProblem, Shape]":
+    return stated(logits, "capacity", asked.k, asked.capacity_factor, asked.score)
+
+
+def _examined(asked: "Asked", layer: int, logits: "Tensor") -> "Examined":
+    from lp_routing.report.html.examined import examine
+
+    problem, shape = _problem(asked, logits)
+    repeats = 5 if asked.timed else 1
+    return examine(layer, logits, problem, shape, asked.routers, seed=asked.seed, repeats=repeats)
+
+
+def _audited(asked: "Asked", chosen: "Callable[[], Examined | None]", name: str) -> Any:
+    """The findings of a router on the layer of the figures."""
+    from lp_routing.audits import audit
+    from lp_routing.bounds import at_most
+    from lp_routing.problem import RoutingProblem
+    from lp_routing.report.html.examined import built
+
+    each = chosen()
+    if each is None:
+        raise InputError("no layer could be examined.")
+    bounds = RoutingProblem(each.logits, experts=at_most(asked.capacity))
+    return audit(built(name, each.shape, asked.seed), each.logits, problem=bounds)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, or leave what was there: a reader never sees a part of it.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = path.resolve()
+    part = path.with_name(f".lp-routing-{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"--output {path}: cannot be written ({error.strerror}).") from error
+    finally:
+        part.unlink(missing_ok=True)

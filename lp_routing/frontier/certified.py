@@ -1,0 +1,279 @@
+"""Budgets at which a problem was solved, and what their values and prices prove between them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lp_routing.checks import as_tensor, number
+from lp_routing.errors import InputError
+
+INF = float("inf")
+ROUNDING = 1e-9
+"""Relative to the largest number of a curve: a gap this small is rounding."""
+
+Budget = float | Tensor
+
+
+class Interval(NamedTuple):
+    """The least and the most that a number can be, float64 tensors; equal where it is known."""
+
+    low: Tensor
+    high: Tensor
+
+
+class Line(NamedTuple):
+    """A tangent: `bound` at `budget`, and `price` for each unit more."""
+
+    budget: float
+    bound: float
+    price: float
+
+
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """A concave curve between two envelopes: chords of what is attained, least of the tangents.
+
+    The optimum is a concave function of a bound's right-hand side, and the dual bound at fixed
+    prices is linear in it. So one solved budget bounds all others by its tangent, and what lies on
+    the chord of two of them is attained by mixing their assignments, fractionally. At whole budgets
+    the optimum itself is whole and at least as good. Where chord and tangent meet, all is proved.
+
+    Attributes:
+        budgets: int64 (P,), whole, strictly rising.
+        values: float64 (P,), attained there by a feasible assignment.
+        bounds: float64 (P,), proved: no assignment is worth more.
+        prices: float64 (P,), supergradients: bounds[i] + prices[i] (n - budgets[i]) is proved to be
+            an upper bound at every n. The sum of the shadow prices of what a unit buys.
+
+    Raises:
+        InputError: lengths that differ, no points, budgets that are not whole or do not rise,
+            numbers that are not finite, or a tangent below an attained value, which proves that
+            a value or a price is wrong.
+    """
+
+    budgets: Tensor
+    values: Tensor
+    bounds: Tensor
+    prices: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("budgets", "values", "bounds", "prices"):
+            object.__setattr__(self, name, _vector(getattr(self, name), name))
+        if len({len(column) for column in (self.budgets, *self._columns)}) > 1:
+            lengths = [len(column) for column in (self.budgets, *self._columns)]
+            raise InputError(
+                f"budgets, values, bounds, prices: expected one entry each per point, got "
+                f"{lengths[0]}, {lengths[1]}, {lengths[2]} and {lengths[3]} of them."
+            )
+        budgets = self.budgets.round().long()
+        if not bool((self.budgets == budgets).all()) or bool((budgets.diff() <= 0).any()):
+            raise InputError(
+                f"budgets: expected whole numbers, each above the one before, got {self.budgets}."
+            )
+        object.__setattr__(self, "budgets", budgets)
+        self._check_tangents()
+
+    @property
+    def first(self) -> int:
+        """The smallest budget."""
+        return int(self.budgets[0])
+
+    @property
+    def last(self) -> int:
+        """The largest budget."""
+        return int(self.budgets[-1])
+
+    def value(self, n: Budget) -> Tensor:
+        """What n units are worth at least: the chord between the points beside; float64.
+
+        Raises:
+            InputError: n is not from `first` to `last`; so all methods.
+        """
+        n = self.checked(n)
+        right = torch.searchsorted(self.budgets.double(), n).clamp(1, max(len(self.budgets) - 1, 1))
+        if len(self.budgets) == 1:
+            return self.values[0].expand(n.shape).clone()
+        low, high = self.budgets[right - 1].double(), self.budgets[right].double()
+        share = (n - low) / (high - low)
+        between = self.values[right - 1] + share * (self.values[right] - self.values[right - 1])
+        return torch.where(n == high, self.values[right], between)
+
+    def bound(self, n: Budget) -> Tensor:
+        """What n units are worth at most: the least of the tangents; float64."""
+        n = self.checked(n)
+        budgets, bounds, prices, turns = self._tangents
+        at = torch.searchsorted(turns, n)
+        return bounds[at] + prices[at] * (n - budgets[at])
+
+    def left(self, n: Budget) -> Interval:
+        """What the last unit adds at whole n; inf at `first`, where none may be taken away.
+
+        Exact, up to rounding, where n - 1 and n are proved. Else the least and the most that chords
+        and tangents allow: by concavity it is at most the mean slope from a solved budget before,
+        and at least that to a solved one after.
+        """
+        n = self._whole(n)
+        inside = n > self.first
+        found = self._slope((n - 1).clamp(min=self.first))
+        return Interval(*(side.masked_fill(~inside, INF) for side in found))
+
+    def right(self, n: Budget) -> Interval:
+        """What the next unit would add at whole n; -inf at `last`, as nothing is known beyond."""
+        n = self._whole(n)
+        inside = n < self.last
+        found = self._slope(n.clamp(max=max(self.last - 1, self.first)))
+        return Interval(*(side.masked_fill(~inside, -INF) for side in found))
+
+    @cached_property
+    def gap(self) -> float:
+        """The largest bound - value over all whole budgets; by rounding it may be below 0."""
+        return float((self.bound(self._kinks) - self.value(self._kinks)).max())
+
+    @property
+    def exact(self) -> bool:
+        """Whether every whole budget is proved: the gap is rounding."""
+        return self.gap <= ROUNDING * self._size
+
+    def smallest(self, value: float) -> tuple[int | None, int | None]:
+        """The smallest whole budgets that are (surely enough, surely needed) for a value.
+
+        The first is known to attain it, and no budget below the second does; they are equal where
+        the curve is exact there. None where no budget is known to attain it, and where surely
+        none does.
+        """
+        wanted = number(value, "value", "a finite number", lambda _: True)
+        return self._first(self.value, wanted), self._first(self.bound, wanted)
+
+    def checked(self, n: Budget) -> Tensor:
+        """Budgets as float64.
+
+        Raises:
+            InputError: not from `first` to `last`.
+        """
+        budgets = as_tensor(n, "n", "budgets").to(self.values.device).double()
+        if not bool(((budgets >= self.first) & (budgets <= self.last)).all()):
+            raise InputError(f"n={n!r}: expected budgets from {self.first} to {self.last}.")
+        return budgets
+
+    @property
+    def _columns(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.values, self.bounds, self.prices
+
+    @property
+    def _size(self) -> float:
+        return max(float(column.abs().max()) for column in self._columns)
+
+    @cached_property
+    def _tangents(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The tangents that are least somewhere, (M,) each, and the M - 1 budgets between them."""
+        columns = (self.budgets.tolist(), self.bounds.tolist(), self.prices.tolist())
+        kept, turns = least_lines([Line(*point) for point in zip(*columns, strict=True)])
+        values = [torch.tensor(column, dtype=torch.float64) for column in zip(*kept, strict=True)]
+        budgets, bounds, prices = (column.to(self.values.device) for column in values)
+        between = torch.tensor(turns, dtype=torch.float64, device=self.values.device)
+        return budgets, bounds, prices, between
+
+    @cached_property
+    def _kinks(self) -> Tensor:
+        """Whole budgets, ascending, among which is the one where bound - value is largest."""
+        turns = self._tangents[3]
+        turns = turns[(turns > self.first) & (turns < self.last)]
+        kinks: Tensor = torch.cat([self.budgets.double(), turns.floor(), turns.ceil()])
+        return kinks.sort().values
+
+    def _check_tangents(self) -> None:
+        proved = self.bound(self.budgets.double())
+        short = self.values - proved
+        if bool((short > ROUNDING * self._size).any()):
+            i = int(short.argmax())
+            raise InputError(
+                f"budget {int(self.budgets[i])}: a tangent proves at most {float(proved[i])}, "
+                f"below the value {float(self.values[i])}: a value, bound or price is wrong."
+            )
+
+    def _whole(self, n: Budget) -> Tensor:
+        budgets = self.checked(n)
+        if not bool((budgets == budgets.round()).all()):
+            raise InputError(f"n={n!r}: expected whole budgets; units are not split here.")
+        return budgets
+
+    def _slope(self, n: Tensor) -> Interval:
+        """What the unit after whole n adds, n < last."""
+        following = (n + 1).clamp(max=self.last)
+        at = torch.searchsorted(self.budgets.double(), n, right=True) - 1
+        before, known = self.budgets[at].double(), self.values[at]
+        after = (at + 1).clamp(max=len(self.budgets) - 1)
+        beyond, later = self.budgets[after].double(), self.values[after]
+        most = torch.minimum(
+            self.bound(following) - self.value(n),
+            (self.bound(following) - known) / (following - before).clamp(min=1),
+        )
+        least = torch.maximum(
+            self.value(following) - self.bound(n),
+            (later - self.bound(n)) / (beyond - n).clamp(min=1),
+        )
+        return Interval(least, most)
+
+    def _first(self, curve: Callable[[Budget], Tensor], wanted: float) -> int | None:
+        """The first whole budget at which a concave curve, or the chords, is worth so much."""
+        enough = (curve(self._kinks) >= wanted).nonzero()
+        if not len(enough):
+            return None
+        high = int(self._kinks[int(enough[0])])
+        low = int(self._kinks[int(enough[0]) - 1]) if int(enough[0]) else high - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if float(curve(middle)) >= wanted else (middle, high)
+        return high
+
+
+def least_lines(lines: list[Line]) -> tuple[list[Line], list[float]]:
+    """The lines that are least somewhere, steepest first, and the budgets at which they take turns.
+
+    Rounding can choose the wrong one of two that hardly differ; either is a bound.
+    """
+    kept: list[Line] = []
+    turns: list[float] = []
+    for line in sorted(
+        lines, key=lambda each: (-each.price, each.bound - each.price * each.budget)
+    ):
+        while kept:
+            if line.price == kept[-1].price:
+                break
+            turn = _meeting(kept[-1], line)
+            if not turns or turn > turns[-1]:
+                turns.append(turn)
+                kept.append(line)
+                break
+            kept.pop()
+            turns.pop()
+        else:
+            kept.append(line)
+    return kept, turns
+
+
+def _steepest_then_lowest(line: Line) -> tuple[float, float]:
+    return -line.price, line.bound - line.price * line.budget
+
+
+def _meeting(steep: Line, flat: Line) -> float:
+    """The budget from which on the flatter of two lines is the lower one."""
+    apart = flat.bound + flat.price * (steep.budget - flat.budget) - steep.bound
+    return steep.budget + apart / (steep.price - flat.price)
+
+
+def _vector(values: Tensor, name: str) -> Tensor:
+    tensor = as_tensor(values, name, "a vector of numbers")
+    if tensor.ndim != 1 or tensor.is_complex() or tensor.dtype == torch.bool or not len(tensor):
+        raise InputError(
+            f"{name}: expected a vector of numbers, one per point, got {tensor.dtype} of shape "
+            f"{tuple(tensor.shape)}."
+        )
+    tensor = tensor.double()
+    if not bool(tensor.isfinite().all()):
+        raise InputError(f"{name}: expected finite numbers, got {tensor}.")
+    return tensor

@@ -1,0 +1,159 @@
+"""Questions that budgets raise, as functions."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from lp_routing.checks import Scores, whole
+from lp_routing.compare import exact_solver
+from lp_routing.concave import Concave, Merged
+from lp_routing.constraints import Family
+from lp_routing.errors import InputError
+from lp_routing.frontier.certified import Certified
+from lp_routing.frontier.experts_kept import Sampled
+from lp_routing.named_problems import balanced, served_unified, token_choice, unified
+from lp_routing.problem import RoutingProblem
+from lp_routing.solution import Solution, Status
+from lp_routing.solve import solve
+from lp_routing.solvers import Solver
+
+INF = float("inf")
+
+
+class SlotWorth(NamedTuple):
+    """What the last slot of an expert brings, and what one more there alone would."""
+
+    last: float
+    more: float
+
+
+class Cost(NamedTuple):
+    """What a demand costs: two proved optima.
+
+    Attributes:
+        free: the optimum without it.
+        constrained: the optimum with it.
+        lost: free - constrained.
+        share: lost relative to |free|; NaN where free is 0.
+    """
+
+    free: float
+    constrained: float
+    lost: float
+    share: float
+
+
+def smallest_budget(
+    curve: Concave | Certified | Sampled, value: float
+) -> tuple[int | None, int | None]:
+    """The smallest budgets that are (surely enough, surely needed) for a value.
+
+    Equal where the curve is exact there; None where no budget is.
+
+    Raises:
+        InputError: a value that is no finite number.
+    """
+    if isinstance(curve, Concave):
+        found = curve.smallest(value)
+        return found, found
+    return curve.smallest(value)
+
+
+def slot_worth(problem: RoutingProblem, expert: int, *, solver: Solver | None = None) -> SlotWorth:
+    """What a slot at one expert is worth: the optimum with one fewer, and with one more, solved.
+
+    The expert's upper bound moves by one; its lower bound too where both are equal.
+
+    Args:
+        problem: with an upper bound on that expert.
+        expert: which.
+        solver: who solves; left out, `Pricing` where optima are whole, HiGHS elsewhere.
+
+    Returns:
+        `last` is inf where there is no assignment with one slot fewer, or no slot at all; `more` is
+        -inf where there is none with one more. Both are exact to rounding, and last >= more.
+
+    Raises:
+        InputError: an expert without an upper bound, or a problem without an assignment.
+    """
+    expert = whole(expert, "expert", 0, problem.E - 1, "E - 1, the last expert")
+    family = problem.family("expert")
+    if family is None or not bool(family.upper[expert].isfinite()):
+        raise InputError(f"slot_worth: expert {expert} has no upper bound, so slots are free.")
+    here = _optimum(problem, solver)
+    if float(family.upper[expert]) < 1:
+        last = INF
+    else:
+        last = here - _optimum(_moved(problem, expert, -1), solver, none=-INF)
+    return SlotWorth(last, _optimum(_moved(problem, expert, 1), solver, none=-INF) - here)
+
+
+def next_slot(shared: Merged, n: int) -> int:
+    """The layer that should get the next pair where n are split best.
+
+    Raises:
+        InputError: n is not whole, or no pair is left.
+    """
+    n = whole(n, "n", shared.total.first, shared.total.last - 1, "the largest budget less one")
+    return int(shared.owners[n - shared.total.first])
+
+
+def cost_of_balance(scores: Scores, k: int, *, solver: Solver | None = None) -> Cost:
+    """What equal loads cost: token choice against the same with balanced experts (BASE).
+
+    Args:
+        scores: (T, E); -inf forbids a pair.
+        k: experts for every token, exactly.
+        solver: who solves; left out, `Pricing`.
+
+    Raises:
+        InputError: bad scores or k; no such assignment.
+    """
+    return _cost(token_choice(scores, k), balanced(scores, k), solver)
+
+
+def cost_of_serving(scores: Scores, total: int, *, solver: Solver | None = None) -> Cost:
+    """What it costs that every token has an expert, at the same total of pairs.
+
+    Args:
+        scores: (T, E); -inf forbids a pair.
+        total: N pairs, at least one for each token.
+        solver: who solves; left out, `Pricing`.
+
+    Raises:
+        InputError: bad scores or total; no such assignment.
+    """
+    return _cost(unified(scores, total), served_unified(scores, total), solver)
+
+
+def _cost(free: RoutingProblem, constrained: RoutingProblem, solver: Solver | None) -> Cost:
+    without, having = _optimum(free, solver), _optimum(constrained, solver)
+    lost = without - having
+    return Cost(without, having, lost, lost / abs(without) if without else float("nan"))
+
+
+def _optimum(problem: RoutingProblem, solver: Solver | None, none: float | None = None) -> float:
+    """The proved value; `none` where there is no assignment, if that is an answer."""
+    solution: Solution = solve(problem, solver or exact_solver(problem, 0))
+    if solution.status is Status.INFEASIBLE and none is not None:
+        return none
+    if solution.status is not Status.OPTIMAL:
+        raise InputError(f"{solution.status.name}: {solution.explanation}")
+    return float(solution.value)
+
+
+def _moved(problem: RoutingProblem, expert: int, by: int) -> RoutingProblem:
+    """The problem with `by` slots more at one expert."""
+    return problem.with_families(
+        tuple(
+            _with_slots(family, expert, by) if family.kind == "expert" else family
+            for family in problem.families
+        )
+    )
+
+
+def _with_slots(family: Family, expert: int, by: int) -> Family:
+    lower, upper = family.lower.clone(), family.upper.clone()
+    upper[expert] += by
+    if family.lower[expert] == family.upper[expert]:
+        lower[expert] += by
+    return replace(family, lower=lower, upper=upper)

@@ -1,0 +1,146 @@
+"""What a page is made of: sections of sentences, tables and figures, in plain text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import ClassVar, Literal
+
+Tone = Literal["", "good", "poor", "bad"]
+"""How a cell is coloured; its words say the same."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An entry of a table.
+
+    Attributes:
+        text: what is read.
+        value: what a column of numbers is sorted by; None where there is no number: such cells come
+            last in either order.
+        tone: good, poor or bad news.
+        href: a place on this page, such as "#claims".
+    """
+
+    text: str
+    value: float | None = None
+    tone: Tone = ""
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, whether it is sorted as numbers, and whether it holds long sentences."""
+
+    name: str
+    numeric: bool = False
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Sentences."""
+
+    kind: ClassVar[str] = "paragraph"
+    text: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What could not be had, and why."""
+
+    kind: ClassVar[str] = "failure"
+    text: str
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A few numbers in large type: (number, what it is)."""
+
+    kind: ClassVar[str] = "tiles"
+    items: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under named columns; the first cell of a row says what the row is of."""
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An <svg> element, as `lp_routing.report.plots.as_svg` makes it: not escaped again."""
+
+    kind: ClassVar[str] = "figure"
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Text as it is, shown on request."""
+
+    kind: ClassVar[str] = "folded"
+    title: str
+    text: str
+    id: str = ""
+    opened: bool = False
+
+
+Block = Paragraph | Failure | Tiles | Table | Figure | Folded
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under its heading.
+
+    Attributes:
+        id: the fragment of its address.
+        title: its heading.
+        blocks: what it holds, in order.
+    """
+
+    id: str
+    title: str
+    blocks: Sequence[Block] = field(default_factory=tuple)
+
+
+def number(value: float, digits: int = 6) -> Cell:
+    """A number with so many significant digits, or "-" where there is none."""
+    value = float(value)
+    return Cell(f"{value:,.{digits}g}", value) if isfinite(value) else Cell("-")
+
+
+def percent(share: float, digits: int = 3) -> str:
+    """`5.14 %`, `25.0 %`, `0.00281 %`, `0 %`; "-" where there is no number."""
+    if not isfinite(share):
+        return "-"
+    return f"{100 * share:#.{digits}g}".rstrip(".") + " %" if share else "0 %"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 layer`, `4 layers`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """`a`, `a and b`, `a, b and c`; of many, the first ones and how many more there are."""
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
+
+
+def quoted(name: str) -> str:
+    """A name in a sentence, in quotation marks."""
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}"
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong, in a sentence."""
+    from lp_routing.errors import InputError
+
+    said = " ".join(str(error).split()) or "no message"
+    return said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"

@@ -1,0 +1,111 @@
+"""One layer examined: its optimum with an exact certificate, and every router judged by it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from lp_routing.answers import as_taken
+from lp_routing.assignment import Assignment
+from lp_routing.certificate import Certificate, certify
+from lp_routing.compare import comparisons, exact_solver
+from lp_routing.judging import ROUNDING, GapRow
+from lp_routing.problem import RoutingProblem
+from lp_routing.routers.base import AnyRouter, StatefulRouter
+from lp_routing.routers.catalogue import Shape, router
+from lp_routing.solution import Solution, Status
+from lp_routing.solve import solve
+
+
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """A layer and what is proved of it.
+
+    Attributes:
+        layer: its number.
+        logits: (T, E).
+        problem: what is judged by.
+        shape: what the routers were built for.
+        solution: the optimum.
+        certificate: of the optimum, evaluated without rounding; None without one.
+        rows: one a router, in their order; the first is the main one's.
+        taken: what the main router takes; None where it gives no answer.
+        main: its certificate by the optimum's prices, without rounding; None likewise.
+    """
+
+    layer: int
+    logits: Tensor
+    problem: RoutingProblem
+    shape: Shape
+    solution: Solution
+    certificate: Certificate | None
+    rows: Sequence[GapRow]
+    taken: Assignment | None
+    main: Certificate | None
+
+    @property
+    def proved(self) -> bool:
+        """Whether the optimum is one by its exact certificate, and no router refutes that."""
+        if self.solution.status is not Status.OPTIMAL or self.certificate is None:
+            return False
+        beaten = any(row.relative_gap < -ROUNDING for row in self.rows)  # False for NaN
+        return self.certificate.proves_optimal() and not beaten
+
+
+def examine(
+    layer: int,
+    logits: Tensor,
+    problem: RoutingProblem,
+    shape: Shape,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    repeats: int = 1,
+) -> Examined:
+    """Solve the problem of a layer, certify the optimum exactly, judge routers by it.
+
+    Args:
+        layer: its number.
+        logits: (T, E), what routers are called with.
+        problem: what they are judged by.
+        shape: what they are built for.
+        names: of the catalogue, the main router first.
+        seed: of the solver, and of routers that draw.
+        repeats: timed calls.
+
+    Raises:
+        InputError: as `lp_routing.comparisons`.
+    """
+    solution = solve(problem, exact_solver(problem, seed))
+    certificate = main = None
+    taken = _taken(names[0], shape, seed, logits)
+    if solution.prices is not None:
+        if solution.assignment is not None:
+            certificate = certify(problem, solution.assignment, solution.prices, exact=True)
+        if taken is not None:
+            main = certify(problem, taken, solution.prices, exact=True)
+    rows = comparisons(problem, list(names), logits=logits, repeats=repeats, seed=seed, shape=shape)
+    return Examined(layer, logits, problem, shape, solution, certificate, rows, taken, main)
+
+
+def built(name: str, shape: Shape, seed: int) -> AnyRouter:
+    """The router of that name, with the seed where it has one."""
+    found: Any = router(name, shape)
+    seeded = is_dataclass(found) and any(f.name == "seed" for f in fields(found))
+    finished: AnyRouter = replace(found, seed=seed) if seeded else found
+    return finished
+
+
+def cold(found: AnyRouter, logits: Tensor) -> Tensor:
+    """What a router takes on its first batch, amounts (T, E)."""
+    answer: Any = found(logits.clone())
+    return as_taken(answer[0] if isinstance(found, StatefulRouter) else answer, logits)
+
+
+def _taken(name: str, shape: Shape, seed: int, logits: Tensor) -> Assignment | None:
+    """None where the router gives no answer; its row says why."""
+    try:
+        return Assignment(cold(built(name, shape, seed), logits))
+    except Exception:
+        return None

@@ -1,0 +1,107 @@
+"""The figures of one layer: loads, prices, who goes where, causality, precision, time."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from lp_routing.assignment import Assignment
+from lp_routing.errors import InputError
+from lp_routing.report.html.asked import Asked
+from lp_routing.report.html.content import Block, Failure, Figure, Paragraph, Section, quoted
+from lp_routing.report.html.examined import Examined, built
+from lp_routing.report.html.outcome import attempted
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+Draw = Callable[[], "matplotlib.figure.Figure"]
+
+
+def figures_section(asked: Asked, each: Examined | None) -> Section:
+    """Every figure of one layer on its own account: one that fails loses no other."""
+    title = "Figures" if each is None else f"Layer {each.layer} in figures"
+    if each is None:
+        return Section("figures", title, [Failure("No layer could be examined.")])
+    why = "" if len(asked.layers) == 1 else f", the layer in which {quoted(asked.main)} loses most"
+    blocks: list[Block] = [Paragraph(f"All figures are of layer {each.layer}{why}.")]
+    for name, draw, caption in _figures(asked, each):
+        blocks += drawn(name, draw, caption)
+    return Section("figures", title, blocks)
+
+
+def drawn(name: str, draw: Draw, caption: str) -> Sequence[Block]:
+    """A figure as part of a page, or why it could not be drawn.
+
+    That there is nothing to draw, as of the margins of tokens that take all experts, is no failure.
+
+    Args:
+        name: of the figure, from which its ids are made: "Load per expert" -> "load-per-expert".
+        draw: draws it.
+        caption: stands under it.
+    """
+
+    def make() -> Sequence[Block]:
+        from lp_routing.report.plots import as_svg
+
+        try:
+            return [Figure(as_svg(draw(), prefix=name.lower().replace(" ", "-")), caption)]
+        except InputError as error:
+            return [Paragraph(f"{name}: not drawn. {error}")]
+
+    return attempted(name, make)
+
+
+def _figures(asked: Asked, each: Examined) -> list[tuple[str, Draw, str]]:
+    """Name, what draws it, and its caption."""
+    from lp_routing.audits.causality_map import causality_map
+    from lp_routing.audits.precision_flips import precision_flips
+    from lp_routing.report import plots
+
+    main, called = asked.main, quoted(asked.main)
+
+    def taken() -> Assignment:
+        if each.taken is None:
+            raise InputError(f"{main} gave no answer: {each.rows[0].status}")
+        return each.taken
+
+    found = [
+        (
+            "Load per expert",
+            lambda: plots.load({main: taken(), "optimum": each.solution}, capacity=asked.capacity),
+            f"How many tokens every expert gets from {called}, and at the optimum.",
+        ),
+        (
+            "Price per expert",
+            lambda: plots.prices(each.solution),
+            "The most that one more slot at each expert would bring; the proof of the optimum "
+            "rests on these numbers.",
+        ),
+        (
+            "Who goes where",
+            lambda: plots.assignment(each.solution, taken(), names=("the optimum", main)),
+            f"Pairs on which {called} and the optimum agree, and on which they do not.",
+        ),
+        (
+            "Causality",
+            lambda: plots.causality(
+                causality_map(built(main, each.shape, asked.seed), each.logits), name=main
+            ),
+            f"Which tokens {called} sends elsewhere once later tokens come.",
+        ),
+        (
+            "Precision",
+            lambda: plots.precision_flips(
+                precision_flips(built(main, each.shape, asked.seed), each.logits), name=main
+            ),
+            "Which choices do not survive logits of fewer bits, by how narrowly they were made.",
+        ),
+    ]
+    if asked.timed:
+        gaps = {f"layer {each.layer}": each.rows}
+        found.append(
+            (
+                "Gap against time",
+                lambda: plots.gap_against_time(gaps),
+                "What a smaller gap costs, in units of torch.topk on the same scores.",
+            )
+        )
+    return found

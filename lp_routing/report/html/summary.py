@@ -1,0 +1,206 @@
+"""The findings in words, each with its numbers: what a reader of one screen should know."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from statistics import mean
+
+from lp_routing.audits import Finding
+from lp_routing.claims.checking import Checked
+from lp_routing.judging import GapRow
+from lp_routing.report.html.asked import Asked
+from lp_routing.report.html.content import (
+    Block,
+    Failure,
+    Paragraph,
+    Section,
+    Tiles,
+    counted,
+    listed,
+    percent,
+    quoted,
+)
+from lp_routing.report.html.examined import Examined
+from lp_routing.report.html.outcome import Outcome
+
+Claims = Outcome[Sequence[Checked]]
+Audits = Mapping[str, Outcome[Sequence[Finding]]]
+
+
+def summary_section(
+    asked: Asked,
+    examined: Sequence[Examined],
+    buys: Sequence[str],
+    claims: Claims,
+    audits: Audits,
+    failed: Sequence[str] = (),
+) -> Section:
+    """The summary.
+
+    Args:
+        asked: what was asked for.
+        examined: the layers that could be.
+        buys: sentences on what a budget buys.
+        claims: what became of them.
+        audits: of each router.
+        failed: titles of the parts that failed.
+    """
+    blocks: list[Block] = [Failure(f"{listed(failed)}; the reason stands there.")] if failed else []
+    tiles = [*_layer_tiles(asked, examined), *_other_tiles(claims)]
+    if tiles:
+        blocks.append(Tiles(tiles))
+    paragraphs = [_subject(asked)]
+    if examined:
+        paragraphs += [_proof(examined), _loss(asked, examined), _others(asked, examined)]
+    paragraphs.append(" ".join(buys))
+    paragraphs.append(" ".join([*_claims(claims), *_audits(asked, audits)]))
+    blocks += [Paragraph(text) for text in paragraphs if text]
+    return Section("summary", "Summary", blocks)
+
+
+def worst(examined: Sequence[Examined]) -> Examined | None:
+    """The layer in which the main router loses most; else the first."""
+    losses = [e for e in examined if isfinite(e.rows[0].relative_gap)]
+    return max(losses, key=lambda e: e.rows[0].relative_gap, default=next(iter(examined), None))
+
+
+def _subject(asked: Asked) -> str:
+    share = asked.tokens * asked.k / asked.experts
+    tokens = f"all {asked.tokens:,} tokens"
+    if asked.tokens < asked.all_tokens:
+        tokens = f"the first {asked.tokens:,} of {asked.all_tokens:,} tokens"
+    return (
+        f"This page examines {counted(len(asked.layers), 'layer')} of {asked.name}: {tokens} of "
+        f"each, {asked.experts:,} experts. A token may go to at most {asked.k} of them, and an "
+        f"expert may take at most {asked.capacity:,} tokens, {asked.capacity_factor:g} times an "
+        f"equal share of {share:,.6g}. What a pair of token and expert is worth is its "
+        f"{asked.score} score; the best assignment is the one with the largest sum."
+    )
+
+
+def _proof(examined: Sequence[Examined]) -> str:
+    proved = [each for each in examined if each.proved]
+    exact = sum(e.certificate is not None and e.certificate.gap == 0 for e in proved)
+    layers = counted(len(examined), "layer")
+    says = f"The best assignment is known and proved for {len(proved)} of {layers}"
+    if proved:
+        says += (
+            f"; evaluated without rounding, value and upper bound are equal in {exact} of "
+            f"{len(proved)}"
+        )
+    return f"{says}. The certificate of every value is on this page."
+
+
+def _loss(asked: Asked, examined: Sequence[Examined]) -> str:
+    main, rows = quoted(asked.main), [each.rows[0] for each in examined]
+    broken = [each for each in examined if each.rows[0].feasible is False]
+    silent = [each for each in examined if not each.rows[0].judged]
+    losses = {e.layer: e.rows[0].relative_gap for e in examined if isfinite(e.rows[0].relative_gap)}
+    said = []
+    if losses:
+        low, high = (f(losses, key=lambda layer: losses[layer]) for f in (min, max))
+        said.append(
+            f"{main} loses {percent(mean(losses.values()))} of what is attainable on average: "
+            f"from {percent(losses[low])} in layer {low} to {percent(losses[high])} in layer "
+            f"{high}."
+            if len(losses) > 1
+            else f"{main} loses {percent(losses[high := next(iter(losses))])} of what is "
+            f"attainable in layer {high}."
+        )
+        said.append(_drops(rows, examined))
+    if broken:
+        each = broken[0]
+        said.append(
+            f"{main} breaks bounds in {counted(len(broken), 'layer')} (in layer {each.layer}: "
+            f"{each.rows[0].breaks}), so there its value is no match for the optimum's."
+        )
+    if silent:
+        said.append(
+            f"{main} gave no answer in {counted(len(silent), 'layer')}: {silent[0].rows[0].status}."
+        )
+    return " ".join(said)
+
+
+def _drops(rows: Sequence[GapRow], examined: Sequence[Examined]) -> str:
+    dropped = [row.dropped for row in rows if row.dropped is not None]
+    best = [e.solution.assignment for e in examined if e.solution.assignment is not None]
+    at_best = [int(each.dropped.sum()) for each in best]
+    if not dropped or not at_best:
+        return ""
+    return (
+        f"It leaves {_range(dropped)} tokens of a layer without any expert; under the same bounds "
+        f"the optimum leaves {_range(at_best)}."
+    )
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _others(asked: Asked, examined: Sequence[Examined]) -> str:
+    """The best of the other routers, and those that break a bound somewhere."""
+    keeps, breaks = {}, []
+    for place, name in list(enumerate(asked.routers))[1:]:
+        rows = [each.rows[place] for each in examined]
+        if all(row.feasible and isfinite(row.relative_gap) for row in rows):
+            keeps[name] = mean(row.relative_gap for row in rows)
+        elif any(row.feasible is False for row in rows):
+            breaks.append(name)
+    said = []
+    if keeps:
+        best = min(keeps, key=lambda name: keeps[name])
+        said.append(
+            f"Of the {counted(len(asked.routers) - 1, 'other router')} compared, {quoted(best)} "
+            f"comes closest to the optimum: it loses {percent(keeps[best])} on average."
+        )
+    if breaks:
+        verb = "breaks" if len(breaks) == 1 else "break"
+        said.append(f"{listed([*map(quoted, breaks)])} {verb} a bound in some layer.")
+    return " ".join(said)
+
+
+def _claims(claims: Claims) -> Iterator[str]:
+    if claims.result:
+        fine = sum(each.comes_out for each in claims.result)
+        against = [each.claim.id for each in claims.result if not each.comes_out]
+        count = counted(len(claims.result), "claim")
+        yield (
+            f"Of {count} from papers, {fine} came out as stated; {listed(against)} did not."
+            if against
+            else f"All {count} from papers were checked on these logits and came out as stated."
+        )
+
+
+def _audits(asked: Asked, audits: Audits) -> Iterator[str]:
+    found = audits.get(asked.main)
+    if found is None or not found.result:
+        return
+    put = [each for each in found.result if each.verdict != "not asked"]
+    faults = [each.audit for each in put if each.verdict == "fails"]
+    says = f"{quoted(asked.main)} passes {len(put) - len(faults)} of {counted(len(put), 'audit')}"
+    yield f"{says}; not {listed(faults)}." if faults else f"{says}."
+
+
+def _layer_tiles(asked: Asked, examined: Sequence[Examined]) -> Iterator[tuple[str, str]]:
+    losses = [e.rows[0].relative_gap for e in examined if isfinite(e.rows[0].relative_gap)]
+    if losses:
+        mean_of = f", mean of {counted(len(losses), 'layer')}" if len(losses) > 1 else ""
+        yield (
+            percent(mean(losses)),
+            f"of the attainable score lost by {quoted(asked.main)}{mean_of}",
+        )
+    dropped = [e.rows[0].dropped for e in examined if e.rows[0].dropped is not None]
+    if dropped:
+        yield (
+            f"{max(dropped):,}",
+            f"tokens of a layer without an expert under {quoted(asked.main)}, at worst",
+        )
+    if examined:
+        proved = sum(each.proved for each in examined)
+        yield f"{proved} of {len(examined)}", "optima proved by an exact certificate"
+
+
+def _other_tiles(claims: Claims) -> Iterator[tuple[str, str]]:
+    if claims.result:
+        fine = sum(each.comes_out for each in claims.result)
+        yield f"{fine} of {len(claims.result)}", "claims from papers come out as stated"

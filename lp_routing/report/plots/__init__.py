@@ -1,0 +1,28 @@
+"""Figures of what is measured and proved: library values in, a matplotlib Figure out.
+
+Needs matplotlib (`pip install 'lp-routing[plots]'`), which is imported when a figure is drawn;
+never pyplot, so that no backend is asked for. `save` writes a figure to a file, `as_svg` makes it
+part of an HTML page. Every figure has units on its axes and tells its categories apart without
+colour, too.
+"""
+
+from lp_routing.report.plots.assignment import assignment
+from lp_routing.report.plots.causality import causality
+from lp_routing.report.plots.frontier import frontier
+from lp_routing.report.plots.gap_against_time import gap_against_time
+from lp_routing.report.plots.load import load
+from lp_routing.report.plots.precision_flips import precision_flips
+from lp_routing.report.plots.prices import prices
+from lp_routing.report.plots.saving import as_svg, save
+
+__all__ = [
+    "as_svg",
+    "assignment",
+    "causality",
+    "frontier",
+    "gap_against_time",
+    "load",
+    "precision_flips",
+    "prices",
+    "save",
+]

@@ -1,0 +1,202 @@
+"""Gap against time, one labelled point a router, the frontier; below, who breaks a bound."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+from lp_routing.errors import InputError
+from lp_routing.judging import GapRow
+from lp_routing.report.plots.saving import check_format, save
+from lp_routing.report.plots.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    NUMBER,
+    VERMILION,
+    house_style,
+    label,
+    new_figure,
+    wrapped,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LEAST_GAP = 1e-6
+"""Gaps up to here are drawn at the foot of the plot, a decade below the smallest other one."""
+
+BROAD = 10.0
+"""Inches: the names of some forty routers stand beside their points."""
+
+LINE = 0.2
+"""Inches for the name of a router."""
+
+
+class Point(NamedTuple):
+    """A router in the plot: medians over its rows (layers, cases).
+
+    Attributes:
+        router: its label.
+        units: time in `topk` units.
+        gap: relative gap; NaN where it broke a bound in some row.
+    """
+
+    router: str
+    units: float
+    gap: float
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it kept all bounds everywhere."""
+        return isfinite(self.gap)
+
+
+def points(rows: Sequence[GapRow]) -> list[Point]:
+    """One point for each router that has a time and an answer to the question of bounds."""
+    by_router: dict[str, list[GapRow]] = {}
+    for row in rows:
+        if row.judged and isfinite(row.topk_units) and isfinite(row.optimum):
+            by_router.setdefault(row.label, []).append(row)
+    return [
+        Point(
+            name,
+            median(row.topk_units for row in group),
+            median(row.relative_gap for row in group)
+            if all(row.feasible for row in group)
+            else float("nan"),
+        )
+        for name, group in by_router.items()
+    ]
+
+
+def pareto_front(drawn: Sequence[Point]) -> list[Point]:
+    """The feasible points that no other one beats in time without a larger gap, fastest first."""
+    best: list[Point] = []
+    for point in sorted(drawn, key=lambda point: (point.units, point.gap)):
+        if point.feasible and (not best or point.gap < best[-1].gap):
+            best.append(point)
+    return best
+
+
+@house_style()
+def gap_against_time(panels: Mapping[str, Sequence[GapRow]]) -> "Figure":
+    """Gap against time of routers, two panels for each title.
+
+    The upper one shows the routers that keep all bounds, with the Pareto front; the lower one the
+    time of those that break some, which have no gap, a line each. A router with several rows
+    (layers, cases) is drawn once, at their medians.
+
+    Args:
+        panels: title -> rows, such as `lp_routing.compare.comparisons` gives; rows without a time
+            or an answer are left out, and so are titles without any other.
+
+    Raises:
+        InputError: no matplotlib; nothing to draw.
+    """
+    drawn = {title: points(rows) for title, rows in panels.items()}
+    drawn = {title: some for title, some in drawn.items() if some}
+    if not drawn:
+        raise InputError("gap against time: there is nothing to draw, since no router has a gap.")
+    parts = [
+        (title, feasible, [point for point in some if point.feasible is feasible])
+        for title, some in drawn.items()
+        for feasible in (True, False)
+    ]
+    parts = [part for part in parts if part[2]]
+    inches = [
+        max(3.2, LINE * len(some)) if feasible else 0.3 + LINE * len(some)
+        for _, feasible, some in parts
+    ]
+    figure = new_figure(sum(inches) + 0.9 * len(inches), width=BROAD)
+    column = figure.subplots(len(inches), 1, height_ratios=inches, squeeze=False)[:, 0]
+    for axes, (title, feasible, some) in zip(column, parts, strict=True):
+        _time_axis(axes, [point.units for point in drawn[title]])
+        (_gaps if feasible else _times)(axes, wrapped(title, 110), some)
+    return figure
+
+
+def draw(panels: Mapping[str, Sequence[GapRow]], path: Path) -> None:
+    """`gap_against_time` as a file in the format of its ending.
+
+    Raises:
+        InputError: no matplotlib; another ending than .png, .pdf or .svg; nothing to draw.
+    """
+    check_format(path)
+    save(gap_against_time(panels), path)
+
+
+def _gaps(axes: "Axes", title: str, drawn: Sequence[Point]) -> None:
+    """Gap against time, both logarithmic, and the frontier."""
+    foot = _foot(drawn)
+    best = pareto_front(drawn)
+    heights = [max(point.gap, foot) for point in best]
+    units = [point.units for point in best]
+    axes.step(units, heights, where="post", color=BLUE, linewidth=1.5, label="Pareto front")
+    for point in drawn:
+        color, size = (BLUE, 60) if point in best else (GREY, 25)
+        axes.scatter(point.units, max(point.gap, foot), s=size, color=color, zorder=3)
+    axes.set_yscale("log")
+    axes.set_ylim(foot / 2, 2 * max([point.gap for point in drawn] + [10 * foot]))
+    axes.yaxis.set_major_formatter(lambda gap, _: f"{100 * gap:g}" if gap > 1.5 * foot else "")
+    axes.yaxis.set_minor_formatter("")
+    axes.axhline(foot, color=GREY, linewidth=0.5, linestyle=":")
+    axes.text(
+        0.01,
+        foot / 1.1,
+        f"at most {100 * LEAST_GAP:g} %",
+        transform=axes.get_yaxis_transform(),
+        va="top",
+        fontsize="x-small",
+    )
+    axes.set_title(f"{title}\nrouters that keep all bounds")
+    axes.set_ylabel("gap to the certified optimum [%]")
+    axes.legend(loc="best")
+    _label(axes, drawn, best, foot)
+
+
+def _times(axes: "Axes", title: str, drawn: Sequence[Point]) -> None:
+    """The times of those without a gap, a line each, the fastest at the top."""
+    ordered = sorted(drawn, key=lambda point: -point.units)
+    units = [point.units for point in ordered]
+    axes.plot(units, range(len(ordered)), "D", markersize=5, color=VERMILION, fillstyle="none")
+    axes.set_yticks(range(len(ordered)), [label(point.router) for point in ordered])
+    axes.set_ylim(-0.7, len(ordered) - 0.3)
+    axes.set_title(f"{title}\nrouters that break a bound, and so have no gap")
+
+
+def _time_axis(axes: "Axes", times: Sequence[float]) -> None:
+    from matplotlib.ticker import LogLocator
+
+    axes.set_xscale("log")
+    axes.set_xlim(min(times) / 1.5, max(times) * 1.5)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axes.xaxis.set_major_formatter(NUMBER)
+    axes.xaxis.set_minor_formatter("")
+    axes.set_xlabel("time from logits to assignment [torch.topk of the scores]")
+    axes.grid(which="major", linewidth=0.3)
+
+
+def _label(axes: "Axes", drawn: Sequence[Point], best: Sequence[Point], foot: float) -> None:
+    """Names down the right-hand edge in the order of the points, so that none covers another."""
+    ordered = sorted(drawn, key=lambda point: (-max(point.gap, foot), point.units))
+    for place, point in enumerate(ordered):
+        axes.annotate(
+            label(point.router),
+            xy=(point.units, max(point.gap, foot)),
+            xytext=(1.03, 1 - (place + 0.5) / len(ordered)),
+            textcoords="axes fraction",
+            va="center",
+            fontweight="bold" if point in best else "normal",
+            color=BLUE if point in best else BLACK,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "relpos": (0, 0.5)},
+        )
+
+
+def _foot(drawn: Sequence[Point]) -> float:
+    """Where gaps of nothing are drawn."""
+    smallest = min((point.gap for point in drawn if point.gap > LEAST_GAP), default=0.1)
+    return max(smallest / 10, LEAST_GAP / 10)
