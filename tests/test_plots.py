@@ -186,7 +186,7 @@ def test_certified_points_routers_and_prices_are_drawn_as_given():
     assert lost.lines[0].get_ydata() == pytest.approx(100 * (at - [19, 60, 90]) / at)
     assert below.lines[0].get_ydata().tolist() == curve.prices.tolist()
     assert below.get_xlabel() == "experts per token K [experts]"
-    assert "below the proved bound" in above.get_title("left")
+    assert "below the proved bound by at most" in above.get_title("left")
 
 
 def test_a_budget_at_which_a_router_breaks_a_bound_is_not_drawn_but_counted():
@@ -201,7 +201,7 @@ def test_samples_are_not_joined_and_have_no_prices():
     figure = plots.frontier(samples, over="experts kept")
     assert len(figure.axes) == 1
     assert [line.get_linestyle() for line in figure.axes[0].lines] == ["None", "None"]
-    assert "at most 20 % below" in figure.axes[0].get_title("left")
+    assert "at most 16.7 % of the most" in figure.axes[0].get_title("left")
     samples.bounds = samples.values
     assert "up to rounding" in plots.frontier(samples).axes[0].get_title("left")
 

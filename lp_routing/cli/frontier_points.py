@@ -74,8 +74,7 @@ def _adds(curve: Curve, n: int) -> Interval:
     """What one unit on top of n adds: the least and the most that the proofs allow."""
     if isinstance(curve, Concave):
         return [float(curve.right(n))] * 2
-    (value, bound), (more, at_most) = span(curve, n), span(curve, n + 1)
-    return [more - bound, at_most - value]
+    return [float(side) for side in curve.right(n)]
 
 
 def attains(curve: Curve, value: float) -> list[int | None] | None:

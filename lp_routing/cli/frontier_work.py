@@ -116,9 +116,16 @@ def _curve(worth: "Tensor", asked: Asked) -> tuple[Curve, Merged | None]:
     T, E = worth.shape[1:]
     if asked.over == "total":
         return frontier.over_total(RoutingProblem(worth[0])), None
+    C = asked.capacity(T, E)
+    around = _around(C if asked.over == "capacity" else asked.k)
     if asked.over == "capacity":
-        return frontier.over_capacity(worth[0], asked.k, points=asked.points), None
-    return frontier.over_k(worth[0], asked.capacity(T, E)), None
+        return frontier.over_capacity(worth[0], asked.k, points=asked.points, at=around), None
+    return frontier.over_k(worth[0], C, points=asked.points, at=around), None
+
+
+def _around(n: int) -> range:
+    """A budget and its neighbours, between which shadow prices are exact."""
+    return range(max(n - 1, 0), n + 2)
 
 
 def _answers(worth: "Tensor", curve: Curve, asked: Asked) -> dict[str, Any]:

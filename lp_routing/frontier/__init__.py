@@ -2,7 +2,7 @@
 
 from lp_routing.frontier.capacity import over_capacity
 from lp_routing.frontier.certified import Certified, Interval
-from lp_routing.frontier.experts_kept import Sampled, over_experts_kept
+from lp_routing.frontier.experts_kept import Samples, over_experts_kept
 from lp_routing.frontier.experts_per_token import over_k
 from lp_routing.frontier.layers import over_layers
 from lp_routing.frontier.questions import (
@@ -22,7 +22,7 @@ __all__ = [
     "Cost",
     "Interval",
     "RouterCurve",
-    "Sampled",
+    "Samples",
     "SlotWorth",
     "cost_of_balance",
     "cost_of_serving",

@@ -22,6 +22,7 @@ def over_capacity(
     k: int,
     *,
     points: int | None = 20,
+    at: Sequence[int] = (),
     budgets: Sequence[int] | None = None,
     serve: bool = False,
     solver: Solver | None = None,
@@ -35,6 +36,8 @@ def over_capacity(
         k: experts per token.
         points: how many capacities are solved at most, where least is proved; None for as many as
             it takes to prove all of them.
+        at: capacities that are solved beside these, such as the one in use and its neighbours, so
+            that its shadow prices are exact.
         budgets: these capacities, rising, and no others; `points` is not asked then.
         serve: every token gets exactly k experts, not at most.
         solver: who solves; left out, `Pricing`.
@@ -58,7 +61,7 @@ def over_capacity(
     free = RoutingProblem(values, tokens=tokens)
     last = _last(free, k, serve)
     first = _first_that_serves(family, k, last.budget) if serve else _no_slot(values)
-    return refined(family, (last if first.budget == last.budget else first, last), points)
+    return refined(family, (last if first.budget == last.budget else first, last), points, at)
 
 
 def _with_slots(scores: Tensor, tokens: Bounds, C: int) -> RoutingProblem:

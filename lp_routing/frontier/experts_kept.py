@@ -15,7 +15,7 @@ MOST = 20
 
 
 @dataclass(frozen=True, eq=False)
-class Sampled:
+class Samples:
     """Budgets that were tried, of a curve that rises but need not be concave.
 
     Attributes:
@@ -55,7 +55,7 @@ def over_experts_kept(
     keeps: Sequence[int] | None = None,
     exact: bool = False,
     time_limit_s: float = 60.0,
-) -> Sampled:
+) -> Samples:
     """What tokens' k best are worth where only M of E experts are kept, for some M.
 
     Choosing the M is a facility-location problem, not a linear program with whole optima, and its
@@ -85,7 +85,7 @@ def over_experts_kept(
         each.bound if exact else min(each.bound, bound_on_kept(values, keep, k))
         for keep, each in found
     ]
-    return Sampled(
+    return Samples(
         torch.tensor([keep for keep, _ in found]),
         torch.tensor([each.value for _, each in found], dtype=torch.float64),
         torch.tensor(bounds, dtype=torch.float64),

@@ -1,5 +1,6 @@
 """What one more expert for every token buys, where experts have a capacity."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -16,7 +17,12 @@ from lp_routing.ties import token_prices
 
 
 def over_k(
-    scores: Scores, capacity: int, *, points: int | None = 20, solver: Solver | None = None
+    scores: Scores,
+    capacity: int,
+    *,
+    points: int | None = 20,
+    at: Sequence[int] = (),
+    solver: Solver | None = None,
 ) -> Certified:
     """The best value of every K: each token at most K experts, each expert at most C tokens.
 
@@ -26,6 +32,7 @@ def over_k(
         scores: (T, E), what each pair is worth; -inf forbids one.
         capacity: C, tokens per expert.
         points: how many K are solved at most; None for as many as it takes to prove all.
+        at: numbers of experts that are solved beside these.
         solver: who solves; left out, `Pricing`.
 
     Returns:
@@ -42,7 +49,7 @@ def over_k(
     family = Family(partial(_with_experts, values, capacity), _of_all_tokens, solver)
     last = _last(RoutingProblem(values), capacity)
     first = Point(0, 0.0, 0.0, float(values.amax(1).double().clamp(min=0).sum()))
-    return refined(family, (last if last.budget == 0 else first, last), points)
+    return refined(family, (last if last.budget == 0 else first, last), points, at)
 
 
 def _with_experts(scores: Tensor, C: int, K: int) -> RoutingProblem:

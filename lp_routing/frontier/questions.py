@@ -9,7 +9,7 @@ from lp_routing.concave import Concave, Merged
 from lp_routing.constraints import Family
 from lp_routing.errors import InputError
 from lp_routing.frontier.certified import Certified
-from lp_routing.frontier.experts_kept import Sampled
+from lp_routing.frontier.experts_kept import Samples
 from lp_routing.named_problems import balanced, served_unified, token_choice, unified
 from lp_routing.problem import RoutingProblem
 from lp_routing.solution import Solution, Status
@@ -43,7 +43,7 @@ class Cost(NamedTuple):
 
 
 def smallest_budget(
-    curve: Concave | Certified | Sampled, value: float
+    curve: Concave | Certified | Samples, value: float
 ) -> tuple[int | None, int | None]:
     """The smallest budgets that are (surely enough, surely needed) for a value.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
 from math import floor
 from typing import NamedTuple
 
@@ -71,7 +72,9 @@ def at_budgets(family: Family, budgets: Sequence[int]) -> Certified:
     return as_curve([solved(family, n) for n in given])
 
 
-def refined(family: Family, ends: tuple[Point, Point], points: int | None) -> Certified:
+def refined(
+    family: Family, ends: tuple[Point, Point], points: int | None, at: Sequence[int] = ()
+) -> Certified:
     """Solve where the proofs leave most open, one budget after the other (Eisner and Severance).
 
     Eisner and Severance 1976, "Mathematical techniques for efficient record segmentation in large
@@ -82,15 +85,18 @@ def refined(family: Family, ends: tuple[Point, Point], points: int | None) -> Ce
         family: the problems.
         ends: what is known of the smallest and of the largest budget.
         points: at most so many in all, the ends included; None until every whole budget is proved.
+        at: budgets that are solved in any case, as far as they lie between the ends; they do not
+            count among the points.
     """
     count = None if points is None else whole(points, "points", 2)
     found = {end.budget: end for end in ends}
-    if len(found) == 1:
-        return as_curve(list(found.values()))
+    inside = {whole(n, "at", 0) for n in at} & set(range(ends[0].budget + 1, ends[1].budget))
+    found |= {n: solved(family, n) for n in inside}
     small = ROUNDING * max(abs(number) for end in ends for number in end[1:])
-    waiting = [_open_between(*ends)]
+    waiting = [_open_between(*pair) for pair in pairwise(found[n] for n in sorted(found))]
     heapify(waiting)
-    while waiting and -waiting[0][0] > small and (count is None or len(found) < count):
+    given = len(inside)
+    while waiting and -waiting[0][0] > small and (count is None or len(found) - given < count):
         _, n, low, high = heappop(waiting)
         try:
             found[n] = point = solved(family, n)

@@ -94,7 +94,8 @@ def bought(asked: Asked, each: Examined | None) -> Bought:
     if each is None:
         raise InputError("no layer could be examined.")
     layer, scores, row = each, each.problem.scores, each.rows[0]
-    curve = frontier.over_capacity(scores, asked.k, points=POINTS)
+    C = asked.capacity
+    curve = frontier.over_capacity(scores, asked.k, points=POINTS, at=range(max(C - 1, 0), C + 2))
 
     def problem_at(capacity: int) -> RoutingProblem:
         return capacity_problem(scores, asked.k, capacity)
@@ -117,7 +118,6 @@ def bought(asked: Asked, each: Examined | None) -> Bought:
         return named
 
     some = [int(n) for n in curve.budgets.tolist() if n >= 1]
-    C = asked.capacity
     curves = {name: outcome(partial(curve_of, name)) for name in asked.routers[:CURVES]}
     balance = outcome(lambda: float(frontier.cost_of_balance(scores, asked.k).share)).result
     return Bought(

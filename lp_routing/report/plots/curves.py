@@ -92,9 +92,9 @@ class Curve:
 
     @property
     def widest(self) -> float:
-        """The largest difference of bound and value, relative to the bound."""
-        scale = np.where(self.bounds == 0, np.inf, np.abs(self.bounds))
-        return float(((self.bounds - self.attained) / scale).max())
+        """The largest difference of bound and value, relative to the largest bound."""
+        scale = float(np.abs(self.bounds).max()) or 1.0
+        return float((self.bounds - self.attained).max()) / scale
 
 
 def as_curve(given: Concave | Points) -> Curve:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 AXES = {
     "total": ("total budget N [pairs]", "pair"),
-    "capacity": ("capacity C of every expert [tokens]", "token"),
-    "k": ("experts per token K [experts]", "expert"),
+    "capacity": ("capacity C of every expert [tokens]", "slot at each"),
+    "k": ("experts per token K [experts]", "expert for each"),
     "experts kept": ("experts kept [experts]", "expert"),
     "layers": ("budget of all layers N [pairs]", "pair"),
 }
@@ -189,4 +189,4 @@ def _finding(drawn: Curve) -> str:
     what = "Value of every budget" if drawn.joined else "Value of the budgets tried"
     if drawn.widest <= ROUNDING:
         return f"{what}, proved optimal up to rounding"
-    return f"{what}, at most {100 * drawn.widest:.3g} % below the proved bound"
+    return f"{what}, below the proved bound by at most {100 * drawn.widest:.3g} % of the most"
