@@ -48,6 +48,15 @@ def test_evidence_against_a_verdict_exits_with_1(monkeypatch, tmp_path):
     assert [each["comes_out"] for each in json.loads(path.read_text())["claims"]] == [False, True]
 
 
+def test_what_was_not_asked_does_not_count_as_come_out(monkeypatch):
+    silent = replace(CLAIMS[0], examine=lambda _: Evidence(None, "Nothing to ask."))
+    monkeypatch.setattr(claims, "CLAIMS", (silent, CLAIMS[3]))
+    said = "All 1 verdicts come out as stated. Of 1 more there was nothing to ask here."
+    assert said in run("--tokens", 32).output
+    monkeypatch.setattr(claims, "CLAIMS", (silent,))
+    assert "No verdict could be tried" in run("--tokens", 32).output
+
+
 def test_a_check_that_raises_exits_with_1_and_the_others_are_told(monkeypatch):
     def raises(_):
         raise ZeroDivisionError("by nothing")

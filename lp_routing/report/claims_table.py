@@ -51,8 +51,13 @@ def _mark(checked: Checked) -> str:
 def last_word(checked: Sequence[Checked]) -> str:
     """How many verdicts come out as stated, and which do not."""
     against = [each for each in checked if not each.comes_out]
+    asked = [each for each in checked if each.evidence is None or each.evidence.agrees is not None]
+    rest = len(checked) - len(asked)
+    silent = f" Of {rest} more there was nothing to ask here." if rest else ""
+    if not asked:
+        return "No verdict could be tried: there was nothing to ask here."
     if not against:
-        return f"All {len(checked)} verdicts come out as stated."
-    lines = [f"{len(against)} of {len(checked)} verdicts do not come out as stated:"]
+        return f"All {len(asked)} verdicts come out as stated.{silent}"
+    lines = [f"{len(against)} of {len(asked)} verdicts do not come out as stated:{silent}"]
     lines += [f"  {each.claim.id}, {each.claim.title}: {each.says}" for each in against]
     return "\n".join(lines)
