@@ -10,6 +10,12 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from lp_routing.cli.common_options import (
+    capacity_factor_option,
+    file_argument,
+    k_option,
+    tokens_option,
+)
 from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
 from lp_routing.errors import InputError
 
@@ -22,24 +28,14 @@ HANDFUL = "top-k, drop by score, drop by position, token-major, expert choice, u
 
 
 @click.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@file_argument
 @click.option(
     "--routers", default=HANDFUL, show_default=True, help='Names, with commas between; or "all".'
 )
-@click.option("--k", default=2, show_default=True, help="Experts per token.")
-@click.option(
-    "--capacity-factor",
-    default=1.25,
-    show_default=True,
-    help="Capacity of an expert, relative to an equal share.",
-)
+@k_option
+@capacity_factor_option
 @click.option("--layers", default="0", show_default=True, help='"all", or such as "0,2" or "0-3".')
-@click.option(
-    "--tokens",
-    default="1024",
-    show_default=True,
-    help='How many tokens of each layer, from the first; "all" takes every one (slower).',
-)
+@tokens_option
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Also write the findings here."
 )

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from lp_routing.cli.common_options import file_argument, k_option, layers_option, tokens_option
 from lp_routing.cli.long_work import check_resumable, jobs_option, long_work, resume_option
 from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
 from lp_routing.errors import InputError
@@ -24,20 +25,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@file_argument
 @click.option(
     "--only", multiple=True, metavar="ID", help='Such as "B1" or "B1,O10"; may be repeated.'
 )
-@click.option("--k", default=2, show_default=True, help="Experts per token.")
-@click.option(
-    "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
-)
-@click.option(
-    "--tokens",
-    default="1024",
-    show_default=True,
-    help='How many tokens of each layer, from the first; "all" takes every one (slower).',
-)
+@k_option
+@layers_option
+@tokens_option
 @click.option("--seed", default=0, show_default=True, help="Of what checks draw.")
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Also write everything here."

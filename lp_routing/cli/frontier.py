@@ -13,6 +13,13 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from lp_routing.cli.common_options import (
+    capacity_factor_option,
+    file_argument,
+    k_option,
+    score_option,
+    tokens_option,
+)
 from lp_routing.cli.frontier_work import Asked, bought, curve_of
 from lp_routing.cli.gap import parse_routers
 from lp_routing.cli.long_work import (
@@ -49,7 +56,7 @@ NOT_STATED = ("file", "json_path", "plot_path", "resume_path")
 
 
 @click.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@file_argument
 @click.option(
     "--over",
     type=click.Choice(list(HANDFULS)),
@@ -57,30 +64,14 @@ NOT_STATED = ("file", "json_path", "plot_path", "resume_path")
     show_default=True,
     help="The budget: pairs in all; slots of every expert; experts per token; pairs in all layers.",
 )
-@click.option("--k", default=2, show_default=True, help="Experts per token.")
-@click.option(
-    "--capacity-factor",
-    default=1.25,
-    show_default=True,
-    help="Capacity of an expert, relative to an equal share; over capacity, the one told about.",
-)
-@click.option(
-    "--score",
-    type=click.Choice(["softmax", "sigmoid", "unified", "logits"]),
-    default="softmax",
-    show_default=True,
-    help="How logits become what a pair is worth.",
-)
+@k_option
+@capacity_factor_option
+@score_option
 @click.option(
     "--layers",
     help='Such as "0,2", "0-3" or "all"; left out: layer 0, and over layers all.',
 )
-@click.option(
-    "--tokens",
-    default="1024",
-    show_default=True,
-    help='How many tokens of each layer, from the first, or "all".',
-)
+@tokens_option
 @click.option(
     "--points",
     default="20",

@@ -12,6 +12,14 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from lp_routing.cli.common_options import (
+    capacity_factor_option,
+    file_argument,
+    k_option,
+    layers_option,
+    score_option,
+    tokens_option,
+)
 from lp_routing.cli.gap_work import Place, measured
 from lp_routing.cli.long_work import check_resumable, jobs_option, resume_option
 from lp_routing.cli.named import PROBLEMS, stated
@@ -31,7 +39,7 @@ WIDE = 100
 
 
 @click.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@file_argument
 @click.option(
     "--routers",
     default="all",
@@ -46,29 +54,11 @@ WIDE = 100
     show_default=True,
     help=f'What is judged by; "{OWN}": each router by the problem it seeks, on its own scores.',
 )
-@click.option("--k", default=2, show_default=True, help="Experts per token.")
-@click.option(
-    "--capacity-factor",
-    default=1.25,
-    show_default=True,
-    help="Capacity of an expert, relative to an equal share.",
-)
-@click.option(
-    "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
-)
-@click.option(
-    "--tokens",
-    default="1024",
-    show_default=True,
-    help='How many tokens of each layer, from the first, or "all".',
-)
-@click.option(
-    "--score",
-    type=click.Choice(["softmax", "sigmoid", "unified", "logits"]),
-    default="softmax",
-    show_default=True,
-    help="How logits become what a pair is worth; routers choose by scores of their own.",
-)
+@k_option
+@capacity_factor_option
+@layers_option
+@tokens_option
+@score_option
 @click.option(
     "--repeats", default=5, show_default=True, help="Timed calls of each router; fewer if slow."
 )

@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lp_routing.cli.common_options import (
+    capacity_factor_option,
+    file_argument,
+    k_option,
+    layers_option,
+    score_option,
+    tokens_option,
+)
 from lp_routing.cli.gap import parse_routers
 from lp_routing.cli.named import stated
 from lp_routing.cli.options import (
@@ -44,7 +52,7 @@ DRAWN, CLAIMS, BOUGHT = "figures", "claims", "what capacity buys"
 
 
 @click.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@file_argument
 @click.option(
     "-o",
     "--output",
@@ -59,29 +67,11 @@ DRAWN, CLAIMS, BOUGHT = "figures", "claims", "what capacity buys"
     show_default=True,
     help='Names of the catalogue, with commas between, or "all"; the page is about the first.',
 )
-@click.option("--k", default=2, show_default=True, help="Experts per token.")
-@click.option(
-    "--capacity-factor",
-    default=1.25,
-    show_default=True,
-    help="Capacity of an expert, relative to an equal share.",
-)
-@click.option(
-    "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
-)
-@click.option(
-    "--tokens",
-    default="1024",
-    show_default=True,
-    help='How many tokens of each layer, from the first, or "all".',
-)
-@click.option(
-    "--score",
-    type=click.Choice(["softmax", "sigmoid", "unified", "logits"]),
-    default="softmax",
-    show_default=True,
-    help="How logits become what a pair is worth; routers choose by scores of their own.",
-)
+@k_option
+@capacity_factor_option
+@layers_option
+@tokens_option
+@score_option
 @click.option("--seed", default=0, show_default=True, help="Of all that is drawn at random.")
 @click.option("--times", is_flag=True, help="Time the routers, too; times differ from run to run.")
 @click.option("--date", "dated", default="", help='Put this date on the page; "today" is today\'s.')

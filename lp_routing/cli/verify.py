@@ -19,6 +19,14 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from lp_routing.cli.common_options import (
+    capacity_factor_option,
+    file_argument,
+    k_option,
+    layers_option,
+    score_option,
+    tokens_option,
+)
 from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
 from lp_routing.errors import InputError
 
@@ -28,30 +36,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--k", default=2, show_default=True, help="Experts per token.")
-@click.option(
-    "--capacity-factor",
-    default=1.25,
-    show_default=True,
-    help="Capacity of the `capacity` problem, relative to an equal share.",
-)
-@click.option(
-    "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
-)
-@click.option(
-    "--tokens",
-    default="1024",
-    show_default=True,
-    help='How many tokens of each layer, from the first; "all" takes every one (slower).',
-)
-@click.option(
-    "--score",
-    type=click.Choice(["softmax", "sigmoid", "unified", "logits"]),
-    default="softmax",
-    show_default=True,
-    help="How logits become scores.",
-)
+@file_argument
+@k_option
+@capacity_factor_option
+@layers_option
+@tokens_option
+@score_option
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Also write the rows here."
 )

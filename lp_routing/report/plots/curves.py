@@ -129,7 +129,7 @@ def as_curve(given: Concave | Points) -> Curve:
 
 
 def _of_concave(curve: Concave) -> Curve:
-    first = int(getattr(curve, "first", 0))
+    first = curve.first
     N = len(curve.slopes)
     changes = (curve.slopes[1:] != curve.slopes[:-1]).nonzero()[:, 0].cpu().numpy() + 1
     known = np.concatenate([[0], changes, [N]]) if N else np.zeros(1)
