@@ -20,7 +20,8 @@ from lp_routing.cli.common_options import (
     score_option,
     tokens_option,
 )
-from lp_routing.cli.frontier_work import Asked, bought, curve_of
+from lp_routing.cli.frontier_asked import Asked
+from lp_routing.cli.frontier_work import bought, curve_of
 from lp_routing.cli.gap import parse_routers
 from lp_routing.cli.long_work import (
     check_resumable,

@@ -10,7 +10,7 @@ from lp_routing.concave import Concave
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lp_routing.cli.frontier_work import Asked
+    from lp_routing.cli.frontier_asked import Asked
     from lp_routing.frontier import RouterCurve
     from lp_routing.problem import RoutingProblem
     from lp_routing.routers import Shape
