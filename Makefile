@@ -42,8 +42,8 @@ browser: setup
 	@sh tests/install_chromium.sh
 
 test: check browser
-	@echo "== pytest: tests and architecture"
-	@$(BIN)/python -m pytest --cov=lp_routing --cov-report=term:skip-covered
+	@echo "== pytest: tests and architecture, a process a core"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov=lp_routing --cov-report=term:skip-covered
 
 docs: setup
 	@$(BIN)/python -m sphinx --fail-on-warning --nitpicky -D nb_execution_mode=force docs build/docs
