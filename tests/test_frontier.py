@@ -176,6 +176,18 @@ def test_few_points_bound_every_budget_between_them(seed, points):
     assert needed <= surely <= (last if enough is None else enough)
 
 
+def test_a_curve_that_is_proved_has_breakpoints_and_slopes():
+    curve = frontier.over_capacity(SMALL, 1).as_concave()
+    assert (curve.slopes.tolist(), curve.breakpoints().tolist()) == ([3, 2], [0, 1, 2])
+    scores = drawn(0, T=24)
+    slopes = frontier.over_capacity(scores, 2, points=None).as_concave().slopes
+    every = [best(lpr.capacity(scores, 2, C)) for C in range(len(slopes) + 1)]
+    optima = torch.tensor(every, dtype=torch.float64)
+    assert slopes.tolist() == pytest.approx(optima.diff().tolist(), abs=1e-6)
+    with pytest.raises(lpr.InputError, match="with points=None"):
+        frontier.over_capacity(scores, 2, points=2).as_concave()
+
+
 def test_named_capacities_are_solved_and_no_others():
     curve = frontier.over_capacity(drawn(0), 2, budgets=[1, 3, 4])
     assert curve.budgets.tolist() == [1, 3, 4]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.checks import as_tensor, number
+from lp_routing.concave import Concave
 from lp_routing.errors import InputError
 
 INF = float("inf")
@@ -147,6 +148,22 @@ class Certified:
         """
         wanted = number(value, "value", "a finite number", lambda _: True)
         return self._first(self.value, wanted), self._first(self.bound, wanted)
+
+    def as_concave(self) -> Concave:
+        """Breakpoints and slopes, unit by unit, where every whole budget is proved.
+
+        Raises:
+            InputError: the curve is not `exact`: solve more points, or all with `points=None`.
+        """
+        if not self.exact:
+            raise InputError(
+                f"as_concave: between the {len(self.budgets)} solved budgets the value is known "
+                f"within {self.gap:.3g} only; solve all that it takes, with points=None."
+            )
+        every = torch.arange(self.first, self.last + 1, device=self.values.device)
+        slopes = self.value(every).diff()
+        falling: Tensor = torch.cummin(slopes, 0).values if len(slopes) else slopes  # by rounding
+        return Concave(float(self.values[0]), falling, self.first)
 
     def checked(self, n: Budget) -> Tensor:
         """Budgets as float64.
