@@ -329,11 +329,38 @@ def test_a_batch_decodes_one_token_of_each_sequence_at_a_time():
     assert prefill(Unified(2, pool="batch"), logits).verdict == "fails"
 
 
-def test_a_capacity_that_one_token_cannot_meet_is_not_asked():
-    assert prefill(ExpertChoice(2), STORY).sentence == (
-        "Not asked: given token 0 alone, it raised InputError: capacity=2 is more than T, the "
-        "number of tokens (1)."
+def test_a_capacity_that_one_token_cannot_meet_fails():
+    finding = prefill(ExpertChoice(2), STORY)
+    assert (finding.verdict, finding.sentence) == (
+        "fails",
+        "No answer when token 0 comes alone: it raised InputError: capacity=2 is more than T, the "
+        "number of tokens (1).",
     )
+
+
+def test_a_prefix_without_an_answer_is_not_called_causal():
+    def breaks_on_short_ones(logits):
+        if len(logits) < 60:
+            raise RuntimeError("too short")
+        return TopK(2)(logits)
+
+    finding = causality(breaks_on_short_ones, torch.rand(64, 6))
+    assert finding.verdict == "not asked"
+    assert "Not all asked (appended): it raised RuntimeError: too short." in finding.sentence
+
+
+def test_a_look_at_the_next_token_is_counted_where_it_was_asked_about():
+    """Every token looks at the next: 9 cuts show 9, which is the least there are; 63 show most."""
+
+    def peeks(logits):
+        following = torch.cat([logits[1:], torch.zeros_like(logits[:1])])
+        return torch.topk(logits + following, 2).indices
+
+    logits = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    few, every = causality(peeks, logits), causality(peeks, logits, cuts=64)
+    assert few.count <= 9 < every.count
+    assert "Asked at 9 of 63 places" in few.sentence
+    assert "places" not in every.sentence
 
 
 def test_a_router_that_counts_its_tokens_is_caught_and_only_some_tokens_are_asked():

@@ -85,7 +85,7 @@ def _batch_invariance(ask: Subject, batch: _Batch) -> Finding:
         more.append("Padding was not asked about: the router has no parameter `mask`.")
     probes, refused = try_all(asked)
     when = "with the rest of the batch"
-    return found(NAME, QUESTION, when, probes, [*more, *refused])
+    return found(NAME, QUESTION, when, probes, more, refused)
 
 
 def _alone(ask: Subject, batch: _Batch, together: Tensor, b: int) -> Probe:

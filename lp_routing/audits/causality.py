@@ -21,13 +21,14 @@ def causality(router: RouterLike | Subject, logits: Tensor, *, cuts: int = 8) ->
     Args:
         router: any callable that `lp_routing.audits.chosen` can ask.
         logits: (T, E), one sequence in reading order, or (B, T, E).
-        cuts: prefixes to try, evenly spaced; those of 1 and of T - 1 tokens always are.
+        cuts: prefixes to try, evenly spaced; those of 1 and of T - 1 tokens always are. A rule that
+            looks only a few tokens ahead shows just before a cut: give T to see it everywhere.
 
     Returns:
         A `Finding` over all tokens but the last: one counts that changes experts at any cut. Its
         `numbers` are the shares for later tokens "appended" and "changed" (their logits negated,
         or drawn anew). "holds" says that no cut and no change showed a dependence, not that there
-        is none.
+        is none; "not asked", that none showed but some prefix had no answer.
 
     Raises:
         InputError: bad logits or cuts, or a router that is not callable.
@@ -48,14 +49,21 @@ def _causality(ask: Subject, logits: Tensor, cuts: int) -> Finding:
     full = ask(logits)
     others = (negated(logits), redrawn(logits))
     asked = []
-    for n in sorted({1, T - 1, *(max(1, T * i // cuts) for i in range(1, cuts))}):
+    places = sorted({1, T - 1, *(max(1, T * i // cuts) for i in range(1, cuts))})
+    for n in places:
         asked.append(("appended", partial(_appended, ask, logits, full, n)))
         asked += [("changed", partial(_changed, ask, logits, other, full, n)) for other in others]
-    probes, more = try_all(asked)
+    probes, refused = try_all(asked)
+    more = []
+    if len(places) < T - 1:
+        more.append(
+            f"Asked at {len(places)} of {T - 1} places: a look at the next few tokens alone shows "
+            f"just before one of them, so the count is the least there are."
+        )
     if getattr(ask.router, "causal", None) is True and any(p.example for p in probes):
         more.append("The router calls itself causal.")
     when = "when later tokens are appended or changed"
-    return found(NAME, QUESTION, when, probes, more)
+    return found(NAME, QUESTION, when, probes, more, refused)
 
 
 def _appended(ask: Subject, logits: Tensor, full: Tensor, n: int) -> Probe:

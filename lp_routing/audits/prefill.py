@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.answers import NoAnswer
-from lp_routing.audits.finding import Finding, unasked
+from lp_routing.audits.finding import Finding, unanswered, unasked
 from lp_routing.audits.probes import compare, found
 from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
 from lp_routing.checks import whole
@@ -26,7 +26,8 @@ def prefill(router: RouterLike | Subject, logits: Tensor, *, most: int = 256) ->
         most: single tokens to ask about, evenly spaced.
 
     Returns:
-        A `Finding` over the tokens asked about.
+        A `Finding` over the tokens asked about; one that a router does not answer alone, such as
+        a capacity that one token cannot fill, fails.
 
     Raises:
         InputError: bad logits or `most`, or a router that is not callable.
@@ -49,7 +50,7 @@ def _prefill(ask: Subject, logits: Tensor, most: int) -> Finding:
         try:
             alone[..., t : t + 1, :] = ask(logits[..., t : t + 1, :])
         except NoAnswer as reason:
-            raise NoAnswer(f"given token {t} alone, {reason}") from reason
+            return unanswered(NAME, QUESTION, f"when token {t} comes alone", reason)
     ways = (f"when all {T} tokens come at once", "when it comes alone")
     probe = compare("alone", full, alone, ways, asked)
     return found(NAME, QUESTION, "when they come one at a time", [probe])

@@ -67,7 +67,12 @@ def try_all(
 
 
 def found(
-    audit: str, question: str, when: str, probes: Sequence[Probe], more: Iterable[str] = ()
+    audit: str,
+    question: str,
+    when: str,
+    probes: Sequence[Probe],
+    more: Iterable[str] = (),
+    refused: Sequence[str] = (),
 ) -> Finding:
     """One finding of all probes: a token counts if it changed in any of them.
 
@@ -77,6 +82,8 @@ def found(
         when: the situation in words, as in "3 of 8 tokens change experts {when}".
         probes: at least one.
         more: sentences to add.
+        refused: sentences about what the router did not answer; where nothing else speaks against
+            it, the question is then not answered either.
     """
     union = merged(audit, probes)
     count, of, example = int(union.changed.sum()), int(union.asked.sum()), union.example
@@ -87,8 +94,8 @@ def found(
     return Finding(
         audit=audit,
         question=question,
-        verdict="fails" if count else "holds",
-        sentence=" ".join([f"{sentence}.", *more]),
+        verdict="fails" if count else "not asked" if refused else "holds",
+        sentence=" ".join([f"{sentence}.", *more, *refused]),
         count=count,
         of=of,
         example=example,

@@ -50,7 +50,7 @@ def repeatable(router: RouterLike | Subject, logits: Tensor) -> Finding:
             if seeded
             else "torch.manual_seed does not make it repeatable."
         ]
-    return found(NAME, QUESTION, "when asked again", probes, [*more, *refused])
+    return found(NAME, QUESTION, "when asked again", probes, more, refused)
 
 
 def _again(name: str, ask: Subject, logits: Tensor, plain: Tensor, seed: int) -> Probe:

@@ -56,13 +56,16 @@ def _ties(ask: Subject, logits: Tensor, orders: int) -> Finding:
     plain, control = ask(logits), without_ties(logits)
     plain_control = ask(control)
     turned = partial(_turned, ask, (logits, plain), (control, plain_control), orders)
-    probes, more = try_all([(name, partial(turned, name)) for name in AXES])
+    probes, refused = try_all([(name, partial(turned, name)) for name in AXES])
+    more = []
     row_ties, lower = _row_ties(logits, plain)
     stated = states_a_rule(ask.router)
     if row_ties:
         more.append(f"In {lower} of {row_ties} ties within a token the lower expert is taken.")
     more.append(f"Its documentation {'says' if stated else 'does not say'} how ties are decided.")
-    finding = found(NAME, QUESTION, "with the order of experts or tokens", probes, more)
+    finding = found(
+        NAME, QUESTION, "with the order of experts or tokens", probes, [*more, *refused]
+    )
     numbers = {
         **finding.numbers,
         "row ties": row_ties / plain[..., 0].numel(),

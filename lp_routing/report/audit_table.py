@@ -9,7 +9,8 @@ from lp_routing.audits import Finding
 
 LEGEND = (
     "holds: no token, or bound, speaks against it; else the share that does. no answer: NaN, an "
-    "error, or a call that did not return. -: not asked. An audit reports; it does not judge."
+    "error, or a call that did not return. -: not asked. A router keeps the capacity of the whole "
+    "batch for its parts; one that grows with the batch is another rule. An audit does not judge."
 )
 PER_TABLE = 4
 """Most routers in one table, for 80 columns of text."""
