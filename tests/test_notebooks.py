@@ -1,7 +1,7 @@
 """The notebooks: stripped in the repository, and each runs in a fresh kernel, away from it."""
 
+import os
 import re
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,8 +14,15 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-LONGEST_S = 60
+LONGEST_S, STUCK_S = 60, 300
+"""Of processor time, which others on the machine do not change; and of waiting for a cell."""
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def seconds_of_children() -> float:
+    """Processor time of the kernels that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def faults(notebook: NotebookNode) -> list[str]:
@@ -58,7 +65,7 @@ def executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
         CellExecutionError: a cell failed.
     """
     resources = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=LONGEST_S, kernel_name="python3", resources=resources)
+    client = NotebookClient(notebook, timeout=STUCK_S, kernel_name="python3", resources=resources)
     return client.execute()
 
 
@@ -105,9 +112,9 @@ def test_runs_in_a_fresh_kernel(path, tmp_path):
     notebook = nbformat.read(path, 4)
     if "transformers" in path.read_text() and find_spec("transformers") is None:
         pytest.skip("needs transformers: pip install 'lp-routing[notebooks]'")
-    began = time.perf_counter()
+    began = seconds_of_children()
     executed(notebook, tmp_path)
-    assert time.perf_counter() - began < LONGEST_S
+    assert 0 < seconds_of_children() - began < LONGEST_S
     assert complaints(notebook) == []
     given = mimes(notebook)
     assert sum("image/svg+xml" in forms for forms in given) >= 2, "pictures"
