@@ -120,6 +120,13 @@ def test_forbidden_pairs_are_left_out_or_the_claim_says_why_not(claim):
     logits[:, ::2] = best  # experts 1, 3, 5 are recorded
     logits[6:] = logits[6:].roll(1, -1)  # of the later tokens 2, 4, 6
     evidence = claim.check(logits)
+    if claim.forbidden_too:
+        # as if they were there, and so low that nobody wants them
+        assert evidence.agrees is True
+        low = logits.clamp(min=-1e3)
+        assert evidence.numbers == pytest.approx(claim.check(low).numbers)
+        assert "a token has 3 logits, fewer than k=4" in claim.check(logits, k=4).sentence
+        return
     if not claim.rows_alone:
         assert evidence.agrees is None
         assert evidence.sentence.startswith("Does not apply here: 50.0% of the pairs are forbidden")
@@ -149,6 +156,28 @@ HARD = {
 def test_hard_logits_are_answered(claim, logits):
     evidence = claim.check(logits, k=1)
     assert evidence.agrees is not False, evidence.sentence
+
+
+def drawn(*shape, seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+ROUNDED = {
+    "hardly any difference": (drawn(3, 24, 12, seed=6, scale=1e-9), 4),
+    "little difference": (drawn(1, 48, 8, seed=0, scale=1e-6), 2),
+    "a small difference on a large offset": (100 + drawn(2, 2, 6, seed=7, scale=1e-8), 1),
+    "saturated": (drawn(3, 35, 9, seed=1, scale=3).round() * 20, 2),
+    "all but saturated": (drawn(1, 48, 8, seed=2, scale=50), 2),
+}
+
+
+@EACH
+@pytest.mark.parametrize(("logits", "k"), ROUNDED.values(), ids=ROUNDED)
+def test_rounding_is_no_evidence(claim, logits, k):
+    evidence = claim.check(logits, k=k)
+    assert evidence.agrees is not False, evidence.sentence
+    assert " -0 " not in evidence.sentence
 
 
 def test_numbers_that_json_lacks_are_null():

@@ -26,7 +26,7 @@ def run(*arguments):
 
 def test_some_claims_on_the_sample(tmp_path):
     path, markdown = tmp_path / "claims.json", tmp_path / "claims.md"
-    ended = run("--only", "B4,B1", "--tokens", 64, "--json", path, "--markdown", markdown)
+    ended = run("--only", ",B4, B1", "--tokens", 64, "--json", path, "--markdown", markdown)
     assert ended.exit_code == 0, ended.output
     assert "All 2 verdicts come out as stated." in ended.output
     written = json.loads(path.read_text())

@@ -227,15 +227,18 @@ class TestJacobian:
     def test_angles_by_hand(self):
         # along the axis; 45 degrees off it; at a right angle
         axis = matrix((1, 0, 0))
-        assert usmoe_jacobian.largest_angle(axis * 3, axis) == pytest.approx(0, abs=1e-9)
-        assert usmoe_jacobian.largest_angle(matrix((1, 1, 0)), axis) == pytest.approx(45)
-        assert usmoe_jacobian.largest_angle(matrix((1, 0, 0), (0, 0, 2)), axis) == 90
+        angles = usmoe_jacobian.principal_angles
+        assert angles(axis * 3, axis).tolist() == pytest.approx([0], abs=1e-9)
+        assert angles(matrix((1, 1, 0)), axis).tolist() == pytest.approx([45])
+        assert angles(matrix((1, 0, 0), (0, 0, 2)), axis).tolist() == [90, 0]
+        assert angles(matrix((0, 0, 0)), axis).tolist() == []
+        assert usmoe_jacobian.outside(matrix((3, 0, 0), (0, 0, 1)), axis * 2) == 0.5
 
     def test_a_second_router_leaves_the_span(self, logits):
         numbers = BY_ID["B7"].check(logits).numbers
         assert numbers["rank over tokens, unified, layer 0"] == 8
         assert numbers["rank over tokens, two routers, layer 0"] > 8
-        assert numbers["largest principal angle, two routers, layer 0"] > 10
+        assert numbers["largest principal angle, two routers, degrees, layer 0"] > 10
         assert numbers["rank at a token, two routers, layer 0"] == 8
 
 

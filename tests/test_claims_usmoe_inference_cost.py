@@ -11,7 +11,9 @@ import lp_routing as lpr
 from lp_routing.claims import usmoe_inference_cost
 from lp_routing.claims.by_trial import best_by_trial
 from lp_routing.claims.usmoe_dropped import best_served
-from lp_routing.claims.usmoe_inference_cost import B8, Attained, in_order, inference_cost
+from lp_routing.claims.usmoe_inference_cost import B8, in_order
+from lp_routing.related_problems import Attained, inference_cost
+from lp_routing.routers.selection import largest
 
 
 def matrix(*rows):
@@ -26,6 +28,8 @@ def test_by_hand():
     assert (cost.pairs, cost.value, cost.makespan) == (3, 12, 3)
     assert cost.unified.tolist() == [0, 6, 11, 15, 18, 19, 19]
     assert cost.served.tolist() == [float("-inf")] * 3 + [12, 16, 19, 19]
+    assert cost.unified_makespan.tolist() == [0, 1, 2, 2, 2, 3, 3]
+    assert cost.served_makespan.tolist() == [0, 1, 2, 3, 3, 3, 3]
     assert cost.at_unified == Attained(3, 2)
     assert cost.at_served == Attained(3, 3)
     assert cost.at_capacity == Attained(6, 3)
@@ -65,6 +69,9 @@ def test_the_definitions(scores, data):
     assert cost.unified.tolist() == [sum(ordered[:n]) for n in range(T * E + 1)]
     fair = [best_served(scores, n) for n in range(T, T * E + 1)]
     assert cost.served[T:].tolist() == fair
+    for N in range(T * E + 1):  # the same pairs as the routers take
+        chosen = largest(scores.flatten(), N).view_as(scores)
+        assert cost.unified_makespan[N] == chosen.sum(0).max()
     assert cost.at_unified.budget == next(n for n in range(T * E + 1) if sum(ordered[:n]) >= value)
     assert cost.at_served.budget == next(T + n for n, worth in enumerate(fair) if worth >= value)
     capped = {c: best_by_trial(scores, range(k + 1), range(c + 1)) for c in range(T + 1)}

@@ -19,7 +19,6 @@ from lp_routing.claims import (
 )
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
 from lp_routing.claims.search import Found, smallest
-from lp_routing.claims.usmoe_inference_cost import inference_cost
 
 CLAIMS: tuple[Claim, ...] = (
     *usmoe.CLAIMS,
@@ -47,6 +46,5 @@ __all__ = [
     "Found",
     "Subject",
     "Verdict",
-    "inference_cost",
     "smallest",
 ]

@@ -150,7 +150,7 @@ O4 = Claim(
         "two, and needs E to divide T."
     ),
     source=(
-        "Lewis et al. 2021, eq. 3; Bertsekas 1988; fairseq, "
+        "BASE, Lewis et al. 2021, arXiv 2103.16716, eq. 3; Bertsekas 1988; code: fairseq, "
         "fairseq/clib/libbase/balanced_assignment.cpp"
     ),
     verdict=Verdict.CONDITIONAL,

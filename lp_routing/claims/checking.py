@@ -99,7 +99,8 @@ def chosen(claims: Sequence[Claim], only: Iterable[str]) -> list[Claim]:
     Raises:
         InputError: an id that no claim has.
     """
-    names = [name.strip() for text in only for name in text.split(",")]
+    given = [name.strip() for text in only for name in text.split(",")]
+    names = list(filter(None, given)) or given
     for name in names:
         if not any(_means(name, claim.id) for claim in claims):
             raise InputError(

@@ -110,6 +110,8 @@ class Claim:
             conditions, or against what `reason` says instead. A test hunts with it in vain.
         rows_alone: whether neither statement nor check asks which expert an entry of a row belongs
             to, so that rows may be shortened to their finite logits.
+        forbidden_too: whether the check takes forbidden pairs (-inf) as they are, as pairs that no
+            token has among its k best.
     """
 
     id: str
@@ -125,6 +127,7 @@ class Claim:
     breaks: Breaks | None = None
     betrays: Breaks | None = None
     rows_alone: bool = False
+    forbidden_too: bool = False
 
     def check(self, logits: Tensor, *, k: int = 2, seed: int = 0) -> Evidence:
         """Evidence for or against the verdict on these logits.
@@ -154,18 +157,18 @@ class Claim:
             return self.examine(subject)
         share = float(forbidden.double().mean())
         skipped = f"Does not apply here: {share:.1%} of the pairs are forbidden (-inf), and "
-        if not self.rows_alone:
+        fewest, m = (int(count) for count in (~forbidden).sum(-1).aminmax())
+        if not (self.rows_alone or self.forbidden_too):
             return Evidence(
                 None, f"{skipped}this claim needs the logits of every expert for every token."
             )
-        allowed = (~forbidden).sum(-1)
-        m = int(allowed.max())
-        if int(allowed.min()) != m:
-            return Evidence(
-                None, f"{skipped}tokens have {int(allowed.min())} to {m} logits, not all the same."
-            )
-        if subject.k > m:
-            return Evidence(None, f"{skipped}tokens have {m} logits, fewer than k={subject.k}.")
+        if subject.k > fewest:
+            few = f"a token has {fewest} logits, fewer than k={subject.k}."
+            return Evidence(None, f"{skipped}{few}")
+        if self.forbidden_too:
+            return self.examine(subject)
+        if fewest != m:
+            return Evidence(None, f"{skipped}tokens have {fewest} to {m} logits, not all the same.")
         L, T, _ = subject.shape
         short = replace(subject, logits=subject.logits[~forbidden].reshape(L, T, m))
         evidence = self.examine(short)

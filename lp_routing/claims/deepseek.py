@@ -183,7 +183,7 @@ O8 = Claim(
     ),
     conditions="",
     source=(
-        "DeepSeek-V2 2024, device-limited routing, and DeepSeek-V3 2024, node-limited routing "
+        "DeepSeek-V2, arXiv 2405.04434, device-limited routing; V3, arXiv 2412.19437, node-limited "
         "(paraphrased: they limit the groups and do not call the result optimal)"
     ),
     verdict=Verdict.FAILS,

@@ -133,7 +133,10 @@ O7 = Claim(
         "0 <= P <= 1; x_j = top-C of P_j maximises <s, x> subject to the same"
     ),
     conditions="",
-    source="Zhou et al. 2022, capped expert choice; Benamou et al. 2015, section 3 (paraphrased)",
+    source=(
+        "Zhou et al. 2022, arXiv 2202.09368, expert choice with a cap per token; Benamou et al. "
+        "2015, section 3 (paraphrased)"
+    ),
     verdict=Verdict.FAILS,
     reason=(
         "Dykstra's projections converge to the optimum of the entropic version, a plan in "

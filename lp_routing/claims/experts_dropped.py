@@ -123,14 +123,17 @@ O10C = Claim(
     ),
     conditions="",
     source=(
-        "SEER-MoE, Muzio et al. 2024, arXiv 2404.05089, heavy-hitters counting (paraphrased; "
-        "a guide, not proved); EASY-EP and MC-Suite, which drop experts too: not checked"
+        "SEER-MoE, Muzio et al. 2024, arXiv 2404.05089, heavy-hitters counting (paraphrased; a "
+        "guide, not proved); EASY-EP, Dong et al. 2025, arXiv 2504.06792, and MC-Suite, Jaiswal et "
+        "al. 2025, arXiv 2504.05586, rank experts one by one, too, by what logits do not show"
     ),
     verdict=Verdict.FAILS,
     reason=(
         "Counting ranks experts one by one, but what an expert is worth depends on who else stays: "
-        "of two that serve the same tokens one is enough. The choice is a facility-location "
-        "problem. What is true: counting score is best for M = k = 1; the kept score is monotone "
+        "of two that serve the same tokens one is enough. That holds of every such ranking; "
+        "EASY-EP's importance is the sum of other scores, gate weight times size of the output, "
+        "times a token's weight. The choice is a facility-location problem. What "
+        "is true: counting score is best for M = k = 1; the kept score is monotone "
         "and submodular in S, so the greedy choice has at least 1 - 1/e of the best, for any k; "
         "and the LP's dual bounds the best at any size."
     ),
@@ -143,6 +146,7 @@ O10C = Claim(
     ),
     breaks=breaks,
     betrays=betrays,
+    forbidden_too=True,
 )
 
 CLAIMS: tuple[Claim, ...] = (O10C,)

@@ -149,7 +149,10 @@ S8 = Claim(
     statement="A larger alpha brings the soft choice closer to the hard one.",
     formula="alpha -> infinity: p -> top-k",
     conditions="",
-    source="the docstring of the released code (gmum/LapSum); paraphrased",
+    source=(
+        "code: gmum/LapSum, docstring of soft_topk in lapsum/lapsum/topk/extension/soft_topk.py "
+        "(paraphrased)"
+    ),
     verdict=Verdict.FAILS,
     reason=(
         "alpha is the width of the edge: as it grows all p tend to k / n, as it falls to 0 they "

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from lp_routing.claims.claim import Evidence, Subject
 
-PAPER = "Struski et al., ICML 2025, arXiv 2503.06242"
+PAPER = "LapSum, Struski et al., ICML 2025, arXiv 2503.06242"
 WIDTHS = (0.1, 0.5, 2.0)
 """Widths at which the operator is looked at, in units of the logits."""
 SLACK = 1e-9

@@ -164,7 +164,7 @@ S1 = Claim(
     statement="For every budget there is exactly one threshold where the soft choice has mass k.",
     formula="exists one theta with sum_i F((r_i - theta) / alpha) = k, F the Laplace CDF",
     conditions="0 < k < n and alpha > 0; of SoftMoE's layer budgets: B - L + 1 <= E.",
-    source=f"{PAPER}; SoftMoE (Zasada et al., ICML 2026, arXiv 2606.17952) uses it (paraphrased)",
+    source=f"{PAPER}, soft top-k (paraphrased); used by SoftMoE, arXiv 2606.17952",
     verdict=Verdict.CONDITIONAL,
     reason=(
         "The sum is continuous and falls strictly in theta, from n to 0, so each mass between has "
@@ -187,7 +187,10 @@ S2 = Claim(
     statement="The soft top-k takes linear time and needs no sort.",
     formula="p from r (n numbers) in O(n)",
     conditions="",
-    source=f"{PAPER} (paraphrased); the released operator sorts (code gmum/LapSum)",
+    source=(
+        f"{PAPER} (paraphrased); code: gmum/LapSum, at::sort in "
+        "lapsum/lapsum/topk/cpu/soft_topk.cpp and in cuda/soft_topk_cuda.cpp beside it"
+    ),
     verdict=Verdict.FAILS,
     reason=(
         "The closed form needs the sums over all entries above and below the threshold, and takes "

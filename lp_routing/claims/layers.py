@@ -54,7 +54,7 @@ def by_layer(name: str, values: Sequence[Number]) -> dict[str, Number]:
 
 def span(values: Sequence[float], digits: int = 3) -> str:
     """The smallest to the largest of some numbers, in words: "1.2 to 3.4", or one number."""
-    low, high = (f"{extreme(values):.{digits}g}" for extreme in (min, max))
+    low, high = (f"{extreme(values) + 0.0:.{digits}g}" for extreme in (min, max))  # no -0
     return low if low == high else f"{low} to {high}"
 
 

@@ -150,6 +150,7 @@ O9 = Claim(
     ),
     breaks=breaks,
     betrays=betrays,
+    forbidden_too=True,
 )
 
 CLAIMS: tuple[Claim, ...] = (O9,)

@@ -14,8 +14,8 @@ from lp_routing.errors import InputError
 
 ENTRIES = ((0, 1), (0, 1, 2), (0, 1, -1))
 """The scores to choose from in turn, the plainest first."""
-ENOUGH = 500
-"""Matrices to look at in each turn: a second or two in all, for the slowest claim."""
+ENOUGH = 200
+"""Matrices to look at of each shape and kind of scores: some seconds for the slowest claim."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,34 +71,48 @@ def smallest(
 
 @cache
 def smallest_case(claim: Claim) -> Found:
-    """The smallest case found against a claim, within the size of the one worked by hand.
+    """The smallest case found against a claim: fewest pairs T E, none more than the one by hand.
 
-    Of whole numbers in `ENTRIES`, and then of the numbers of that case; the fewest pairs win, then
-    the plainest numbers.
+    For every number of pairs in turn, and the scores of each of `ENTRIES` and of the case worked by
+    hand, the first `ENOUGH` matrices of each shape; the plainest numbers win, then fewer tokens.
 
     Raises:
         InputError: a claim that has no counterexample.
     """
     if claim.counterexample is None or claim.breaks is None:
         raise InputError(f"{claim.id}: it has no counterexample, so there is none to search for.")
-    scores = claim.counterexample.tensor()
-    T, E = scores.shape
-    best, tried, fewest = Found(None, "", 0), 0, scores.numel() + 1
-    for entries in (*ENTRIES, sorted(set(scores.flatten().tolist()))):
-        for case in islice(matrices(T, E, entries), ENOUGH):
-            if case.numel() >= fewest:
-                break
-            tried += 1
-            says = claim.breaks(case)
-            if says is not None:
-                best, fewest = Found(case, says, tried), case.numel()
-                break
-    return Found(best.scores, best.says, tried)
+    by_hand, tried = claim.counterexample.tensor(), 0
+    kinds = _with_news((*ENTRIES, sorted(set(by_hand.flatten().tolist()))))
+    for pairs, (entries, new) in product(range(1, by_hand.numel() + 1), kinds):
+        for T in (T for T in range(1, pairs + 1) if pairs % T == 0):
+            for case in islice(_of_shape(T, pairs // T, entries, new), ENOUGH):
+                tried += 1
+                says = claim.breaks(case)
+                if says is not None:
+                    return Found(case, says, tried)
+    return Found(None, "", tried)
+
+
+def _with_news(kinds: Sequence[Sequence[float]]) -> list[tuple[Sequence[float], set[float]]]:
+    """Kinds of scores, and which of them no kind before has; those without any are left out."""
+    found, known = [], set[float]()
+    for entries in kinds:
+        new = set(entries) - known
+        if new:
+            found.append((entries, new))
+        known |= new
+    return found
 
 
 def matrices(most_tokens: int, most_experts: int, entries: Sequence[float]) -> Iterator[Tensor]:
     """All matrices up to a size, float64 (T, E), the fewest pairs first, rows in one order."""
     sizes = product(range(1, most_tokens + 1), range(1, most_experts + 1))
     for T, E in sorted(sizes, key=lambda size: (size[0] * size[1], size[0])):
-        for rows in combinations_with_replacement(product(entries, repeat=E), T):
+        yield from _of_shape(T, E, entries, set(entries))
+
+
+def _of_shape(T: int, E: int, entries: Sequence[float], some: set[float]) -> Iterator[Tensor]:
+    """All matrices float64 (T, E) in which one of some entries occurs, rows in one order."""
+    for rows in combinations_with_replacement(product(entries, repeat=E), T):
+        if any(not some.isdisjoint(row) for row in rows):
             yield torch.tensor(rows, dtype=torch.float64)

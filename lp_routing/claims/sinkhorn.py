@@ -115,7 +115,7 @@ O5 = Claim(
         "x_i = top-k of P_i: sum_i x_ij = T k / E. (Scores are logits, epsilon = 1.)"
     ),
     conditions="",
-    source="Clark et al. 2022 (S-BASE); Cuturi 2013, algorithm 1 (paraphrased)",
+    source="Clark et al. 2022, arXiv 2202.01169, S-BASE; Cuturi 2013, algorithm 1 (paraphrased)",
     verdict=Verdict.FAILS,
     reason=(
         "The plan is balanced where it converged: it spreads tokens over experts in fractions. A "

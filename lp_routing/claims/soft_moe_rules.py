@@ -6,7 +6,7 @@ from torch import Tensor
 from lp_routing.claims.claim import Evidence, Subject
 from lp_routing.routers.soft_top_k import layer_budgets
 
-PAPER = "SoftMoE: Zasada et al., ICML 2026, arXiv 2606.17952"
+PAPER = "SoftMoE, Zasada et al., ICML 2026, arXiv 2606.17952"
 ALPHA = 0.1
 """Width of the edge, in standard deviations of a layer's logits."""
 TAU = 0.1

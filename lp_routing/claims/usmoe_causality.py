@@ -145,7 +145,7 @@ B6 = Claim(
     ),
     formula="s_ij depends on the logits of token i alone, therefore x = top-N of s is causal",
     conditions="",
-    source=f"{PAPER}, v2 and v3 against v1; {CODE}",
+    source=f"{PAPER}, v2 and v3 (sigmoid) against v1 (softmax over tokens); {CODE}",
     verdict=Verdict.FAILS,
     reason=(
         "True of the score, which becomes a function of its own row; false of the router, whose "

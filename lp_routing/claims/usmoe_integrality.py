@@ -139,7 +139,7 @@ B3 = Claim(
         "Bounds on tokens, experts, the total, and groups of tokens and groups of experts that are "
         "nested, all with whole numbers."
     ),
-    source=f"{PAPER}, unified linear program",
+    source=f"{PAPER}, the linear program of a sparse mixture",
     verdict=Verdict.CONDITIONAL,
     reason=(
         "Sets of pairs made of rows, and of groups of rows, are nested; so are those of columns; "

@@ -1,6 +1,5 @@
 """USMoE: in which directions of the hidden state the router's scores can move at all (B7)."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -18,9 +17,7 @@ GRADIENTS = 1024
 RANK = 1e-9
 """Singular values below this share of the largest count as zero."""
 ROUNDING = 1e-12
-"""Singular values below this share of the embeddings' (or logits') are rounding."""
-ANGLE = 1e-6
-"""Degrees that rounding may show."""
+"""What lies below this share of the embeddings (or logits) is rounding."""
 
 
 class Routing(NamedTuple):
@@ -91,18 +88,33 @@ def rank(matrices: Tensor, floor: float = 0.0) -> Tensor:
     return found
 
 
-def largest_angle(rows: Tensor, embeddings: Tensor, floor: float = 0.0) -> float:
-    """The largest principal angle from the span of rows (m, D) to that of the embeddings, degrees.
+def principal_angles(rows: Tensor, embeddings: Tensor, floor: float = 0.0) -> Tensor:
+    """Principal angles from the span of rows (m, D) to that of the embeddings, degrees, (r,).
 
-    0 where the first lies within the second; 0, too, for rows that are all zero. Singular values
-    of the rows up to the floor are rounding, and span nothing.
+    The largest first, one for each of the r dimensions that the rows span; all 0 where their span
+    lies within the other. Singular values of the rows up to the floor are rounding, and span
+    nothing. A direction of a small singular value is known but roughly, and so is its angle.
     """
-    ours, theirs = _basis(rows, floor), _basis(embeddings)
-    if ours.shape[1] == 0:
-        return 0.0
-    outside = ours - theirs @ (theirs.mT @ ours)
-    sine = float(torch.linalg.matrix_norm(outside, ord=2))
-    return math.degrees(math.asin(min(1.0, sine)))
+    ours = _basis(rows, floor)
+    sines = torch.linalg.svdvals(_beyond(ours.mT, embeddings))[: ours.shape[1]]
+    angles: Tensor = sines.clamp(max=1.0).asin().rad2deg()
+    return angles
+
+
+def outside(rows: Tensor, embeddings: Tensor) -> float:
+    """How much of rows (m, D) lies outside the span of the embeddings, as a share of their norm.
+
+    Rows that are combinations of the embeddings with coefficients up to 1 show rounding alone.
+    """
+    norm = torch.linalg.matrix_norm
+    size = float(norm(embeddings, ord=2))
+    return float(norm(_beyond(rows, embeddings), ord=2)) / (size or 1.0)
+
+
+def _beyond(rows: Tensor, embeddings: Tensor) -> Tensor:
+    """What is left of rows (m, D) without their projection on the span of the embeddings."""
+    basis = _basis(embeddings)
+    return rows - rows @ basis @ basis.mT
 
 
 def _basis(rows: Tensor, floor: float = 0.0) -> Tensor:
@@ -118,15 +130,20 @@ def unified_of_two(first: Tensor, second: Tensor | None) -> Tensor:
 
 
 class Layer(NamedTuple):
-    """Ranks at one token (the largest) and over all tokens together, and angles in degrees."""
+    """Ranks at one token (the largest) and over all tokens together; what leaves the span.
+
+    `outside` is the part of any gradient outside the span of the embeddings, a share of their norm;
+    angles are principal angles to that span in degrees, the largest first.
+    """
 
     softmax_token: int
     unified_token: int
     unified_all: int
-    angle: float
+    outside: float
+    angles: tuple[float, ...]
     two_token: int
     two_all: int
-    two_angle: float
+    two_angles: tuple[float, ...]
 
 
 def measured(routing: Routing, second: Tensor) -> Layer:
@@ -139,20 +156,21 @@ def measured(routing: Routing, second: Tensor) -> Layer:
     # a saturated score moves by its rounding alone, which has any rank and direction
     floor = ROUNDING * float(torch.linalg.matrix_norm(one, ord=2))
     return Layer(
-        int(rank(plain, floor).max()),
-        int(rank(mixed, floor).max()),
-        int(rank(flat, floor)),
-        max(largest_angle(rows, one, floor) for rows in (flat, plain.flatten(0, 1))),
-        int(rank(two, floor).max()),
-        int(rank(flat_two, floor)),
-        largest_angle(flat_two, one, floor),
+        softmax_token=int(rank(plain, floor).max()),
+        unified_token=int(rank(mixed, floor).max()),
+        unified_all=int(rank(flat, floor)),
+        outside=max(outside(rows, one) for rows in (flat, plain.flatten(0, 1))),
+        angles=tuple(principal_angles(flat, one, floor).tolist()),
+        two_token=int(rank(two, floor).max()),
+        two_all=int(rank(flat_two, floor)),
+        two_angles=tuple(principal_angles(flat_two, one, floor).tolist()),
     )
 
 
 def within(layer: Layer, E: int) -> bool:
-    """Whether ranks and angles keep what `reason` proves."""
+    """Whether ranks and spans keep what `reason` proves."""
     one = layer.softmax_token <= E - 1 and max(layer.unified_token, layer.unified_all) <= E
-    return one and layer.two_token <= E and layer.two_all <= 2 * E and layer.angle <= ANGLE
+    return one and layer.two_token <= E and layer.two_all <= 2 * E and layer.outside <= ROUNDING
 
 
 def examine(subject: Subject) -> Evidence:
@@ -166,27 +184,40 @@ def examine(subject: Subject) -> Evidence:
         size = routing.embeddings.square().mean().sqrt()
         drawn = torch.randn(E, 2 * E, generator=generator, dtype=torch.float64)
         layers.append(measured(Routing(routing.hidden[some], routing.embeddings), drawn * size))
-    angles = [layer.angle for layer in layers]
     alike, two = [layer.unified_all for layer in layers], [layer.two_all for layer in layers]
+    largest, largest_two = (
+        [max(angles, default=0.0) for angles in of_layers]
+        for of_layers in ([x.angles for x in layers], [x.two_angles for x in layers])
+    )
     sentence = (
         f"E={E}, on states of {2 * E} dimensions recovered from the logits (SVD, seeded turn), "
         f"{len(some)} tokens a layer: the Jacobian at one token has rank at most "
         f"{max(x.softmax_token for x in layers)} with the softmax and "
         f"{max(x.unified_token for x in layers)} with the unified score; over all tokens "
-        f"{span(alike)}, at most {max(angles):.1g} degrees off the experts' span. A second "
-        f"router matrix (drawn) gives {span(two)} over all tokens, and at one token "
-        f"{max(x.two_token for x in layers)}."
+        f"{span(alike)}, and {max(x.outside for x in layers):.1g} of their norm lies outside the "
+        f"experts' span. A second router matrix (drawn) gives {span(two)} over all tokens, "
+        f"{max(x.two_token for x in layers)} at one token, and principal angles of up to "
+        f"{span(largest_two)} degrees to that span."
     )
     numbers = (
         by_layer("rank at a token, softmax", [x.softmax_token for x in layers])
         | by_layer("rank at a token, unified", [x.unified_token for x in layers])
         | by_layer("rank over tokens, unified", alike)
-        | by_layer("largest principal angle, degrees", angles)
+        | by_layer("outside the experts' span, share of their norm", [x.outside for x in layers])
+        | by_layer("largest principal angle, degrees", largest)
+        | by_layer("principal angles, degrees", [_listed(x.angles) for x in layers])
         | by_layer("rank at a token, two routers", [x.two_token for x in layers])
         | by_layer("rank over tokens, two routers", two)
-        | by_layer("largest principal angle, two routers", [x.two_angle for x in layers])
+        | by_layer("largest principal angle, two routers, degrees", largest_two)
+        | by_layer(
+            "principal angles, two routers, degrees", [_listed(x.two_angles) for x in layers]
+        )
     )
     return Evidence(all(within(layer, E) for layer in layers), sentence, numbers)
+
+
+def _listed(angles: tuple[float, ...]) -> str:
+    return ", ".join(f"{angle:.3g}" for angle in angles)
 
 
 def tiny(logits: Tensor) -> tuple[Routing, Tensor]:
@@ -218,7 +249,7 @@ def betrays(logits: Tensor) -> str | None:
         if bool(jacobian(score, *routing)[..., E:].any()):
             return f"{score.__name__}: a gradient leaves the span of the embeddings."
     layer = measured(routing, second)
-    return None if within(layer, E) else f"Ranks and angles are {layer}."
+    return None if within(layer, E) else f"Ranks and spans are {layer}."
 
 
 B7 = Claim(
@@ -230,7 +261,7 @@ B7 = Claim(
     ),
     formula="J = J_1 + sum_j c_j e_j^T + sum_j d_j e_j^T spans more than sum_j c_j e_j^T does",
     conditions="",
-    source=f"{PAPER}, representation collapse (after Chi et al. 2022); {CODE}: one router matrix",
+    source=f"{PAPER}, representation collapse, after Chi et al. 2022, arXiv 2204.09179; {CODE}",
     verdict=Verdict.FAILS,
     reason=(
         "With one router matrix W the scores see the hidden state through W h alone, so every "

@@ -8,11 +8,13 @@ from lp_routing.routers.expert_choice import ExpertChoice
 from lp_routing.routers.token_choice import TopK
 from lp_routing.routers.unified import Unified
 
-PAPER = (
-    "Do, Le, Tran, Rethinking Sparse Mixture of Experts from a Unified Perspective, "
-    "arXiv 2503.22996 (paraphrased)"
+PAPER = "USMoE, Do et al., ICML 2026, arXiv 2503.22996 (paraphrased)"
+CODE = (
+    "code: giangdip2410/USMoE, forward of OlmoeSparseMoeBlock in "
+    "USMoE/Training_Free/models/modeling_olmoe.py"
 )
-CODE = "code: giangdip2410/USMoE"
+"""Three more files there have the same lines: `modeling_qwen2_moe.py`, `modeling_deepseek.py` and
+`USMoE/Training_scratch/custom_transformer.py`."""
 
 
 def worth(scores: Tensor, chosen: Tensor) -> float:

@@ -90,7 +90,7 @@ B4 = Claim(
     statement="Mixing the sigmoid into the softmax changes which experts token choice selects.",
     formula="row top-K of (1 - r) softmax(z) + r 2 sigmoid(z) / E differs from row top-K of z",
     conditions="",
-    source=f"{PAPER}, unified score; {CODE}",
+    source=f"{PAPER}, the unified score; {CODE}",
     verdict=Verdict.FAILS,
     reason=(
         "Within a row both the softmax and the sigmoid rise strictly with the logit, so does every "

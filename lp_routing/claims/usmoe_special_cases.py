@@ -108,7 +108,7 @@ B9 = Claim(
         "The program has bounds on tokens and on experts; with the budget "
         "alone both are feasible, not optimal."
     ),
-    source=f"{PAPER}, unified linear program",
+    source=f"{PAPER}, the linear program of a sparse mixture",
     verdict=Verdict.CONDITIONAL,
     reason=(
         "With rows = K alone the tokens are K-row problems of their own, solved by row top-K; "

@@ -96,7 +96,7 @@ B1 = Claim(
     statement="The N largest of all T E scores solve the linear program with a budget of N pairs.",
     formula="top-N of s = argmax { <s, x> : sum_ij x_ij <= N (or = N), 0 <= x <= 1 }, any s and N",
     conditions="N is a whole number, and the budget is = N or the N-th largest score is >= 0.",
-    source=f"{PAPER}, unified mechanism; {CODE}",
+    source=f"{PAPER}, the unified mechanism and its proof of optimality; {CODE}",
     verdict=Verdict.CONDITIONAL,
     reason=(
         "With the N-th score p as the price of a pair, the bound p N + sum (s - p)+ is the sum of "
@@ -184,7 +184,7 @@ B2 = Claim(
     ),
     formula="N = T K = E C: <s, top-N(u)> >= <s, row top-K(s)> and >= <s, column top-C(s)>",
     conditions="The choice and the comparison use the same score, u = s.",
-    source=f"{PAPER}, comparison of mechanisms; {CODE}",
+    source=f"{PAPER}, the unified mechanism against token choice and expert choice",
     verdict=Verdict.CONDITIONAL,
     reason=(
         "Token choice and expert choice take N pairs each, so both are feasible in the LP whose "

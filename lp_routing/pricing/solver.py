@@ -154,6 +154,8 @@ class Pricing(Solver):
                 settled.pairs.write(x, batch.first)
                 if dither:
                     prices = self._on_grid(problem, batch, prices)
+                if terms.few and self.shards.alone and not _proved(problem, x, prices):
+                    return self._whole_lp(problem, deadline)  # scores that hardly differ
                 return Answer(Outcome.FINISHED, x, prices)
             if settled.outcome is not Outcome.FINISHED:
                 if settled.outcome is Outcome.FAILED and self._impossible(problem):
@@ -227,6 +229,8 @@ class Pricing(Solver):
         return min((rounded, prices), key=lambda each: dual_bound(problem, each, group=group))
 
     def _will_do(self, problem: RoutingProblem, x: Tensor, prices: Prices) -> bool:
-        return self.relative_gap > 0 and certify(problem, x, prices).proves_optimal(
-            self.relative_gap
-        )
+        return self.relative_gap > 0 and _proved(problem, x, prices, self.relative_gap)
+
+
+def _proved(problem: RoutingProblem, x: Tensor, prices: Prices, gap: float = 1e-9) -> bool:
+    return certify(problem, x, prices).proves_optimal(gap)

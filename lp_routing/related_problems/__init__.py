@@ -13,6 +13,12 @@ from lp_routing.related_problems.group_limit import (
     relaxed_in_groups,
     searched_in_groups,
 )
+from lp_routing.related_problems.inference_cost import (
+    Attained,
+    CapacityPoint,
+    InferenceCost,
+    inference_cost,
+)
 from lp_routing.related_problems.layer_budgets import (
     Allocation,
     best_budgets,
@@ -24,6 +30,9 @@ from lp_routing.related_problems.unequal_costs import Priced, searched_within_bu
 
 __all__ = [
     "Allocation",
+    "Attained",
+    "CapacityPoint",
+    "InferenceCost",
     "Priced",
     "Proved",
     "Spread",
@@ -35,6 +44,7 @@ __all__ = [
     "edge_wise",
     "greedy",
     "heavy_hitters",
+    "inference_cost",
     "kept_value",
     "of_proxy",
     "relaxed_in_groups",

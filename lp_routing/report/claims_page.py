@@ -5,7 +5,7 @@ from itertools import groupby
 
 from lp_routing.claims import Claim, Counterexample
 from lp_routing.claims.checking import Checked, where
-from lp_routing.claims.search import smallest_case
+from lp_routing.claims.search import ENOUGH, smallest_case
 
 PARTS = {
     "B": "USMoE: unified scoring",
@@ -29,6 +29,11 @@ def page(checked: Sequence[Checked], measured_on: str, command: str) -> str:
         "What papers and their code claim about routing, checked: the statement as it is made, a",
         "verdict with its reason, the smallest case to follow by hand where it fails, and what a",
         f"check measured. Made by `{command}`; do not edit by hand.",
+        "",
+        "Where a statement fails, a search looks for the smallest case by the number of pairs:",
+        f"{ENOUGH} matrices of each shape at most, of 0 and 1, then with 2 or -1, then with the",
+        "numbers of the case worked by hand. Sources are paraphrased; where a paper's numbering",
+        "was not at hand, the part of it is named by its topic.",
         "",
         f"Measured on: {measured_on}.",
         "",
