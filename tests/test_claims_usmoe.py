@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lp_routing as lpr
+from benchmarks import jacobian
 from lp_routing.claims import (
     usmoe_causality,
     usmoe_dropped,
@@ -240,6 +241,15 @@ class TestJacobian:
         assert numbers["rank over tokens, two routers, layer 0"] > 8
         assert numbers["largest principal angle, two routers, degrees, layer 0"] > 10
         assert numbers["rank at a token, two routers, layer 0"] == 8
+
+    def test_on_the_hidden_states_of_a_trained_model(self):
+        for routing in jacobian.routings():
+            E, _ = routing.embeddings.shape
+            layer = usmoe_jacobian.measured(routing, routing.embeddings.flip(1))
+            assert usmoe_jacobian.within(layer, E)
+            assert (layer.softmax_token, layer.unified_all) == (E - 1, E)
+            assert layer.two_all > E
+            assert jacobian.numbers(layer)["two routers: rank at a token"] == str(E)
 
 
 class TestBrokenPartsAreNoticed:
