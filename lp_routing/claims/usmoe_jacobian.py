@@ -269,8 +269,8 @@ B7 = Claim(
         "softmax's own Jacobian has rank E - 1 at most (its scores add up to 1), that of the "
         "sigmoid E: one direction more, inside the same span. With a second matrix for the "
         "sigmoid gradients can leave the span of the first, and over several tokens reach rank "
-        "above E; at one token E scores still have a Jacobian of rank E at most. The command python "
-        "-m benchmarks.jacobian measures the same on a trained model's own hidden states."
+        "above E; at one token E scores still have a Jacobian of rank E at most. On the hidden "
+        "states of a trained model: python -m benchmarks.jacobian."
     ),
     examine=examine,
     counterexample=Counterexample(
