@@ -38,7 +38,7 @@ def routings() -> list[Routing]:
 
 
 def numbers(layer: Layer) -> dict[str, str]:
-    """What a layer shows: largest ranks at a token, and angles to its own experts' span, degrees."""
+    """What a layer shows: the largest rank at a token, and angles to the span, in degrees."""
     two = torch.tensor(layer.two_angles)
     return {
         "softmax: rank at a token": str(layer.softmax_token),
