@@ -128,6 +128,17 @@ def test_the_optimum_is_whole_and_proved(name):
         assert exact.gap == 0
 
 
+@pytest.mark.parametrize("layer", range(3))
+def test_scores_that_hardly_differ_are_solved_to_the_last_digits(layer):
+    # they differ by less than what an optimum is proved to, relative to their size
+    generator = torch.Generator().manual_seed(6)
+    logits = 1e-9 * torch.randn(3, 24, 12, generator=generator, dtype=torch.float64)
+    scores = lpr.scores.unified(logits[layer])
+    problem = lpr.RoutingProblem(scores, experts=at_most(10), total=exactly(96))
+    solution = lpr.solve(problem, lpr.Pricing())
+    assert solution.status is lpr.Status.OPTIMAL, solution.explanation
+
+
 @pytest.mark.parametrize("factor", [1.0, 1.25])
 @pytest.mark.parametrize("k", [1, 2])
 def test_the_flow_has_the_same_value(factor, k):

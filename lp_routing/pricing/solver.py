@@ -154,9 +154,11 @@ class Pricing(Solver):
                 settled.pairs.write(x, batch.first)
                 if dither:
                     prices = self._on_grid(problem, batch, prices)
-                if terms.few and self.shards.alone and not _proved(problem, x, prices):
-                    return self._whole_lp(problem, deadline)  # scores that hardly differ
-                return Answer(Outcome.FINISHED, x, prices)
+                found = Answer(Outcome.FINISHED, x, prices)
+                if not terms.few or not self.shards.alone or _proved(problem, x, prices):
+                    return found
+                again = self._whole_lp(problem, deadline)  # scores that hardly differ
+                return again if again.outcome is Outcome.FINISHED else found
             if settled.outcome is not Outcome.FINISHED:
                 if settled.outcome is Outcome.FAILED and self._impossible(problem):
                     return Answer(Outcome.INFEASIBLE, None, prices, said=settled.said)
