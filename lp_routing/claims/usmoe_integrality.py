@@ -1,7 +1,9 @@
 """USMoE: whether the linear program of routing has whole optima (B3)."""
 
 from itertools import combinations
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lp_routing.bounds import at_most
@@ -49,6 +51,7 @@ def examine(subject: Subject) -> Evidence:
     """A whole choice certified at the LP's value; the LP above whole choices with a group limit."""
     L, T, E = subject.shape
     tokens, agrees, gaps, above = min(T, TOKENS), True, [], []
+    halves, crossing = [], 0
     for logits in subject.logits:
         scores = unified(logits[:tokens])
         solution = solve(nested(scores, subject.k), HiGHS())
@@ -58,6 +61,13 @@ def examine(subject: Subject) -> Evidence:
         certificate = certify(solution.problem, whole, solution.prices)
         agrees &= certificate.proves_optimal(RELATIVE)
         gaps.append(abs(certificate.relative_gap))
+        half = of_half_a_pair(scores, max(1, tokens * subject.k // 2))
+        halves.append(100 * half)
+        agrees &= half >= 0
+        if E >= 3:
+            odd = _crossing(scores)
+            crossing += int((odd.lp > odd.whole).sum())
+            agrees &= _as_solved(scores[0], odd.lp[0], odd.whole[0])
         if E >= 6 and E % 2 == 0:
             best = best_in_groups(scores, 2, 2, 1).value
             lp = relaxed_in_groups(scores, 2, 2, 1)
@@ -74,12 +84,49 @@ def examine(subject: Subject) -> Evidence:
     sentence = (
         f"Rows, columns, total, two sequences and two devices with whole bounds, the first "
         f"{tokens} tokens: a whole choice reaches the LP's value on all layers (largest relative "
-        f"gap {max(gaps):.1g}); {limit}."
+        f"gap {max(gaps):.1g}). It breaks with half a pair more in the budget, by {span(halves)} % "
+        f"of the value, and with groups that cross (one of each two of a token's three best "
+        f"experts) on {crossing} of {L * tokens} tokens; {limit}."
     )
     numbers = by_layer("relative gap, whole choice to LP", gaps)
+    numbers |= by_layer("% of LP above whole, half a pair more", halves)
+    numbers |= {"tokens on which crossing groups break it": crossing}
     return Evidence(
         bool(agrees), sentence, numbers | by_layer("% of LP above whole, one group of two", above)
     )
+
+
+def of_half_a_pair(scores: Tensor, total: int) -> float:
+    """By what share of it the LP of N + 1/2 pairs is worth more than the N best; by HiGHS."""
+    whole = float(scores.flatten().topk(total).values.sum())
+    lp = float(solve(RoutingProblem(scores, total=at_most(total + 0.5)), HiGHS()).bound)
+    share = (lp - whole) / whole
+    return share if abs(share) > RELATIVE else 0.0
+
+
+class Crossing(NamedTuple):
+    """What a token's three best experts are worth, one at most of each two of them; (T,)."""
+
+    lp: Tensor
+    whole: Tensor
+
+
+def _crossing(scores: Tensor) -> Crossing:
+    """Whole, only the best; the LP may take a half of each of the three."""
+    best = scores.topk(3).values
+    return Crossing(torch.maximum(best[:, 0], best.sum(1) / 2), best[:, 0])
+
+
+def _as_solved(row: Tensor, lp: Tensor, whole: Tensor) -> bool:
+    """Whether HiGHS finds the same for the three best of a row (E,)."""
+    pairs = [([i, j], at_most(1)) for i, j in combinations(range(3), 2)]
+    problem = RoutingProblem(row.topk(3).values[None], expert_groups=pairs)
+    relaxed, searched = solve(problem, HiGHS()), solve(problem, HiGHS(), integral=True)
+    close = [
+        abs(float(found.value) - float(expected)) <= CERTAIN
+        for found, expected in ((relaxed, lp), (searched, whole))
+    ]
+    return all(close)
 
 
 def breaks(scores: Tensor) -> str | None:
