@@ -282,11 +282,23 @@ class TestBrokenPartsAreNoticed:
         assert BY_ID["B9"].betrays(matrix((3, 1), (2, 0))) is not None
 
     def test_a_whole_choice_that_is_not_best(self, logits, monkeypatch):
-        def spoilt(problem, solver):
-            solution = solve(problem, solver)
+        def spoilt(problem, solver, **options):
+            solution = solve(problem, solver, **options)
+            if problem.family("token") is None:  # half a pair, or groups that cross
+                return solution
             return replace(solution, assignment=lpr.Assignment(~(solution.assignment.x > 0.5)))
 
         monkeypatch.setattr(usmoe_integrality, "solve", spoilt)
+        assert BY_ID["B3"].check(logits).agrees is False
+
+    def test_a_half_or_a_crossing_that_is_not_worth_what_it_should(self, logits, monkeypatch):
+        monkeypatch.setattr(usmoe_integrality, "of_half_a_pair", lambda *_: -1e-3)
+        assert BY_ID["B3"].check(logits).agrees is False
+        monkeypatch.undo()
+        right = usmoe_integrality._crossing
+        monkeypatch.setattr(
+            usmoe_integrality, "_crossing", lambda scores: right(scores)._replace(lp=scores[:, 0])
+        )
         assert BY_ID["B3"].check(logits).agrees is False
 
     def test_a_brute_force_that_differs(self, monkeypatch):
