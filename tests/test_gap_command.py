@@ -93,6 +93,21 @@ def test_a_rule_with_a_memory_is_called_cold_unless_it_had_steps(file):
     assert "after 3 step(s)" in " ".join(warm.split())
 
 
+def test_the_batches_that_follow_warm_a_rule_up(file, tmp_path):
+    path = tmp_path / "a.json"
+    arguments = ("--routers", "loss-free", "--tokens", 3, "--layers", "1", "--json", path)
+    assert run(file, *arguments, "--warm-on", 2).exit_code == 0
+    (row,) = strict(path)["rows"]
+    assert row["state"] == "after 2 other batch(es)"
+    logits = torch.from_numpy(LOGITS[1])
+    problem = lpr.capacity(lpr.scores.softmax(logits[:3]), 2, 2)
+    (same,) = lpr.comparisons(
+        problem, ["loss-free"], logits=logits[:3], warm_on=[logits[3:6], logits[6:9]]
+    )
+    assert row["value"] == same.value
+    assert run(file, *arguments, "--warm-on", 2, "--warm-up", 1).exit_code == 2
+
+
 def test_the_gap_is_to_the_optimum_of_the_stated_problem(file, tmp_path):
     arguments = ("--k", 1, "--capacity-factor", 1.5, "--score", "sigmoid", "--layers", "1")
     arguments += ("--tokens", 8, "--routers", FEW, "--json", tmp_path / "a.json")
@@ -155,6 +170,8 @@ def test_names_that_hold_commas_are_recognised():
         (["--tokens", "0"], '--tokens 0: expected "all" or a whole number >= 1.'),
         (["--capacity-factor", "0"], "capacity factor 0.0: expected a positive number."),
         (["--warm-up", "-1"], "warm_up=-1: it must be at least 0."),
+        (["--warm-on", "-1"], "warm_on=-1: it must be at least 0."),
+        (["--warm-on", "9"], "--warm-on 9: 12 of 12 tokens leave 0 more batches"),
         (["--seed", "-1"], "seed=-1: it must be at least 0."),
         (["--routers", "topk"], "--routers: 'topk' is unknown; expected \"all\", or some of:"),
         (["--routers", ""], "--routers: '' is unknown"),

@@ -68,6 +68,12 @@ WIDE = 100
     show_default=True,
     help="Steps on the same batch that routers with a state have behind them.",
 )
+@click.option(
+    "--warm-on",
+    default=0,
+    show_default=True,
+    help="Instead: steps on so many other batches, the tokens that follow in the same layer.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of routers that draw at random.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the rows here.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the rows here.")
@@ -113,6 +119,7 @@ class GapOptions:
     score: str
     repeats: int
     warm_up: int
+    warm_on: int
     seed: int
     json_path: Path | None
     csv_path: Path | None
@@ -155,13 +162,15 @@ def _gap(console: Console, options: GapOptions) -> None:
         console.print(f"{title}, {verdict(rows)}", highlight=False, markup=False)
 
     places = [(layer, section) for layer in layers for section in sections]
-    of_rows = ("k", "capacity_factor", "repeats", "warm_up", "seed", "resume_path", "jobs")
+    of_rows = ("k", "capacity_factor", "repeats", "warm_up", "warm_on", "seed")
     found = measured(
         console,
         trace,
         places,
         told,
         tokens=parse_tokens(options.tokens),
+        resume_path=options.resume_path,
+        jobs=options.jobs,
         **{name: getattr(options, name) for name in of_rows},
     )
     console.print(LEGEND, style="dim", highlight=False)
@@ -196,8 +205,18 @@ def _check_numbers(
     whole(options.jobs, "jobs", 1)
     whole(options.repeats, "repeats", 1)
     whole(options.warm_up, "warm_up", 0)
+    whole(options.warm_on, "warm_on", 0)
     whole(options.seed, "seed", 0)
-    logits = trace.layer(layer)[: parse_tokens(options.tokens)]
+    all_tokens = trace.layer(layer)
+    logits = all_tokens[: parse_tokens(options.tokens)]
+    most = len(all_tokens) // len(logits) - 1
+    if options.warm_on > most:
+        raise InputError(
+            f"--warm-on {options.warm_on}: {len(logits)} of {len(all_tokens)} tokens leave {most} "
+            f"more batches of that size; ask for so many at most, or for fewer --tokens."
+        )
+    if options.warm_on and options.warm_up:
+        raise InputError("--warm-on and --warm-up: give one of the two.")
     for section in sections:
         stated(logits, section.problem, options.k, options.capacity_factor, section.score)
 

@@ -45,9 +45,11 @@ def measured(
         told: called with each place and its rows.
         tokens: how many of each layer, None for all.
         resume_path, jobs: of the sweep.
-        options: `section_rows`'s own: k, capacity_factor, repeats, warm_up, seed.
+        options: `section_rows`'s own: k, capacity_factor, repeats, warm_up, warm_on, seed.
     """
-    task = partial(section_rows, logits=first_tokens(trace, tokens), **options)
+    every = None if tokens is None else tokens * (1 + options["warm_on"])
+    logits = first_tokens(trace, every)
+    task = partial(section_rows, logits=logits, tokens=tokens or logits.shape[1], **options)
     points = [{"layer": layer, **section._asdict()} for layer, section in places]
     found: dict[Place, list[GapRow]] = {}
 
@@ -66,16 +68,23 @@ def section_rows(
     point: Mapping[str, Any],
     *,
     logits: "Tensor",
+    tokens: int,
     k: int,
     capacity_factor: float,
     repeats: int,
     warm_up: int,
+    warm_on: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The rows of one layer of logits (L, T, E) and one problem, as records."""
+    """The rows of one layer of logits (L, T, E) and one problem, as records.
+
+    The first `tokens` of the layer are judged; `warm_on` batches of as many that follow them are
+    what routers with a state have seen.
+    """
     from lp_routing.compare import comparisons
 
-    layer = logits[point["layer"]]
+    every = logits[point["layer"]]
+    layer, *others = (every[first : first + tokens] for first in range(0, len(every), tokens))
     problem, shape = stated(layer, point["problem"], k, capacity_factor, point["score"])
     rows = comparisons(
         problem,
@@ -83,6 +92,7 @@ def section_rows(
         logits=layer,
         repeats=repeats,
         warm_up=warm_up,
+        warm_on=others[:warm_on] or None,
         seed=seed,
         shape=shape,
     )

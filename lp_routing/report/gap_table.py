@@ -15,7 +15,7 @@ LEGEND = (
     "pairs. dropped: tokens that reach no expert. overlap: share of the optimum's pairs that are "
     "taken too. topk: time from logits to assignment, in units of torch.topk on the scores. cold: "
     "a rule with a memory on its first batch, where fixed prices drop by position and loss-free is "
-    "top-k; --warm-up gives it steps on this batch before."
+    "top-k; --warm-up gives it steps on this batch before, --warm-on on others."
 )
 
 
