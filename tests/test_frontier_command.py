@@ -237,6 +237,26 @@ def test_forbidden_pairs_leave_no_token_choice(tmp_path):
     assert "equal loads, against token choice) cannot be had: " in result.stdout
 
 
+@pytest.mark.parametrize(("over", "layers"), [("total", 1), ("layers", 2)])
+def test_routers_are_asked_no_more_pairs_than_are_allowed(tmp_path, over, layers):
+    # 4 of 8 experts were recorded: 5 and more a token there are not
+    logits = np.random.default_rng(0).normal(size=(2, 12, 8)).astype(np.float32)
+    logits[:, :, ::2] = -np.inf
+    np.save(tmp_path / "a.npy", logits)
+    path = tmp_path / "a.json"
+    result = run(tmp_path / "a.npy", "--over", over, "--json", path)
+    assert result.exit_code == 0, result.output
+    for found in strict(path)["frontiers"]:
+        for router in found["routers"]:
+            assert router["budgets"] == [12 * layers * k for k in (1, 2, 3, 4)]
+    nothing = np.full((1, 3, 2), -np.inf, dtype=np.float32)
+    nothing[0, 0, 0] = 1
+    np.save(tmp_path / "b.npy", nothing)
+    result = run(tmp_path / "b.npy", "--over", over, "--k", 1)
+    assert result.exit_code == 0, result.output
+    assert "loses" not in result.stdout
+
+
 def test_the_table_has_20_lines_at_most_with_the_ends_and_the_budget_in_use():
     points = [{"budget": n} for n in range(1000)]
     shown = [point["budget"] for point in few(points, 123)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lp_routing.cli.frontier_points import Curve
+from lp_routing.cli.frontier_points import Curve, ends
 from lp_routing.concave import Concave
 
 if TYPE_CHECKING:
@@ -22,13 +22,16 @@ TRIED = 20
 def beside(logits: "Tensor", worth: "Tensor", curve: Curve, asked: "Asked") -> "list[RouterCurve]":
     """What routers make of some of the budgets, on logits (L, T, E) where pairs are worth so much.
 
-    Over layers, each layer gets as many pairs as the others.
+    Over layers, each layer gets as many pairs as the others. Forbidden pairs end a curve early.
     """
-    E = worth.shape[2]
+    L, T, E = worth.shape
     if isinstance(curve, Concave):
-        budgets = [worth.shape[1] * K for K in range(1, E + 1)]
+        _, last = ends(curve)
+        budgets = [T * K for K in range(1, E + 1) if L * T * K <= last]
     else:
         budgets = [int(n) for n in curve.budgets if n >= 1]
+    if not budgets:
+        return []
     tried = budgets[:: -(-len(budgets) // TRIED)]
     found = [
         [_own(name, layer, values, tried, asked) for name in asked.routers]
