@@ -27,7 +27,7 @@ def beside(logits: "Tensor", worth: "Tensor", curve: Curve, asked: "Asked") -> "
     L, T, E = worth.shape
     if isinstance(curve, Concave):
         _, last = ends(curve)
-        budgets = [T * K for K in range(1, E + 1) if L * T * K <= last]
+        budgets = [T * K for K in range(1, E + 1) if last >= L * T * K]
     else:
         budgets = [int(n) for n in curve.budgets if n >= 1]
     if not budgets:
