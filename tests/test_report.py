@@ -144,10 +144,10 @@ def page(tmp_path_factory):
     return SimpleNamespace(read=Read(path.read_text()), said=ended.stderr, asked=asked, found=found)
 
 
-def changed(page, **parts):
-    """The page with other parts, taken apart; it says that not all is well."""
-    text, well = assemble(page.asked, replace(page.found, **parts))
-    assert not well
+def changed(page, *, well=False, **parts):
+    """The page with other parts, taken apart; it says that not all is well, where that is so."""
+    text, says = assemble(page.asked, replace(page.found, **parts))
+    assert says is well
     return Read(text)
 
 
@@ -500,6 +500,17 @@ def test_evidence_against_a_verdict_is_not_well(page):
     assert [row["here"][0] for row in read.table("claims")] == ["AGAINST", "ok"]
     says = f"1 came out as stated; {against.claim.id} did not"
     assert says in read.words("summary")
+
+
+def test_claims_that_were_not_asked_are_not_counted(page):
+    silent, agreeing = page.found.claims.result
+    silent = replace(silent, evidence=Evidence(None, "Does not apply here."))
+    read = changed(page, well=True, claims=Outcome([silent, agreeing]))
+    says = "1 claim from papers could be checked on these logits; all came out as stated. Of 1 more"
+    assert says in read.words("summary")
+    assert "1 of 1 claims from papers" in read.words("summary")
+    read = changed(page, well=True, claims=Outcome([silent]))
+    assert "claims from papers" not in read.words("summary")
 
 
 def test_an_optimum_without_proof_is_not_well(page):

@@ -31,6 +31,11 @@ class Checked:
         return self.evidence is not None and self.evidence.agrees is not False
 
     @property
+    def was_asked(self) -> bool:
+        """Whether the logits left anything to ask, and the check answered or failed."""
+        return self.evidence is None or self.evidence.agrees is not None
+
+    @property
     def says(self) -> str:
         """The finding, or how the check failed."""
         return self.error if self.evidence is None else self.evidence.sentence

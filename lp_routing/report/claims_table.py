@@ -51,7 +51,7 @@ def _mark(checked: Checked) -> str:
 def last_word(checked: Sequence[Checked]) -> str:
     """How many verdicts come out as stated, and which do not."""
     against = [each for each in checked if not each.comes_out]
-    asked = [each for each in checked if each.evidence is None or each.evidence.agrees is not None]
+    asked = [each for each in checked if each.was_asked]
     rest = len(checked) - len(asked)
     silent = f" Of {rest} more there was nothing to ask here." if rest else ""
     if not asked:

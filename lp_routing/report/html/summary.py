@@ -160,15 +160,23 @@ def _others(asked: Asked, examined: Sequence[Examined]) -> str:
 
 
 def _claims(claims: Claims) -> Iterator[str]:
-    if claims.result:
-        fine = sum(each.comes_out for each in claims.result)
-        against = [each.claim.id for each in claims.result if not each.comes_out]
-        count = counted(len(claims.result), "claim")
+    put = _put(claims)
+    if put:
+        against = [each.claim.id for each in put if not each.comes_out]
+        count, rest = counted(len(put), "claim"), len(claims.result or ()) - len(put)
+        fine = len(put) - len(against)
         yield (
             f"Of {count} from papers, {fine} came out as stated; {listed(against)} did not."
             if against
-            else f"All {count} from papers were checked on these logits and came out as stated."
+            else f"{count} from papers could be checked on these logits; all came out as stated."
         )
+        if rest:
+            yield f"Of {rest} more there was nothing to ask here."
+
+
+def _put(claims: Claims) -> list[Checked]:
+    """The claims of which these logits left anything to ask."""
+    return [each for each in claims.result or () if each.was_asked]
 
 
 def _audits(asked: Asked, audits: Audits) -> Iterator[str]:
@@ -201,6 +209,7 @@ def _layer_tiles(asked: Asked, examined: Sequence[Examined]) -> Iterator[tuple[s
 
 
 def _other_tiles(claims: Claims) -> Iterator[tuple[str, str]]:
-    if claims.result:
-        fine = sum(each.comes_out for each in claims.result)
-        yield f"{fine} of {len(claims.result)}", "claims from papers come out as stated"
+    put = _put(claims)
+    if put:
+        fine = sum(each.comes_out for each in put)
+        yield f"{fine} of {len(put)}", "claims from papers come out as stated"
