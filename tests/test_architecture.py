@@ -36,6 +36,7 @@ FLOORS = [
     ["claims"],
     ["report"],
     ["cli"],
+    ["__main__"],
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -46,7 +46,7 @@ def test_nothing_betrays_the_verdict(data):
 def test_logits_give_numbers_and_a_sentence():
     found = O8.check(LOGITS)
     assert found.agrees
-    assert found.sentence.startswith("With k=8, G=8, M=4: V2's rule keeps ")
+    assert found.sentence.startswith("With k=8, G=8, M=4 (DeepSeek-V3's proportions")
     for name in ("V2", "V3"):
         rule, best, lp = (found.numbers[f"{name} {part}"] for part in ("rule", "best", "LP"))
         assert rule < best <= lp + 1e-9

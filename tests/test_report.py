@@ -508,7 +508,7 @@ def test_claims_that_were_not_asked_are_not_counted(page):
     read = changed(page, well=True, claims=Outcome([silent, agreeing]))
     says = "1 claim from papers could be checked on these logits; all came out as stated. Of 1 more"
     assert says in read.words("summary")
-    assert "1 of 1 claims from papers" in read.words("summary")
+    assert "claims from papers come out as stated1 of 1" in read.words("summary")
     read = changed(page, well=True, claims=Outcome([silent]))
     assert "claims from papers" not in read.words("summary")
 

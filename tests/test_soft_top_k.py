@@ -312,5 +312,20 @@ def test_budgets_that_cannot_be_met_are_refused():
         layer_budgets(torch.zeros(2), 10, experts=8)
     with pytest.raises(lpr.InputError, match=r"total=2: expected more than L.* \(2\)"):
         layer_budgets(torch.zeros(2), 2)
-    with pytest.raises(lpr.InputError, match=r"expected eta"):
-        layer_budgets(torch.zeros(2, 2), 9)
+    for eta in (torch.zeros(2, 2), torch.tensor([0.0, float("nan")]), torch.tensor([0, 1])):
+        with pytest.raises(lpr.InputError, match=r"expected eta"):
+            layer_budgets(eta, 9)
+
+
+@pytest.mark.parametrize(
+    ("p", "chosen"),
+    [
+        (torch.ones(2, 3), torch.ones(2, 3)),
+        (torch.ones(2, 3), torch.ones(2, 2, dtype=torch.bool)),
+        (torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool)),
+        ([[1.0]], torch.ones(1, 1, dtype=torch.bool)),
+    ],
+)
+def test_masses_of_other_shapes_or_types_are_refused(p, chosen):
+    with pytest.raises(lpr.InputError, match="masses: expected"):
+        masses(p, chosen)

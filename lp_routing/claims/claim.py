@@ -17,6 +17,10 @@ Breaks = Callable[[Tensor], str | None]
 """Scores (T, E) -> what they show against a statement, in words; None where it stands."""
 
 
+NOTHING = 1e3
+"""A logit so far below all others, and below 0, has a softmax and a sigmoid of exactly 0."""
+
+
 class Verdict(Enum):
     """What became of a claim; the values are what tables print."""
 
@@ -110,8 +114,8 @@ class Claim:
             conditions, or against what `reason` says instead. A test hunts with it in vain.
         rows_alone: whether neither statement nor check asks which expert an entry of a row belongs
             to, so that rows may be shortened to their finite logits.
-        forbidden_too: whether the check takes forbidden pairs (-inf) as they are, as pairs that no
-            token has among its k best.
+        forbidden_too: whether the check may take forbidden pairs (-inf) as pairs of score 0, which
+            no token has among its k best: their logits are then put as low as that takes.
     """
 
     id: str
@@ -166,7 +170,11 @@ class Claim:
             few = f"a token has {fewest} logits, fewer than k={subject.k}."
             return Evidence(None, f"{skipped}{few}")
         if self.forbidden_too:
-            return self.examine(subject)
+            least = float(subject.logits.masked_fill(forbidden, 0.0).amin())  # 0 or less
+            low = subject.logits.masked_fill(forbidden, least - NOTHING)
+            evidence = self.examine(replace(subject, logits=low))
+            said = f"With forbidden pairs (-inf, {share:.1%}) as pairs of score 0: "
+            return replace(evidence, sentence=said + evidence.sentence)
         if fewest != m:
             return Evidence(None, f"{skipped}tokens have {fewest} to {m} logits, not all the same.")
         L, T, _ = subject.shape
@@ -190,4 +198,5 @@ def subject(logits: Tensor, *, k: int = 2, seed: int = 0) -> Subject:
         raise InputError("claims: every pair of the logits is forbidden (-inf): nothing to check.")
     stacked = logits.detach() if logits.ndim == 3 else logits.detach()[None]
     k = whole(k, "k", 1, logits.shape[-1], "E, the number of experts")
+    seed = whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
     return Subject(stacked.double(), k, seed)

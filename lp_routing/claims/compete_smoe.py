@@ -17,6 +17,8 @@ TOKENS = 128
 WIDTH = 16
 NOISE = 0.5
 RELATIVE = 1e-9
+HUGE = 1e100
+"""Outputs are drawn with norms about as large as the logits, and squared."""
 
 
 def examine(subject: Subject) -> Evidence:
@@ -24,6 +26,8 @@ def examine(subject: Subject) -> Evidence:
     L, T, E = subject.shape
     k = subject.k
     tokens = min(T, TOKENS)
+    if float(subject.logits.max()) > HUGE:
+        return Evidence(None, f"Does not apply here: outputs of norm over {HUGE:g} overflow.")
     draw = torch.Generator().manual_seed(subject.seed)
     of_winners = of_router = 0.0
     beaten, agrees = 0, True

@@ -58,8 +58,10 @@ def examine(subject: Subject) -> Evidence:
             f"({100 * (rule / best - 1):+.2f} %; LP {lp:.1f}) and misses it on {missed} of "
             f"{L * T} tokens"
         )
-    settings = f"k={k}, G={groups}, M={top_groups}"
-    return Evidence(agrees, f"With {settings}: {'; '.join(words)}.", numbers)
+    settings = (
+        f"With k={k}, G={groups}, M={top_groups} (DeepSeek-V3's proportions, whatever --k is)"
+    )
+    return Evidence(agrees, f"{settings}: {'; '.join(words)}.", numbers)
 
 
 class Layer(NamedTuple):

@@ -57,7 +57,7 @@ def examine(subject: Subject) -> Evidence:
         best, slack = float(solve(problem, Pricing()).value), rounding(float(scores.sum()))
         value, promise, bound = promised(scores, found, capacity, k, TEMPERATURE)
         chosen = largest(found.log_plan.mT, capacity).mT
-        allowed.append(promise - value)
+        allowed.append(bound - value)
         below.append(best - value)
         over.append(int((chosen.sum(1) > k).sum()))
         agrees &= bound >= best - slack
@@ -69,12 +69,12 @@ def examine(subject: Subject) -> Evidence:
         f"On the first {T} tokens, {capacity} an expert and at most {k} experts a token, "
         f"{converged} of {L} plans converge at temperature {TEMPERATURE}. They are worth "
         f"{span(below)} less than the optimum (softmax mass), of the {span(allowed)} that their "
-        f"entropy allows. Column top-{capacity} gives {span(over)} tokens a layer more "
+        f"certificates allow. Column top-{capacity} gives {span(over)} tokens a layer more "
         f"than {k} experts."
     )
     numbers = (
         by_layer("plan below the optimum", below)
-        | by_layer("temperature * entropy of the plan", allowed)
+        | by_layer("proved bound above the plan", allowed)
         | by_layer("tokens above the cap after rounding", over)
     )
     return Evidence(agrees, sentence, {"plans that converged": converged} | numbers)
@@ -144,7 +144,8 @@ O7 = Claim(
         "largest entries of many columns can lie in one row. What the plan gives is a certificate: "
         "every whole assignment within the bounds has entropy 0, so none is worth more than "
         "<s, P> + epsilon H(P); and as the LP has a whole optimum and P is feasible in it, the "
-        "plan is worth at most that. The gap is at most epsilon H(P)."
+        "plan is worth at most that. The gap is at most epsilon H(P) at the end; where the "
+        "iteration stops before, Lagrange multipliers read off the plan prove what it allows."
     ),
     examine=examine,
     counterexample=Counterexample(

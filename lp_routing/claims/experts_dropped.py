@@ -71,7 +71,7 @@ def breaks(scores: Tensor) -> str | None:
     """k = 1: both countings keep less than the best choice of as many experts. Scores >= 0."""
     if bool((scores < 0).any()):
         return None
-    for keep in range(1, scores.shape[1]):
+    for keep in range(2, scores.shape[1]):  # the largest sum is the best single expert
         tokens = heavy_hitters(scores, keep, 1).value
         score = heavy_hitters(scores, keep, 1, by="score").value
         best = _best(scores, keep, 1)

@@ -53,9 +53,16 @@ def by_layer(name: str, values: Sequence[Number]) -> dict[str, Number]:
 
 
 def span(values: Sequence[float], digits: int = 3) -> str:
-    """The smallest to the largest of some numbers, in words: "1.2 to 3.4", or one number."""
-    low, high = (f"{extreme(values) + 0.0:.{digits}g}" for extreme in (min, max))  # no -0
+    """The smallest to the largest of some numbers, in words: "1.2 to 3.4", or one number.
+
+    Counts, which are int, are written out.
+    """
+    low, high = (_in_digits(extreme(values), digits) for extreme in (min, max))
     return low if low == high else f"{low} to {high}"
+
+
+def _in_digits(value: float, digits: int) -> str:
+    return f"{value}" if isinstance(value, int) else f"{value + 0.0:.{digits}g}"  # no -0
 
 
 def share_above(value: float, optimum: float) -> float:

@@ -178,6 +178,7 @@ O10B = Claim(
     ),
     breaks=breaks,
     betrays=betrays,
+    forbidden_too=True,
 )
 
 CLAIMS: tuple[Claim, ...] = (O10B,)

@@ -163,4 +163,5 @@ B6 = Claim(
     ),
     breaks=breaks,
     betrays=betrays,
+    forbidden_too=True,
 )

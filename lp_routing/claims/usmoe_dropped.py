@@ -84,19 +84,22 @@ def examine(subject: Subject) -> Evidence:
     """Tokens that unified drops, and the price of serving all, with and without capacity."""
     L, T, _ = subject.shape
     tokens, k = min(T, TOKENS), subject.k
-    layers = [priced(unified(logits[:tokens]), k) for logits in subject.logits]
-    dropped = [layer.dropped for layer in layers]
+    scores = unified(subject.logits)
+    dropped = [int((~pooled_choice(each, k).any(-1)).sum()) for each in scores]
+    layers = [priced(each[:tokens], k) for each in scores]
     free = [-share_above(layer.served, layer.free) + 0.0 for layer in layers]
     capped = [-share_above(layer.capped_served, layer.capped) + 0.0 for layer in layers]
     columns = [-share_above(layer.capped, layer.free) + 0.0 for layer in layers]
     sentence = (
-        f"Of the first {tokens} tokens unified with k={k} leaves {span(dropped)} without expert "
-        f"(breaks here on {sum(n > 0 for n in dropped)} of {L} layers). Serving every token costs "
-        f"{span(free)} % of its value; capacity {FACTOR:g} costs {span(columns)} %, and serving "
-        f"all within that capacity {span(capped)} % more."
+        f"Of {T} tokens unified with k={k} leaves {span(dropped)} without expert (breaks here on "
+        f"{sum(n > 0 for n in dropped)} of {L} layers). In a pool of the first {tokens}, where it "
+        f"leaves {span([layer.dropped for layer in layers])}, serving every token costs "
+        f"{span(free)} % of its unified score; capacity {FACTOR:g} costs {span(columns)} %, and "
+        f"serving all within that capacity {span(capped)} % more."
     )
     numbers = (
         by_layer("tokens dropped", dropped)
+        | by_layer(f"tokens dropped, first {tokens}", [layer.dropped for layer in layers])
         | by_layer("value, budget alone", [layer.free for layer in layers])
         | by_layer("value, every token served", [layer.served for layer in layers])
         | by_layer("value, capacity", [layer.capped for layer in layers])
@@ -169,4 +172,5 @@ B5 = Claim(
     ),
     breaks=breaks,
     betrays=betrays,
+    forbidden_too=True,
 )

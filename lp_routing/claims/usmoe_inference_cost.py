@@ -62,9 +62,10 @@ def examine(subject: Subject) -> Evidence:
         f"{span(shares('unified'))} % of them (fullest expert "
         f"{span([c.at_unified.makespan for c in costs])}), by served unified with "
         f"{span(shares('served'))} % ({span([c.at_served.makespan for c in costs])}), by capacity "
-        f"only when it holds that fullest expert: slots for {span(shares('capacity'))} % of the "
-        f"pairs, most of them empty. With {few} pairs, 14 % fewer, unified holds {span(held)} % of "
-        f"it; capacity at {FACTORS[0]:g} times the mean load holds {span(capped)} %."
+        f"from {span([c.at_capacity.makespan for c in costs])} slots an expert on, room for "
+        f"{span(shares('capacity'))} % of the pairs. With {few} pairs, 14 % fewer, "
+        f"unified holds {span(held)} % of it; capacity at {FACTORS[0]:g} times the mean load holds "
+        f"{span(capped)} %."
     )
     numbers: dict[str, Number] = {"pairs of token choice": pairs}
     for which in ("unified", "served", "capacity"):
@@ -120,8 +121,10 @@ B8 = Claim(
         "feasible there (B2). Score is not quality, which logits do not show; and a step lasts as "
         "long as its fullest expert, so the makespan stands beside every budget. With capacity "
         "(slots E C, at most k a token) nothing is worth more than row top-k, so it draws level "
-        "only when C reaches token choice's largest load."
+        "only when C holds the row top-k of all tokens: at token choice's largest load, or below "
+        "where ties leave another row top-k."
     ),
     examine=examine,
     betrays=betrays,
+    forbidden_too=True,
 )

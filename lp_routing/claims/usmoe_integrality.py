@@ -205,4 +205,5 @@ B3 = Claim(
     ),
     breaks=breaks,
     betrays=betrays,
+    forbidden_too=True,
 )

@@ -196,8 +196,8 @@ def examine(subject: Subject) -> Evidence:
         f"{max(x.unified_token for x in layers)} with the unified score; over all tokens "
         f"{span(alike)}, and {max(x.outside for x in layers):.1g} of their norm lies outside the "
         f"experts' span. A second router matrix (drawn) gives {span(two)} over all tokens, "
-        f"{max(x.two_token for x in layers)} at one token, and principal angles of up to "
-        f"{span(largest_two)} degrees to that span."
+        f"{max(x.two_token for x in layers)} at one token, and a largest principal angle to that "
+        f"span of {span(largest_two)} degrees."
     )
     numbers = (
         by_layer("rank at a token, softmax", [x.softmax_token for x in layers])

@@ -42,9 +42,9 @@ def examine(subject: Subject) -> Evidence:
     v1 = lost_logits(logits, unified_v1(logits), k) > slack
     sentence = (
         f"Rates {', '.join(f'{rate:g}' for rate in RATES)}: row top-{k} is that of the logits on "
-        f"all but {changed} of {L * T} tokens ({tied} are tied by rounding). What the rate does "
-        f"change is the pool's choice: rate 0.5 moves {moved:.1%} of the pairs. The score of v1, "
-        f"with a softmax over tokens, changes row top-{k} on {int(v1.sum())} tokens."
+        f"all but {changed} of {len(RATES) * L * T} choices ({tied} are tied by rounding). What "
+        f"the rate does change is the pool's choice: rate 0.5 moves {moved:.1%} of the pairs. The "
+        f"score of v1, with a softmax over tokens, changes row top-{k} on {int(v1.sum())} tokens."
     )
     numbers = {
         "tokens": L * T,
@@ -108,4 +108,5 @@ B4 = Claim(
     ),
     breaks=breaks,
     betrays=betrays,
+    forbidden_too=True,
 )

@@ -57,11 +57,12 @@ def examine(subject: Subject) -> Evidence:
         ):
             there = by_budget(scores, chosen)
             agrees &= there.keeps_bounds() and there.relative_gap >= -1e-9
-            lost.append(100 * there.relative_gap)
+            lost.append(round(100 * there.relative_gap, 9) + 0.0)  # no -0
     sentence = (
-        f"With rows = {k}, columns = {capacity} and a budget the one LP is solved, with proof, by "
-        f"row top-k, column top-C and top-N. With the budget alone token choice is feasible "
-        f"{span(rows)} % below the optimum and expert choice {span(columns)} %: breaks here on "
+        f"By the unified score: with rows = {k}, columns = {capacity} and a budget the one LP is "
+        f"solved, with proof, by row top-k, column top-C and top-N. With the budget alone token "
+        f"choice is feasible {span(rows)} % below the optimum and expert choice "
+        f"{span(columns)} %: breaks here on "
         f"{sum(max(pair) > 1e-7 for pair in zip(rows, columns, strict=True))} of {L} layers."
     )
     numbers = by_layer("% token choice is below the budget LP", rows) | by_layer(
@@ -125,4 +126,5 @@ B9 = Claim(
     ),
     breaks=breaks,
     betrays=betrays,
+    forbidden_too=True,
 )

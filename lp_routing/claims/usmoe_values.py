@@ -202,4 +202,5 @@ B2 = Claim(
     ),
     breaks=breaks_order,
     betrays=betrays_order,
+    forbidden_too=True,
 )

@@ -1,6 +1,7 @@
 """`lp-routing claims`: check what papers claim on the logits of a file."""
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -12,14 +13,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from lp_routing.cli.common_options import file_argument, k_option, layers_option, tokens_option
-from lp_routing.cli.long_work import check_resumable, jobs_option, long_work, resume_option
+from lp_routing.cli.long_work import (
+    check_resumable,
+    jobs_option,
+    long_work,
+    raise_failures,
+    resume_option,
+)
 from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
 from lp_routing.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lp_routing.claims import Claim
+    from lp_routing.claims import Claim, Found
     from lp_routing.claims.checking import Checked
     from lp_routing.traces import Trace
 
@@ -101,8 +108,10 @@ def _claims(console: Console, options: ClaimsOptions) -> bool:
         content = json.dumps(_as_json(checked, trace.source, options), allow_nan=False, indent=1)
         options.json_path.write_text(content + "\n")
     if options.page_path is not None:
-        command = " ".join(["lp-routing claims", *_arguments(options)])
-        options.page_path.write_text(page(checked, said, command))
+        found = _searched(console, todo, options.jobs)
+        command = shlex.join(["lp-routing", "claims", *_arguments(options)])
+        text = page(checked, said, command, lambda claim: found[claim.id])
+        options.page_path.write_text(text)
     return all(each.comes_out for each in checked)
 
 
@@ -136,6 +145,32 @@ def _checked(
     return [_as_checked(*pair) for pair in zip(todo, records, strict=True)], said
 
 
+def _searched(console: Console, claims: "list[Claim]", jobs: int) -> "dict[str, Found]":
+    """The smallest case of every claim that has one, by its id."""
+    import torch
+
+    from lp_routing.claims import Found
+
+    ids = [claim.id for claim in claims if claim.counterexample is not None]
+    records = long_work(console, smallest, ids, "searching", path=None, jobs=jobs)
+    raise_failures(records, [f"(The smallest case of {claim_id}.)" for claim_id in ids])
+    return {
+        claim_id: Found(None if rows is None else torch.tensor(rows), record["says"], 0)
+        for claim_id, record in zip(ids, records, strict=True)
+        for rows in [record["scores"]]
+    }
+
+
+def smallest(claim_id: str) -> dict[str, Any]:
+    """The smallest case against a claim, as JSON values."""
+    from lp_routing.claims import CLAIMS
+    from lp_routing.claims.search import smallest_case
+
+    found = smallest_case(next(claim for claim in CLAIMS if claim.id == claim_id))
+    rows = None if found.scores is None else found.scores.tolist()
+    return {"scores": rows, "says": found.says}
+
+
 def evidence(claim_id: str, *, logits: "Tensor", k: int, seed: int) -> dict[str, Any]:
     """What the check of one claim finds on logits (L, T, E), as JSON values."""
     from lp_routing.claims import CLAIMS
@@ -158,14 +193,15 @@ def _as_checked(claim: "Claim", record: dict[str, Any]) -> "Checked":
 def _arguments(options: ClaimsOptions) -> list[str]:
     """The options that were not left at their defaults, as they were typed, but for paths."""
     typed = [] if options.file is None else [options.file.name]
-    typed += [f"--only {name}" for name in options.only]
+    typed += [word for name in options.only for word in ("--only", name)]
     defaults = {"k": 2, "layers": "all", "tokens": "1024", "seed": 0}
     typed += [
-        f"--{name} {getattr(options, name)}"
+        word
         for name, usual in defaults.items()
         if getattr(options, name) != usual
+        for word in (f"--{name}", str(getattr(options, name)))
     ]
-    return [*typed, "--markdown docs/claims.md"]
+    return [*typed, "--markdown", str(options.page_path)]
 
 
 def _as_json(checked: "list[Checked]", source: str, options: ClaimsOptions) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """The claims as a page of Markdown, for a reader who has the papers open."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 from lp_routing.claims import Claim, Counterexample
 from lp_routing.claims.checking import Checked, where
-from lp_routing.claims.search import ENOUGH, smallest_case
+from lp_routing.claims.search import ENOUGH, Found, smallest_case
 
 PARTS = {
     "B": "USMoE: unified scoring",
@@ -15,13 +15,19 @@ PARTS = {
 EVIDENCE = "**Measured.** "
 
 
-def page(checked: Sequence[Checked], measured_on: str, command: str) -> str:
+def page(
+    checked: Sequence[Checked],
+    measured_on: str,
+    command: str,
+    smallest: Callable[[Claim], Found] = smallest_case,
+) -> str:
     """The whole page.
 
     Args:
         checked: the claims in order, with their evidence.
         measured_on: what the evidence was measured on, in words.
         command: the command that makes this page.
+        smallest: what a search for the smallest case brought home, for claims that have one.
     """
     lines = [
         "# Claims",
@@ -44,7 +50,7 @@ def page(checked: Sequence[Checked], measured_on: str, command: str) -> str:
     for letter, members in groupby(checked, key=lambda each: each.claim.id[0]):
         lines += ["", f"## {PARTS.get(letter, letter)}"]
         for each in members:
-            lines += ["", *_section(each)]
+            lines += ["", *_section(each, smallest)]
     return "\n".join(lines) + "\n"
 
 
@@ -65,7 +71,7 @@ def heading(claim: Claim) -> str:
     return f"{claim.id}: {claim.title}"
 
 
-def _section(checked: Checked) -> Iterator[str]:
+def _section(checked: Checked, smallest: Callable[[Claim], Found]) -> Iterator[str]:
     claim = checked.claim
     yield f"### {heading(claim)}"
     yield ""
@@ -81,7 +87,7 @@ def _section(checked: Checked) -> Iterator[str]:
     if claim.counterexample is not None:
         yield from _case(claim.counterexample)
         yield ""
-        yield _searched(claim)
+        yield _searched(claim.counterexample, smallest(claim))
         yield ""
     yield f"{EVIDENCE}{checked.says} (`{where(claim)}`)"
 
@@ -99,10 +105,9 @@ def _case(case: Counterexample) -> Iterator[str]:
     yield case.story
 
 
-def _searched(claim: Claim) -> str:
+def _searched(case: Counterexample, smallest: Found) -> str:
     """What the search finds beside the case worked by hand."""
-    assert claim.counterexample is not None
-    by_hand, found = claim.counterexample.tensor(), smallest_case(claim).scores
+    by_hand, found = case.tensor(), smallest.scores
     if found is None or found.tolist() == by_hand.tolist():
         return "**Searched.** The search over small whole numbers finds none smaller than this one."
     rows = ", ".join("(" + ", ".join(f"{x:g}" for x in row) + ")" for row in found.tolist())

@@ -17,7 +17,8 @@ COLOURS = {
 }
 LEGEND = (
     "verdict: what became of the claim as it is made. evidence: what the check measured here; "
-    "ok: as the verdict says; AGAINST: it contradicts the verdict; -: nothing to ask."
+    "ok: as the verdict says; AGAINST: it contradicts the verdict; FAILED: the check raised an "
+    "error; -: nothing to ask."
 )
 
 

@@ -227,13 +227,30 @@ def masses(p: Tensor, chosen: Tensor) -> Masses:
     Args:
         p: (..., T, E), such as `SoftTopK.scores` gives; -inf for forbidden pairs.
         chosen: boolean (..., T, E).
+
+    Raises:
+        InputError: other types, or shapes that differ.
     """
+    fits = isinstance(p, Tensor) and isinstance(chosen, Tensor) and p.shape == chosen.shape
+    if not fits or not p.is_floating_point() or chosen.dtype != torch.bool:
+        raise InputError(
+            f"masses: expected floating-point p and boolean chosen of one shape (..., T, E), got "
+            f"{_described(p)} and {_described(chosen)}."
+        )
     finite = p.masked_fill(p == -INF, 0.0)
     return Masses(finite.sum(-1), chosen.sum(-1), finite.masked_fill(~chosen, 0.0).sum(-1))
 
 
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+
+
 def layer_budgets(eta: Tensor, total: float, experts: int | None = None) -> Tensor:
-    """k_l = softmax(eta)_l (total - L) + 1: budgets of L layers that add up to `total`, each > 1.
+    """k_l = softmax(eta)_l (total - L) + 1: budgets of L layers that add up to `total`, each >= 1.
+
+    Above 1, but for layers whose share of the softmax is lost to rounding beside 1.
 
     Args:
         eta: (L,), learned; differentiable.
@@ -242,10 +259,14 @@ def layer_budgets(eta: Tensor, total: float, experts: int | None = None) -> Tens
             (B - L + 1 <= E is what SoftMoE's map needs).
 
     Raises:
-        InputError: eta no vector, B <= L, or B - L + 1 > E.
+        InputError: eta no vector of finite numbers, B <= L, or B - L + 1 > E.
     """
-    if not isinstance(eta, Tensor) or eta.ndim != 1 or eta.numel() == 0:
-        raise InputError("layer_budgets: expected eta, a tensor of one number for each layer (L,).")
+    given = isinstance(eta, Tensor) and eta.ndim == 1 and eta.numel() > 0
+    if not given or not eta.is_floating_point() or not bool(eta.isfinite().all()):
+        raise InputError(
+            f"layer_budgets: expected eta, a floating-point tensor of one finite number for each "
+            f"layer (L,), got {eta!r}."
+        )
     L = len(eta)
     if not isinstance(total, int | float) or not L < total < math.inf:
         raise InputError(f"total={total!r}: expected more than L, the number of layers ({L}).")
