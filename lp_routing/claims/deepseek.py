@@ -58,9 +58,7 @@ def examine(subject: Subject) -> Evidence:
             f"({100 * (rule / best - 1):+.2f} %; LP {lp:.1f}) and misses it on {missed} of "
             f"{L * T} tokens"
         )
-    settings = (
-        f"With k={k}, G={groups}, M={top_groups} (DeepSeek-V3's proportions, whatever --k is)"
-    )
+    settings = f"With k={k}, G={groups}, M={top_groups} (DeepSeek-V3's proportions, not --k)"
     return Evidence(agrees, f"{settings}: {'; '.join(words)}.", numbers)
 
 
