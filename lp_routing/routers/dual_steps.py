@@ -22,6 +22,10 @@ WIDTH = 2.0
 """A window holds about this many times the tokens that have to move."""
 GAIN = 1.4
 """Twice this share of a Newton step: windows see the curvature on one side alone."""
+DESERTED = 0.5
+"""With more than this share of its seats empty a priced expert's price is far too high."""
+CROWDED = 3.0
+"""With so many times its seats in excess an expert's price is far too low."""
 CLOSER, WIDER = 0.25, 2.0
 """A window is this many times as wide after a step that failed, or did not."""
 
@@ -119,11 +123,18 @@ def settled(
         excess = now.load(E) - seats
         moving = (prices > 0) | (excess > 0)  # a price of 0 stays while there is room
         busy = (excess * moving).abs().sum(1) > enough
+        if reach is None:
+            deserted, crowded = _deserted(prices, excess, seats), excess > CROWDED * seats
+            busy |= deserted.any(1)
         if not bool(busy.any()):
             break
         trial = newton(now, prices, excess * moving, moving.to(prices), focus)
         if reach is not None:
             trial = torch.minimum(torch.maximum(trial, start - reach), start + reach)
+        elif bool((deserted | crowded).any()):
+            own = alone(scores, now, seats)
+            trial = torch.where(deserted, trial.minimum(own), trial)
+            trial = torch.where(crowded, trial.maximum(own), trial)
         then = answered(scores, trial, k)
         after = then.dual(trial, seats)
         better = (after < dual) & busy
@@ -132,6 +143,12 @@ def settled(
         prices = torch.where(here, trial, prices)
         dual = torch.where(better, after, dual)
         focus = torch.where(better, (WIDER * focus).clamp(max=1), CLOSER * focus)
+    if reach is None:
+        deserted = _deserted(prices, now.load(E) - seats, seats)
+        if bool(deserted.any()):
+            lower = prices.minimum(alone(scores, now, seats))
+            prices = torch.where(deserted, lower, prices)
+            now = answered(scores, prices, k)
     return now, prices
 
 
@@ -162,6 +179,30 @@ def newton(now: Answer, prices: Tensor, excess: Tensor, moving: Tensor, focus: T
     step = torch.linalg.solve_ex(jacobian, excess[..., None]).result[..., 0]
     moved: Tensor = prices + window * (GAIN * step).clamp(-REACH, REACH)
     return moved.clamp(min=0)
+
+
+def _deserted(prices: Tensor, excess: Tensor, seats: Tensor) -> Tensor:
+    """Experts whose price is beyond what enough tokens pay, boolean (B, E)."""
+    return (prices > 0) & (excess < -DESERTED * seats)
+
+
+def alone(scores: Tensor, now: Answer, seats: Tensor) -> Tensor:
+    """Prices (B, E) at which each expert alone is just full, the others' prices as they are.
+
+    Where too many or too few want an expert it is a safe step: experts substitute for each other,
+    so prices that are all too low are not raised too far, nor those too high lowered too far.
+
+    Args:
+        scores: (B, n, E).
+        now: what the n tokens want at present prices.
+        seats: (B, E).
+    """
+    n, E = scores.shape[1:]
+    given_up = torch.where(now.taken(E), now.value[-1, ..., None], now.value[-2, ..., None])
+    bids = (scores - given_up.clamp(min=0)).sort(dim=1, descending=True).values
+    last = seats.ceil().long().clamp(1, n)[:, None] - 1
+    edge = bids.gather(1, torch.cat([last, (last + 1).clamp(max=n - 1)], 1)).clamp(min=0).mean(1)
+    return torch.where(seats < n, edge, 0.0)
 
 
 def _count(place: Tensor, marked: Tensor, places: int) -> Tensor:

@@ -16,7 +16,7 @@ from lp_routing.routers.capacity import (
     keep_first_tokens,
     resolve_capacity,
 )
-from lp_routing.routers.dual_steps import Answer, settled
+from lp_routing.routers.dual_steps import Answer, answered, settled
 from lp_routing.routers.repair import evicted, filled, moved
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
@@ -31,6 +31,8 @@ LAST_SHARE, LAST_STEPS = 8, 3
 """Then one in so many tokens, those nearest to another choice, and steps on them, at most."""
 NOISE, ENOUGH = 0.25, 0.5
 """Steps end early when so many times the noise of a sample, or tokens per expert, have to move."""
+ASTRAY = 0.05
+"""With more than this share of all slots at wrong experts, dropping may do better than prices."""
 MOVABLE = 16
 """So many tokens for each expert may be moved."""
 LEAVERS = 4
@@ -98,6 +100,7 @@ class PriceRouter(StatefulRouter[Tensor]):
         capacity = self._capacity(scores)
         now, prices = _settled(wide, prices, self.k, capacity, self.steps)
         x, load = now.taken(wide.shape[2]), now.load(wide.shape[2])
+        settled_load = load
         near = _movable(now, load, capacity)
         some = _rows(wide, near) - prices[:, None]
         held, load = moved(_rows(x, near), some, prices, load, capacity, self.k)
@@ -105,11 +108,22 @@ class PriceRouter(StatefulRouter[Tensor]):
         if bool((load > capacity).any()):
             x = evicted(x, wide, capacity)
         x = filled(x, wide, capacity, self.k, must=self.rows == "exactly")
+        wrong = (settled_load - capacity) * ((settled_load > capacity) | (prices > 0))
+        if bool((wrong.abs().sum(1) > ASTRAY * wide.shape[1] * self.k).any()):
+            x = self._best_of(x, wide, capacity)
         return x.view(scores.shape), prices.view(*scores.shape[:-2], -1)
 
     def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
         """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
         return normalised(scores, chosen, self.normalise)
+
+    def _best_of(self, x: Tensor, wide: Tensor, capacity: int) -> Tensor:
+        """Each entry's better one: what prices led to, or row top-k with drops, filled up."""
+        free = answered(wide, torch.zeros_like(wide[:, 0]), self.k).taken(wide.shape[2])
+        must = self.rows == "exactly"
+        plain = filled(evicted(free, wide, capacity), wide, capacity, self.k, must=must)
+        worth = [wide.masked_fill(~each, 0.0).sum((1, 2)) for each in (x, plain)]
+        return torch.where((worth[0] >= worth[1])[:, None, None], x, plain)
 
     def _capacity(self, scores: Tensor) -> int:
         whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
