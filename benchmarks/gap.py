@@ -232,7 +232,7 @@ def report(lines: Sequence[Measured], picture: Path) -> int:
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(table(lines))
     try:
-        draw(panels(lines), picture)
+        draw(panels(lines), picture, broken=False)
         print(f"Plot: {picture}")
     except lpr.InputError as error:
         print(f"No plot: {error}")

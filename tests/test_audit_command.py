@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,3 +138,9 @@ def test_a_finding_is_shown_in_a_word_or_a_share(verdict, count, of, shown):
     lines = sentences(3, {"top-k": [finding, finding]})
     assert lines == ([] if verdict == "holds" else ["Layer 3, top-k, ties: A sentence."])
     assert finding.share is None or math.isfinite(finding.share)
+
+
+def test_a_share_of_the_places_that_were_asked_is_called_the_least():
+    finding = Finding("causality", "?", "fails", "Some.", 9, 255, at_least=True)
+    assert "]>= 3.5 %[" in cell(finding)
+    assert "]3.5 %[" in cell(replace(finding, at_least=False))

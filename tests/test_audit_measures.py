@@ -46,7 +46,7 @@ def test_a_tie_within_a_token_is_found_with_the_rule_that_decides_it():
     assert finding.sentence == (
         "1 of 2 tokens changes experts with the order of experts or tokens (50 %): token 0 goes to "
         "expert 0 as they stand, to expert 1 with the experts in another order. In 1 of 1 ties "
-        "within a token the lower expert is taken. Its documentation says how ties are decided."
+        "within a token the lower expert is taken. Its documentation has a word on ties."
     )
 
 
@@ -74,7 +74,7 @@ def by_torch(logits):
 def test_a_router_that_leaves_ties_to_torch_is_caught():
     finding = ties(by_torch, torch.zeros(6, 4))
     assert (finding.share, finding.numbers["stated"]) == (1, 0)
-    assert finding.sentence.endswith("Its documentation does not say how ties are decided.")
+    assert finding.sentence.endswith("Its documentation has no word on ties.")
 
 
 def takes_the_higher(logits):

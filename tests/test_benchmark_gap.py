@@ -21,7 +21,7 @@ FEW = ("--routers", "optimum", "top-k", "drop by score")
 def no_picture(request, monkeypatch):
     """Drawing takes longer than measuring, and one test looks at it."""
     if "drawn" not in request.node.name:
-        monkeypatch.setattr(gap, "draw", lambda panels, path: None)
+        monkeypatch.setattr(gap, "draw", lambda panels, path, **_: None)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -374,3 +375,24 @@ def test_a_file_of_logits_is_no_file_of_results(file):
     kept = file.read_bytes()
     assert run(file, "--resume", file).exit_code == 2
     assert file.read_bytes() == kept
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+def test_a_disk_that_is_full_in_the_end_is_a_sentence(file, option):
+    result = run(file, "--routers", "top-k", option, "/dev/full")
+    assert result.exit_code == 2
+    assert f"Error: {option} /dev/full: could not be written" in result.stderr
+    assert "the optimum is" in result.stdout
+
+
+def test_rules_that_mind_a_constant_are_not_judged_on_recorded_probabilities(tmp_path):
+    probs = np.sort(np.random.default_rng(0).dirichlet(np.ones(3), size=(1, 8)), -1)[..., ::-1]
+    ids = np.tile(np.arange(3), (1, 8, 1))
+    np.savez(tmp_path / "a.npz", expert_ids=ids, probs=probs, num_experts=4)
+    path = tmp_path / "a.json"
+    arguments = ("--routers", "top-k,ReLU", "--k", 1, "--capacity-factor", 4, "--json", path)
+    assert run(tmp_path / "a.npz", *arguments).exit_code == 0
+    top, relu = strict(path)["rows"]
+    assert (top["status"], top["routed_on"]) == ("ok", "log of scores")
+    assert relu["status"].startswith("not judged")

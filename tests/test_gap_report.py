@@ -147,7 +147,7 @@ def test_the_legend_says_what_breaks_by_counts():
 
 @pytest.mark.parametrize(
     ("gap", "relative", "text"),
-    [(0.0, 0.0, "0 exactly"), (1e-7, 1e-8, "1e-08"), (1.0, 0.0123, "1.23 %")],
+    [(0.0, 0.0, "0 exactly"), (1e-7, 1e-8, "1e-06 %"), (1.0, 0.0123, "1.23 %")],
 )
 def test_gaps_in_percent(gap, relative, text):
     assert in_percent(replace(GOOD, gap=gap, relative_gap=relative)) == text

@@ -1,6 +1,7 @@
 """Routing by prices: hand-worked cases, feasibility whatever comes, the gap to the optimum."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -506,3 +507,38 @@ def test_enforced_fixed_prices_never_exceed_a_capacity(batch):
     assert (x.sum(-2) <= capacity).all()
     assert (x.sum(-1) <= k).all()
     assert not (x & (scores == NEVER)).any()
+
+
+def popular(seed):
+    """Logits of which one or two experts are wanted by nearly all tokens, k and a capacity."""
+    draw = random.Random(seed)
+    T, E, k = draw.choice([5, 64, 200, 1024]), draw.choice([3, 8, 32]), draw.choice([1, 1, 2])
+    logits = torch.randn(T, E, generator=torch.Generator().manual_seed(seed))
+    logits[:, : draw.choice([1, 2])] += draw.choice([2, 5, 10])
+    factor = draw.choice([1.0, 1.25, 2.0])
+    return logits, k, min(T, max(1, math.ceil(factor * T * k / E)))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_an_expert_that_all_want_is_neither_deserted_nor_crowded(seed):
+    logits, k, capacity = popular(seed)
+    scores = lpr.scores.softmax(logits)
+    solution = lpr.solve(lpr.capacity(scores.double(), k, capacity), lpr.Pricing())
+    bound, best = float(solution.bound), solution.assignment.x.sum(0)
+    ours, state = PriceRouter(k, capacity)(logits)
+    dropped = TopK(k, capacity=capacity)(logits)
+    lost, lost_by_dropping = (
+        1 - float(scores[each.x].double().sum()) / bound for each in (ours, dropped)
+    )
+    assert int(ours.load.max()) <= capacity
+    assert lost <= lost_by_dropping + 0.03
+    if int(best[0]) == capacity:
+        assert int(ours.load[0]) == capacity  # a price that nobody pays helps nobody
+    assert bool((state <= 1).all())  # no pair is worth more
+
+
+def test_a_favourite_by_hand():
+    # five tokens all want expert 0, which has three places; two go to the others, for next to none
+    logits = torch.zeros(5, 3)
+    logits[:, 0] = 5
+    assert PriceRouter(1, 3)(logits)[0].load.tolist()[0] == 3

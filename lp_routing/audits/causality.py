@@ -1,5 +1,6 @@
 """Does the routing of a prefix change when later tokens are appended or changed?"""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -63,7 +64,8 @@ def _causality(ask: Subject, logits: Tensor, cuts: int) -> Finding:
     if getattr(ask.router, "causal", None) is True and any(p.example for p in probes):
         more.append("The router calls itself causal.")
     when = "when later tokens are appended or changed"
-    return found(NAME, QUESTION, when, probes, more, refused)
+    finding = found(NAME, QUESTION, when, probes, more, refused)
+    return replace(finding, at_least=len(places) < T - 1)
 
 
 def _appended(ask: Subject, logits: Tensor, full: Tensor, n: int) -> Probe:

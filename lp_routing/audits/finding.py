@@ -48,6 +48,7 @@ class Finding:
         of: how many were asked.
         example: the first token that speaks against.
         numbers: what else was measured, by name: shares, margins, amounts.
+        at_least: whether the count is the least there are, since not every place was asked.
     """
 
     audit: str
@@ -58,6 +59,7 @@ class Finding:
     of: int | None = None
     example: Example | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
+    at_least: bool = False
 
     @property
     def share(self) -> float | None:

@@ -62,7 +62,7 @@ def _ties(ask: Subject, logits: Tensor, orders: int) -> Finding:
     stated = states_a_rule(ask.router)
     if row_ties:
         more.append(f"In {lower} of {row_ties} ties within a token the lower expert is taken.")
-    more.append(f"Its documentation {'says' if stated else 'does not say'} how ties are decided.")
+    more.append(f"Its documentation {'has a word' if stated else 'has no word'} on ties.")
     finding = found(
         NAME, QUESTION, "with the order of experts or tokens", probes, [*more, *refused]
     )
@@ -93,11 +93,20 @@ def without_ties(logits: Tensor) -> Tensor:
 
 
 def states_a_rule(router: RouterLike) -> bool:
-    """Whether the documentation of a callable, or of its classes, has a word on ties."""
-    libraries = ("builtins", "torch")  # what they say of themselves is not about this router
-    classes = [c for c in type(router).__mro__ if c.__module__.split(".")[0] not in libraries]
-    texts = [inspect.getdoc(router), *(c.__doc__ for c in classes)]
+    """Whether the documentation of a callable, its own or its class's, has a word on ties.
+
+    What a base class says need not hold of those that derive from it.
+    """
+    known = inspect.isroutine(router) or isinstance(router, type)
+    texts = [router.__doc__ if known else None, *_of_class(type(router))]
     return any(WORD.search(text) for text in texts if text)
+
+
+def _of_class(kind: type) -> list[str | None]:
+    """What a class says of itself and of the methods that it defines."""
+    if kind.__module__.split(".")[0] in ("builtins", "torch", "functools"):
+        return []
+    return [kind.__doc__, *(getattr(part, "__doc__", None) for part in vars(kind).values())]
 
 
 def _orders(n: int, count: int) -> list[Tensor]:

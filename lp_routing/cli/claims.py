@@ -20,7 +20,7 @@ from lp_routing.cli.long_work import (
     raise_failures,
     resume_option,
 )
-from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions
+from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write
 from lp_routing.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,12 +106,12 @@ def _claims(console: Console, options: ClaimsOptions) -> bool:
     console.print(last_word(checked), highlight=False, markup=False, soft_wrap=True)
     if options.json_path is not None:
         content = json.dumps(_as_json(checked, trace.source, options), allow_nan=False, indent=1)
-        options.json_path.write_text(content + "\n")
+        write(options.json_path, content + "\n")
     if options.page_path is not None:
         found = _searched(console, todo, options.jobs)
         command = shlex.join(["lp-routing", "claims", *_arguments(options)])
         text = page(checked, said, command, lambda claim: found[claim.id])
-        options.page_path.write_text(text)
+        write(options.page_path, text, "--markdown")
     return all(each.comes_out for each in checked)
 
 

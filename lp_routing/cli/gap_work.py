@@ -49,7 +49,13 @@ def measured(
     """
     every = None if tokens is None else tokens * (1 + options["warm_on"])
     logits = first_tokens(trace, every)
-    task = partial(section_rows, logits=logits, tokens=tokens or logits.shape[1], **options)
+    task = partial(
+        section_rows,
+        logits=logits,
+        tokens=tokens or logits.shape[1],
+        up_to_a_constant=trace.up_to_a_constant,
+        **options,
+    )
     points = [{"layer": layer, **section._asdict()} for layer, section in places]
     found: dict[Place, list[GapRow]] = {}
 
@@ -69,6 +75,7 @@ def section_rows(
     *,
     logits: "Tensor",
     tokens: int,
+    up_to_a_constant: bool,
     k: int,
     capacity_factor: float,
     repeats: int,
@@ -79,7 +86,8 @@ def section_rows(
     """The rows of one layer of logits (L, T, E) and one problem, as records.
 
     The first `tokens` of the layer are judged; `warm_on` batches of as many that follow them are
-    what routers with a state have seen.
+    what routers with a state have seen. Logits known up to a constant are left to the scores to
+    tell, so that routers that mind the constant are not judged.
     """
     from lp_routing.compare import comparisons
 
@@ -89,7 +97,7 @@ def section_rows(
     rows = comparisons(
         problem,
         list(point["routers"]),
-        logits=layer,
+        logits=None if up_to_a_constant else layer,
         repeats=repeats,
         warm_up=warm_up,
         warm_on=others[:warm_on] or None,

@@ -59,6 +59,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def write(path: Path, text: str, option: str = "--json") -> None:
+    """Write what was computed; where that fails now, say so in a sentence.
+
+    Raises:
+        InputError: no room, or no longer writable.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{option} {path}: could not be written ({error.strerror}).") from error
+
+
 def check_writable(path: Path | None, read_from: Path | None, option: str = "--json") -> None:
     """Find out before the work, not after it, that the result cannot be written."""
     if path is None:

@@ -9,7 +9,8 @@ from lp_routing.audits import Finding
 
 LEGEND = (
     "holds: no token, or bound, speaks against it; else the share that does. no answer: NaN, an "
-    "error, or a call that did not return. -: not asked. A router keeps the capacity of the whole "
+    "error, or a call that did not return. -: not asked. >=: causality is asked "
+    "at some places, so the share is the least there is. A router keeps the capacity of the whole "
     "batch for its parts; one that grows with the batch is another rule. An audit does not judge."
 )
 PER_TABLE = 4
@@ -64,7 +65,8 @@ def cell(finding: Finding) -> str:
         return "[dim]-[/dim]"
     if finding.share is None:
         return "[red]no answer[/red]"
-    return f"[yellow]{_percent(finding.share)}[/yellow]"
+    least = ">= " if finding.at_least else ""
+    return f"[yellow]{least}{_percent(finding.share)}[/yellow]"
 
 
 def _percent(share: float) -> str:

@@ -80,13 +80,13 @@ def remarks(rows: Sequence[GapRow]) -> list[str]:
 
 
 def in_percent(row: GapRow) -> str:
-    """`1.23 %`, `0 exactly`, `3e-07` where tiny, or `-` where there is no gap to speak of."""
+    """`1.23 %`, `0 exactly`, `3e-05 %` where tiny, or `-` where there is no gap to speak of."""
     if not isfinite(row.relative_gap):
         return "-"
     if row.gap == 0:
         return "0 exactly"
     if abs(row.relative_gap) < 5e-5:
-        return f"{row.relative_gap:.0e}"
+        return f"{100 * row.relative_gap:.0e} %"
     return f"{100 * row.relative_gap:.2f} %"
 
 
@@ -97,9 +97,9 @@ def _cells(row: GapRow) -> dict[str, str]:
         "gap": in_percent(row) if row.feasible else "INFEASIBLE",
         "breaks by": f"{row.violation:.4g}" if row.violation else "",
         "dropped": f"{row.dropped}",
-        "max/mean": f"{row.max_over_mean:.2f}",
-        "CV": f"{row.load_cv:.2f}",
-        "entropy": f"{row.load_entropy:.3f}",
+        "max/mean": f"{row.max_over_mean:.2f}" if row.pairs else "-",
+        "CV": f"{row.load_cv:.2f}" if row.pairs else "-",
+        "entropy": f"{row.load_entropy:.3f}" if row.pairs else "-",
         "overlap": f"{100 * row.overlap:.1f} %" if isfinite(row.overlap) else "-",
         "topk": _units(row),
     }

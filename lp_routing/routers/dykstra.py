@@ -122,8 +122,10 @@ class CappedExpertChoice(Router):
     top-C of the plan, as in the paper, fills every expert and can exceed the cap.
     `rounding="capped"` is this library's: at the prices of the plan, full experts and capped tokens
     keep what would be missed most, and exchanges fill the experts that are short; both bounds hold.
-    Where they cannot, as in a batch that a mask leaves too few tokens (E C > T' k), the whole call
-    is refused, with the batch in the sentence: route such batches alone, with a smaller capacity.
+    An expert that is allowed fewer than C tokens takes those. Where both bounds cannot hold, as in
+    a batch that a mask leaves T' tokens with E min(C, T') > T' k, the whole call is refused, with
+    the batch in the sentence: route such batches alone, with a smaller capacity. Whether the plan
+    converged is said by `plan`.
     Not causal. Cost: three passes over the scores an iteration, some tens to hundreds of them;
     batches of the leading dimensions one after another.
 

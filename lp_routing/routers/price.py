@@ -17,7 +17,7 @@ from lp_routing.routers.capacity import (
     resolve_capacity,
 )
 from lp_routing.routers.dual_steps import Answer, answered, settled
-from lp_routing.routers.repair import evicted, filled, moved
+from lp_routing.routers.repair import evicted, filled, inviting, moved
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
 
@@ -102,8 +102,9 @@ class PriceRouter(StatefulRouter[Tensor]):
         x, load = now.taken(wide.shape[2]), now.load(wide.shape[2])
         settled_load = load
         near = _movable(now, load, capacity)
-        some = _rows(wide, near) - prices[:, None]
-        held, load = moved(_rows(x, near), some, prices, load, capacity, self.k)
+        some, held = _rows(wide, near), _rows(x, near)
+        prices = inviting(held, some, prices, capacity - load, self.k)
+        held, load = moved(held, some - prices[:, None], prices, load, capacity, self.k)
         x.scatter_(1, near[..., None].expand_as(held), held)
         if bool((load > capacity).any()):
             x = evicted(x, wide, capacity)

@@ -140,8 +140,9 @@ class Sinkhorn(Router):
     the source and in Megatron, is not. `rounding="balanced"` is this library's: tokens choose at
     the prices of the plan, full experts keep those who would miss them most, and exchanges between
     experts settle the rest, so that every token has k experts and every load is the floor or the
-    ceiling of T k / E. For k > 1 the plan may give a token more than all of an expert, more so the
-    lower the temperature; its prices are then those of another problem, and rounding loses by it.
+    ceiling of T k / E. Whether the plan converged is said by `plan`. For k > 1 the plan may give a
+    token more than all of an expert, more so the lower the temperature; its prices are then those
+    of another problem, and rounding loses by it.
     The source scales logits at temperature 1: score="logits", temperature=1.
     Not causal. Cost: two passes over the scores an iteration, some tens to hundreds of them;
     batches of the leading dimensions one after another.

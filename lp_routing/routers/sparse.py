@@ -91,7 +91,7 @@ class Threshold(Router):
     """
 
     source = "weak duality with the value as the price of the total (lp_routing.certificate)"
-    seeks = "unified"
+    seeks = ""  # the optimum of `unified` for as many pairs as it takes, which is no budget given
     cost = "one comparison"
     causal = True
 
@@ -137,7 +137,7 @@ class ReLURouter(Router):
     """
 
     source = "Wang, Zhu, Chen 2024, arXiv 2412.14711, eq. 6"
-    seeks = "unified"
+    seeks = ""  # the optimum of `unified` for as many pairs as it takes, which is no budget given
     cost = "one comparison"
     causal = True
 
@@ -175,7 +175,7 @@ class RunningThreshold(StatefulRouter[Tensor]):
     source = (
         "dual of the total's row (lp_routing.certificate), as loss-free balancing is of columns"
     )
-    seeks = "unified"
+    seeks = ""  # the optimum of `unified` for as many pairs as it takes, which is no budget given
     cost = "one comparison; a sort of the pool for the next threshold"
     causal = True
 

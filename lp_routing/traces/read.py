@@ -117,6 +117,7 @@ def _trace(content: dict[str, Tensor], source: str) -> Trace:
         source=source,
         mask=_mask(content.get("mask"), source),
         sequence=content.get("sequence", content.get("request")),
+        up_to_a_constant=KEY not in content,
     )
 
 

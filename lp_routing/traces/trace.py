@@ -18,12 +18,15 @@ class Trace:
         source: where it was read.
         mask: boolean (T,), True for real tokens; None where all are.
         sequence: whole numbers (T,), the sequence (or request) of each token; None if unknown.
+        up_to_a_constant: whether only probabilities were recorded, so that each token's logits are
+            known up to one constant: a sigmoid or a ReLU of them says nothing.
     """
 
     router_logits: Tensor
     source: str
     mask: Tensor | None = None
     sequence: Tensor | None = None
+    up_to_a_constant: bool = False
 
     def __post_init__(self) -> None:
         logits = self.router_logits

@@ -52,7 +52,8 @@ def _cell(finding: Finding) -> Cell:
         return Cell("-")
     if finding.share is None:
         return Cell("no answer", 2.0, "bad")
-    return Cell(percent(finding.share), finding.share, "poor")
+    least = "≥ " if finding.at_least else ""
+    return Cell(f"{least}{percent(finding.share)}", finding.share, "poor")
 
 
 def _faults(found: Mapping[str, Sequence[Finding]]) -> Table:

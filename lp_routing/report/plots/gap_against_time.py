@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEAST_GAP = 1e-6
-"""Gaps up to here are drawn at the foot of the plot, a decade below the smallest other one."""
+"""Gaps up to here are drawn at the foot of the plot, which stands for this."""
 
 BROAD = 10.0
 """Inches: the names of some forty routers stand beside their points."""
@@ -82,7 +82,7 @@ def pareto_front(drawn: Sequence[Point]) -> list[Point]:
 
 
 @house_style()
-def gap_against_time(panels: Mapping[str, Sequence[GapRow]]) -> "Figure":
+def gap_against_time(panels: Mapping[str, Sequence[GapRow]], *, broken: bool = True) -> "Figure":
     """Gap against time of routers, two panels for each title.
 
     The upper one shows the routers that keep all bounds, with the Pareto front; the lower one the
@@ -92,6 +92,7 @@ def gap_against_time(panels: Mapping[str, Sequence[GapRow]]) -> "Figure":
     Args:
         panels: title -> rows, such as `lp_routing.compare.comparisons` gives; rows without a time
             or an answer are left out, and so are titles without any other.
+        broken: whether those that break bounds are listed, too.
 
     Raises:
         InputError: no matplotlib; nothing to draw.
@@ -105,7 +106,7 @@ def gap_against_time(panels: Mapping[str, Sequence[GapRow]]) -> "Figure":
         for title, some in drawn.items()
         for feasible in (True, False)
     ]
-    parts = [part for part in parts if part[2]]
+    parts = [part for part in parts if part[2] and (part[1] or broken)]
     inches = [
         max(3.2, LINE * len(some)) if feasible else 0.3 + LINE * len(some)
         for _, feasible, some in parts
@@ -118,19 +119,19 @@ def gap_against_time(panels: Mapping[str, Sequence[GapRow]]) -> "Figure":
     return figure
 
 
-def draw(panels: Mapping[str, Sequence[GapRow]], path: Path) -> None:
+def draw(panels: Mapping[str, Sequence[GapRow]], path: Path, *, broken: bool = True) -> None:
     """`gap_against_time` as a file in the format of its ending.
 
     Raises:
         InputError: no matplotlib; another ending than .png, .pdf or .svg; nothing to draw.
     """
     check_format(path)
-    save(gap_against_time(panels), path)
+    save(gap_against_time(panels, broken=broken), path)
 
 
 def _gaps(axes: "Axes", title: str, drawn: Sequence[Point]) -> None:
     """Gap against time, both logarithmic, and the frontier."""
-    foot = _foot(drawn)
+    foot = LEAST_GAP
     best = pareto_front(drawn)
     heights = [max(point.gap, foot) for point in best]
     units = [point.units for point in best]
@@ -194,9 +195,3 @@ def _label(axes: "Axes", drawn: Sequence[Point], best: Sequence[Point], foot: fl
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": GREY, "relpos": (0, 0.5)},
         )
-
-
-def _foot(drawn: Sequence[Point]) -> float:
-    """Where gaps of nothing are drawn."""
-    smallest = min((point.gap for point in drawn if point.gap > LEAST_GAP), default=0.1)
-    return max(smallest / 10, LEAST_GAP / 10)
