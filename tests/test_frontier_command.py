@@ -52,7 +52,7 @@ def test_pairs_in_all_by_hand(file, tmp_path):
     )
     assert "At N = 2, the last pair brings 2, one more would bring 1." in result.stdout
     assert "against token choice) costs 2, 40 %: 3 in place of 5." in result.stdout
-    assert "Serving every token (of 1 pairs a token on average) costs 0, 0 %" in result.stdout
+    assert "Serving every token (of 1 pair a token on average) costs 0, 0 %" in result.stdout
     (found,) = strict(path)["frontiers"]
     assert [(p["budget"], p["value"], p["last"], p["next"]) for p in found["points"]] == [
         (0, 0, None, [3, 3]),
@@ -278,3 +278,24 @@ def test_torch_scores_are_needed_once(file):
     half = file.with_name("half.pt")
     torch.save(torch.from_numpy(LOGITS).bfloat16(), half)
     assert run(half, *PLAIN).stdout.split("\n", 3)[3] == run(file, *PLAIN).stdout.split("\n", 3)[3]
+
+
+@pytest.mark.parametrize("over", ["total", "capacity", "k", "layers"])
+@pytest.mark.parametrize("level", [0.0, -1.0])
+def test_logits_that_are_worth_nothing_have_no_share_to_lose(tmp_path, over, level):
+    np.save(tmp_path / "a.npy", np.full((1, 6, 4), level, dtype=np.float32))
+    plot = tmp_path / "a.png"
+    arguments = ("--score", "logits", "--k", 1, "--over", over, "--plot", plot)
+    result = run(tmp_path / "a.npy", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "loses" not in result.stdout
+
+
+def test_beyond_the_largest_load_the_dearest_expert_is_that_of_the_last_slot(tmp_path):
+    # expert 1 is wanted by three, expert 0 by one: a third slot helps expert 1 alone
+    np.save(tmp_path / "a.npy", np.array([[[0.0, 4], [0, 3], [0, 2], [5, 0]]], dtype=np.float32))
+    arguments = ("--score", "logits", "--k", 1, "--over", "capacity", "--capacity-factor", 9)
+    result = run(tmp_path / "a.npy", *arguments, "--routers", "drop by score")
+    says = "The dearest expert at C = 3 is expert 1: its last slot is worth 2, one more there alone"
+    assert says in result.stdout
+    assert "drop by score loses 0.00 % of the bound at C = 3" in result.stdout

@@ -498,7 +498,7 @@ def test_evidence_against_a_verdict_is_not_well(page):
     against = replace(against, evidence=Evidence(False, "It is otherwise."))
     read = changed(page, claims=Outcome([against, agreeing]))
     assert [row["here"][0] for row in read.table("claims")] == ["AGAINST", "ok"]
-    says = f"1 came out as stated; {against.claim.id} did not"
+    says = f"our verdicts on 1 agree with these logits; on {against.claim.id} they do not"
     assert says in read.words("summary")
 
 
@@ -506,11 +506,13 @@ def test_claims_that_were_not_asked_are_not_counted(page):
     silent, agreeing = page.found.claims.result
     silent = replace(silent, evidence=Evidence(None, "Does not apply here."))
     read = changed(page, well=True, claims=Outcome([silent, agreeing]))
-    says = "1 claim from papers could be checked on these logits; all came out as stated. Of 1 more"
+    says = "1 claim from papers could be checked on these logits, and our verdicts agree with all."
     assert says in read.words("summary")
-    assert "claims from papers come out as stated1 of 1" in read.words("summary")
+    assert "of our verdicts on papers' claims agree with these logits1 of 1" in read.words(
+        "summary"
+    )
     read = changed(page, well=True, claims=Outcome([silent]))
-    assert "claims from papers" not in read.words("summary")
+    assert "papers' claims" not in read.words("summary")
 
 
 def test_an_optimum_without_proof_is_not_well(page):

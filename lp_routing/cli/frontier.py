@@ -257,7 +257,9 @@ def _draw(path: Path, title: str, curve: Any, record: "Record", asked: Asked) ->
     from lp_routing.report import plots
 
     routers = [SimpleNamespace(**each) for each in record["routers"]]
-    plots.save(plots.frontier(curve, routers, over=asked.over, title=title), path)
+    at = record["answers"]["at"]
+    figure = plots.frontier(curve, routers, over=asked.over, title=title, in_use=at)
+    plots.save(figure, path)
 
 
 def _as_json(

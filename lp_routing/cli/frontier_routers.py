@@ -19,10 +19,13 @@ TRIED = 20
 """Budgets of a router's own curve, at most."""
 
 
-def beside(logits: "Tensor", worth: "Tensor", curve: Curve, asked: "Asked") -> "list[RouterCurve]":
+def beside(
+    logits: "Tensor", worth: "Tensor", curve: Curve, asked: "Asked", at: int
+) -> "list[RouterCurve]":
     """What routers make of some of the budgets, on logits (L, T, E) where pairs are worth so much.
 
     Over layers, each layer gets as many pairs as the others. Forbidden pairs end a curve early.
+    The budget `at` is among them where it is one of a router's.
     """
     L, T, E = worth.shape
     if isinstance(curve, Concave):
@@ -32,7 +35,8 @@ def beside(logits: "Tensor", worth: "Tensor", curve: Curve, asked: "Asked") -> "
         budgets = [int(n) for n in curve.budgets if n >= 1]
     if not budgets:
         return []
-    tried = budgets[:: -(-len(budgets) // TRIED)]
+    here = {at // L} if asked.over == "layers" else {at}
+    tried = sorted({*budgets[:: -(-len(budgets) // TRIED)], *here & set(budgets)})
     found = [
         [_own(name, layer, values, tried, asked) for name in asked.routers]
         for layer, values in zip(logits, worth, strict=True)

@@ -43,7 +43,7 @@ def bought(layers: Sequence[int], *, logits: "Tensor", asked: Asked) -> dict[str
         "certified": None if exact else _as_json(curve, CERTIFIED),
         "routers": [
             _as_json(each, OWN) | {"bounds": [span(curve, int(n))[1] for n in each.budgets]}
-            for each in beside(given, worth, curve, asked)
+            for each in beside(given, worth, curve, asked, answers["at"])
         ],
         "answers": answers,
     }
@@ -90,8 +90,10 @@ def _answers(worth: "Tensor", curve: Curve, asked: Asked) -> dict[str, Any]:
     from lp_routing import frontier
 
     L, T, E = worth.shape
-    k, C = asked.k, asked.capacity(T, E)
-    in_use = {"total": T * k, "capacity": C, "k": k, "layers": L * T * k}[asked.over]
+    k = asked.k
+    in_use = {"total": T * k, "capacity": asked.capacity(T, E), "k": k, "layers": L * T * k}[
+        asked.over
+    ]
     first, last = ends(curve)
     at, most = min(max(in_use, first), last), largest(curve)
     token_choice = float(worth.double().topk(k).values.sum())
@@ -105,8 +107,8 @@ def _answers(worth: "Tensor", curve: Curve, asked: Asked) -> dict[str, Any]:
     if token_choice > -inf:  # else a token may not go to so many
         by = attains(curve, token_choice)
         found["token_choice"] = {"value": token_choice, "attained_by": by}
-    if asked.over == "capacity":
-        found["expert"] = _dearest(worth[0], k, C)
+    if asked.over == "capacity" and at >= 1:
+        found["expert"] = _dearest(worth[0], k, at)
     if asked.over != "layers":
         found["balance"] = _cost(lambda: frontier.cost_of_balance(worth[0], k))
         found["serving"] = _cost(lambda: frontier.cost_of_serving(worth[0], T * k))
@@ -130,8 +132,13 @@ def _dearest(worth: "Tensor", k: int, C: int) -> dict[str, Any]:
     from lp_routing.solve import solve
 
     problem = capacity(worth, k, C)
-    prices = solve(problem, exact_solver(problem, 0)).prices
-    expert = 0 if prices is None or prices.experts is None else int(prices.experts.argmax())
+    solution = solve(problem, exact_solver(problem, 0))
+    dear, best = worth.new_zeros(worth.shape[1]).double(), solution.assignment
+    if solution.prices is not None and solution.prices.experts is not None:
+        dear += solution.prices.experts
+    if best is not None and not bool(dear.any()):  # a last slot may have been worth something
+        dear += best.load == C
+    expert = int(dear.argmax())
     last, more = frontier.slot_worth(problem, expert)
     return {"expert": expert, "last": float(last), "next": float(more)}
 

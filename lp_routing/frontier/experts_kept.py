@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lp_routing.checks import Scores, as_scores, flag, number, whole
 from lp_routing.errors import InputError
+from lp_routing.problem import RoutingProblem
 from lp_routing.related_problems import best_kept, bound_on_kept, greedy
 
 MOST = 20
@@ -73,6 +74,7 @@ def over_experts_kept(
         InputError: negative scores, NaN, +inf, numbers out of range.
     """
     values = as_scores(scores)
+    RoutingProblem(values)  # sums beyond float64 are refused there
     E = values.shape[1]
     k = whole(k, "k", 1, E, "E, the number of experts")
     found = []

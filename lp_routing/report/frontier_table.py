@@ -7,6 +7,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+ROUNDING = 1e-14
+"""Relative gaps below this are rounding."""
 MOST_LINES = 20
 """Of a table; of more points, so many are shown, evenly spread."""
 
@@ -72,10 +74,15 @@ def sentences(over: str, k: int, found: Mapping[str, Any]) -> list[str]:
     said += _dearest(answers) + _next_layer(answers)
     costs = {
         f"Balance (exactly {k} a token, equal loads, against token choice)": "balance",
-        f"Serving every token (of {k} pairs a token on average)": "serving",
+        f"Serving every token (of {_pairs(k)} a token on average)": "serving",
     }
     said += [_cost(what, answers[name]) for what, name in costs.items() if name in answers]
-    return [*said, *map(_router, found["routers"]), _how_exact(found)]
+    routers = [_router(letter, each, answers["at"]) for each in found["routers"]]
+    return [*said, *routers, _how_exact(found)]
+
+
+def _pairs(k: int) -> str:
+    return "1 pair" if k == 1 else f"{k} pairs"
 
 
 def _token_choice(letter: str, k: int, token: Mapping[str, Any] | None) -> str:
@@ -133,6 +140,8 @@ def _gap(point: Mapping[str, Any]) -> str:
     if gap == 0:
         return "0"
     relative = gap / abs(point["bound"]) if point["bound"] else gap
+    if abs(relative) < ROUNDING:
+        return "0"
     return f"{relative:.0e}" if abs(relative) < 5e-5 else f"{100 * relative:.2f} %"
 
 
@@ -160,14 +169,15 @@ def _slot(letter: str, one: str, there: Mapping[str, Any]) -> str:
 def _cost(what: str, cost: Mapping[str, Any]) -> str:
     if "cannot" in cost:
         return f"{what} cannot be had: {cost['cannot']}"
+    share = "" if cost["share"] is None else f", {100 * cost['share']:.3g} %"
     return (
-        f"{what} costs {cost['lost']:.4g}, {100 * cost['share']:.3g} %: {cost['constrained']:.6g} "
-        f"in place of {cost['free']:.6g}."
+        f"{what} costs {cost['lost']:.4g}{share}: {cost['constrained']:.6g} in place of "
+        f"{cost['free']:.6g}."
     )
 
 
-def _router(curve: Mapping[str, Any]) -> str:
-    """What a router loses where it keeps all bounds."""
+def _router(letter: str, curve: Mapping[str, Any], at: int) -> str:
+    """What a router loses where it keeps all bounds, and at the budget in use."""
     name, tried = curve["name"], len(curve["budgets"])
     points = zip(curve["values"], curve["bounds"], curve["feasible"], strict=True)
     kept = [(value, bound) for value, bound, feasible in points if feasible]
@@ -177,6 +187,11 @@ def _router(curve: Mapping[str, Any]) -> str:
     lost = [100 * (1 - value / bound) for value, bound in kept if bound > 0]
     if not lost:
         return f"{name} has no share to lose of bounds that are not positive{broken}."
+    places = [place for place, n in enumerate(curve["budgets"]) if n == at]
+    value, bound, keeps = (curve[name] for name in ("values", "bounds", "feasible"))
+    here = [100 * (1 - value[i] / bound[i]) for i in places if keeps[i] and bound[i] > 0]
+    at_use = f"{max(0.0, here[0]):.2f} % of the bound at {letter} = {at}, " if here else ""
     return (
-        f"{name} loses {max(0.0, min(lost)):.2f} to {max(0.0, *lost):.2f} % of the bound{broken}."
+        f"{name} loses {at_use}{max(0.0, min(lost)):.2f} to {max(0.0, *lost):.2f} % "
+        f"{'over all' if here else 'of the bound'}{broken}."
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from math import isfinite
 from typing import Any
 
 from torch import Tensor
@@ -109,3 +110,16 @@ def _taken(name: str, shape: Shape, seed: int, logits: Tensor) -> Assignment | N
         return Assignment(cold(built(name, shape, seed), logits))
     except Exception:
         return None
+
+
+def has_share(row: GapRow) -> bool:
+    """Whether what it loses is a share of something: of an optimum above 0, or of none at all."""
+    return isfinite(row.relative_gap) and (row.optimum > 0 or row.gap == 0)
+
+
+def dropped_at_best(each: Examined) -> int:
+    """Tokens that may go somewhere and reach no expert at the optimum."""
+    best = each.solution.assignment
+    assert best is not None
+    somewhere = each.problem.allowed_per_token > 0
+    return int((best.dropped & somewhere.to(best.dropped.device)).sum())

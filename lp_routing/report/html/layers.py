@@ -20,7 +20,7 @@ from lp_routing.report.html.content import (
     percent,
     quoted,
 )
-from lp_routing.report.html.examined import Examined
+from lp_routing.report.html.examined import Examined, dropped_at_best, has_share
 from lp_routing.report.html.outcome import Outcome
 
 
@@ -85,7 +85,7 @@ def _layer_row(each: Examined) -> list[Cell]:
         number(row.value),
         lost(row),
         _count(row.dropped),
-        _count(None if best is None else int(best.dropped.sum())),
+        _count(None if best is None else dropped_at_best(each)),
         number(row.max_over_mean, 3),
         number(float("nan") if best is None else float(max_over_mean(best.load)), 3),
         number(dearest, 3),
@@ -139,7 +139,9 @@ def _router_row(row: GapRow, layer: int, timed: bool) -> list[Cell]:
 
 def lost(row: GapRow) -> Cell:
     """What a router loses, or why there is no such number."""
-    if row.status == OK and isfinite(row.relative_gap):
+    if row.status == OK and not has_share(row):
+        return Cell("no share: the optimum is not above 0")
+    if row.status == OK:
         says = "0 exactly" if row.gap == 0 else percent(row.relative_gap)
         return Cell(says, row.relative_gap, "good" if row.relative_gap <= ROUNDING else "poor")
     return Cell("breaks a bound" if row.feasible is False else "no answer", None, "bad")

@@ -1,7 +1,6 @@
 """The findings in words, each with its numbers: what a reader of one screen should know."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite
 from statistics import mean
 
 from lp_routing.audits import Finding
@@ -19,7 +18,7 @@ from lp_routing.report.html.content import (
     percent,
     quoted,
 )
-from lp_routing.report.html.examined import Examined
+from lp_routing.report.html.examined import Examined, dropped_at_best, has_share
 from lp_routing.report.html.outcome import Outcome
 
 Claims = Outcome[Sequence[Checked]]
@@ -59,7 +58,7 @@ def summary_section(
 
 def worst(examined: Sequence[Examined]) -> Examined | None:
     """The layer in which the main router loses most; else the first."""
-    losses = [e for e in examined if isfinite(e.rows[0].relative_gap)]
+    losses = [e for e in examined if has_share(e.rows[0])]
     return max(losses, key=lambda e: e.rows[0].relative_gap, default=next(iter(examined), None))
 
 
@@ -87,14 +86,14 @@ def _proof(examined: Sequence[Examined]) -> str:
             f"; evaluated without rounding, value and upper bound are equal in {exact} of "
             f"{len(proved)}"
         )
-    return f"{says}. The certificate of every value is on this page."
+    return f"{says}. The certificate of each of these, and of every router, is on this page."
 
 
 def _loss(asked: Asked, examined: Sequence[Examined]) -> str:
     main, rows = quoted(asked.main), [each.rows[0] for each in examined]
     broken = [each for each in examined if each.rows[0].feasible is False]
     silent = [each for each in examined if not each.rows[0].judged]
-    losses = {e.layer: e.rows[0].relative_gap for e in examined if isfinite(e.rows[0].relative_gap)}
+    losses = {e.layer: e.rows[0].relative_gap for e in examined if has_share(e.rows[0])}
     said = []
     if losses:
         low, high = (f(losses, key=lambda layer: losses[layer]) for f in (min, max))
@@ -122,8 +121,7 @@ def _loss(asked: Asked, examined: Sequence[Examined]) -> str:
 
 def _drops(rows: Sequence[GapRow], examined: Sequence[Examined]) -> str:
     dropped = [row.dropped for row in rows if row.dropped is not None]
-    best = [e.solution.assignment for e in examined if e.solution.assignment is not None]
-    at_best = [int(each.dropped.sum()) for each in best]
+    at_best = [dropped_at_best(e) for e in examined if e.solution.assignment is not None]
     if not dropped or not at_best:
         return ""
     return (
@@ -142,7 +140,7 @@ def _others(asked: Asked, examined: Sequence[Examined]) -> str:
     keeps, breaks = {}, []
     for place, name in list(enumerate(asked.routers))[1:]:
         rows = [each.rows[place] for each in examined]
-        if all(row.feasible and isfinite(row.relative_gap) for row in rows):
+        if all(row.feasible and has_share(row) for row in rows):
             keeps[name] = mean(row.relative_gap for row in rows)
         elif any(row.feasible is False for row in rows):
             breaks.append(name)
@@ -166,9 +164,11 @@ def _claims(claims: Claims) -> Iterator[str]:
         count, rest = counted(len(put), "claim"), len(claims.result or ()) - len(put)
         fine = len(put) - len(against)
         yield (
-            f"Of {count} from papers, {fine} came out as stated; {listed(against)} did not."
+            f"Of {count} from papers, our verdicts on {fine} agree with these logits; on "
+            f"{listed(against)} they do not."
             if against
-            else f"{count} from papers could be checked on these logits; all came out as stated."
+            else f"{count} from papers could be checked on these logits, and our verdicts agree "
+            "with all."
         )
         if rest:
             yield f"Of {rest} more there was nothing to ask here."
@@ -190,7 +190,7 @@ def _audits(asked: Asked, audits: Audits) -> Iterator[str]:
 
 
 def _layer_tiles(asked: Asked, examined: Sequence[Examined]) -> Iterator[tuple[str, str]]:
-    losses = [e.rows[0].relative_gap for e in examined if isfinite(e.rows[0].relative_gap)]
+    losses = [e.rows[0].relative_gap for e in examined if has_share(e.rows[0])]
     if losses:
         mean_of = f", mean of {counted(len(losses), 'layer')}" if len(losses) > 1 else ""
         yield (
@@ -212,4 +212,4 @@ def _other_tiles(claims: Claims) -> Iterator[tuple[str, str]]:
     put = _put(claims)
     if put:
         fine = sum(each.comes_out for each in put)
-        yield f"{fine} of {len(put)}", "claims from papers come out as stated"
+        yield f"{fine} of {len(put)}", "of our verdicts on papers' claims agree with these logits"

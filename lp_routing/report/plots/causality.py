@@ -89,6 +89,6 @@ def _finding(changes: CausalityMap, name: str) -> str:
     if not bool(changes.changed.any()):
         return f"{name}: no token changes experts when later ones come"
     return (
-        f"{name}: {100 * changes.share:.1f} % of the tokens change experts at least once "
-        f"when later ones come"
+        f"{name}: at least {100 * changes.share:.1f} % of the tokens change experts when later "
+        f"ones come"
     )

@@ -53,6 +53,7 @@ def frontier(
     *,
     over: str = "total",
     title: str = "",
+    in_use: int | None = None,
 ) -> "Figure":
     """The value of every budget; what routers make of it, and lose; the shadow prices.
 
@@ -65,6 +66,7 @@ def frontier(
             name.
         over: what the budget is, one of `AXES`: "total", "capacity", "k", "experts kept", "layers".
         title: what the figure is of, such as a file and a layer.
+        in_use: a budget to mark by a line, such as the one the model has.
 
     Returns:
         Panels over one budget axis: value [score]; with routers, what they lose to the proved
@@ -92,6 +94,9 @@ def frontier(
         plain_numbers(axes)
         axes.grid(linewidth=0.3)
         axes.margins(x=0.02)
+        if in_use is not None:
+            words = f"in use: {in_use:,}" if axes is above else None
+            axes.axvline(in_use, color=BLACK, linewidth=0.8, linestyle=":", label=words)
     whole_ticks(panels[-1, 0], "x", 8)
     panels[-1, 0].set_xlabel(axis)
     legend_below(figure)
