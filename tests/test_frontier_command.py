@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import lp_routing as lpr
 from lp_routing.cli import main
+from lp_routing.frontier import refined
 from lp_routing.report.frontier_table import adds_in_words, few
 
 # Two layers, two tokens, two experts; the scores are the logits themselves.
@@ -299,3 +300,40 @@ def test_beyond_the_largest_load_the_dearest_expert_is_that_of_the_last_slot(tmp
     says = "The dearest expert at C = 3 is expert 1: its last slot is worth 2, one more there alone"
     assert says in result.stdout
     assert "drop by score loses 0.00 % of the bound at C = 3" in result.stdout
+
+
+@pytest.mark.parametrize(("over", "before"), [("capacity", 3), ("k", 1)])
+def test_a_kill_within_a_layer_loses_only_the_point_at_work(tmp_path, over, before, monkeypatch):
+    records, points = tmp_path / "r.jsonl", tmp_path / "r.jsonl.0.points"
+    logits = np.random.default_rng(0).normal(size=(1, 40, 8)).astype(np.float32)
+    np.save(tmp_path / "a.npy", logits)
+    arguments = (tmp_path / "a.npy", "--over", over, "--routers", "none")
+    whole = run(*arguments).stdout
+    solve, solved = refined.solve, []
+
+    def killed(problem, solver):
+        if len(solved) == before:
+            raise KeyboardInterrupt
+        solved.append(problem)
+        return solve(problem, solver)
+
+    monkeypatch.setattr(refined, "solve", killed)
+    assert run(*arguments, "--resume", records).exit_code == 130
+    assert len(points.read_text().splitlines()) == 1 + before  # the question, and points
+    count = []
+    monkeypatch.setattr(refined, "solve", lambda *given: count.append(given) or solve(*given))
+    result = run(*arguments, "--resume", records)
+    assert (result.exit_code, result.stdout) == (0, whole)
+    everything = len(count) + before
+    count.clear()
+    assert run(*arguments).stdout == whole
+    assert len(count) == everything  # the points before were not solved again
+    assert not points.exists()
+
+
+def test_points_of_another_question_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(1, 20, 4)))
+    (tmp_path / "r.jsonl.0.points").write_text('{"header": {"k": 3}}\n')
+    result = run(tmp_path / "a.npy", "--over", "capacity", "--resume", tmp_path / "r.jsonl")
+    assert result.exit_code == 2
+    assert "holds the results of another question" in result.stderr

@@ -21,6 +21,7 @@ from lp_routing.cli.common_options import (
     tokens_option,
 )
 from lp_routing.cli.frontier_asked import Asked
+from lp_routing.cli.frontier_kept import Beside
 from lp_routing.cli.frontier_work import bought, curve_of
 from lp_routing.cli.gap import parse_routers
 from lp_routing.cli.long_work import (
@@ -184,10 +185,13 @@ def _found(
         if "points" in record:
             told(names[number], record)
 
-    task = partial(bought, logits=logits, asked=asked)
     path, jobs = options.resume_path, options.jobs
+    kept = None if path is None else Beside(path)
+    task = partial(bought, logits=logits, asked=asked, kept=kept)
     records = long_work(console, task, places, "solving", path=path, jobs=jobs, told=tell)
     raise_failures(records, [f"({name}.)" for name in names])
+    if kept is not None:
+        kept.forget(places)
     return dict(zip(names, records, strict=True))
 
 

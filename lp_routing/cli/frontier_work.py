@@ -1,16 +1,23 @@
 """The work of `lp-routing frontier`: a curve, routers beside it and answers, as JSON values."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 from lp_routing.cli.frontier_asked import Asked
+from lp_routing.cli.frontier_kept import Beside, KeptPoints
 from lp_routing.cli.frontier_points import Curve, attains, ends, largest, point, points_of, span
 from lp_routing.concave import Concave, Merged
 from lp_routing.errors import InputError
+from lp_routing.result_file import ResultFile
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SOLVED = ("capacity", "k")
+"""Budgets whose points take a solve each."""
 
 SHARES = (0.95, 0.99)
 """Of the largest value: which budgets attain so much is told."""
@@ -21,16 +28,25 @@ OWN = ("name", "budgets", "values", "feasible")
 """Attributes that become JSON values: of a cost, of a certified curve, of a router's own."""
 
 
-def bought(layers: Sequence[int], *, logits: "Tensor", asked: Asked) -> dict[str, Any]:
+def bought(
+    layers: Sequence[int], *, logits: "Tensor", asked: Asked, kept: Beside | None = None
+) -> dict[str, Any]:
     """What the budgets of some layers of logits (L, T, E) buy, as JSON values.
 
-    One layer; where `asked.over` is "layers", all that share one budget.
+    One layer; where `asked.over` is "layers", all that share one budget. Points that take a solve
+    each are kept one by one, where a place for them is named.
     """
     from lp_routing.cli.frontier_routers import beside
+    from lp_routing.sweep import asked as question
 
     given = logits[list(layers)]
     worth = asked.worth(given)
-    curve, shared = _curve(worth, asked)
+    with ExitStack() as stack:
+        points = None
+        if kept is not None and asked.over in SOLVED:
+            task = partial(bought, logits=given, asked=asked)
+            points = KeptPoints(stack.enter_context(ResultFile(kept.of(layers), question(task))))
+        curve, shared = _curve(worth, asked, points)
     answers = _answers(worth, curve, asked)
     if shared is not None:
         answers |= _of_layers(shared, answers["at"])
@@ -62,7 +78,9 @@ def curve_of(record: Mapping[str, Any], logits: "Tensor", asked: Asked) -> Curve
     return Certified(**{**values, "budgets": values["budgets"].long()})
 
 
-def _curve(worth: "Tensor", asked: Asked) -> tuple[Curve, Merged | None]:
+def _curve(
+    worth: "Tensor", asked: Asked, kept: KeptPoints | None = None
+) -> tuple[Curve, Merged | None]:
     """What budgets buy where pairs are worth (L, T, E), and how layers share one."""
     from lp_routing import frontier
     from lp_routing.problem import RoutingProblem
@@ -76,8 +94,9 @@ def _curve(worth: "Tensor", asked: Asked) -> tuple[Curve, Merged | None]:
     C = asked.capacity(T, E)
     around = _around(C if asked.over == "capacity" else asked.k)
     if asked.over == "capacity":
-        return frontier.over_capacity(worth[0], asked.k, points=asked.points, at=around), None
-    return frontier.over_k(worth[0], C, points=asked.points, at=around), None
+        found = frontier.over_capacity(worth[0], asked.k, points=asked.points, at=around, kept=kept)
+        return found, None
+    return frontier.over_k(worth[0], C, points=asked.points, at=around, kept=kept), None
 
 
 def _around(n: int) -> range:

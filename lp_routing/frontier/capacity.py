@@ -1,6 +1,6 @@
 """What the capacity of an expert buys."""
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from functools import partial
 
 import torch
@@ -26,6 +26,7 @@ def over_capacity(
     budgets: Sequence[int] | None = None,
     serve: bool = False,
     solver: Solver | None = None,
+    kept: MutableMapping[int, Point] | None = None,
 ) -> Certified:
     """The best value of every capacity C: each expert at most C tokens, each token at most k.
 
@@ -41,6 +42,8 @@ def over_capacity(
         budgets: these capacities, rising, and no others; `points` is not asked then.
         serve: every token gets exactly k experts, not at most.
         solver: who solves; left out, `Pricing`.
+        kept: points of the same curve that were solved before, by budget, such as those of a run
+            that was killed; each that is solved now is added as it comes.
 
     Returns:
         The curve in units of score; its prices are those of one more slot at every expert.
@@ -55,7 +58,7 @@ def over_capacity(
     values = as_scores(scores)
     k = whole(k, "k", 1, values.shape[1], "E, the number of experts")
     tokens = exactly(k) if flag(serve, "serve") else at_most(k)
-    family = Family(partial(_with_slots, values, tokens), _of_all_slots, solver)
+    family = Family(partial(_with_slots, values, tokens), _of_all_slots, solver, kept)
     if budgets is not None:
         return at_budgets(family, budgets)
     free = RoutingProblem(values, tokens=tokens)

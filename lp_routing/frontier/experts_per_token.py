@@ -1,6 +1,6 @@
 """What one more expert for every token buys, where experts have a capacity."""
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from functools import partial
 
 import torch
@@ -23,6 +23,7 @@ def over_k(
     points: int | None = 20,
     at: Sequence[int] = (),
     solver: Solver | None = None,
+    kept: MutableMapping[int, Point] | None = None,
 ) -> Certified:
     """The best value of every K: each token at most K experts, each expert at most C tokens.
 
@@ -34,6 +35,8 @@ def over_k(
         points: how many K are solved at most; None for as many as it takes to prove all.
         at: numbers of experts that are solved beside these.
         solver: who solves; left out, `Pricing`.
+        kept: points of the same curve that were solved before, by budget, such as those of a run
+            that was killed; each that is solved now is added as it comes.
 
     Returns:
         The curve in units of score; its prices are those of one more expert for every token.
@@ -46,7 +49,7 @@ def over_k(
     """
     values = as_scores(scores)
     capacity = whole(capacity, "capacity", 0)
-    family = Family(partial(_with_experts, values, capacity), _of_all_tokens, solver)
+    family = Family(partial(_with_experts, values, capacity), _of_all_tokens, solver, kept)
     last = _last(RoutingProblem(values), capacity)
     first = Point(0, 0.0, 0.0, float(values.amax(1).double().clamp(min=0).sum()))
     return refined(family, (last if last.budget == 0 else first, last), points, at)

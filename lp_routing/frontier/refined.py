@@ -1,6 +1,6 @@
 """Where to solve next: the budget at which the proofs so far leave most open."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from math import floor
@@ -36,19 +36,23 @@ class Family(NamedTuple):
         problem_at: the problem with budget n.
         price_of: the slope in n of the dual bound at fixed prices: what a unit pays.
         solver: who solves them; None for `Pricing` where optima are whole, HiGHS elsewhere.
+        kept: points solved before, by budget; those solved now are added.
     """
 
     problem_at: Callable[[int], RoutingProblem]
     price_of: Callable[[RoutingProblem, Prices], float]
     solver: Solver | None = None
+    kept: MutableMapping[int, Point] | None = None
 
 
 def solved(family: Family, n: int) -> Point:
-    """The point of budget n.
+    """The point of budget n, solved if it was not before.
 
     Raises:
         InputError: no assignment was found; or a solver without prices.
     """
+    if family.kept is not None and n in family.kept:
+        return family.kept[n]
     problem = family.problem_at(n)
     solution = solve(problem, family.solver or exact_solver(problem, 0))
     if solution.certificate is None:
@@ -57,7 +61,10 @@ def solved(family: Family, n: int) -> Point:
         raise InputError(f"{solution.solver} gives no prices; use Pricing(), HiGHS() or CVXPY().")
     bound = _by_prices(problem, solution, solution.prices)
     price = family.price_of(problem, solution.prices)
-    return Point(n, float(solution.value), bound, price)
+    point = Point(n, float(solution.value), bound, price)
+    if family.kept is not None:
+        family.kept[n] = point
+    return point
 
 
 def at_budgets(family: Family, budgets: Sequence[int]) -> Certified:
