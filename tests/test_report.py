@@ -524,6 +524,21 @@ def test_an_optimum_without_proof_is_not_well(page):
     assert "proved for 1 of 2 layers" in read.words("summary")
 
 
+def test_the_prices_on_the_page_prove_the_bounds_of_all_capacities(page):
+    found = page.found.bought.result
+    each = next(e for e in page.found.examined if e.layer == found.layer)
+    scores = each.problem.scores
+    bounds = dict(zip(found.curve.budgets.tolist(), found.curve.bounds.tolist(), strict=True))
+    inside = [C for C in bounds if 0 < C < max(bounds)]
+    assert inside
+    assert set(inside) <= set(found.prices)
+    for C in inside:
+        prices = lpr.Prices(experts=torch.tensor(found.prices[C], dtype=torch.float64))
+        proved = float(lpr.dual_bound(lpr.capacity(scores, page.asked.k, C), prices))
+        assert proved == pytest.approx(bounds[C], rel=1e-12)
+        assert f"C = {C}: {found.prices[C][0]!r}, " in page.read.words("capacity")
+
+
 def test_capacities_without_proof_are_not_spoken_of(small, tmp_path, monkeypatch):
     solve = bought.solve
     doubted = lambda *given: replace(solve(*given), status=lpr.Status.FEASIBLE)  # noqa: E731

@@ -1,6 +1,6 @@
 """What capacity buys in a layer: the proved value of every capacity, and routers beside it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import isfinite
@@ -17,9 +17,11 @@ from lp_routing.report.html.content import (
     Cell,
     Column,
     Failure,
+    Folded,
     Paragraph,
     Section,
     Table,
+    counted,
     number,
     percent,
     quoted,
@@ -31,6 +33,7 @@ from lp_routing.report.plots.curves import RouterPoints
 from lp_routing.routers.base import AnyRouter
 from lp_routing.solution import Status
 from lp_routing.solve import solve
+from lp_routing.solvers.base import Answer
 
 if TYPE_CHECKING:
     from lp_routing.frontier.certified import Certified
@@ -40,6 +43,23 @@ POINTS = 20
 
 CURVES = 4
 """Routers drawn beside the optimum, at most: more curves cannot be told apart."""
+
+
+class Noting(Pricing):
+    """`Pricing` that notes the prices it finds, by capacity: what each bound rests on."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed=seed)
+        self.noted: dict[int, list[float]] = {}
+
+    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
+        """As `Pricing`."""
+        answer = super().answer(problem, integral=integral)
+        experts = problem.family("expert")
+        if experts is not None and answer.prices is not None:
+            capacity = int(experts.upper.max())
+            self.noted[capacity] = answer.prices.of(experts).double().tolist()
+        return answer
 
 
 class Solved(NamedTuple):
@@ -70,6 +90,7 @@ class Bought:
             one below it; fewer where there is none.
         routers: what the first routers make of the capacities that were solved.
         without: why others of them have no curve, a sentence each.
+        prices: capacity -> the prices of all experts that prove its bound.
         balance: the share of the score that it costs to give every token exactly k experts and
             every expert the same load; NaN where that cannot be.
     """
@@ -80,6 +101,7 @@ class Bought:
     enough: Sequence[Solved]
     routers: Sequence[RouterPoints]
     without: Sequence[str]
+    prices: Mapping[int, Sequence[float]]
     balance: float
 
 
@@ -94,15 +116,16 @@ def bought(asked: Asked, each: Examined | None) -> Bought:
     if each is None:
         raise InputError("no layer could be examined.")
     layer, scores, row = each, each.problem.scores, each.rows[0]
-    C = asked.capacity
-    curve = frontier.over_capacity(scores, asked.k, points=POINTS, at=range(max(C - 1, 0), C + 2))
+    C, solver = asked.capacity, Noting(asked.seed)
+    around = range(max(C - 1, 0), C + 2)
+    curve = frontier.over_capacity(scores, asked.k, points=POINTS, at=around, solver=solver)
 
     def problem_at(capacity: int) -> RoutingProblem:
         return capacity_problem(scores, asked.k, capacity)
 
     @cache
     def at(capacity: int) -> Solved:
-        solution = solve(problem_at(capacity), Pricing(seed=asked.seed))
+        solution = solve(problem_at(capacity), solver)
         if solution.status is not Status.OPTIMAL:  # what is said of it must be proved
             raise RuntimeError(f"capacity {capacity} ended {solution.status.name}, without proof.")
         prices = solution.prices
@@ -127,6 +150,7 @@ def bought(asked: Asked, each: Examined | None) -> Bought:
         enough=_smallest(row.value, at, C) if row.feasible else [],
         routers=[each.result for each in curves.values() if each.result is not None],
         without=[f"{quoted(n)} has no curve: {e.error}" for n, e in curves.items() if e.error],
+        prices={n: solver.noted[n] for n in sorted(solver.noted)},
         balance=float("nan") if balance is None else balance,
     )
 
@@ -164,8 +188,18 @@ def bought_section(asked: Asked, found: Outcome[Bought]) -> Section:
             "of it, and what one more slot at every expert brings.",
         ),
         _table(asked, each),
+        _folded(asked, each),
     ]
     return Section("capacity", f"{title} in layer {each.layer}", blocks)
+
+
+def _folded(asked: Asked, found: Bought) -> Folded:
+    lines = [f"C = {n}: {', '.join(map(repr, prices))}" for n, prices in found.prices.items()]
+    return Folded(
+        f"Prices that prove these bounds: {counted(asked.experts, 'number')} for each of "
+        f"{counted(len(lines), 'capacity', 'capacities')}",
+        f"{asked.score} scores per slot, in the order of experts\n" + "\n".join(lines),
+    )
 
 
 def sentences(asked: Asked, found: Bought) -> list[str]:
