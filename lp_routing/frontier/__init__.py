@@ -14,6 +14,7 @@ from lp_routing.frontier.questions import (
     slot_worth,
     smallest_budget,
 )
+from lp_routing.frontier.refined import Point
 from lp_routing.frontier.router_curve import RouterCurve, router_curve
 from lp_routing.frontier.total import over_total
 
@@ -21,6 +22,7 @@ __all__ = [
     "Certified",
     "Cost",
     "Interval",
+    "Point",
     "RouterCurve",
     "Samples",
     "SlotWorth",
