@@ -134,6 +134,15 @@ def test_the_control_has_no_ties_within_a_token_even_in_bfloat16():
     assert len(control[control > NEVER].unique()) == 40 * 63
 
 
+class Higher(Unified):
+    """The last of equal pairs."""
+
+
+def test_what_another_package_says_of_ties_is_not_a_routers_own_word():
+    assert states_a_rule(Unified(1))  # its base class's, of the same package
+    assert not states_a_rule(Higher(1))
+
+
 def test_documentation_is_searched_for_a_word_on_ties():
     def stated(logits):
         """Equal scores: tied pairs go to the lower expert."""

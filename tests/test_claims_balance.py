@@ -451,3 +451,20 @@ def test_the_claims_are_complete():
         assert (claim.counterexample is None) == (claim.verdict is Verdict.HOLDS)
         assert claim.conditions or claim.verdict is not Verdict.CONDITIONAL
         assert claim.betrays
+
+
+def test_for_more_experts_a_token_only_the_bound_of_a_plan_is_compared():
+    logits = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
+    claim = next(claim for claim in CLAIMS if claim.id == "O5")
+    assert "less than the optimum" in claim.check(logits, k=1).sentence
+    evidence = claim.check(logits, k=3)
+    assert "only its bound compares" in evidence.sentence
+    assert evidence.numbers["proved bound above the optimum, layer 0"] >= 0
+
+
+def test_a_plan_below_the_optimum_by_no_more_than_its_certificate_allows():
+    claim = next(claim for claim in CLAIMS if claim.id == "O7")
+    numbers = claim.check(torch.randn(40, 2, generator=torch.Generator().manual_seed(1))).numbers
+    assert numbers["plan below the optimum, layer 0"] <= (
+        numbers["proved bound above the plan, layer 0"] + 1e-9
+    )

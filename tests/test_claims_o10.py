@@ -160,3 +160,23 @@ def test_a_greedy_choice_below_its_promise_is_found_out(monkeypatch):
     monkeypatch.setattr(experts_dropped, "greedy", lazy)
     assert O10C.check(LOGITS).agrees is False
     assert "greedy keeps 0" in O10C.betrays(torch.tensor([[1.0, 0.0]]))
+
+
+def test_a_bound_or_choice_that_a_search_denies_is_named(monkeypatch):
+    right = moe_plus_plus.within_budget
+
+    def doubled(*given):
+        found = right(*given)
+        return replace(found, value=2 * found.value, bound=2 * found.bound)
+
+    monkeypatch.setattr(moe_plus_plus, "within_budget", doubled)
+    logits = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
+    says = CLAIMS["O10b"].check(logits).sentence
+    assert "Against it: the bound is " in says
+    assert "HiGHS's best" in says
+
+
+def test_outputs_that_would_overflow_are_left_out():
+    evidence = CLAIMS["O10a"].check(torch.full((4, 3), 1e300, dtype=torch.float64))
+    assert evidence.agrees is None
+    assert "overflow" in evidence.sentence

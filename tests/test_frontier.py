@@ -407,3 +407,8 @@ def test_costs_by_hand():
 def test_bad_input_is_refused(ask, says):
     with pytest.raises(lpr.InputError, match=says):
         ask()
+
+
+def test_scores_whose_sums_leave_float64_are_refused():
+    with pytest.raises(lpr.InputError, match="could leave the range"):
+        frontier.over_experts_kept(torch.full((12, 6), 1e308, dtype=torch.float64), 2)

@@ -9,8 +9,10 @@ from click.testing import CliRunner
 
 import lp_routing as lpr
 from lp_routing.cli import main
+from lp_routing.cli.frontier_kept import KeptPoints
 from lp_routing.frontier import refined
 from lp_routing.report.frontier_table import adds_in_words, few
+from lp_routing.result_file import ResultFile
 
 # Two layers, two tokens, two experts; the scores are the logits themselves.
 #   layer 0: token 0 brings 3 at expert 0 and 1 at expert 1; token 1 brings 2 and 0.
@@ -337,3 +339,13 @@ def test_points_of_another_question_are_refused(tmp_path):
     result = run(tmp_path / "a.npy", "--over", "capacity", "--resume", tmp_path / "r.jsonl")
     assert result.exit_code == 2
     assert "holds the results of another question" in result.stderr
+
+
+def test_a_line_that_is_no_point_is_refused(tmp_path):
+    with ResultFile(tmp_path / "a.points", {"k": 2}) as file:
+        file.append({"budget": 3, "value": "much", "bound": 1.0, "price": 0.0})
+    with (
+        ResultFile(tmp_path / "a.points", {"k": 2}) as file,
+        pytest.raises(lpr.InputError, match="line 2 holds no point"),
+    ):
+        KeptPoints(file)

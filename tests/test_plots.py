@@ -601,3 +601,26 @@ def test_what_cannot_be_drawn_is_refused(draw, says):
 def test_bad_data_is_refused_before_it_is_drawn(make, says):
     with pytest.raises(lpr.InputError, match=says):
         make()
+
+
+def test_those_that_break_bounds_are_left_out_where_asked():
+    (axes,) = plots.gap_against_time({"one": [ROW], "two": [CHEAT]}, broken=False).axes
+    assert "keep all bounds" in axes.get_title()
+    with pytest.raises(lpr.InputError, match="nothing to draw"):
+        plots.gap_against_time({"two": [CHEAT]}, broken=False)
+
+
+def test_gaps_of_nothing_stand_where_the_axis_says():
+    rows = [replace(ROW, router=f"{gap}", gap=gap, relative_gap=gap) for gap in (0.0, 0.1)]
+    axes = plots.gap_against_time({"one": rows}).axes[0]
+    (foot,) = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert foot.get_ydata()[0] == 1e-6
+    assert "at most 0.0001 %" in [text.get_text() for text in axes.texts]
+
+
+def test_the_budget_in_use_is_marked_in_every_panel():
+    curve = Concave(0.0, torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64), 0)
+    figure = plots.frontier(curve, over="total", in_use=2)
+    for axes in figure.axes:
+        assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [2]
+    assert "in use: 2" in [text.get_text() for text in figure.legends[0].get_texts()]

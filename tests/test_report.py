@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import threading
 from base64 import b64encode
 from dataclasses import replace
 from hashlib import sha256
@@ -17,7 +18,8 @@ from click.testing import CliRunner
 import lp_routing as lpr
 from lp_routing import claims, frontier
 from lp_routing.claims import CLAIMS, Evidence
-from lp_routing.cli.report import report, write_whole
+from lp_routing.cli.options import write_whole
+from lp_routing.cli.report import report
 from lp_routing.report import plots
 from lp_routing.report.html import bought
 from lp_routing.report.html import examined as examining
@@ -676,3 +678,33 @@ def test_no_loss_is_said_where_there_is_none():
 def test_the_command_has_a_default_for_everything_but_the_page():
     required = [p.name for p in report.params if p.required]
     assert required == ["output"]
+
+
+def test_tokens_that_may_go_nowhere_are_not_dropped_by_anyone(tmp_path):
+    logits = np.full((1, 10, 4), -np.inf)
+    logits[:, :3, 0] = 1.0  # seven tokens may go nowhere
+    np.savez(tmp_path / "a.npz", router_logits=logits)
+    read = made(tmp_path / "page.html", tmp_path / "a.npz", "--k", 1, "--routers", "drop by score")
+    assert "It leaves 0 tokens of a layer without any expert" in read.words("summary")
+    assert "the optimum leaves 0." in read.words("summary")
+
+
+def test_there_is_no_share_to_lose_of_an_optimum_of_nothing(tmp_path):
+    logits = -1 - np.random.default_rng(0).random((1, 8, 3))
+    np.savez(tmp_path / "a.npz", router_logits=logits)
+    options = ("--k", 1, "--score", "logits", "--routers", "drop by score")
+    read = made(tmp_path / "page.html", tmp_path / "a.npz", *options)
+    assert "of what is attainable" not in read.words("summary")
+    assert "no share: the optimum is not above 0" in read.words("layers")
+
+
+def test_what_is_no_file_is_written_to_as_it_is(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: told.append(pipe.read_text()))
+    told = []
+    reader.start()
+    write_whole(pipe, "a page")
+    reader.join()
+    assert told == ["a page"]
+    assert pipe.is_fifo()

@@ -93,20 +93,20 @@ def without_ties(logits: Tensor) -> Tensor:
 
 
 def states_a_rule(router: RouterLike) -> bool:
-    """Whether the documentation of a callable, its own or its class's, has a word on ties.
+    """Whether the documentation of a callable, or of its classes, has a word on ties.
 
-    What a base class says need not hold of those that derive from it.
+    What a base class of another package says need not hold of those that derive from it.
     """
-    known = inspect.isroutine(router) or isinstance(router, type)
-    texts = [router.__doc__ if known else None, *_of_class(type(router))]
-    return any(WORD.search(text) for text in texts if text)
+    package = _package(type(router))
+    classes = [c for c in type(router).__mro__ if _package(c) == package]
+    if package in ("builtins", "torch", "functools"):  # that is not about this router
+        classes = []
+    own = router.__doc__ if inspect.isroutine(router) else None
+    return any(WORD.search(text) for text in (own, *(c.__doc__ for c in classes)) if text)
 
 
-def _of_class(kind: type) -> list[str | None]:
-    """What a class says of itself and of the methods that it defines."""
-    if kind.__module__.split(".")[0] in ("builtins", "torch", "functools"):
-        return []
-    return [kind.__doc__, *(getattr(part, "__doc__", None) for part in vars(kind).values())]
+def _package(kind: type) -> str:
+    return kind.__module__.split(".")[0]
 
 
 def _orders(n: int, count: int) -> list[Tensor]:

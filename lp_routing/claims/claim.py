@@ -171,7 +171,7 @@ class Claim:
             return Evidence(None, f"{skipped}{few}")
         if self.forbidden_too:
             least = float(subject.logits.masked_fill(forbidden, 0.0).amin())  # 0 or less
-            low = subject.logits.masked_fill(forbidden, least - NOTHING)
+            low = subject.logits.masked_fill(forbidden, min(least - NOTHING, 2 * least))
             evidence = self.examine(replace(subject, logits=low))
             said = f"With forbidden pairs (-inf, {share:.1%}) as pairs of score 0: "
             return replace(evidence, sentence=said + evidence.sentence)

@@ -65,6 +65,11 @@ def _in_digits(value: float, digits: int) -> str:
     return f"{value}" if isinstance(value, int) else f"{value + 0.0:.{digits}g}"  # no -0
 
 
+def share_below(value: float, optimum: float) -> float:
+    """By how many per cent of an optimum a value lies below it, to nine places."""
+    return -share_above(value, optimum) + 0.0  # no -0
+
+
 def share_above(value: float, optimum: float) -> float:
     """By how many per cent of an optimum a value lies above it, to nine places.
 

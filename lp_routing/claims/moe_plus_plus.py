@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
-from lp_routing.related_problems.unequal_costs import searched_within_budget, within_budget
+from lp_routing.related_problems.unequal_costs import (
+    Priced,
+    searched_within_budget,
+    within_budget,
+)
 from lp_routing.routers.zero_computation import ZeroComputation
 from lp_routing.scores import softmax
 
@@ -37,13 +41,8 @@ def examine(subject: Subject) -> Evidence:
         for which, costs in enumerate((two, three)):
             budget = _half(scores, k, costs)
             found = within_budget(scores, k, costs, budget)
-            if found.cost > budget * (1 + RELATIVE):
-                against.append(f"a choice costs {found.cost:g}, beyond the budget of {budget:g}")
+            against += _out_of_order(found, kinds=which + 2, rounding=RELATIVE * T)
             gaps[which] = max(gaps[which], found.relative_gap)
-            # one exchange is lost at the most, and none where all cost the same
-            room = 0.0 if which == 0 else 1.0
-            if not -RELATIVE * T <= found.gap <= room + RELATIVE * T:
-                against.append(f"with {which + 2} costs the gap is {found.gap:g}, beyond {room:g}")
             if which == 0:
                 value, bound, cost = value + found.value, bound + found.bound, cost + found.cost
         if layer == 0:
@@ -53,7 +52,8 @@ def examine(subject: Subject) -> Evidence:
         f"whole choices keep {value:.2f} and the LP {bound:.2f}: relative gap {gaps[0]:.1g} at the "
         f"most; with costs 0, 1 and 2 it is {gaps[1]:.1g}."
     )
-    sentence = " Against it: ".join([sentence, "; ".join(against) + "."]) if against else sentence
+    if against:
+        sentence += f" Against it: {'; '.join(against)}."
     numbers: dict[str, Number] = {
         "free experts": free,
         "value, costs 0 and 1": value,
@@ -62,6 +62,16 @@ def examine(subject: Subject) -> Evidence:
         "largest relative gap, costs 0, 1 and 2": gaps[1],
     }
     return Evidence(not against, sentence, numbers)
+
+
+def _out_of_order(found: Priced, *, kinds: int, rounding: float) -> list[str]:
+    """Money overspent, or a gap beyond one exchange, or beyond none where two costs are all."""
+    against, room = [], 0.0 if kinds == 2 else 1.0
+    if found.cost > found.budget * (1 + RELATIVE):
+        against.append(f"a choice costs {found.cost:g}, beyond the budget of {found.budget:g}")
+    if not -rounding <= found.gap <= room + rounding:
+        against.append(f"with {kinds} costs the gap is {found.gap:g}, beyond {room:g}")
+    return against
 
 
 def _half(scores: Tensor, k: int, costs: Tensor) -> float:

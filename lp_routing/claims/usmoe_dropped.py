@@ -8,7 +8,7 @@ from torch import Tensor
 from lp_routing.bounds import at_least, at_most, exactly
 from lp_routing.certificate import certify
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
-from lp_routing.claims.layers import by_layer, rounding, share_above, span
+from lp_routing.claims.layers import by_layer, rounding, share_below, span
 from lp_routing.claims.usmoe_rules import CODE, PAPER, cut_of, pooled_choice, worth
 from lp_routing.named_problems import served_unified
 from lp_routing.prices import Prices
@@ -87,9 +87,9 @@ def examine(subject: Subject) -> Evidence:
     scores = unified(subject.logits)
     dropped = [int((~pooled_choice(each, k).any(-1)).sum()) for each in scores]
     layers = [priced(each[:tokens], k) for each in scores]
-    free = [-share_above(layer.served, layer.free) + 0.0 for layer in layers]
-    capped = [-share_above(layer.capped_served, layer.capped) + 0.0 for layer in layers]
-    columns = [-share_above(layer.capped, layer.free) + 0.0 for layer in layers]
+    free = [share_below(layer.served, layer.free) for layer in layers]
+    capped = [share_below(layer.capped_served, layer.capped) for layer in layers]
+    columns = [share_below(layer.capped, layer.free) for layer in layers]
     sentence = (
         f"Of {T} tokens unified with k={k} leaves {span(dropped)} without expert (breaks here on "
         f"{sum(n > 0 for n in dropped)} of {L} layers). In a pool of the first {tokens}, where it "

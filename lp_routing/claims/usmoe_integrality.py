@@ -47,33 +47,51 @@ def nested(scores: Tensor, k: int) -> RoutingProblem:
     )
 
 
+class Layer(NamedTuple):
+    """Gap of a whole choice to the LP, and by what share the LP is above it where it breaks.
+
+    `crossing` counts tokens; `one_group` is None where the experts make no two groups of three.
+    """
+
+    gap: float
+    half: float
+    crossing: int
+    one_group: float | None
+    agrees: bool
+
+
+def measured(scores: Tensor, k: int) -> Layer | str:
+    """Some tokens' LP by HiGHS with whole and nested bounds, and with others; or why not."""
+    T, E = scores.shape
+    solution = solve(nested(scores, k), HiGHS())
+    if solution.assignment is None or solution.prices is None:
+        return f"HiGHS found no optimum: {solution.explanation}"
+    certificate = certify(solution.problem, solution.assignment.x > 0.5, solution.prices)
+    half = of_half_a_pair(scores, max(1, T * k // 2))
+    agrees, crossing, one_group = certificate.proves_optimal(RELATIVE) and half >= 0, 0, None
+    if E >= 3:
+        odd = _crossing(scores)
+        crossing = int((odd.lp > odd.whole).sum())
+        agrees &= _as_solved(scores[0], odd.lp[0], odd.whole[0])
+    if E >= 6 and E % 2 == 0:
+        best, lp = best_in_groups(scores, 2, 2, 1).value, relaxed_in_groups(scores, 2, 2, 1)
+        agrees &= lp >= best - RELATIVE * (1 + best)
+        share = (lp - best) / best
+        one_group = share if share > RELATIVE else 0.0
+    return Layer(abs(certificate.relative_gap), half, crossing, one_group, bool(agrees))
+
+
 def examine(subject: Subject) -> Evidence:
-    """A whole choice certified at the LP's value; the LP above whole choices with a group limit."""
-    L, T, E = subject.shape
-    tokens, agrees, gaps, above = min(T, TOKENS), True, [], []
-    halves, crossing = [], 0
+    """A whole choice certified at the LP's value; the LP above whole choices where it breaks."""
+    L, T, _ = subject.shape
+    tokens, layers = min(T, TOKENS), list[Layer]()
     for logits in subject.logits:
-        scores = unified(logits[:tokens])
-        solution = solve(nested(scores, subject.k), HiGHS())
-        if solution.assignment is None or solution.prices is None:
-            return Evidence(False, f"HiGHS found no optimum: {solution.explanation}")
-        whole = solution.assignment.x > 0.5
-        certificate = certify(solution.problem, whole, solution.prices)
-        agrees &= certificate.proves_optimal(RELATIVE)
-        gaps.append(abs(certificate.relative_gap))
-        half = of_half_a_pair(scores, max(1, tokens * subject.k // 2))
-        halves.append(100 * half)
-        agrees &= half >= 0
-        if E >= 3:
-            odd = _crossing(scores)
-            crossing += int((odd.lp > odd.whole).sum())
-            agrees &= _as_solved(scores[0], odd.lp[0], odd.whole[0])
-        if E >= 6 and E % 2 == 0:
-            best = best_in_groups(scores, 2, 2, 1).value
-            lp = relaxed_in_groups(scores, 2, 2, 1)
-            agrees &= lp >= best - RELATIVE * (1 + best)
-            share = (lp - best) / best
-            above.append(100 * share if share > RELATIVE else 0.0)
+        layer = measured(unified(logits[:tokens]), subject.k)
+        if isinstance(layer, str):
+            return Evidence(False, layer)
+        layers.append(layer)
+    above = [100 * layer.one_group for layer in layers if layer.one_group is not None]
+    halves, crossing = [100 * layer.half for layer in layers], sum(x.crossing for x in layers)
     limit = "the experts make no two groups of three or more"
     if above:
         broken = sum(share > 0 for share in above)
@@ -84,16 +102,15 @@ def examine(subject: Subject) -> Evidence:
     sentence = (
         f"Rows, columns, total, two sequences and two devices with whole bounds, the first "
         f"{tokens} tokens: a whole choice reaches the LP's value on all layers (largest relative "
-        f"gap {max(gaps):.1g}). It breaks with half a pair more in the budget, by {span(halves)} % "
-        f"of the value, and with groups that cross (one of each two of a token's three best "
-        f"experts) on {crossing} of {L * tokens} tokens; {limit}."
+        f"gap {max(x.gap for x in layers):.1g}). It breaks with half a pair more in the budget, by "
+        f"{span(halves)} % of the value, and with groups that cross (one of each two of a token's "
+        f"three best experts) on {crossing} of {L * tokens} tokens; {limit}."
     )
-    numbers = by_layer("relative gap, whole choice to LP", gaps)
+    numbers = by_layer("relative gap, whole choice to LP", [x.gap for x in layers])
     numbers |= by_layer("% of LP above whole, half a pair more", halves)
     numbers |= {"tokens on which crossing groups break it": crossing}
-    return Evidence(
-        bool(agrees), sentence, numbers | by_layer("% of LP above whole, one group of two", above)
-    )
+    numbers |= by_layer("% of LP above whole, one group of two", above)
+    return Evidence(all(x.agrees for x in layers), sentence, numbers)
 
 
 def of_half_a_pair(scores: Tensor, total: int) -> float:

@@ -16,7 +16,7 @@ from lp_routing.cli.common_options import (
     k_option,
     tokens_option,
 )
-from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write
+from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write_whole
 from lp_routing.errors import InputError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _audit(console: Console, options: AuditOptions) -> None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     if options.json_path is not None:
         content = json.dumps(_as_json(found, trace.source, options, T), allow_nan=False, indent=1)
-        write(options.json_path, content + "\n")
+        write_whole(options.json_path, content + "\n")
 
 
 def _of_layer(

@@ -20,7 +20,7 @@ from lp_routing.cli.long_work import (
     raise_failures,
     resume_option,
 )
-from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write
+from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write_whole
 from lp_routing.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,12 +106,12 @@ def _claims(console: Console, options: ClaimsOptions) -> bool:
     console.print(last_word(checked), highlight=False, markup=False, soft_wrap=True)
     if options.json_path is not None:
         content = json.dumps(_as_json(checked, trace.source, options), allow_nan=False, indent=1)
-        write(options.json_path, content + "\n")
+        write_whole(options.json_path, content + "\n")
     if options.page_path is not None:
         found = _searched(console, todo, options.jobs)
         command = shlex.join(["lp-routing", "claims", *_arguments(options)])
         text = page(checked, said, command, lambda claim: found[claim.id])
-        write(options.page_path, text, "--markdown")
+        write_whole(options.page_path, text, "--markdown")
     return all(each.comes_out for each in checked)
 
 
@@ -154,11 +154,12 @@ def _searched(console: Console, claims: "list[Claim]", jobs: int) -> "dict[str, 
     ids = [claim.id for claim in claims if claim.counterexample is not None]
     records = long_work(console, smallest, ids, "searching", path=None, jobs=jobs)
     raise_failures(records, [f"(The smallest case of {claim_id}.)" for claim_id in ids])
-    return {
-        claim_id: Found(None if rows is None else torch.tensor(rows), record["says"], 0)
-        for claim_id, record in zip(ids, records, strict=True)
-        for rows in [record["scores"]]
-    }
+    found = {}
+    for claim_id, record in zip(ids, records, strict=True):
+        rows = record["scores"]
+        scores = None if rows is None else torch.tensor(rows)
+        found[claim_id] = Found(scores, record["says"], record["tried"])
+    return found
 
 
 def smallest(claim_id: str) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def smallest(claim_id: str) -> dict[str, Any]:
 
     found = smallest_case(next(claim for claim in CLAIMS if claim.id == claim_id))
     rows = None if found.scores is None else found.scores.tolist()
-    return {"scores": rows, "says": found.says}
+    return {"scores": rows, "says": found.says, "tried": found.tried}
 
 
 def evidence(claim_id: str, *, logits: "Tensor", k: int, seed: int) -> dict[str, Any]:

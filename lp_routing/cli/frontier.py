@@ -37,7 +37,7 @@ from lp_routing.cli.options import (
     parse_layers,
     parse_tokens,
     versions,
-    write,
+    write_whole,
 )
 from lp_routing.errors import InputError
 
@@ -164,7 +164,7 @@ def _frontier(console: Console, options: FrontierOptions) -> None:
     console.print(LEGEND, style="dim", highlight=False)
     if options.json_path is not None:
         content = json.dumps(_as_json(found, trace.source, options), allow_nan=False, indent=1)
-        write(options.json_path, content + "\n")
+        write_whole(options.json_path, content + "\n")
     for path, layers, (name, record) in zip(plots, places, found.items(), strict=False):
         curve = curve_of(record, logits[layers], asked)
         _draw(path, f"{trace.source}: {name}", curve, record, asked)

@@ -1,6 +1,6 @@
 """Solved points of a curve on the disk: a kill within a layer loses only the one at work."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,17 +48,11 @@ class KeptPoints(dict[int, "Point"]):
         super().__init__()
         self.file = file
         for number, line in enumerate(file.lines, 2):
-            point = _numbers(line, Point._fields)
-            if point is None:
+            values: list[Any] = [line.get(name) for name in Point._fields]
+            if not all(isinstance(value, int | float) for value in values):
                 raise InputError(f"{file.path}: line {number} holds no point; take it out.")
-            super().__setitem__(int(point[0]), Point(int(point[0]), *point[1:]))
+            super().__setitem__(values[0], Point(*values))
 
     def __setitem__(self, budget: int, point: "Point") -> None:
         self.file.append(point._asdict())
         super().__setitem__(budget, point)
-
-
-def _numbers(line: Mapping[str, Any], names: Sequence[str]) -> list[float] | None:
-    values = [line.get(name) for name in names]
-    fits = all(isinstance(value, int | float) for value in values)
-    return [float(value) for value in values if value is not None] if fits else None

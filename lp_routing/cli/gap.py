@@ -24,7 +24,7 @@ from lp_routing.cli.common_options import (
 from lp_routing.cli.gap_work import Place, measured
 from lp_routing.cli.long_work import check_resumable, jobs_option, resume_option
 from lp_routing.cli.named import PROBLEMS, stated
-from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write
+from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write_whole
 from lp_routing.cli.sections import OWN, Section, sections_of
 from lp_routing.errors import InputError
 
@@ -272,10 +272,10 @@ def _write(found: "Mapping[Place, Sequence[GapRow]]", source: str, options: GapO
     if options.json_path is not None:
         stated = {name: getattr(options, name) for name in vars(options) if name not in NOT_STATED}
         content = {"rows": records, "versions": versions(), "source": source, "options": stated}
-        write(options.json_path, json.dumps(content, allow_nan=False, indent=1) + "\n")
+        write_whole(options.json_path, json.dumps(content, allow_nan=False, indent=1) + "\n")
     if options.csv_path is not None:
         table = io.StringIO()
         writer = csv.DictWriter(table, list(records[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)
-        write(options.csv_path, table.getvalue(), "--csv")
+        write_whole(options.csv_path, table.getvalue(), "--csv")

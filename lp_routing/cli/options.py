@@ -1,5 +1,6 @@
-"""What commands have in common: reading options, finding out versions, saying what is bad input."""
+"""What commands have in common: reading options, finding out versions, writing files."""
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -59,16 +60,29 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write(path: Path, text: str, option: str = "--json") -> None:
-    """Write what was computed; where that fails now, say so in a sentence.
+def write_whole(path: Path, text: str, option: str = "--json") -> None:
+    """Write a file, or leave what was there: a reader never sees a part of it.
+
+    What is no file, such as a pipe, is written to as it is.
 
     Raises:
-        InputError: no room, or no longer writable.
+        InputError: it cannot be written, as on a full disk.
     """
+    whole = path.resolve()
+    part = whole.with_name(f".lp-routing-{os.getpid()}.part")
+    into = whole if whole.exists() and not whole.is_file() else part
     try:
-        path.write_text(text, encoding="utf-8")
+        with into.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            if into is part:
+                os.fsync(file.fileno())
+        if into is part:
+            part.replace(whole)
     except OSError as error:
         raise InputError(f"{option} {path}: could not be written ({error.strerror}).") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def check_writable(path: Path | None, read_from: Path | None, option: str = "--json") -> None:

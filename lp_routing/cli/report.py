@@ -1,6 +1,5 @@
 """`lp-routing report`: one HTML page to read and to send, with the proof of its numbers."""
 
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from lp_routing.cli.options import (
     parse_layers,
     parse_tokens,
     versions,
+    write_whole,
 )
 from lp_routing.cli.steps import INTERRUPTED, Step, run
 from lp_routing.errors import InputError
@@ -129,7 +129,7 @@ def _report(options: ReportOptions) -> int:
     asked = _asked(options, trace, layers, names, logits)
     found, interrupted = _found(asked, logits)
     page, well = page_of(asked, found)
-    write_whole(options.output, page)
+    write_whole(options.output, page, "--output")
     click.echo(f"written: {options.output}", err=True)
     if interrupted:
         return INTERRUPTED
@@ -242,23 +242,3 @@ def _audited(asked: "Asked", chosen: "Callable[[], Examined | None]", name: str)
         raise InputError("no layer could be examined.")
     bounds = RoutingProblem(each.logits, experts=at_most(asked.capacity))
     return audit(built(name, each.shape, asked.seed), each.logits, problem=bounds)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, or leave what was there: a reader never sees a part of it.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    path = path.resolve()
-    part = path.with_name(f".lp-routing-{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"--output {path}: cannot be written ({error.strerror}).") from error
-    finally:
-        part.unlink(missing_ok=True)

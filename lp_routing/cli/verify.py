@@ -27,7 +27,7 @@ from lp_routing.cli.common_options import (
     score_option,
     tokens_option,
 )
-from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write
+from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write_whole
 from lp_routing.errors import InputError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _verify(console: Console, options: VerifyOptions) -> bool:
         content = json.dumps(
             _as_json(outcomes, trace.source, options, T), allow_nan=False, indent=1
         )
-        write(options.json_path, content + "\n")
+        write_whole(options.json_path, content + "\n")
     return not refuted(outcomes)
 
 

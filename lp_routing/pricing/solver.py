@@ -154,11 +154,7 @@ class Pricing(Solver):
                 settled.pairs.write(x, batch.first)
                 if dither:
                     prices = self._on_grid(problem, batch, prices)
-                found = Answer(Outcome.FINISHED, x, prices)
-                if not terms.few or not self.shards.alone or _proved(problem, x, prices):
-                    return found
-                again = self._whole_lp(problem, deadline)  # scores that hardly differ
-                return again if again.outcome is Outcome.FINISHED else found
+                return self._finished(problem, terms, x, prices)
             if settled.outcome is not Outcome.FINISHED:
                 if settled.outcome is Outcome.FAILED and self._impossible(problem):
                     return Answer(Outcome.INFEASIBLE, None, prices, said=settled.said)
@@ -181,6 +177,14 @@ class Pricing(Solver):
             if in_doubt and close is None and self._impossible(problem):
                 return Answer(Outcome.INFEASIBLE, None, prices, said=INFEASIBLE)
         return Answer(Outcome.FAILED, None, prices, said=said)
+
+    def _finished(self, problem: RoutingProblem, terms: Terms, x: Tensor, prices: Prices) -> Answer:
+        """The answer; where scores hardly differ, that of the whole LP, if it is small."""
+        found = Answer(Outcome.FINISHED, x, prices)
+        if not terms.few or not self.shards.alone or _proved(problem, x, prices):
+            return found
+        again = self._whole_lp(problem, terms.deadline)
+        return again if again.outcome is Outcome.FINISHED else found
 
     def _first_box(self, problem: RoutingProblem, batch: Batch, dither: float) -> Drawn:
         """From samples; or around the prices to start from."""

@@ -137,8 +137,6 @@ def adds_in_words(interval: Sequence[float] | None) -> str:
 
 def _gap(point: Mapping[str, Any]) -> str:
     gap = point["bound"] - point["value"]
-    if gap == 0:
-        return "0"
     relative = gap / abs(point["bound"]) if point["bound"] else gap
     if abs(relative) < ROUNDING:
         return "0"

@@ -16,8 +16,8 @@ from lp_routing.routers.capacity import (
     keep_first_tokens,
     resolve_capacity,
 )
-from lp_routing.routers.dual_steps import Answer, answered, settled
-from lp_routing.routers.repair import evicted, filled, inviting, moved
+from lp_routing.routers.dual_steps import Answer, alone, answered, settled
+from lp_routing.routers.repair import evicted, filled, moved
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
 
@@ -44,13 +44,15 @@ class PriceRouter(StatefulRouter[Tensor]):
     """Prices by a few dual steps, top-k of score minus price, then repair (this project).
 
     It seeks the optimum of `capacity` and never exceeds a capacity. The state is the experts'
-    prices, (..., E); one that is shared by all batch entries, (E,), is taken too. Newton steps on
-    every eighth token (512 at least) bring prices near, some on all tokens nearer, and some on
-    those who still hesitate end the search; it ends early where little is left to move. Then
-    tokens move from experts above their capacity to those with room, at the least loss; and only
-    where that is not enough, experts let go who loses least and empty slots go where there is
-    room. Ties within a token go to the lower expert. Not causal: prices answer to all tokens of
-    the batch; see `FixedPrices`.
+    prices, (..., E); one that is shared by all batch entries, (E,), is taken too. Newton steps
+    on every eighth token (512 at least) bring prices near, some on all tokens nearer, and some
+    on those who still hesitate end the search; it ends early where little is left to move. Then
+    tokens move from experts above their capacity to those with room, whose prices are lowered
+    to invite them, at the least loss; and only where that is not enough, experts let go who
+    loses least and empty slots go where there is room. Where prices left many slots at wrong
+    experts, row top-k with drops is tried beside, and the better one taken. Ties within a token
+    go to the lower expert. Not causal: prices answer to all tokens of the batch; see
+    `FixedPrices`.
     Cost and gap: `python -m benchmarks.price_router`.
 
     Attributes:
@@ -100,17 +102,20 @@ class PriceRouter(StatefulRouter[Tensor]):
         capacity = self._capacity(scores)
         now, prices = _settled(wide, prices, self.k, capacity, self.steps)
         x, load = now.taken(wide.shape[2]), now.load(wide.shape[2])
-        settled_load = load
+        wrong = (load - capacity) * ((load > capacity) | (prices > 0))
+        astray = bool((wrong.abs().sum(1) > ASTRAY * wide.shape[1] * self.k).any())
         near = _movable(now, load, capacity)
         some, held = _rows(wide, near), _rows(x, near)
-        prices = inviting(held, some, prices, capacity - load, self.k)
+        # where there is room, a price at which just as many of these tokens come as fit
+        room = capacity - load
+        inviting = prices.minimum(alone(some, now.of(near), held.sum(1) + room))
+        prices = torch.where(room > 0, inviting, prices)
         held, load = moved(held, some - prices[:, None], prices, load, capacity, self.k)
         x.scatter_(1, near[..., None].expand_as(held), held)
         if bool((load > capacity).any()):
             x = evicted(x, wide, capacity)
         x = filled(x, wide, capacity, self.k, must=self.rows == "exactly")
-        wrong = (settled_load - capacity) * ((settled_load > capacity) | (prices > 0))
-        if bool((wrong.abs().sum(1) > ASTRAY * wide.shape[1] * self.k).any()):
+        if astray:
             x = self._best_of(x, wide, capacity)
         return x.view(scores.shape), prices.view(*scores.shape[:-2], -1)
 

@@ -14,26 +14,6 @@ ROUNDS = 2
 """Rounds of moves, at most."""
 
 
-def inviting(held: Tensor, scores: Tensor, prices: Tensor, room: Tensor, k: int) -> Tensor:
-    """Prices (B, E), lower where an expert has room: just as many tokens as fit would rather come.
-
-    Args:
-        held: boolean (B, n, E), what some tokens take.
-        scores: (B, n, E), above what an empty slot is worth.
-        prices: (B, E).
-        room: (B, E), empty slots; 0 or less where there are none.
-        k: slots of a token.
-    """
-    n = held.shape[1]
-    priced = scores - prices[:, None]
-    least = priced.masked_fill(~held, INF).amin(2)
-    least = torch.where(held.sum(2) < k, 0.0, least)  # an empty slot is given up for nothing
-    bids = (scores - least[..., None]).masked_fill(held, -INF).sort(dim=1, descending=True).values
-    last = room.long().clamp(1, n)[:, None] - 1
-    level = bids.gather(1, last)[:, 0].clamp(min=0)
-    return torch.where(room > 0, prices.minimum(level), prices)
-
-
 def moved(
     held: Tensor, priced: Tensor, prices: Tensor, load: Tensor, capacity: int, k: int
 ) -> tuple[Tensor, Tensor]:

@@ -183,7 +183,12 @@ def bought_section(asked: Asked, found: Outcome[Bought]) -> Section:
         Paragraph(" ".join([*sentences(asked, each), *each.without])),
         *drawn(
             "Value of capacity",
-            lambda: plots.frontier(each.curve, each.routers, over="capacity"),
+            lambda: plots.frontier(
+                each.curve,
+                each.routers,
+                over="capacity",
+                in_use=min(asked.capacity, each.curve.last),
+            ),
             "What the best assignment is worth at every capacity of an expert, what routers make "
             "of it, and what one more slot at every expert brings.",
         ),

@@ -99,14 +99,14 @@ def gap_against_time(panels: Mapping[str, Sequence[GapRow]], *, broken: bool = T
     """
     drawn = {title: points(rows) for title, rows in panels.items()}
     drawn = {title: some for title, some in drawn.items() if some}
-    if not drawn:
-        raise InputError("gap against time: there is nothing to draw, since no router has a gap.")
     parts = [
         (title, feasible, [point for point in some if point.feasible is feasible])
         for title, some in drawn.items()
         for feasible in (True, False)
     ]
     parts = [part for part in parts if part[2] and (part[1] or broken)]
+    if not parts:
+        raise InputError("gap against time: there is nothing to draw, since no router has a gap.")
     inches = [
         max(3.2, LINE * len(some)) if feasible else 0.3 + LINE * len(some)
         for _, feasible, some in parts
@@ -131,22 +131,21 @@ def draw(panels: Mapping[str, Sequence[GapRow]], path: Path, *, broken: bool = T
 
 def _gaps(axes: "Axes", title: str, drawn: Sequence[Point]) -> None:
     """Gap against time, both logarithmic, and the frontier."""
-    foot = LEAST_GAP
     best = pareto_front(drawn)
-    heights = [max(point.gap, foot) for point in best]
+    heights = [max(point.gap, LEAST_GAP) for point in best]
     units = [point.units for point in best]
     axes.step(units, heights, where="post", color=BLUE, linewidth=1.5, label="Pareto front")
     for point in drawn:
         color, size = (BLUE, 60) if point in best else (GREY, 25)
-        axes.scatter(point.units, max(point.gap, foot), s=size, color=color, zorder=3)
+        axes.scatter(point.units, max(point.gap, LEAST_GAP), s=size, color=color, zorder=3)
     axes.set_yscale("log")
-    axes.set_ylim(foot / 2, 2 * max([point.gap for point in drawn] + [10 * foot]))
-    axes.yaxis.set_major_formatter(lambda gap, _: f"{100 * gap:g}" if gap > 1.5 * foot else "")
+    axes.set_ylim(LEAST_GAP / 2, 2 * max([point.gap for point in drawn] + [10 * LEAST_GAP]))
+    axes.yaxis.set_major_formatter(lambda gap, _: f"{100 * gap:g}" if gap > 1.5 * LEAST_GAP else "")
     axes.yaxis.set_minor_formatter("")
-    axes.axhline(foot, color=GREY, linewidth=0.5, linestyle=":")
+    axes.axhline(LEAST_GAP, color=GREY, linewidth=0.5, linestyle=":")
     axes.text(
         0.01,
-        foot / 1.1,
+        LEAST_GAP / 1.1,
         f"at most {100 * LEAST_GAP:g} %",
         transform=axes.get_yaxis_transform(),
         va="top",
@@ -155,7 +154,7 @@ def _gaps(axes: "Axes", title: str, drawn: Sequence[Point]) -> None:
     axes.set_title(f"{title}\nrouters that keep all bounds")
     axes.set_ylabel("gap to the certified optimum [%]")
     axes.legend(loc="best")
-    _label(axes, drawn, best, foot)
+    _label(axes, drawn, best)
 
 
 def _times(axes: "Axes", title: str, drawn: Sequence[Point]) -> None:
@@ -180,13 +179,13 @@ def _time_axis(axes: "Axes", times: Sequence[float]) -> None:
     axes.grid(which="major", linewidth=0.3)
 
 
-def _label(axes: "Axes", drawn: Sequence[Point], best: Sequence[Point], foot: float) -> None:
+def _label(axes: "Axes", drawn: Sequence[Point], best: Sequence[Point]) -> None:
     """Names down the right-hand edge in the order of the points, so that none covers another."""
-    ordered = sorted(drawn, key=lambda point: (-max(point.gap, foot), point.units))
+    ordered = sorted(drawn, key=lambda point: (-max(point.gap, LEAST_GAP), point.units))
     for place, point in enumerate(ordered):
         axes.annotate(
             label(point.router),
-            xy=(point.units, max(point.gap, foot)),
+            xy=(point.units, max(point.gap, LEAST_GAP)),
             xytext=(1.03, 1 - (place + 0.5) / len(ordered)),
             textcoords="axes fraction",
             va="center",
