@@ -22,7 +22,7 @@ from torch import Tensor
 import lp_routing as lpr
 from benchmarks.side_by_side.cases import GPT_OSS, GPT_OSS_EXPERTS, OLMOE, OLMOE_K
 from benchmarks.side_by_side.rows import machine_in_words, versions_in_words
-from lp_routing.related_problems.experts_kept import (
+from lp_routing.extensions.expert_pruning import (
     best_kept,
     bound_on_kept,
     greedy,

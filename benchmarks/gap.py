@@ -19,8 +19,8 @@ from benchmarks.gap_rows import Measured, append, progress, read, table, wrong
 from benchmarks.scores import skewed_logits
 from benchmarks.side_by_side.cases import GPT_OSS, GPT_OSS_EXPERTS, Case, build
 from benchmarks.side_by_side.rows import machine_in_words, versions_in_words
-from lp_routing.compare import OPTIMUM, comparisons
-from lp_routing.judging import NOT_TRIED, GapRow, in_words
+from lp_routing.evaluation.compare import OPTIMUM, comparisons
+from lp_routing.evaluation.evaluate import NOT_TRIED, GapRow, in_words
 from lp_routing.report.plots.gap_against_time import draw
 from lp_routing.routers import CATALOGUE, Shape, StatefulRouter, router
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lp_routing.judging import NOT_JUDGED, NOT_TRIED, OK, GapRow
+from lp_routing.evaluation.evaluate import NOT_JUDGED, NOT_TRIED, OK, GapRow
 
 ROUNDING = 1e-9
 

@@ -6,18 +6,18 @@ Axis letters, in every docstring, einsum and name:
     N pairs in all  L layers        G groups (sequences, devices)
 """
 
-from lp_routing import audits, claims, frontier, related_problems, routers, scores, traces
-from lp_routing.assignment import Assignment
-from lp_routing.bounds import Bounds, at_least, at_most, between, exactly
-from lp_routing.certificate import Certificate, certify, dual_bound
-from lp_routing.compare import Optimum, compare, comparisons
-from lp_routing.constraints import Group, groups_by
-from lp_routing.cvxpy_model import cvxpy_model
+from lp_routing import audits, claims, extensions, frontier, routers, scores, traces
+from lp_routing.certificate.certificate import Certificate, certify, dual_bound
+from lp_routing.certificate.prices import Prices
+from lp_routing.certificate.ties import ties, token_prices
+from lp_routing.certificate.violations import Violation
 from lp_routing.errors import InputError, OptionError
-from lp_routing.infeasibility import Infeasibility
-from lp_routing.linear_program import LinearProgram, linear_program
-from lp_routing.mps import write_mps
-from lp_routing.named_problems import (
+from lp_routing.evaluation.compare import Optimum, compare, comparisons
+from lp_routing.pricing import Pricing, best_prices
+from lp_routing.problem.assignment import Assignment
+from lp_routing.problem.bounds import Bounds, at_least, at_most, between, exactly
+from lp_routing.problem.constraints import Group, groups_by
+from lp_routing.problem.named import (
     balanced,
     capacity,
     capped_expert_choice,
@@ -26,15 +26,15 @@ from lp_routing.named_problems import (
     token_choice,
     unified,
 )
-from lp_routing.prices import Prices
-from lp_routing.pricing import Pricing, best_prices
-from lp_routing.problem import RoutingProblem
-from lp_routing.shards import GroupError
-from lp_routing.solution import Solution, Status
-from lp_routing.solve import solve
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.process_group import GroupError
 from lp_routing.solvers import CVXPY, HiGHS, SciPy, Solver
-from lp_routing.ties import ties, token_prices
-from lp_routing.violations import Violation
+from lp_routing.solvers.cvxpy_model import cvxpy_model
+from lp_routing.solvers.infeasibility import Infeasibility
+from lp_routing.solvers.linear_program import LinearProgram, linear_program
+from lp_routing.solvers.mps import write_mps
+from lp_routing.solvers.solution import Solution, Status
+from lp_routing.solvers.solve import solve
 
 __all__ = [
     "CVXPY",
@@ -73,10 +73,10 @@ __all__ = [
     "dual_bound",
     "exactly",
     "expert_choice",
+    "extensions",
     "frontier",
     "groups_by",
     "linear_program",
-    "related_problems",
     "routers",
     "scores",
     "served_unified",

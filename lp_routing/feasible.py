@@ -8,10 +8,10 @@ met by exchanges between experts, or, where groups stand in the way, by a maximu
 import torch
 from torch import Tensor
 
+from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
 from lp_routing.placing import Floor, Placement, exchange, fill, meet_demands
-from lp_routing.prices import Prices
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem
 
 LARGEST_FLOW = 1 << 22
 """Up to this many pairs T * E a maximum flow decides what exchanges leave open."""

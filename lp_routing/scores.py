@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lp_routing.checks import as_tensor, number, refuse_nan_and_inf, refuse_not_dense
 from lp_routing.errors import InputError
+from lp_routing.validation import as_tensor, number, refuse_nan_and_inf, refuse_not_dense
 
 ScoreFunction = Callable[[Tensor, Tensor | None], Tensor]
 """(logits (..., T, E), mask (..., T) or None) -> scores (..., T, E); -inf for padding."""

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lp_routing.checks import whole
 from lp_routing.errors import InputError
 from lp_routing.processes import over_processes
 from lp_routing.result_file import ResultFile
+from lp_routing.validation import whole
 
 Record = dict[str, Any]
 Task = Callable[[Any], Mapping[str, Any]]

@@ -3,7 +3,7 @@
 import torch
 
 import lp_routing as lpr
-from lp_routing.prices import clipped, pair_prices
+from lp_routing.certificate.prices import clipped, pair_prices
 
 
 def primal_feasibility(problem, x):

@@ -189,7 +189,7 @@ def test_the_bound_of_an_impossible_row_is_minus_infinity():
 
 
 def test_a_certificate_of_many_chunks_is_that_of_one(monkeypatch):
-    import lp_routing.problem as module
+    import lp_routing.problem.problem as module
 
     problem = lpr.capacity(torch.rand(50, 4, generator=torch.Generator().manual_seed(0)), 2, 20)
     solution = lpr.solve(problem)
@@ -263,7 +263,7 @@ def test_arguments_that_are_no_problem_or_no_prices_are_refused(problem, prices,
 
 
 def test_many_broken_constraints_are_counted_and_the_worst_named(monkeypatch):
-    import lp_routing.violations as module
+    import lp_routing.certificate.violations as module
 
     monkeypatch.setattr(module, "NAMED", 3)
     problem = lpr.RoutingProblem(torch.ones(9, 2), tokens=exactly([2, 1, 2, 1, 2, 1, 2, 1, 2]))
@@ -274,8 +274,8 @@ def test_many_broken_constraints_are_counted_and_the_worst_named(monkeypatch):
 
 
 def test_the_worst_broken_pair_is_named_wherever_it_stands(monkeypatch):
-    import lp_routing.problem as chunks
-    import lp_routing.violations as module
+    import lp_routing.certificate.violations as module
+    import lp_routing.problem.problem as chunks
 
     monkeypatch.setattr(module, "NAMED", 3)
     monkeypatch.setattr(chunks, "CHUNK_ENTRIES", 4)
@@ -288,7 +288,7 @@ def test_the_worst_broken_pair_is_named_wherever_it_stands(monkeypatch):
 
 
 def test_what_is_not_named_cannot_be_excused_as_rounding(monkeypatch):
-    import lp_routing.violations as module
+    import lp_routing.certificate.violations as module
 
     # 0.5 beside a limit of 1e9 is rounding, 0.4 beside a limit of 1 is not, and is not named
     monkeypatch.setattr(module, "NAMED", 2)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from lp_routing.claims import deepseek
 from lp_routing.claims.deepseek import O8
 from lp_routing.claims.search import smallest
-from lp_routing.related_problems.group_limit import of_proxy
-from lp_routing.related_problems.proved import Proved
+from lp_routing.extensions.group_limited import of_proxy
+from lp_routing.extensions.proved import Proved
 
 LOGITS = torch.randn(2, 40, 32, generator=torch.Generator().manual_seed(0))
 

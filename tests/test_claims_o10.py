@@ -12,8 +12,8 @@ from lp_routing.claims.compete_smoe import O10A
 from lp_routing.claims.experts_dropped import O10C
 from lp_routing.claims.moe_plus_plus import O10B
 from lp_routing.claims.search import smallest
-from lp_routing.related_problems.experts_kept import bound_on_kept, greedy
-from lp_routing.related_problems.unequal_costs import within_budget
+from lp_routing.extensions.expert_pruning import bound_on_kept, greedy
+from lp_routing.extensions.knapsack import within_budget
 
 CLAIMS = {claim.id: claim for claim in (O10A, O10B, O10C)}
 LOGITS = torch.randn(2, 150, 16, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from lp_routing.claims import soft_moe_budgets, soft_moe_tokens
 from lp_routing.claims.claim import Verdict, subject
 from lp_routing.claims.search import smallest
 from lp_routing.claims.soft_moe import CLAIMS, S3, S4, S5, S6
-from lp_routing.related_problems.layer_budgets import best_budgets
+from lp_routing.frontier.layer_budgets import best_budgets
 from lp_routing.routers.soft_top_k import SoftTopK, layer_budgets, soft_top_k
 
 SOME = torch.randn(3, 24, 8, generator=torch.Generator().manual_seed(0))

@@ -22,8 +22,8 @@ from lp_routing.claims import (
 from lp_routing.claims.claim import Verdict
 from lp_routing.claims.search import smallest
 from lp_routing.claims.usmoe import CLAIMS
-from lp_routing.solve import solve
 from lp_routing.solvers import HiGHS
+from lp_routing.solvers.solve import solve
 from tests.brute_force import best_value
 from tests.strategies import problems, score_matrices
 

@@ -12,7 +12,7 @@ from lp_routing.claims import usmoe_inference_cost
 from lp_routing.claims.by_trial import best_by_trial
 from lp_routing.claims.usmoe_dropped import best_served
 from lp_routing.claims.usmoe_inference_cost import B8, in_order
-from lp_routing.related_problems import Attained, inference_cost
+from lp_routing.extensions import Attained, inference_cost
 from lp_routing.routers.selection import largest
 
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lp_routing.concave import Concave, merged
 from lp_routing.errors import InputError
+from lp_routing.frontier.concave import Concave, merged
 
 
 def curve(start, *slopes):

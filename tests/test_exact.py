@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lp_routing.exact import exact_dot, grid_of, round_to_grid
+from lp_routing.certificate.exact_arithmetic import exact_dot, grid_of, round_to_grid
 
 numbers = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=8)
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from benchmarks import experts_kept as benchmark
-from lp_routing.related_problems import experts_kept
-from lp_routing.related_problems.experts_kept import (
+from lp_routing.extensions import expert_pruning as experts_kept
+from lp_routing.extensions.expert_pruning import (
     best_kept,
     bound_on_kept,
     greedy,
     heavy_hitters,
     kept_value,
 )
-from lp_routing.related_problems.proved import NothingFound
+from lp_routing.extensions.proved import NothingFound
 
 NEVER = float("-inf")
 # A and B are twins: either serves the first four tokens almost as well. Counts 2, 2, 1 and sums

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing import frontier
-from lp_routing.bounds import at_least, at_most, between, exactly
+from lp_routing.problem.bounds import at_least, at_most, between, exactly
 
 NEVER = float("-inf")
 # Token 0 brings 3 at expert 0 and 1 at expert 1; token 1 brings 2 and 0.
@@ -283,7 +283,7 @@ def test_layers_that_serve_every_token_are_best_budgets():
     shared = frontier.over_layers(scores, serve=True)
     assert shared.total.first == 24
     for n in (24, 30, 51, 96):
-        proved = lpr.related_problems.best_budgets(scores, n)
+        proved = lpr.frontier.best_budgets(scores, n)
         assert float(shared.total.value(n)) == pytest.approx(proved.value)
         assert proved.bound == pytest.approx(proved.value)
         assert shared.split(n).tolist() == pytest.approx(proved.budgets.tolist())

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 import lp_routing as lpr
 from lp_routing.cli import main
 from lp_routing.cli.frontier_kept import KeptPoints
-from lp_routing.frontier import refined
+from lp_routing.frontier import refine as refined
 from lp_routing.report.frontier_table import adds_in_words, few
 from lp_routing.result_file import ResultFile
 

@@ -310,7 +310,7 @@ def test_several_processes_find_what_one_finds(file, tmp_path):
 @pytest.fixture
 def fails_at_layer_1(monkeypatch):
     """A function that has the second layer raise an error."""
-    compare = import_module("lp_routing.compare")  # the package has a function of this name
+    compare = import_module("lp_routing.evaluation.compare")  # the package has such a function
     measure = compare.comparisons
 
     def plant(error):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import lp_routing as lpr
-from lp_routing.judging import EXACT, GapRow
+from lp_routing.evaluation.evaluate import EXACT, GapRow
 from lp_routing.report.gap_table import LEGEND, gap_table, in_percent, remarks, verdict
 from lp_routing.report.plots.gap_against_time import Point, draw, pareto_front, points
 

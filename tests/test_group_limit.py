@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lp_routing as lpr
-from lp_routing.related_problems import group_limit
-from lp_routing.related_problems.group_limit import (
+from lp_routing.extensions import group_limited as group_limit
+from lp_routing.extensions.group_limited import (
     best_in_groups,
     of_proxy,
     relaxed_in_groups,
     searched_in_groups,
 )
-from lp_routing.related_problems.proved import NothingFound, search
+from lp_routing.extensions.proved import NothingFound, search
 
 NEVER = float("-inf")
 # group A = (10, 7, 7), group B = (12, 2, 0), k = 2 of one group. A is worth 17, B 14. The LP opens

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, milp
 
 import lp_routing as lpr
-from lp_routing import at_least, at_most, between, exactly, infeasibility
-from lp_routing.infeasibility import explain
-from lp_routing.merging import merge_alike
+from lp_routing import at_least, at_most, between, exactly
+from lp_routing.problem.aggregation import merge_alike
+from lp_routing.solvers import infeasibility
+from lp_routing.solvers.infeasibility import explain
 from tests.cases import FEASIBLE, INFEASIBLE
 from tests.strategies import problems
 

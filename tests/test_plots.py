@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import lp_routing as lpr
-from lp_routing.assignment import Assignment
 from lp_routing.audits import precision
 from lp_routing.audits.causality_map import CausalityMap, causality_map
 from lp_routing.audits.precision_flips import PrecisionFlips, precision_flips
-from lp_routing.concave import Concave
-from lp_routing.judging import GapRow
+from lp_routing.evaluation.evaluate import GapRow
+from lp_routing.frontier.concave import Concave
+from lp_routing.problem.assignment import Assignment
 from lp_routing.report import plots
 from lp_routing.report.plots.assignment import commonest, parted
 from lp_routing.report.plots.heat_map import blocks

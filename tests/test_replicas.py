@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lp_routing as lpr
-from lp_routing.related_problems import replicas
-from lp_routing.related_problems.replicas import confined_load, edge_wise, spread
+from lp_routing.extensions import replicas
+from lp_routing.extensions.replicas import confined_load, edge_wise, spread
 
 
 def table(*rows):

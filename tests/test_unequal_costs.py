@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lp_routing as lpr
-from lp_routing.related_problems import unequal_costs
-from lp_routing.related_problems.unequal_costs import searched_within_budget, within_budget
+from lp_routing.extensions import knapsack as unequal_costs
+from lp_routing.extensions.knapsack import searched_within_budget, within_budget
 
 NEVER = float("-inf")
 

@@ -1,6 +1,5 @@
 """What a router can get wrong beside its value: one question a file, for any callable."""
 
-from lp_routing.answers import NoAnswer, as_map
 from lp_routing.audits.batch_invariance import batch_invariance
 from lp_routing.audits.causality import causality
 from lp_routing.audits.causality_map import CausalityMap, causality_map
@@ -14,6 +13,7 @@ from lp_routing.audits.scale import WAYS, scale
 from lp_routing.audits.subject import LIMIT_S, Subject, chosen
 from lp_routing.audits.suite import audit
 from lp_routing.audits.ties import ties
+from lp_routing.router_outputs import NoAnswer, as_map
 
 __all__ = [
     "FORMATS",

@@ -6,11 +6,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lp_routing.answers import NoAnswer
 from lp_routing.audits.finding import Finding, unasked
 from lp_routing.audits.probes import Probe, compare, found, negated, redrawn, try_all
 from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
-from lp_routing.checks import whole
+from lp_routing.router_outputs import NoAnswer
+from lp_routing.validation import whole
 
 NAME = "causality"
 QUESTION = "Do the experts of a token stay the same whatever tokens come later?"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
-from lp_routing.checks import whole
 from lp_routing.errors import InputError
+from lp_routing.validation import whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from lp_routing.answers import NoAnswer
 from lp_routing.audits.finding import Finding, unasked
 from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
+from lp_routing.certificate.violations import as_amounts, violations_of
 from lp_routing.errors import InputError
-from lp_routing.problem import RoutingProblem
-from lp_routing.violations import as_amounts, violations_of
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.router_outputs import NoAnswer
 
 NAME = "feasibility"
 QUESTION = "Does the router meet every bound of the problem?"

@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lp_routing.answers import NoAnswer
 from lp_routing.audits.finding import Finding, unasked
 from lp_routing.audits.probes import compare, found
 from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
 from lp_routing.errors import InputError
+from lp_routing.router_outputs import NoAnswer
 
 FORMATS = {
     "bf16": torch.bfloat16,

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from lp_routing.answers import NoAnswer
 from lp_routing.audits.finding import Finding, unanswered, unasked
 from lp_routing.audits.probes import compare, found
 from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
-from lp_routing.checks import whole
+from lp_routing.router_outputs import NoAnswer
+from lp_routing.validation import whole
 
 NAME = "prefill against decode"
 QUESTION = "Does a token go to the same experts when it comes alone, as in cached decoding?"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lp_routing.answers import NoAnswer
 from lp_routing.audits.finding import Example, Finding, counted, stripped
+from lp_routing.router_outputs import NoAnswer
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,10 @@ from functools import partial
 
 from torch import Tensor
 
-from lp_routing.answers import NoAnswer
 from lp_routing.audits.finding import Finding, unanswered
 from lp_routing.audits.probes import Probe, compare, found, try_all
 from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
+from lp_routing.router_outputs import NoAnswer
 
 NAME = "repeatable"
 QUESTION = "Does the same input give the same experts every time?"

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lp_routing.answers import NoAnswer
 from lp_routing.audits.finding import Finding, counted, unanswered, unasked
 from lp_routing.audits.probes import compare, first_example, found
 from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
 from lp_routing.errors import InputError
+from lp_routing.router_outputs import NoAnswer
 
 FACTOR, OFFSET = 60.0, 1000.0
 SHARE_FORBIDDEN = 8

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lp_routing.answers import ACCEPTED, NoAnswer, as_map
 from lp_routing.errors import InputError
+from lp_routing.router_outputs import ACCEPTED, NoAnswer, as_map
 from lp_routing.scores import check_logits
 
 RouterLike = Callable[..., Any]

@@ -6,7 +6,6 @@ from typing import NoReturn
 
 from torch import Tensor
 
-from lp_routing.answers import NoAnswer
 from lp_routing.audits.batch_invariance import batch_invariance
 from lp_routing.audits.causality import causality
 from lp_routing.audits.feasibility import feasibility
@@ -17,7 +16,8 @@ from lp_routing.audits.repeatable import SAME, repeatable
 from lp_routing.audits.scale import WAYS, scale
 from lp_routing.audits.subject import LIMIT_S, RouterLike, Subject, as_logits
 from lp_routing.audits.ties import ties
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.router_outputs import NoAnswer
 
 Audit = Callable[[Subject, Tensor], Finding]
 AUDITS: tuple[Audit, ...] = (

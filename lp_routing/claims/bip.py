@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from lp_routing.certificate.prices import Prices
 from lp_routing.claims.by_trial import (
     balanced_dual,
     best_by_trial,
@@ -14,8 +15,7 @@ from lp_routing.claims.by_trial import (
 )
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
 from lp_routing.claims.layers import balanced_optimum, by_layer, rounding, share_above, span
-from lp_routing.load_metrics import max_over_mean
-from lp_routing.prices import Prices
+from lp_routing.evaluation.load_metrics import max_over_mean
 from lp_routing.routers.bip import BIP
 from lp_routing.scores import softmax
 

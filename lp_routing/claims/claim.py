@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lp_routing.checks import refuse_nan_and_inf, whole
 from lp_routing.errors import InputError
+from lp_routing.validation import refuse_nan_and_inf, whole
 
 Number = float | int | bool | str | None
 Breaks = Callable[[Tensor], str | None]

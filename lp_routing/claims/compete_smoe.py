@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lp_routing.certificate import certify
+from lp_routing.certificate.certificate import certify
+from lp_routing.certificate.prices import Prices
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
-from lp_routing.named_problems import token_choice
-from lp_routing.prices import Prices
+from lp_routing.problem.named import token_choice
 from lp_routing.routers.competition import competition_scores
 from lp_routing.routers.token_choice import TopK
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
-from lp_routing.related_problems.group_limit import (
+from lp_routing.extensions.group_limited import (
     best_in_groups,
     of_proxy,
     relaxed_in_groups,

@@ -6,12 +6,12 @@ from torch import Tensor
 from lp_routing.claims.by_trial import best_by_trial
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
 from lp_routing.claims.layers import by_layer, rounding, span
-from lp_routing.named_problems import capped_expert_choice
 from lp_routing.pricing import Pricing
+from lp_routing.problem.named import capped_expert_choice
 from lp_routing.routers.dykstra import CappedPlan, capped_plan
 from lp_routing.routers.selection import largest
 from lp_routing.scores import softmax
-from lp_routing.solve import solve
+from lp_routing.solvers.solve import solve
 
 TOKENS = 256
 """The plan is slow on more."""

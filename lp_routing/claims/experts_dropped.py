@@ -6,7 +6,7 @@ from itertools import combinations
 from torch import Tensor
 
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
-from lp_routing.related_problems.experts_kept import (
+from lp_routing.extensions.expert_pruning import (
     best_kept,
     bound_on_kept,
     greedy,

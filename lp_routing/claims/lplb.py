@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
-from lp_routing.related_problems.replicas import edge_wise, spread
+from lp_routing.extensions.replicas import edge_wise, spread
 from lp_routing.routers.selection import largest
 
 MOST_DEVICES = 8

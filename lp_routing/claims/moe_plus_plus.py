@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
-from lp_routing.related_problems.unequal_costs import (
+from lp_routing.extensions.knapsack import (
     Priced,
     searched_within_budget,
     within_budget,

@@ -8,9 +8,9 @@ from itertools import combinations_with_replacement, islice, product
 import torch
 from torch import Tensor
 
-from lp_routing.checks import whole
 from lp_routing.claims.claim import Breaks, Claim
 from lp_routing.errors import InputError
+from lp_routing.validation import whole
 
 ENTRIES = ((0, 1), (0, 1, 2), (0, 1, -1))
 """The scores to choose from in turn, the plainest first."""

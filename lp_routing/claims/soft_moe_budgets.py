@@ -16,7 +16,7 @@ from lp_routing.claims.soft_moe_rules import (
     drawn_budgets,
     in_deviations,
 )
-from lp_routing.related_problems.layer_budgets import best_budgets, worth_of_budgets
+from lp_routing.frontier.layer_budgets import best_budgets, worth_of_budgets
 from lp_routing.routers.soft_top_k import Masses, SoftTopK, layer_budgets, masses, soft_top_k
 from lp_routing.scores import softmax
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lp_routing.certificate import certify
+from lp_routing.certificate.certificate import certify
+from lp_routing.certificate.prices import Prices
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
 from lp_routing.claims.layers import by_layer, span
 from lp_routing.claims.usmoe_rules import CODE, PAPER, cut_of, pooled_choice, row_choice
-from lp_routing.named_problems import unified as unified_problem
-from lp_routing.prices import Prices
+from lp_routing.problem.named import unified as unified_problem
 from lp_routing.routers.sparse import Threshold
 from lp_routing.scores import unified, unified_v1
 

@@ -5,19 +5,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lp_routing.bounds import at_least, at_most, exactly
-from lp_routing.certificate import certify
+from lp_routing.certificate.certificate import certify
+from lp_routing.certificate.prices import Prices
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
 from lp_routing.claims.layers import by_layer, rounding, share_below, span
 from lp_routing.claims.usmoe_rules import CODE, PAPER, cut_of, pooled_choice, worth
-from lp_routing.named_problems import served_unified
-from lp_routing.prices import Prices
 from lp_routing.pricing import Pricing
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem.bounds import at_least, at_most, exactly
+from lp_routing.problem.named import served_unified
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.selection import largest
 from lp_routing.scores import unified
-from lp_routing.solution import Status
-from lp_routing.solve import solve
+from lp_routing.solvers.solution import Status
+from lp_routing.solvers.solve import solve
 
 TOKENS = 128
 """Two exact solves a layer."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from lp_routing.claims.claim import Claim, Evidence, Number, Subject, Verdict
 from lp_routing.claims.layers import by_layer, span
 from lp_routing.claims.usmoe_rules import PAPER
-from lp_routing.related_problems.inference_cost import (
+from lp_routing.extensions.inference_cost import (
     ROUNDING,
     CapacityPoint,
     InferenceCost,

@@ -6,17 +6,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lp_routing.bounds import at_most
-from lp_routing.certificate import certify
+from lp_routing.certificate.certificate import certify
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
 from lp_routing.claims.layers import by_layer, span
 from lp_routing.claims.usmoe_rules import PAPER
-from lp_routing.constraints import groups_by
-from lp_routing.problem import RoutingProblem
-from lp_routing.related_problems.group_limit import best_in_groups, relaxed_in_groups
+from lp_routing.extensions.group_limited import best_in_groups, relaxed_in_groups
+from lp_routing.problem.bounds import at_most
+from lp_routing.problem.constraints import groups_by
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.scores import unified
-from lp_routing.solve import solve
 from lp_routing.solvers import HiGHS
+from lp_routing.solvers.solve import solve
 
 TOKENS = 64
 """HiGHS solves the whole LP of so many tokens in a moment."""

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from lp_routing.certificate import Certificate, certify
+from lp_routing.certificate.certificate import Certificate, certify
+from lp_routing.certificate.prices import Prices
 from lp_routing.claims.by_trial import best_by_trial
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
 from lp_routing.claims.layers import by_layer, span
@@ -14,9 +15,8 @@ from lp_routing.claims.usmoe_rules import (
     row_choice,
     worth,
 )
-from lp_routing.named_problems import expert_choice, token_choice
-from lp_routing.named_problems import unified as unified_problem
-from lp_routing.prices import Prices
+from lp_routing.problem.named import expert_choice, token_choice
+from lp_routing.problem.named import unified as unified_problem
 from lp_routing.routers.selection import largest
 from lp_routing.scores import unified
 

@@ -4,8 +4,8 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from lp_routing.bounds import at_most
-from lp_routing.certificate import certify
+from lp_routing.certificate.certificate import certify
+from lp_routing.certificate.prices import Prices
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
 from lp_routing.claims.layers import by_layer, rounding, share_above, span
 from lp_routing.claims.usmoe_rules import (
@@ -18,9 +18,9 @@ from lp_routing.claims.usmoe_rules import (
     row_choice,
     worth,
 )
-from lp_routing.named_problems import unified as unified_problem
-from lp_routing.prices import Prices
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem.bounds import at_most
+from lp_routing.problem.named import unified as unified_problem
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.selection import largest
 from lp_routing.scores import softmax, unified
 

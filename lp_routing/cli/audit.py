@@ -109,11 +109,11 @@ def _of_layer(
 ) -> "dict[str, list[Finding]]":
     """The findings of each router on logits (T, E), told one after the other."""
     from lp_routing.audits import audit as run
-    from lp_routing.bounds import at_most
-    from lp_routing.checks import whole
-    from lp_routing.problem import RoutingProblem
+    from lp_routing.problem.bounds import at_most
+    from lp_routing.problem.problem import RoutingProblem
     from lp_routing.routers.capacity import CapacityFactor
     from lp_routing.routers.catalogue import Shape, router
+    from lp_routing.validation import whole
 
     T, E = logits.shape
     k = whole(options.k, "k", 1, E, "E, the number of experts")

@@ -85,11 +85,11 @@ def _claims(console: Console, options: ClaimsOptions) -> bool:
     """Do the job and print it; whether all verdicts come out as stated."""
     with console.status("loading torch and the solvers ..."):
         from lp_routing import traces
-        from lp_routing.checks import whole
         from lp_routing.claims import CLAIMS
         from lp_routing.claims.checking import chosen
         from lp_routing.report.claims_page import page
         from lp_routing.report.claims_table import LEGEND, claims_table, last_word
+        from lp_routing.validation import whole
 
     todo = chosen(CLAIMS, options.only)
     check_writable(options.json_path, options.file)

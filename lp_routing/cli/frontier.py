@@ -201,8 +201,8 @@ def _name(layers: Sequence[int], asked: Asked) -> str:
 
 def _asked(options: FrontierOptions) -> Asked:
     """The options that every place shares, checked as far as they can be without the logits."""
-    from lp_routing.checks import whole
     from lp_routing.routers import CATALOGUE
+    from lp_routing.validation import whole
 
     whole(options.jobs, "jobs", 1)
     given = options.routers

@@ -43,7 +43,7 @@ class Asked:
 
     def check(self, logits: "Tensor") -> None:
         """Raise `InputError` on what makes no sense for logits (L, T, E)."""
-        from lp_routing.checks import whole
+        from lp_routing.validation import whole
 
         _, T, E = logits.shape
         whole(self.k, "k", 1, E, "E, the number of experts")

@@ -9,7 +9,7 @@ from lp_routing.errors import InputError
 from lp_routing.result_file import ResultFile
 
 if TYPE_CHECKING:
-    from lp_routing.frontier.refined import Point
+    from lp_routing.frontier.refine import Point
 
 
 @dataclass(init=False)
@@ -43,7 +43,7 @@ class KeptPoints(dict[int, "Point"]):
     """
 
     def __init__(self, file: ResultFile) -> None:
-        from lp_routing.frontier.refined import Point
+        from lp_routing.frontier.refine import Point
 
         super().__init__()
         self.file = file

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from lp_routing.concave import Concave
+from lp_routing.frontier.concave import Concave
 
 if TYPE_CHECKING:
     from lp_routing.frontier.certified import Certified

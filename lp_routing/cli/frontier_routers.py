@@ -5,14 +5,14 @@ from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lp_routing.cli.frontier_points import Curve, ends
-from lp_routing.concave import Concave
+from lp_routing.frontier.concave import Concave
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lp_routing.cli.frontier_asked import Asked
     from lp_routing.frontier import RouterCurve
-    from lp_routing.problem import RoutingProblem
+    from lp_routing.problem.problem import RoutingProblem
     from lp_routing.routers import Shape
 
 TRIED = 20
@@ -49,7 +49,7 @@ def _own(
 ) -> "RouterCurve":
     """The curve of one router on logits (T, E)."""
     from lp_routing import frontier
-    from lp_routing.named_problems import capacity, unified
+    from lp_routing.problem.named import capacity, unified
     from lp_routing.routers import Shape
 
     T, E = worth.shape

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lp_routing.cli.frontier_asked import Asked
 from lp_routing.cli.frontier_kept import Beside, KeptPoints
 from lp_routing.cli.frontier_points import Curve, attains, ends, largest, point, points_of, span
-from lp_routing.concave import Concave, Merged
 from lp_routing.errors import InputError
+from lp_routing.frontier.concave import Concave, Merged
 from lp_routing.result_file import ResultFile
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _curve(
 ) -> tuple[Curve, Merged | None]:
     """What budgets buy where pairs are worth (L, T, E), and how layers share one."""
     from lp_routing import frontier
-    from lp_routing.problem import RoutingProblem
+    from lp_routing.problem.problem import RoutingProblem
 
     if asked.over == "layers":
         shared = frontier.over_layers(worth)
@@ -146,9 +146,9 @@ def _cost(of: Callable[[], Any]) -> dict[str, Any]:
 def _dearest(worth: "Tensor", k: int, C: int) -> dict[str, Any]:
     """The expert whose slots have the highest price at capacity C, and what they are worth."""
     from lp_routing import frontier
-    from lp_routing.compare import exact_solver
-    from lp_routing.named_problems import capacity
-    from lp_routing.solve import solve
+    from lp_routing.evaluation.compare import exact_solver
+    from lp_routing.problem.named import capacity
+    from lp_routing.solvers.solve import solve
 
     problem = capacity(worth, k, C)
     solution = solve(problem, exact_solver(problem, 0))

@@ -29,7 +29,7 @@ from lp_routing.cli.sections import OWN, Section, sections_of
 from lp_routing.errors import InputError
 
 if TYPE_CHECKING:
-    from lp_routing.judging import GapRow
+    from lp_routing.evaluation.evaluate import GapRow
     from lp_routing.traces import Trace
 
 NOT_STATED = ("file", "json_path", "csv_path", "plot_path", "resume_path")
@@ -133,7 +133,7 @@ def _gap(console: Console, options: GapOptions) -> None:
     """Do the job and print it."""
     with console.status("loading torch and the solvers ..."):
         from lp_routing import traces
-        from lp_routing.compare import OPTIMUM
+        from lp_routing.evaluation.compare import OPTIMUM
         from lp_routing.report.gap_table import LEGEND, gap_table, remarks, verdict
         from lp_routing.report.plots.gap_against_time import draw
         from lp_routing.report.plots.saving import check_format
@@ -201,7 +201,7 @@ def _check_numbers(
     trace: "Trace", layer: int, sections: "Sequence[Section]", options: GapOptions
 ) -> None:
     """Raise before anything is printed or measured, rather than after."""
-    from lp_routing.checks import whole
+    from lp_routing.validation import whole
 
     whole(options.jobs, "jobs", 1)
     whole(options.repeats, "repeats", 1)

@@ -17,7 +17,7 @@ from lp_routing.cli.sections import Section
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lp_routing.judging import GapRow
+    from lp_routing.evaluation.evaluate import GapRow
     from lp_routing.traces import Trace
 
 Place = tuple[int, Section]
@@ -89,7 +89,7 @@ def section_rows(
     what routers with a state have seen. Logits known up to a constant are left to the scores to
     tell, so that routers that mind the constant are not judged.
     """
-    from lp_routing.compare import comparisons
+    from lp_routing.evaluation.compare import comparisons
 
     every = logits[point["layer"]]
     layer, *others = (every[first : first + tokens] for first in range(0, len(every), tokens))
@@ -109,7 +109,7 @@ def section_rows(
 
 def _row(record: Mapping[str, Any]) -> "GapRow":
     """A row of its record: where a number is unknown, NaN again."""
-    from lp_routing.judging import GapRow
+    from lp_routing.evaluation.evaluate import GapRow
 
     unknown = {f.name: f.default for f in fields(GapRow) if record[f.name] is None}
     numbers = {name: nan for name, usual in unknown.items() if isinstance(usual, float)}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lp_routing.problem import RoutingProblem
+    from lp_routing.problem.problem import RoutingProblem
     from lp_routing.routers import Shape
 
 PROBLEMS = (
@@ -23,10 +23,10 @@ def stated(
     logits: "Tensor", name: str, k: int, capacity_factor: float, score: str
 ) -> "tuple[RoutingProblem, Shape]":
     """The problem of the given name on logits (T, E), and what its routers are built for."""
-    from lp_routing import named_problems as problems
     from lp_routing import scores
-    from lp_routing.checks import whole
+    from lp_routing.problem import named as problems
     from lp_routing.routers import CapacityFactor, Shape
+    from lp_routing.validation import whole
 
     worth = scores.named(score)(logits, None)
     T, E = worth.shape

@@ -36,7 +36,7 @@ from lp_routing.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lp_routing.problem import RoutingProblem
+    from lp_routing.problem.problem import RoutingProblem
     from lp_routing.report.html.asked import Asked
     from lp_routing.report.html.examined import Examined
     from lp_routing.report.html.outcome import Outcome
@@ -140,8 +140,8 @@ def _asked(
     options: ReportOptions, trace: "Trace", layers: list[int], names: list[str], logits: "Tensor"
 ) -> "Asked":
     """What is asked for; raises on options that make no sense before any work is done."""
-    from lp_routing.checks import whole
     from lp_routing.report.html.asked import Asked
+    from lp_routing.validation import whole
 
     whole(options.seed, "seed", 0)
     _, T, E = logits.shape
@@ -233,8 +233,8 @@ def _examined(asked: "Asked", layer: int, logits: "Tensor") -> "Examined":
 def _audited(asked: "Asked", chosen: "Callable[[], Examined | None]", name: str) -> Any:
     """The findings of a router on the layer of the figures."""
     from lp_routing.audits import audit
-    from lp_routing.bounds import at_most
-    from lp_routing.problem import RoutingProblem
+    from lp_routing.problem.bounds import at_most
+    from lp_routing.problem.problem import RoutingProblem
     from lp_routing.report.html.examined import built
 
     each = chosen()

@@ -27,7 +27,7 @@ def sections_of(
     names: Sequence[str], problem_name: str, score: str
 ) -> tuple[list[Section], list[str]]:
     """The problems that judge: one for all routers, or for each what it seeks; who seeks none."""
-    from lp_routing.compare import OPTIMUM
+    from lp_routing.evaluation.compare import OPTIMUM
     from lp_routing.routers import Shape, router
 
     if problem_name != OWN:

@@ -6,15 +6,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lp_routing.bounds import Bounds, at_most, exactly
-from lp_routing.checks import Scores, as_scores, flag, whole
+from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
 from lp_routing.frontier.certified import Certified
-from lp_routing.frontier.refined import Family, Point, at_budgets, refined, solved
-from lp_routing.infeasibility import explain
-from lp_routing.prices import Prices
-from lp_routing.problem import RoutingProblem
+from lp_routing.frontier.refine import Family, Point, at_budgets, refined, solved
+from lp_routing.problem.bounds import Bounds, at_most, exactly
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import Solver
+from lp_routing.solvers.infeasibility import explain
+from lp_routing.validation import Scores, as_scores, flag, whole
 
 
 def over_capacity(

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lp_routing.checks import as_tensor, number
-from lp_routing.concave import Concave
 from lp_routing.errors import InputError
+from lp_routing.frontier.concave import Concave
+from lp_routing.validation import as_tensor, number
 
 INF = float("inf")
 ROUNDING = 1e-9

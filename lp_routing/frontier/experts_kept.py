@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lp_routing.checks import Scores, as_scores, flag, number, whole
 from lp_routing.errors import InputError
-from lp_routing.problem import RoutingProblem
-from lp_routing.related_problems import best_kept, bound_on_kept, greedy
+from lp_routing.extensions import best_kept, bound_on_kept, greedy
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.validation import Scores, as_scores, flag, number, whole
 
 MOST = 20
 """Numbers of experts that are tried where none are named."""

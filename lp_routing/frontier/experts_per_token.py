@@ -6,14 +6,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lp_routing.bounds import at_most
-from lp_routing.checks import Scores, as_scores, whole
+from lp_routing.certificate.prices import Prices
+from lp_routing.certificate.ties import token_prices
 from lp_routing.frontier.certified import Certified
-from lp_routing.frontier.refined import Family, Point, refined
-from lp_routing.prices import Prices
-from lp_routing.problem import RoutingProblem
+from lp_routing.frontier.refine import Family, Point, refined
+from lp_routing.problem.bounds import at_most
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import Solver
-from lp_routing.ties import token_prices
+from lp_routing.validation import Scores, as_scores, whole
 
 
 def over_k(

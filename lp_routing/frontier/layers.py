@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from lp_routing.bounds import at_least
-from lp_routing.checks import as_tensor, flag
-from lp_routing.concave import Concave, Merged, merged
 from lp_routing.errors import InputError
+from lp_routing.frontier.concave import Concave, Merged, merged
 from lp_routing.frontier.total import over_total
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem.bounds import at_least
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.validation import as_tensor, flag
 
 
 def over_layers(scores: Tensor, *, serve: bool = False) -> Merged:
@@ -25,7 +25,7 @@ def over_layers(scores: Tensor, *, serve: bool = False) -> Merged:
         InputError: not (L, T, E), NaN, +inf; with `serve`, a token without an expert.
 
     A learnt rule for the same question is SoftMoE's (Zasada et al. 2026),
-    `lp_routing.routers.soft_top_k.layer_budgets`; `lp_routing.related_problems.best_budgets` proves
+    `lp_routing.routers.soft_top_k.layer_budgets`; `lp_routing.frontier.best_budgets` proves
     one split by its price.
     """
     values = as_tensor(scores, "scores", "numbers (layers, tokens, experts)")

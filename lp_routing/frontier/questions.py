@@ -3,18 +3,18 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-from lp_routing.checks import Scores, whole
-from lp_routing.compare import exact_solver
-from lp_routing.concave import Concave, Merged
-from lp_routing.constraints import Family
 from lp_routing.errors import InputError
+from lp_routing.evaluation.compare import exact_solver
 from lp_routing.frontier.certified import Certified
+from lp_routing.frontier.concave import Concave, Merged
 from lp_routing.frontier.experts_kept import Samples
-from lp_routing.named_problems import balanced, served_unified, token_choice, unified
-from lp_routing.problem import RoutingProblem
-from lp_routing.solution import Solution, Status
-from lp_routing.solve import solve
+from lp_routing.problem.constraints import Family
+from lp_routing.problem.named import balanced, served_unified, token_choice, unified
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import Solver
+from lp_routing.solvers.solution import Solution, Status
+from lp_routing.solvers.solve import solve
+from lp_routing.validation import Scores, whole
 
 INF = float("inf")
 

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lp_routing.answers import as_taken
-from lp_routing.certificate import certify
-from lp_routing.checks import whole
+from lp_routing.certificate.certificate import certify
+from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
-from lp_routing.judging import ROUNDING
-from lp_routing.prices import Prices
-from lp_routing.problem import RoutingProblem
+from lp_routing.evaluation.evaluate import ROUNDING
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.router_outputs import as_taken
 from lp_routing.scores import check_logits
+from lp_routing.validation import whole
 
 
 @dataclass(frozen=True, eq=False)

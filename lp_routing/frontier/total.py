@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lp_routing.concave import Concave
-from lp_routing.constraints import Family as Rows
+from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
 from lp_routing.frontier.certified import Certified
-from lp_routing.frontier.refined import Family, refined, solved
-from lp_routing.prices import Prices
-from lp_routing.problem import RoutingProblem
-from lp_routing.solution import Status
-from lp_routing.solve import solve
+from lp_routing.frontier.concave import Concave
+from lp_routing.frontier.refine import Family, refined, solved
+from lp_routing.problem.constraints import Family as Rows
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import Solver
+from lp_routing.solvers.solution import Status
+from lp_routing.solvers.solve import solve
 
 NEVER = float("-inf")
 

@@ -11,9 +11,9 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from lp_routing.best_response import best_response
-from lp_routing.prices import Prices, clipped, pair_prices
-from lp_routing.problem import RoutingProblem
+from lp_routing.certificate.best_response import best_response
+from lp_routing.certificate.prices import Prices, clipped, pair_prices
+from lp_routing.problem.problem import RoutingProblem
 
 Array = np.ndarray[Any, Any]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lp_routing.constraints import Family, disjoint_sets
-from lp_routing.prices import Prices, clipped, pair_prices
-from lp_routing.problem import CHUNK_ENTRIES, RoutingProblem
+from lp_routing.certificate.prices import Prices, clipped, pair_prices
+from lp_routing.problem.constraints import Family, disjoint_sets
+from lp_routing.problem.problem import CHUNK_ENTRIES, RoutingProblem
 
 INF = float("inf")
 

@@ -12,7 +12,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from lp_routing.best_response import largest_in_turn
+from lp_routing.certificate.best_response import largest_in_turn
 from lp_routing.placing.placement import INF, Limit, Placement, at, sums_of
 
 BYTES_PER_REQUEST = 64

@@ -10,8 +10,8 @@ from lp_routing.pricing.clearing import Array
 from lp_routing.pricing.priced import Priced, priced_constraints
 from lp_routing.pricing.rows import Contest, Rows, joined, rows_of
 from lp_routing.pricing.screen import screen
-from lp_routing.problem import RoutingProblem
-from lp_routing.shards import Shards
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.process_group import Shards
 
 GROWTH = 4
 """Each sample is so many times as large as the one before."""

@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from lp_routing.certificate import dual_bound
-from lp_routing.checks import share, whole
+from lp_routing.certificate.certificate import dual_bound
+from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
-from lp_routing.prices import Prices
 from lp_routing.pricing.batch import Batch, batch_of, contested
 from lp_routing.pricing.narrowing import Drawn, narrowed, sampled, tick, what_is_left
 from lp_routing.pricing.priced import to_prices
-from lp_routing.problem import RoutingProblem
-from lp_routing.shards import Shards
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.process_group import Shards
+from lp_routing.validation import share, whole
 
 
 def best_prices(

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lp_routing.linear_program import SparseProgram
 from lp_routing.pricing.priced import Priced
 from lp_routing.pricing.rows import NEVER, Contest
 from lp_routing.solvers.base import Outcome
 from lp_routing.solvers.highs import BASIC, LOWER, UPPER, Basis, HiGHS
+from lp_routing.solvers.linear_program import SparseProgram
 
 Array = np.ndarray[Any, Any]
 

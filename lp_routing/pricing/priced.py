@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lp_routing.constraints import Family, disjoint_sets
-from lp_routing.merging import classes_of
-from lp_routing.prices import Prices, clipped, from_table
-from lp_routing.problem import RoutingProblem
+from lp_routing.certificate.prices import Prices, clipped, from_table
+from lp_routing.problem.aggregation import classes_of
+from lp_routing.problem.constraints import Family, disjoint_sets
+from lp_routing.problem.problem import RoutingProblem
 
 FINEST = 2.0**-24
 """Boxes are no narrower than this share of a typical score, so that missing a bound costs."""

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from lp_routing.problem import CHUNK_ENTRIES, RoutingProblem
+from lp_routing.problem.problem import CHUNK_ENTRIES, RoutingProblem
 
 NEVER = float("-inf")
 

@@ -26,21 +26,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lp_routing.certificate import certify, dual_bound
-from lp_routing.checks import share, whole
+from lp_routing.certificate.certificate import certify, dual_bound
+from lp_routing.certificate.exact_arithmetic import grid_of, round_to_grid
+from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError, OptionError
-from lp_routing.exact import grid_of, round_to_grid
 from lp_routing.feasible import feasible_assignment
-from lp_routing.infeasibility import explain
-from lp_routing.prices import Prices
 from lp_routing.pricing.batch import Batch, batch_of, contested
 from lp_routing.pricing.narrowing import Drawn, around, sampled, tick, unlimited
 from lp_routing.pricing.priced import to_prices, to_vector
 from lp_routing.pricing.search import ALL, OUT_OF_TIME, Settled, Terms, settle
-from lp_routing.problem import RoutingProblem
-from lp_routing.shards import Shards
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.process_group import Shards
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit
 from lp_routing.solvers.highs import HiGHS
+from lp_routing.solvers.infeasibility import explain
+from lp_routing.validation import share, whole
 
 MOST_PASSES = 40
 DOUBTS = 1

@@ -7,7 +7,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from lp_routing.judging import EXACT, INFEASIBLE, NOT_JUDGED, NOT_TRIED, OK, ROUNDING, GapRow
+from lp_routing.evaluation.evaluate import (
+    EXACT,
+    INFEASIBLE,
+    NOT_JUDGED,
+    NOT_TRIED,
+    OK,
+    ROUNDING,
+    GapRow,
+)
 
 LEGEND = (
     "gap: what is lost to the certified optimum, relative to it. INFEASIBLE: breaks a bound of the "

@@ -31,9 +31,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lp_routing.checks import as_scores, whole
+from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
-from lp_routing.prices import Prices
 from lp_routing.routers.balance import (
     Loads,
     balanced_problem,
@@ -46,6 +45,7 @@ from lp_routing.routers.base import Normalise, Router, check_normalise, normalis
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
+from lp_routing.validation import as_scores, whole
 
 NEVER = float("-inf")
 USUAL = 2.0**-11

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lp_routing.bounds import between, exactly
-from lp_routing.checks import number
+from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
 from lp_routing.feasible import feasible_assignment
-from lp_routing.infeasibility import explain
-from lp_routing.prices import Prices
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem.bounds import between, exactly
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.solvers.infeasibility import explain
+from lp_routing.validation import number
 
 
 class Loads(NamedTuple):

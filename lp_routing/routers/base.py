@@ -5,10 +5,10 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from torch import Tensor
 
-from lp_routing.assignment import Assignment
-from lp_routing.checks import refuse_nan_and_inf
 from lp_routing.errors import InputError
+from lp_routing.problem.assignment import Assignment
 from lp_routing.scores import check_logits
+from lp_routing.validation import refuse_nan_and_inf
 
 Normalise = Literal["kept", "all"] | None
 State = TypeVar("State")

@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import one_of, whole
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.randomness import check_seed, uniform, uniform_by_number
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
+from lp_routing.validation import one_of, whole
 
 
 @dataclass(frozen=True, eq=False)

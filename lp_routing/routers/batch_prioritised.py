@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import one_of, whole
 from lp_routing.routers.base import Normalise, Router, check_normalise, kept_scores, normalised
 from lp_routing.routers.capacity import (
     Capacity,
@@ -16,6 +15,7 @@ from lp_routing.routers.capacity import (
 )
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
+from lp_routing.validation import one_of, whole
 
 
 @dataclass(frozen=True)

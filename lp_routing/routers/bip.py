@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lp_routing.checks import whole
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, StatefulRouter, check_normalise, normalised
 from lp_routing.routers.capacity import (
@@ -18,6 +17,7 @@ from lp_routing.routers.capacity import (
 from lp_routing.routers.carried import check_state, cold_prices, past
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
+from lp_routing.validation import whole
 
 EQUAL_SHARE = CapacityFactor(1.0)
 """T k / E tokens per expert, rounded up."""

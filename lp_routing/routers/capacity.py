@@ -13,9 +13,9 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from lp_routing.checks import whole
 from lp_routing.errors import InputError
 from lp_routing.routers.selection import largest, ranks
+from lp_routing.validation import whole
 
 MOST_TOKENS = 2**53
 Formula = Callable[[int, int, int, float], int]

@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import one_of, refuse_nan_and_inf
 from lp_routing.errors import InputError
 from lp_routing.scores import softplus
+from lp_routing.validation import one_of, refuse_nan_and_inf
 
 
 def competition_scores(outputs: Tensor, response: Literal["norm", "mean"] = "norm") -> Tensor:

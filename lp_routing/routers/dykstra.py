@@ -7,17 +7,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.bounds import at_most, exactly
-from lp_routing.checks import one_of, share, whole
+from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
-from lp_routing.prices import Prices
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem.bounds import at_most, exactly
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.balance import per_batch, placed, positive, stacked
 from lp_routing.routers.base import Router
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.routers.selection import largest
 from lp_routing.routers.sinkhorn import column_log_sums, log_kernel, toward
 from lp_routing.scores import ScoreFunction, named
+from lp_routing.validation import one_of, share, whole
 
 
 @dataclass(frozen=True, eq=False)

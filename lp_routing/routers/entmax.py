@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lp_routing.checks import number
 from lp_routing.routers.base import Router
 from lp_routing.scores import check_logits, masked
+from lp_routing.validation import number
 
 INF = float("inf")
 

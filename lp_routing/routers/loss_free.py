@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import one_of, share, whole
 from lp_routing.routers.base import Normalise, StatefulRouter, check_normalise, normalised
 from lp_routing.routers.carried import check_state, cold_prices
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
+from lp_routing.validation import one_of, share, whole
 
 
 @dataclass(frozen=True)

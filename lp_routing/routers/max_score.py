@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lp_routing.bounds import between, exactly
-from lp_routing.checks import flag, whole
 from lp_routing.errors import InputError
 from lp_routing.pricing import Pricing
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem.bounds import between, exactly
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.balance import Loads, balanced_problem, loads_of, per_batch
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.scores import ScoreFunction, named
-from lp_routing.solution import Status
-from lp_routing.solve import solve
+from lp_routing.solvers.solution import Status
+from lp_routing.solvers.solve import solve
+from lp_routing.validation import flag, whole
 
 NEVER = float("-inf")
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lp_routing.checks import number, refuse_not_dense, whole
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.randomness import check_seed, gumbel, normal
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, check_logits, named
+from lp_routing.validation import number, refuse_not_dense, whole
 
 EXPECTED_STD = "a finite number >= 0, or a floating-point tensor of such"
 

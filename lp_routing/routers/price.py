@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import whole
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, StatefulRouter, check_normalise, normalised
 from lp_routing.routers.capacity import (
@@ -20,6 +19,7 @@ from lp_routing.routers.dual_steps import Answer, alone, answered, settled
 from lp_routing.routers.repair import evicted, filled, moved
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
+from lp_routing.validation import whole
 
 SAMPLE, SHARE = 512, 8
 """At least so many tokens, or one in so many, set the prices first."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lp_routing.checks import flag, number, whole
 from lp_routing.routers.base import Normalise, StatefulRouter, check_normalise, normalised
 from lp_routing.routers.carried import around, check_state, cold_prices
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, check_rate, named
+from lp_routing.validation import flag, number, whole
 
 
 @dataclass(frozen=True)

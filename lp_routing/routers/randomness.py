@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lp_routing.checks import whole
+from lp_routing.validation import whole
 
 GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the odd step of SplitMix64
 

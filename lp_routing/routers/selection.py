@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lp_routing.checks import whole
+from lp_routing.validation import whole
 
 
 def largest(scores: Tensor, count: int | Tensor) -> Tensor:

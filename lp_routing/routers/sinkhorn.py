@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import one_of, share, whole
-from lp_routing.prices import Prices
+from lp_routing.certificate.prices import Prices
 from lp_routing.routers.balance import (
     balanced_problem,
     loads_of,
@@ -20,6 +19,7 @@ from lp_routing.routers.balance import (
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
+from lp_routing.validation import one_of, share, whole
 
 LOWEST = -1e300
 """Differences of scores over temperature are cut here, so that no allowed pair becomes -inf."""

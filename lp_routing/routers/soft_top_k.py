@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lp_routing.checks import refuse_nan_and_inf, whole
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.selection import largest
 from lp_routing.scores import check_logits, masked
+from lp_routing.validation import refuse_nan_and_inf, whole
 
 INF = float("inf")
 FAR = 1e6

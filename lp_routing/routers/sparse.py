@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import number, one_of, share
 from lp_routing.errors import InputError
 from lp_routing.routers.base import (
     Normalise,
@@ -17,6 +16,7 @@ from lp_routing.routers.base import (
 )
 from lp_routing.routers.carried import check_state
 from lp_routing.scores import ScoreFunction, check_rate, named
+from lp_routing.validation import number, one_of, share
 
 INF = float("inf")
 LEAST = {"softmax": 0.0, "sigmoid": 0.0, "unified": 0.0, "sqrt_softplus": 0.0}

@@ -5,7 +5,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from lp_routing.checks import one_of, whole
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.capacity import (
     Capacity,
@@ -18,6 +17,7 @@ from lp_routing.routers.capacity import (
 )
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, named
+from lp_routing.validation import one_of, whole
 
 
 @dataclass(frozen=True)

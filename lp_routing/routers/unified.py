@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.checks import flag, one_of, whole
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.selection import largest
 from lp_routing.scores import check_rate, masked, unified, unified_v1
+from lp_routing.validation import flag, one_of, whole
 
 
 @dataclass(frozen=True)

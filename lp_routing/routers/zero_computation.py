@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.assignment import Assignment
-from lp_routing.checks import as_tensor, number, whole
 from lp_routing.errors import InputError
+from lp_routing.problem.assignment import Assignment
 from lp_routing.routers.base import Normalise, Router, normalised
 from lp_routing.routers.token_choice import TopK
 from lp_routing.scores import ScoreFunction, named
+from lp_routing.validation import as_tensor, number, whole
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lp_routing.certificate.prices import Prices
 from lp_routing.errors import OptionError
-from lp_routing.prices import Prices
-from lp_routing.problem import RoutingProblem
-from lp_routing.shards import ALONE, Shards
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.process_group import ALONE, Shards
 
 
 class Outcome(Enum):

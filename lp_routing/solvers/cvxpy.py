@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lp_routing.certificate.prices import Prices, from_table
 from lp_routing.errors import InputError, OptionError
-from lp_routing.prices import Prices, from_table
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit, refuse_unknown
 from lp_routing.solvers.highs import LP_DEFAULTS, option_names
 
 if TYPE_CHECKING:
-    from lp_routing.cvxpy_model import CvxpyModel
+    from lp_routing.solvers.cvxpy_model import CvxpyModel
 
 
 class CVXPY(Solver):
@@ -62,7 +62,7 @@ class CVXPY(Solver):
         """Solve the LP with the chosen backend."""
         import cvxpy as cp
 
-        from lp_routing.cvxpy_model import cvxpy_model
+        from lp_routing.solvers.cvxpy_model import cvxpy_model
 
         if integral:
             raise InputError(f"{self.name} solves the LP; for whole numbers use HiGHS().")

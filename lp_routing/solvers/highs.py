@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lp_routing.errors import OptionError
-from lp_routing.linear_program import SparseProgram, Vector, linear_program
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit, refuse_unknown
+from lp_routing.solvers.linear_program import SparseProgram, Vector, linear_program
 
 if TYPE_CHECKING:
     import highspy

@@ -7,9 +7,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from lp_routing.errors import InputError, OptionError
-from lp_routing.linear_program import LinearProgram, linear_program
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit, refuse_unknown
+from lp_routing.solvers.linear_program import LinearProgram, linear_program
 
 OPTIONS = (
     "dual_feasibility_tolerance",

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lp_routing.checks import as_tensor
 from lp_routing.errors import InputError
 from lp_routing.traces.trace import Trace
+from lp_routing.validation import as_tensor
 
 KEY = "router_logits"
 SPARSE_KEYS = ("expert_ids", "probs")

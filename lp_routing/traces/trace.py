@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lp_routing.checks import refuse_nan_and_inf
 from lp_routing.errors import InputError
+from lp_routing.validation import refuse_nan_and_inf
 
 
 @dataclass(frozen=True, eq=False)

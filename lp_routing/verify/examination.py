@@ -8,12 +8,12 @@ from time import perf_counter
 
 import torch
 
-from lp_routing.assignment import Assignment
-from lp_routing.certificate import certify
-from lp_routing.prices import Prices
-from lp_routing.solution import Solution, Status
-from lp_routing.solve import solve
+from lp_routing.certificate.certificate import certify
+from lp_routing.certificate.prices import Prices
+from lp_routing.problem.assignment import Assignment
 from lp_routing.solvers import CVXPY, HiGHS
+from lp_routing.solvers.solution import Solution, Status
+from lp_routing.solvers.solve import solve
 from lp_routing.verify.problems import Case, Rule
 from lp_routing.verify.rows import Finding, Outcome, Row, row_of
 

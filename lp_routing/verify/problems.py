@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lp_routing import named_problems as problems
-from lp_routing.checks import whole
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem import named as problems
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers import CapacityFactor, ExpertChoice, Router, TopK, Unified
+from lp_routing.validation import whole
 
 
 @dataclass(frozen=True)

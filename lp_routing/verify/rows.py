@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
-from lp_routing.assignment import Assignment
-from lp_routing.certificate import Certificate
-from lp_routing.solution import Status
+from lp_routing.certificate.certificate import Certificate
+from lp_routing.problem.assignment import Assignment
+from lp_routing.solvers.solution import Status
 from lp_routing.verify.problems import Case
 
 CHAINED = ("token_choice", "expert_choice", "balanced")

@@ -7,10 +7,10 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lp_routing.errors import InputError
-from lp_routing.judging import ROUNDING
-from lp_routing.named_problems import capacity as capacity_problem
+from lp_routing.evaluation.evaluate import ROUNDING
 from lp_routing.pricing import Pricing
-from lp_routing.problem import RoutingProblem
+from lp_routing.problem.named import capacity as capacity_problem
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.report.html.asked import Asked
 from lp_routing.report.html.content import (
     Block,
@@ -31,9 +31,9 @@ from lp_routing.report.html.figures import drawn
 from lp_routing.report.html.outcome import Outcome, outcome
 from lp_routing.report.plots.curves import RouterPoints
 from lp_routing.routers.base import AnyRouter
-from lp_routing.solution import Status
-from lp_routing.solve import solve
 from lp_routing.solvers.base import Answer
+from lp_routing.solvers.solution import Status
+from lp_routing.solvers.solve import solve
 
 if TYPE_CHECKING:
     from lp_routing.frontier.certified import Certified

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from math import isfinite
 
-from lp_routing.certificate import Certificate, Number
-from lp_routing.judging import ROUNDING, GapRow
-from lp_routing.prices import Prices
+from lp_routing.certificate.certificate import Certificate, Number
+from lp_routing.certificate.prices import Prices
+from lp_routing.evaluation.evaluate import ROUNDING, GapRow
 from lp_routing.report.html.asked import Asked
 from lp_routing.report.html.content import (
     Block,

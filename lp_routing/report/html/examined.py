@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from lp_routing.answers import as_taken
-from lp_routing.assignment import Assignment
-from lp_routing.certificate import Certificate, certify
-from lp_routing.compare import comparisons, exact_solver
-from lp_routing.judging import ROUNDING, GapRow
-from lp_routing.problem import RoutingProblem
+from lp_routing.certificate.certificate import Certificate, certify
+from lp_routing.evaluation.compare import comparisons, exact_solver
+from lp_routing.evaluation.evaluate import ROUNDING, GapRow
+from lp_routing.problem.assignment import Assignment
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.router_outputs import as_taken
 from lp_routing.routers.base import AnyRouter, StatefulRouter
 from lp_routing.routers.catalogue import Shape, router
-from lp_routing.solution import Solution, Status
-from lp_routing.solve import solve
+from lp_routing.solvers.solution import Solution, Status
+from lp_routing.solvers.solve import solve
 
 
 @dataclass(frozen=True, eq=False)

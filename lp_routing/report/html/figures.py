@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from lp_routing.assignment import Assignment
 from lp_routing.errors import InputError
+from lp_routing.problem.assignment import Assignment
 from lp_routing.report.html.asked import Asked
 from lp_routing.report.html.content import Block, Failure, Figure, Paragraph, Section, quoted
 from lp_routing.report.html.examined import Examined, built

@@ -5,7 +5,7 @@ from statistics import mean
 
 from lp_routing.audits import Finding
 from lp_routing.claims.checking import Checked
-from lp_routing.judging import GapRow
+from lp_routing.evaluation.evaluate import GapRow
 from lp_routing.report.html.asked import Asked
 from lp_routing.report.html.content import (
     Block,

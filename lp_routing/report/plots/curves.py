@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lp_routing.checks import as_tensor
-from lp_routing.concave import Concave
 from lp_routing.errors import InputError
+from lp_routing.frontier.concave import Concave
 from lp_routing.report.plots.given import Numbers, vector
+from lp_routing.validation import as_tensor
 
 MOST = 1001
 """Budgets drawn of a curve that is known at every one: more than there are dots on paper."""
@@ -109,7 +109,7 @@ def as_curve(given: Concave | Points) -> Curve:
     for field in ("budgets", "values", "bounds"):
         if not hasattr(given, field):
             raise InputError(
-                f"frontier: expected a curve of lp_routing.frontier or lp_routing.concave, got "
+                f"frontier: expected a curve of lp_routing.frontier, got "
                 f"{type(given).__name__} without {field}."
             )
     budgets = rising(given.budgets, "curve.budgets")

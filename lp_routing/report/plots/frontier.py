@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lp_routing.checks import one_of
-from lp_routing.concave import Concave
-from lp_routing.judging import ROUNDING
+from lp_routing.evaluation.evaluate import ROUNDING
+from lp_routing.frontier.concave import Concave
 from lp_routing.report.plots.curves import (
     Curve,
     Points,
@@ -28,6 +27,7 @@ from lp_routing.report.plots.style import (
     whole_ticks,
     wrapped,
 )
+from lp_routing.validation import one_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

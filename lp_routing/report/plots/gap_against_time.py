@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from lp_routing.errors import InputError
-from lp_routing.judging import GapRow
+from lp_routing.evaluation.evaluate import GapRow
 from lp_routing.report.plots.saving import check_format, save
 from lp_routing.report.plots.style import (
     BLACK,
@@ -90,8 +90,8 @@ def gap_against_time(panels: Mapping[str, Sequence[GapRow]], *, broken: bool = T
     (layers, cases) is drawn once, at their medians.
 
     Args:
-        panels: title -> rows, such as `lp_routing.compare.comparisons` gives; rows without a time
-            or an answer are left out, and so are titles without any other.
+        panels: title -> rows, such as `lp_routing.comparisons` gives; rows without a time or an
+            answer are left out, and so are titles without any other.
         broken: whether those that break bounds are listed, too.
 
     Raises:

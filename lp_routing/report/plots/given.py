@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lp_routing.assignment import Assignment
-from lp_routing.checks import as_tensor
 from lp_routing.errors import InputError
-from lp_routing.solution import Solution
+from lp_routing.problem.assignment import Assignment
+from lp_routing.solvers.solution import Solution
+from lp_routing.validation import as_tensor
 
 Numbers = NDArray[np.float64]
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lp_routing.checks import flag
 from lp_routing.errors import InputError
 from lp_routing.report.plots.experts import FEW, expert_axis, per_expert
 from lp_routing.report.plots.given import Numbers, loads_of
@@ -24,6 +23,7 @@ from lp_routing.report.plots.style import (
     plain_numbers,
     wrapped,
 )
+from lp_routing.validation import flag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lp_routing.checks import flag
 from lp_routing.errors import InputError
 from lp_routing.report.plots.experts import FEW, expert_axis
 from lp_routing.report.plots.given import Numbers, load_of, taken
@@ -19,7 +18,8 @@ from lp_routing.report.plots.style import (
     plain_numbers,
     wrapped,
 )
-from lp_routing.solution import Solution
+from lp_routing.solvers.solution import Solution
+from lp_routing.validation import flag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,272 @@
+"""How good an assignment is, proved by weak duality: no solver needed, any prices will do.
+
+For any prices of the experts, the total and the groups,
+
+    bound = sum_i best_i(s_i - p) + sum_c max(upper_c price_c, lower_c price_c)
+
+is at least the value of every feasible assignment, where best_i is what token i alone would earn
+(`lp_routing.certificate.best_response`) and c runs over all constraints but the token rows.
+Prices that are optimal make it equal to the optimum (linear programming duality).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.certificate.exact_arithmetic import (
+    MANTISSA_BITS,
+    Dot,
+    exact_dot,
+    float_dot,
+    grid_of,
+    round_to_grid,
+)
+from lp_routing.certificate.exact_arithmetic import Number as Number
+from lp_routing.certificate.prices import Prices, clipped
+from lp_routing.certificate.token_sums import Earned, TokenSums, token_sums
+from lp_routing.certificate.violations import Violation, as_amounts, violations_in
+from lp_routing.errors import InputError
+from lp_routing.problem.assignment import Assignment
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.process_group import ALONE, Shards
+
+AnyAssignment = Assignment | Tensor | np.ndarray[Any, Any]
+
+CANCELLATION = 2.0**10
+"""A float64 bound is trusted while at most this many times its size was added up to it."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What an assignment is worth, what any could be worth, and which constraints it breaks.
+
+    Attributes:
+        value: sum of s_ij x_ij over allowed pairs; a Fraction where `exact`.
+        bound: no feasible assignment is worth more; -inf where none exists; likewise a Fraction.
+        violations: the broken constraints, worst first.
+        violation_count: how many constraints are broken; `violations` names the worst of them.
+        scale: sum of |s_ij| x_ij, or the smallest |score| that is not 0 where that is larger.
+        exact: whether value and bound were evaluated without rounding.
+        proof: what the bound rests on: "weak duality", checked here, or a solver's own search.
+    """
+
+    value: Number
+    bound: Number
+    violations: tuple[Violation, ...]
+    violation_count: int
+    scale: float
+    exact: bool = False
+    proof: str = "weak duality"
+
+    @property
+    def gap(self) -> Number:
+        """`bound - value`: at most this is lost; negative by rounding, or where infeasible."""
+        return self.bound - self.value
+
+    @property
+    def relative_gap(self) -> float:
+        """`gap / max(scale, |bound|)`; the gap itself where all scores are 0.
+
+        It is relative to what is chosen: a score that nobody takes, such as a mask of -1e9, hides
+        nothing. One huge score that is taken does hide small losses; look at `gap` then.
+        """
+        if self.gap == 0:
+            return 0.0
+        if self.bound == float("-inf") or self.scale == 0:
+            return float(self.gap)
+        return float(self.gap) / max(self.scale, abs(float(self.bound)))
+
+    @property
+    def violation(self) -> float:
+        """The largest amount by which a constraint is broken, in pairs; 0 where none is."""
+        return self.violations[0].amount if self.violations else 0.0
+
+    def proves_optimal(self, tolerance: float = 1e-9) -> bool:
+        """Whether all bounds hold and |`relative_gap`| is small, both up to `tolerance`.
+
+        A bound holds where it is broken by at most `tolerance`, or that share of itself if it is
+        above 1: sums of many fractions are not more precise than that.
+        """
+        return self.keeps_bounds(tolerance) and abs(self.relative_gap) <= tolerance
+
+    def keeps_bounds(self, tolerance: float = 0.0) -> bool:
+        """Whether every bound holds, up to `tolerance` times the bound, or times 1 if less."""
+        if self.violation_count > len(self.violations):  # what is not named is not larger
+            return self.violation <= tolerance
+        return all(v.amount <= tolerance * max(1.0, v.limit) for v in self.violations)
+
+
+def certify(
+    problem: RoutingProblem,
+    assignment: AnyAssignment,
+    prices: Prices,
+    *,
+    exact: bool = False,
+    group: Any = None,
+) -> Certificate:
+    """Measure any assignment against the bound of any prices.
+
+    Args:
+        problem: what the assignment is judged by.
+        assignment: an `Assignment` without leading dimensions, or amounts (T, E): boolean, whole
+            or fractional. It need not be feasible; what it breaks is listed.
+        prices: from a solver, another batch, or anywhere; poor prices give a poor bound, never a
+            wrong one.
+        exact: evaluate value and bound as exact fractions. The prices are then read both as they
+            are (in 53 bits relative to the largest sum that a pair pays) and rounded to the grid of
+            the scores, on which optimal prices of an integral problem lie; the better bound counts.
+        group: a `torch.distributed` process group whose ranks hold the tokens, each its own rows of
+            problem and assignment; bounds on experts and the total are those of all ranks. The
+            certificate is that of all tokens, on every rank; rows are numbered rank by rank.
+
+    Raises:
+        InputError: wrong shape, NaN, prices that do not belong to the problem.
+        GroupError: another rank failed, or did not answer in time.
+
+    One pass over the scores, chunk by chunk: memory does not grow with them.
+
+    Without `exact`, value and bound carry the rounding of float64 sums, some 1e-16 of what is
+    added up; a bound that is small beside what was added up to it is evaluated exactly.
+    """
+    if not isinstance(problem, RoutingProblem) or not isinstance(prices, Prices):
+        raise InputError(
+            f"certify expects a RoutingProblem, an assignment and Prices, got "
+            f"{type(problem).__name__} and {type(prices).__name__}; without prices, give Prices()."
+        )
+    shards = Shards(group)
+    with shards.together():
+        x = as_amounts(problem, assignment)
+        table = clipped(problem, prices)
+        tables = _on_grids(problem, table, shards) if exact else [table]
+        sums = _of_all(shards, token_sums(problem, x, tables, exact=exact))
+        return certificate_of(problem, sums, tables, exact, shards)
+
+
+def certificate_of(
+    problem: RoutingProblem,
+    sums: TokenSums,
+    tables: list[dict[str, Tensor]],
+    exact: bool = False,
+    shards: Shards = ALONE,
+) -> Certificate:
+    """The certificate that the sums over all tokens make, with the tables they were made with."""
+    bound: Number
+    if exact:
+        bound = _best_bound(problem, sums.earned, tables)
+    else:
+        bound = _float_bound(problem, sums.earned[0], tables[0], shards)
+    smallest = [size for size in shards.gathered(problem.smallest_score) if size > 0]
+    violations, count = violations_in(problem, sums.taken)
+    return Certificate(
+        value=sums.taken.value,
+        bound=bound,
+        violations=violations,
+        violation_count=count,
+        scale=max(min(smallest, default=0.0), abs(sums.taken.size)),
+        exact=exact,
+    )
+
+
+def dual_bound(problem: RoutingProblem, prices: Prices, *, group: Any = None) -> float:
+    """An upper bound on the value of every feasible assignment, in float64; -inf if none exists.
+
+    Where prices are so much larger than scores that rounding could show, it is evaluated exactly.
+    With a `group`, the bound of the tokens of all its ranks together, as in `certify`.
+    """
+    shards = Shards(group)
+    with shards.together():
+        table = clipped(problem, prices)
+        sums = _of_all(shards, token_sums(problem, None, [table]))
+        return _float_bound(problem, sums.earned[0], table, shards)
+
+
+def exact_bound(
+    problem: RoutingProblem, table: dict[str, Tensor], shards: Shards = ALONE
+) -> Number:
+    """`dual_bound` without rounding, from clipped prices: a Fraction, or -inf."""
+    tables = _on_grids(problem, table, shards)
+    sums = _of_all(shards, token_sums(problem, None, tables, exact=True))
+    return _best_bound(problem, sums.earned, tables)
+
+
+def _of_all(shards: Shards, sums: TokenSums) -> TokenSums:
+    """The sums over the tokens of all ranks, in the order of ranks."""
+    return reduce(add, shards.gathered(sums))
+
+
+def _largest_pair_price(problem: RoutingProblem, table: dict[str, Tensor]) -> float:
+    """No sum of the prices that one pair pays, nor any part of it, is larger than this."""
+    largest = 0.0
+    for family in problem.families:
+        if family.kind in table:
+            nested = 1 if family.members is None else int(family.members.sum(0).max())
+            largest += nested * float(table[family.kind].abs().max())
+    return largest
+
+
+def _on_grids(
+    problem: RoutingProblem, table: dict[str, Tensor], shards: Shards
+) -> list[dict[str, Tensor]]:
+    """The prices as they are, and rounded to the grid of the scores: in 53 bits, so sums are exact.
+
+    53 bits relative to the largest sum that a pair pays.
+    """
+    finest = min((grid_of(values) for values in table.values()), default=0)
+    representable = int(np.frexp(_largest_pair_price(problem, table))[1]) - MANTISSA_BITS
+    grids = {
+        max(finest, representable),
+        max(min(shards.gathered(_grid_of_scores(problem))), representable),
+    }
+    return [
+        {kind: round_to_grid(values, power) for kind, values in table.items()}
+        for power in sorted(grids)
+    ]
+
+
+def _grid_of_scores(problem: RoutingProblem) -> int:
+    """`grid_of` the scores, chunk by chunk; chunks of nothing but 0 and -inf have any grid."""
+    chunks = (problem.scores[rows] for rows in problem.row_chunks())
+    grids = (grid_of(chunk) for chunk in chunks if bool((chunk.isfinite() & (chunk != 0)).any()))
+    return min(grids, default=0)
+
+
+def _float_bound(
+    problem: RoutingProblem, earned: Earned, table: dict[str, Tensor], shards: Shards
+) -> float:
+    """The bound in float64, evaluated exactly after all where too much cancels in it."""
+    if not earned.possible:
+        return float("-inf")
+    limits, magnitude = _on_limits(problem, table, float_dot)
+    bound = float(earned.worth + limits)
+    if not earned.magnitude + magnitude <= CANCELLATION * abs(bound):
+        return float(exact_bound(problem, table, shards))
+    return bound
+
+
+def _best_bound(
+    problem: RoutingProblem, earned: Sequence[Earned], tables: Sequence[dict[str, Tensor]]
+) -> Number:
+    """The smallest of the bounds of several tables, in exact arithmetic; -inf if none exists."""
+    if not all(each.possible for each in earned):
+        return float("-inf")
+    pairs = zip(earned, tables, strict=True)
+    return min(each.worth + _on_limits(problem, table, exact_dot)[0] for each, table in pairs)
+
+
+def _on_limits(problem: RoutingProblem, table: dict[str, Tensor], dot: Dot) -> tuple[Number, float]:
+    """Prices times limits: the part of a bound beside the tokens'; and the sum of their sizes."""
+    total: Number = 0
+    magnitude = 0.0
+    for family in problem.families:
+        if family.kind != "token":
+            values = table[family.kind]
+            limits = torch.where(values > 0, family.upper, family.lower)
+            total += dot(values, limits)
+            magnitude += float_dot(values.abs(), limits)
+    return total, magnitude

@@ -1,0 +1,133 @@
+"""Shadow prices of experts, total and groups: what one more slot would be worth."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.errors import InputError
+from lp_routing.problem.constraints import Family
+from lp_routing.validation import as_tensor
+
+if TYPE_CHECKING:
+    from lp_routing.problem.problem import RoutingProblem
+
+
+LARGEST = 1e280
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """Dual values in units of score per pair; positive where an upper bound binds.
+
+    The prices of token rows are not stored: given these, each token's best one follows from its
+    own row (`lp_routing.token_prices`), so E + 1 (+ G) numbers certify any number of tokens.
+
+    Attributes:
+        experts: (E,), or None for zero.
+        total: a number.
+        token_groups: (G,), or None for zero.
+        expert_groups: (G,), or None for zero.
+    """
+
+    experts: Tensor | None = None
+    total: float = 0.0
+    token_groups: Tensor | None = None
+    expert_groups: Tensor | None = None
+
+    def times(self, factor: float) -> "Prices":
+        """All prices multiplied: those of the same problem with scores multiplied."""
+        return Prices(
+            experts=None if self.experts is None else self.experts * factor,
+            total=self.total * factor,
+            token_groups=None if self.token_groups is None else self.token_groups * factor,
+            expert_groups=None if self.expert_groups is None else self.expert_groups * factor,
+        )
+
+    def of(self, family: Family) -> Tensor:
+        """The prices of one family, float64 (R,) on its device; zero where none are given.
+
+        A sign that the bounds do not allow is clipped to zero: a price is >= 0 where there is no
+        lower bound to pay for going under, and <= 0 where there is no upper bound. A wrong price
+        can therefore only weaken a bound, never fake one.
+
+        Raises:
+            InputError: NaN, infinite, beyond 1e280, or not one price per constraint.
+        """
+        given = {
+            "expert": self.experts,
+            "total": self.total,
+            "token_group": self.token_groups,
+            "expert_group": self.expert_groups,
+        }[family.kind]
+        if given is None:
+            return torch.zeros_like(family.lower)
+        values = as_tensor(given, f"prices of {family.kind}s", "numbers")
+        if values.is_complex():
+            raise InputError(
+                f"prices of {family.kind}s: expected real numbers, got {values.dtype}."
+            )
+        values = values.to(family.lower).reshape(-1)
+        if len(values) != len(family):
+            raise InputError(
+                f"prices of {family.kind}s: expected {len(family)}, got {len(values)}."
+            )
+        if not bool(values.isfinite().all()):
+            raise InputError(
+                f"prices of {family.kind}s must be finite, got {values[~values.isfinite()][0]}."
+            )
+        if bool((values.abs() > LARGEST).any()):
+            raise InputError(
+                f"prices of {family.kind}s: {values.abs().max():g} is too large for float64 sums."
+            )
+        values = torch.where(family.lower > 0, values, values.clamp(min=0))
+        return torch.where(family.upper.isfinite(), values, values.clamp(max=0))
+
+
+def from_table(problem: "RoutingProblem", table: dict[str, Any]) -> Prices:
+    """Prices from one array (R,) for each kind of constraint; a "token" entry is dropped."""
+    device = problem.scores.device
+    values = {
+        kind: torch.as_tensor(np.asarray(entries, dtype=np.float64), device=device)
+        for kind, entries in table.items()
+    }
+    return Prices(
+        experts=values.get("expert", torch.zeros(problem.E, dtype=torch.float64, device=device)),
+        total=float(values["total"][0]) if "total" in values else 0.0,
+        token_groups=values.get("token_group"),
+        expert_groups=values.get("expert_group"),
+    )
+
+
+def clipped(problem: "RoutingProblem", prices: Prices) -> dict[str, Tensor]:
+    """The prices of each family but the tokens', signs clipped: float64 (R,) by kind.
+
+    Raises:
+        InputError: prices that cannot be of this problem.
+    """
+    for kind in ("token_group", "expert_group"):
+        if getattr(prices, f"{kind}s") is not None and problem.family(kind) is None:
+            raise InputError(f"prices of {kind}s are given, but the problem has no {kind}s.")
+    return {family.kind: prices.of(family) for family in problem.families if family.kind != "token"}
+
+
+def pair_prices(problem: "RoutingProblem", table: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """What a pair (i, j) pays besides its token row: `on_tokens[i] + on_experts[j]`.
+
+    Args:
+        problem: the problem the prices belong to.
+        table: as `clipped` returns it.
+
+    Returns:
+        float64 (T,) from groups of tokens, float64 (E,) from experts, their groups and the total.
+    """
+    on_tokens = torch.zeros(problem.T, dtype=torch.float64, device=problem.scores.device)
+    on_experts = torch.zeros(problem.E, dtype=torch.float64, device=problem.scores.device)
+    for family in problem.families:
+        if family.kind == "token_group":
+            on_tokens = on_tokens + family.spread(table[family.kind])
+        elif family.kind != "token":
+            on_experts = on_experts + family.spread(table[family.kind])
+    return on_tokens, on_experts

@@ -1,0 +1,267 @@
+"""What an assignment takes, and which constraints it breaks, by name and by how much."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.certificate.exact_arithmetic import Dot, Number, float_dot
+from lp_routing.errors import InputError
+from lp_routing.problem.assignment import Assignment
+from lp_routing.problem.constraints import Family
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.validation import as_tensor
+
+ROUNDING = 1e-12
+"""Sums of fractions off by this much, relative to the limit, are rounding and not reported."""
+
+
+NAMED = 1000
+"""How many broken constraints of a kind get a name: beyond that they are only counted."""
+
+
+class Violation(NamedTuple):
+    """One broken constraint: its name, by how many pairs it is broken, a sentence, the limit."""
+
+    name: str
+    amount: float
+    says: str
+    limit: float
+
+
+@dataclass(frozen=True, eq=False)
+class Broken:
+    """Broken constraints of one kind; at most `NAMED` are kept, the worst ones.
+
+    Attributes:
+        where: int64 (n, 2), token and expert of a pair; row of the family and 0 otherwise.
+        counted: float64 (n,), the amount that breaks the limit.
+        limit: float64 (n,), what it should not exceed, or fall short of.
+        excess: float64 (n,), by how much it does.
+        count: how many are broken in all.
+    """
+
+    where: Tensor
+    counted: Tensor
+    limit: Tensor
+    excess: Tensor
+    count: int
+
+    def __add__(self, other: "Broken") -> "Broken":
+        """Those of both, the worst ones kept in their order."""
+        if not self.count or not other.count:
+            return self if self.count else other
+        where, *columns = map(torch.cat, zip(self._columns(), other._columns(), strict=True))
+        counted, limit, excess = columns
+        return _worst(where, counted, limit, excess, count=self.count + other.count)
+
+    def rows(self) -> Iterator[tuple[list[int], float, float, float]]:
+        """The kept ones, one after the other, as numbers."""
+        return zip(*(column.tolist() for column in self._columns()), strict=True)
+
+    def _columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.where, self.counted, self.limit, self.excess
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """What an assignment takes, summed over tokens: shards of the tokens add up with `+`.
+
+    Attributes:
+        value: sum of s_ij x_ij over allowed pairs.
+        size: sum of |s_ij| x_ij over them.
+        load: float64 (E,), sum of x_ij over tokens.
+        groups: float64 (G,), the pairs of each group of tokens; (0,) where there are none.
+        whole: whether all amounts are whole numbers.
+        pairs: those that are negative, forbidden, or taken more often than the row has copies.
+        tokens: the rows that break their bounds.
+    """
+
+    value: Number
+    size: float
+    load: Tensor
+    groups: Tensor
+    whole: bool
+    pairs: Broken
+    tokens: Broken
+
+    def __add__(self, other: "Taken") -> "Taken":
+        """What two sets of tokens take together."""
+        return Taken(
+            self.value + other.value,
+            self.size + other.size,
+            self.load + other.load,
+            self.groups + other.groups,
+            self.whole and other.whole,
+            self.pairs + other.pairs,
+            self.tokens + other.tokens,
+        )
+
+
+def nothing_taken(problem: RoutingProblem) -> Taken:
+    """What no tokens take: the sum to start from."""
+    nobody = problem.scores[:0]
+    return replace(taken_in(problem, slice(0, 0), nobody, nobody), value=0)  # adds to fractions
+
+
+def taken_in(
+    problem: RoutingProblem, rows: slice, scores: Tensor, x: Tensor, dot: Dot = float_dot
+) -> Taken:
+    """What some rows of a problem take: scores (n, E) and amounts x (n, E) of these rows.
+
+    Raises:
+        InputError: NaN or infinite amounts.
+    """
+    x = x.to(scores.device)
+    if not x.dtype.is_signed and x.dtype.itemsize > 1:
+        x = x.double()  # torch finds no nonzero entries of wide unsigned integers
+    pairs = x.nonzero()  # as a rule few pairs are taken: look at these only
+    token, expert = pairs.unbind(1)
+    amounts, worth = x[token, expert].double(), scores[token, expert].double()
+    _refuse_infinite(amounts, token + rows.start, expert)
+    allowed, noise = worth > float("-inf"), _noise(amounts)
+    worth = worth.where(allowed, 0.0)
+    per_token = amounts.new_zeros(len(x)).index_add_(0, token, amounts)
+    token_noise = torch.zeros_like(per_token).index_fill_(0, token[noise > 0], ROUNDING)
+    return Taken(
+        value=dot(amounts, worth),
+        size=float_dot(amounts, worth.abs()),
+        load=amounts.new_zeros(problem.E).index_add_(0, expert, amounts),
+        groups=_in_groups(problem, rows, per_token),
+        whole=not bool(noise.any()),
+        pairs=_broken_pairs(problem, rows, pairs, amounts, allowed),
+        tokens=_broken_tokens(problem, rows, per_token, token_noise),
+    )
+
+
+def as_amounts(
+    problem: RoutingProblem, assignment: Assignment | Tensor | np.ndarray[Any, Any]
+) -> Tensor:
+    """The (T, E) amounts of an assignment, where and as they are; their entries are not read.
+
+    Raises:
+        InputError: wrong shape, no real numbers. What reads the amounts refuses NaN and inf.
+    """
+    given = assignment.x if isinstance(assignment, Assignment) else assignment
+    x = as_tensor(given, "assignment", "amounts (tokens x experts)")
+    if x.shape != problem.scores.shape:
+        raise InputError(
+            f"assignment: expected amounts of shape {tuple(problem.scores.shape)} (tokens x "
+            f"experts), got {tuple(x.shape)}; certify one layer or batch at a time."
+        )
+    if x.is_complex():
+        raise InputError(f"assignment: expected real amounts, got {x.dtype}.")
+    return x
+
+
+def violations_of(problem: RoutingProblem, x: Tensor) -> tuple[tuple[Violation, ...], int]:
+    """The constraints that amounts x (T, E) break, worst first, and how many there are in all.
+
+    At most `NAMED` of each kind are named, the worst ones.
+
+    Raises:
+        InputError: NaN or infinite amounts.
+    """
+    taken = nothing_taken(problem)
+    for rows in problem.row_chunks():
+        taken += taken_in(problem, rows, problem.scores[rows], x[rows])
+    return violations_in(problem, taken)
+
+
+def violations_in(problem: RoutingProblem, taken: Taken) -> tuple[tuple[Violation, ...], int]:
+    """As `violations_of`, from the sums over all tokens."""
+    found, count = _pairs_in_words(taken.pairs), taken.pairs.count
+    noise = taken.load.new_full((1,), 0.0 if taken.whole else ROUNDING)
+    for family in problem.families:
+        if family.kind == "token":
+            broken = taken.tokens
+        else:
+            in_groups = family.kind == "token_group"
+            counted = taken.groups if in_groups else family.activity(taken.load[:0], taken.load)
+            broken = _outside(counted, family.lower, family.upper, noise)
+        found += _bounds_in_words(family, broken)
+        count += broken.count
+    return tuple(sorted(found, key=lambda violation: -violation.amount)), count
+
+
+def _refuse_infinite(amounts: Tensor, token: Tensor, expert: Tensor) -> None:
+    if not bool(amounts.isfinite().all()):
+        first = int((~amounts.isfinite()).nonzero()[0])
+        where = [int(token[first]), int(expert[first])]
+        raise InputError(f"assignment{where} is {float(amounts[first])}: amounts must be finite.")
+
+
+def _in_groups(problem: RoutingProblem, rows: slice, per_token: Tensor) -> Tensor:
+    """What some rows add to the count of each token group (G,)."""
+    groups = problem.family("token_group")
+    if groups is None or groups.members is None:
+        return per_token[:0]
+    return groups.members[:, rows].double() @ per_token
+
+
+def _broken_pairs(
+    problem: RoutingProblem, rows: slice, pairs: Tensor, amounts: Tensor, allowed: Tensor
+) -> Broken:
+    """Those of the taken pairs (n, 2) that are negative, forbidden or taken too often."""
+    most = allowed.double()
+    if problem.multiplicity is not None:
+        most *= problem.multiplicity[rows][pairs[:, 0]]
+    excess = torch.maximum(amounts - most, -amounts)
+    bad = (excess > _noise(amounts) * most.clamp(min=1)).nonzero().squeeze(1)
+    where = pairs[bad] + torch.tensor([rows.start, 0], device=pairs.device)
+    return _worst(where, amounts[bad], most[bad], excess[bad], count=len(bad))
+
+
+def _broken_tokens(problem: RoutingProblem, rows: slice, counted: Tensor, noise: Tensor) -> Broken:
+    family = problem.family("token")
+    if family is None:
+        return _outside(counted[:0], counted[:0], counted[:0], noise[:0])
+    return _outside(counted, family.lower[rows], family.upper[rows], noise, first=rows.start)
+
+
+def _noise(amounts: Tensor) -> Tensor:
+    """By what share of a limit each amount may exceed it: fractions may be off by rounding."""
+    return ROUNDING * (amounts != amounts.round()).double()
+
+
+def _outside(
+    counted: Tensor, lower: Tensor, upper: Tensor, noise: Tensor, first: int = 0
+) -> Broken:
+    """Rows of a family, from number `first`, whose count (n,) lies outside their bounds (n,)."""
+    excess = torch.maximum(counted - upper, lower - counted)
+    limit = torch.where(counted > upper, upper, lower)
+    bad = (excess > noise * limit.clamp(min=1)).nonzero()
+    where = torch.cat([bad + first, torch.zeros_like(bad)], 1)
+    bad = bad.squeeze(1)
+    return _worst(where, counted[bad], limit[bad], excess[bad], count=len(bad))
+
+
+def _worst(where: Tensor, counted: Tensor, limit: Tensor, excess: Tensor, count: int) -> Broken:
+    """The `NAMED` worst of some broken constraints, in their own order."""
+    if len(excess) > NAMED:
+        kept = torch.topk(excess, NAMED).indices.sort().values
+        where, counted, limit, excess = where[kept], counted[kept], limit[kept], excess[kept]
+    return Broken(where, counted, limit, excess, count)
+
+
+def _pairs_in_words(broken: Broken) -> list[Violation]:
+    found = []
+    for (i, j), amount, most, excess in broken.rows():
+        limit = "at least 0" if amount < 0 else f"at most {most:g}"
+        why = "" if most else " (score -inf forbids the pair)"  # a row has a copy or more
+        name = f"x_{i}_{j}"
+        found.append(Violation(name, excess, f"{name} is {amount:g}, {limit}{why}", most))
+    return sorted(found, key=lambda violation: -violation.amount)
+
+
+def _bounds_in_words(family: Family, broken: Broken) -> list[Violation]:
+    found = []
+    for (row, _), counted, limit, excess in broken.rows():
+        word = "at most" if counted > limit else "at least"
+        name = family.name(row)
+        says = f"{name} counts {counted:g}, {word} {limit:g}"
+        found.append(Violation(name, excess, says, limit))
+    return found

@@ -1,0 +1,1 @@
+"""Routers judged by the certified optimum of one problem."""

@@ -1,0 +1,238 @@
+"""Routers side by side on one problem: certified gap, broken bounds, loads, overlap and time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lp_routing.errors import InputError
+from lp_routing.evaluation.evaluate import EXACT, GapRow, Judge, shape_of
+from lp_routing.evaluation.given_logits import given_logits
+from lp_routing.evaluation.trials import Trial
+from lp_routing.pricing import Pricing
+from lp_routing.problem.assignment import Assignment
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.routers.catalogue import CATALOGUE, Shape, router
+from lp_routing.scores import check_logits
+from lp_routing.solvers import HiGHS, Solver
+from lp_routing.solvers.solve import solve
+from lp_routing.validation import whole
+
+if TYPE_CHECKING:
+    import pandas
+
+Routers = Mapping[str, Any] | Sequence[str]
+
+OPTIMUM = "optimum"
+"""Among the names of routers, the exact solver: what the optimum costs."""
+
+
+def compare(
+    problem: RoutingProblem,
+    routers: Routers,
+    *,
+    logits: Tensor | None = None,
+    solver: Solver | str | None = None,
+    repeats: int = 5,
+    warm_up: int = 0,
+    warm_on: Sequence[Tensor] | None = None,
+    seed: int = 0,
+    shape: Shape | None = None,
+) -> "pandas.DataFrame":
+    """Judge routers by a problem: one row each, with the certified gap to its optimum.
+
+    Args:
+        problem: what is judged by: its scores say what a pair is worth, its bounds what may be
+            taken. Rows may not stand for several tokens.
+        routers: name -> router, or function from logits (T, E) to an `Assignment` or amounts
+            (T, E); or names of the catalogue, built for `shape`; "optimum" is the exact solver.
+        logits: (T, E), what every router is called with; it goes by scores of its own, and what
+            it takes is judged by the problem's. Left out, they are the log of the problem's scores
+            where these are a softmax, and the scores themselves where some are negative (column
+            `routed_on`). Where neither holds, and for a router that minds a constant added to a
+            token's logits, which a softmax hides, there is no judgement: `status` says so.
+        solver: who finds the optimum; left out, `Pricing`, or HiGHS where it is not integral.
+        repeats: timed calls of each router, in turns with the others and with `torch.topk`;
+            fewer of one that is slow (column `runs`).
+        warm_up: how many steps on this same batch a router with a state has behind it.
+        warm_on: logits (T', E) of other batches, earlier ones: a router with a state takes one
+            step on each before it is judged. Fairer than `warm_up`, which shows it the answer;
+            one of the two. Batches of T tokens keep a capacity what it is.
+        seed: of `Pricing` and of the catalogue's routers that draw at random.
+        shape: what the catalogue's routers are built for; read off the bounds where left out.
+
+    Returns:
+        A row for each router, in their order, with the columns of `GapRow`; `status` is "ok",
+        INFEASIBLE where it breaks a bound (it then has no gap), or how the router failed: a
+        failure loses no other row. What is unknown is NaN, or NA among booleans and counts.
+
+    Raises:
+        InputError: not a problem, an unknown name, logits of another shape, both ways to warm up,
+            no pandas.
+
+    The unit of cost is `torch.topk(scores, K)`: medians, side by side in this process.
+    """
+    try:
+        from pandas import DataFrame
+    except ImportError as error:
+        raise InputError(
+            "compare returns a pandas DataFrame, but pandas cannot be imported: pip install "
+            "pandas. comparisons(), with the same arguments, gives the same rows without it."
+        ) from error
+    rows = comparisons(
+        problem,
+        routers,
+        logits=logits,
+        solver=solver,
+        repeats=repeats,
+        warm_up=warm_up,
+        warm_on=warm_on,
+        seed=seed,
+        shape=shape,
+    )
+    frame = DataFrame([asdict(row) for row in rows], columns=[f.name for f in fields(GapRow)])
+    return frame.astype({"feasible": "boolean", "causal": "boolean", "dropped": "Int64"})
+
+
+def comparisons(
+    problem: RoutingProblem,
+    routers: Routers,
+    *,
+    logits: Tensor | None = None,
+    solver: Solver | str | None = None,
+    repeats: int = 5,
+    warm_up: int = 0,
+    warm_on: Sequence[Tensor] | None = None,
+    seed: int = 0,
+    shape: Shape | None = None,
+) -> list[GapRow]:
+    """The rows of `compare`, which needs pandas only to make a table of them."""
+    _check(problem)
+    repeats, warm_up = whole(repeats, "repeats", 1), whole(warm_up, "warm_up", 0)
+    scores = check_logits(problem.scores, "scores")
+    given = given_logits(logits, scores)
+    before = _batches(warm_on, warm_up, scores.shape[1])
+    shape = shape_of(problem) if shape is None else shape
+    makers = _makers(routers, problem, shape, seed)
+    judge = Judge(
+        problem, solve(problem, exact_solver(problem, seed) if solver is None else solver)
+    )
+    trials = [Trial(judge.nothing(name)) for name in makers]
+    for trial, make in zip(trials, makers.values(), strict=True):
+        trial.begin(make, judge, given, warm_up, before)
+    called_with = scores if given.values is None else given.values
+    for _ in range(repeats):
+        for trial in trials:
+            trial.take_turn(called_with, scores, shape.k)
+    units = [unit for trial in trials for unit in trial.units]
+    return [trial.finished(median(units) if units else 0.0) for trial in trials]
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The optimum itself in the place of a router: what exactness costs.
+
+    A call solves the problem anew, whatever logits it is given; not causal.
+
+    Attributes:
+        problem: what is solved.
+        solver: by whom; left out, as in `compare`.
+    """
+
+    source = "linear programming"
+    seeks = EXACT
+    cost = "an exact solve"
+    causal = False
+
+    problem: RoutingProblem
+    solver: Solver | None = None
+
+    def __call__(self, logits: Tensor) -> Assignment:  # noqa: ARG002
+        """The best assignment.
+
+        Raises:
+            InputError: there is none.
+        """
+        solution = solve(self.problem, self.solver or exact_solver(self.problem, 0))
+        if solution.assignment is None:
+            raise InputError(f"no assignment: {solution.explanation}")
+        return solution.assignment
+
+
+def exact_solver(problem: RoutingProblem, seed: int) -> Solver:
+    """`Pricing` where the LP has whole optima, HiGHS elsewhere."""
+    return Pricing(seed=seed) if problem.is_integral else HiGHS()
+
+
+def _makers(
+    routers: Routers, problem: RoutingProblem, shape: Shape, seed: int
+) -> dict[str, Callable[[], Any]]:
+    """Name -> what builds the router, so that one that cannot be built is one row's failure."""
+    if isinstance(routers, str) or not isinstance(routers, Mapping | Sequence) or not routers:
+        raise InputError(
+            f"routers={routers!r}: expected name -> router, or a list of catalogue names."
+        )
+    if not isinstance(routers, Mapping):
+        return {name: _by_name(name, problem, shape, seed) for name in routers}
+    for name, given in routers.items():
+        if not callable(given):
+            raise InputError(
+                f"routers[{name!r}]: expected a router or a function, got {type(given).__name__}."
+            )
+    return {str(name): partial(_itself, given) for name, given in routers.items()}
+
+
+def _itself(given: Any) -> Any:
+    return given
+
+
+def _by_name(name: str, problem: RoutingProblem, shape: Shape, seed: int) -> Callable[[], Any]:
+    """What builds a catalogue router, with the seed where it has one, or the exact solver."""
+    if name != OPTIMUM and name not in CATALOGUE:
+        router(name, shape)  # says which names there are
+
+    def build() -> Any:
+        built: Any = Optimum(problem) if name == OPTIMUM else router(name, shape)
+        seeded = is_dataclass(built) and any(f.name == "seed" for f in fields(built))
+        return replace(built, seed=seed) if seeded else built
+
+    return build
+
+
+def _batches(warm_on: Sequence[Tensor] | None, warm_up: int, E: int) -> list[Tensor]:
+    """The logits of other batches, checked."""
+    if warm_on is None:
+        return []
+    if isinstance(warm_on, Tensor) or not isinstance(warm_on, Sequence):
+        raise InputError(
+            f"warm_on: expected a list of logits (T, E), one a batch, got {type(warm_on).__name__}."
+        )
+    if warm_on and warm_up:
+        raise InputError(
+            f"warm_on and warm_up={warm_up}: a router warms up on other batches or on the judged "
+            f"one, not on both."
+        )
+    batches = [check_logits(batch, f"warm_on[{i}]") for i, batch in enumerate(warm_on)]
+    for i, batch in enumerate(batches):
+        if batch.ndim != 2 or batch.shape[1] != E:
+            raise InputError(
+                f"warm_on[{i}]: expected logits (T, {E}), as the problem has {E} experts, got "
+                f"{tuple(batch.shape)}."
+            )
+    return batches
+
+
+def _check(problem: RoutingProblem) -> None:
+    if not isinstance(problem, RoutingProblem):
+        raise InputError(
+            f"compare expects a RoutingProblem first, got {type(problem).__name__}; write "
+            f"capacity(scores, k, C), or RoutingProblem(scores, tokens=exactly(2), ...)."
+        )
+    if problem.multiplicity is not None:
+        raise InputError(
+            "compare: rows of this problem stand for several tokens each, but routers route "
+            "single tokens; repeat the rows and leave multiplicity out."
+        )

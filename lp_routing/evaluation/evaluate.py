@@ -1,0 +1,282 @@
+"""One router's assignment judged by a problem and its optimum: a row of numbers."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.certificate.certificate import Certificate, certify
+from lp_routing.certificate.prices import Prices
+from lp_routing.certificate.ties import ties
+from lp_routing.certificate.violations import as_amounts
+from lp_routing.evaluation.load_metrics import (
+    dropped_fraction,
+    max_over_mean,
+    max_violation,
+    normalised_entropy,
+    real_load,
+    variation,
+)
+from lp_routing.problem.assignment import Assignment
+from lp_routing.problem.constraints import Family
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.routers.catalogue import Shape
+from lp_routing.solvers.solution import Solution, Status
+
+NAN = float("nan")
+EXACT = "the problem itself"
+"""What the optimum, in the place of a router, seeks."""
+
+OK, INFEASIBLE = "ok", "INFEASIBLE"
+NOT_JUDGED, NOT_TRIED = "not judged", "not tried"
+
+ROUNDING = 1e-9
+"""A relative gap smaller than this is evaluated again without rounding."""
+
+TIED = 1e-12
+"""A pair this close to its price, relative to a usual score, counts as tied."""
+
+FEW = 0.01
+"""Optima are compared pair by pair where at most this share of the tokens hesitates."""
+
+KINDS = {
+    "token": "tokens",
+    "expert": "experts",
+    "total": "total",
+    "token_group": "token groups",
+    "expert_group": "expert groups",
+}
+
+
+@dataclass(frozen=True)
+class GapRow:
+    """One router on one problem; NaN or None where there is no number.
+
+    Attributes:
+        router: its name.
+        seeks: the named problem whose optimum it seeks; "" where it seeks none.
+        causal: whether no token looks at a later one; None where the router does not say.
+        problem: the bounds in words; the gap is to the optimum of this problem.
+        routed_on: what the router was called with: "logits", or what stood in for them, "log of
+            scores" or "scores as logits"; its value is of the problem's scores in any case.
+        state: "cold" or "after 3 step(s)" for a router with a state; "" for others.
+        value: sum of the problem's scores over the pairs it took.
+        optimum: value of the best assignment found.
+        bound: certified: no feasible assignment is worth more.
+        gap: bound - value; NaN where a bound is broken: who breaks bounds can be worth more than
+            the optimum, which says nothing of quality.
+        relative_gap: the gap relative to the bound.
+        feasible: whether every bound holds; None where the router gave no answer.
+        violation: the largest amount by which a bound is broken, in pairs.
+        breaks: which bound that is, and how many others are broken; "" where none.
+        dropped: tokens that may go somewhere and reach no expert.
+        dropped_fraction: the same as a share of the tokens that may go somewhere.
+        pairs: how many pairs were taken.
+        max_over_mean, max_vio, load_cv, load_entropy: of the load (`load_metrics`).
+        overlap: share of the optimum's pairs that the router takes too; NaN where it breaks
+            bounds, or where ties leave open what the optimum takes.
+        seconds: median time of a call.
+        topk_units: `seconds` in medians of `torch.topk(scores, K)`, timed in turns.
+        runs: calls that the median is of.
+        optimum_status: how the solver ended, with its explanation.
+        status: "ok"; "INFEASIBLE", where a bound is broken; "not judged: ...", for want of logits;
+            "not tried: ..."; or the error that stopped the router.
+    """
+
+    router: str
+    problem: str
+    seeks: str = ""
+    causal: bool | None = None
+    routed_on: str = ""
+    state: str = ""
+    value: float = NAN
+    optimum: float = NAN
+    bound: float = NAN
+    gap: float = NAN
+    relative_gap: float = NAN
+    feasible: bool | None = None
+    violation: float = NAN
+    breaks: str = ""
+    dropped: int | None = None
+    dropped_fraction: float = NAN
+    pairs: float = NAN
+    max_over_mean: float = NAN
+    max_vio: float = NAN
+    load_cv: float = NAN
+    load_entropy: float = NAN
+    overlap: float = NAN
+    seconds: float = NAN
+    topk_units: float = NAN
+    runs: int = 0
+    optimum_status: str = ""
+    status: str = OK
+
+    @property
+    def label(self) -> str:
+        """The router's name, and what it knows of earlier batches: "loss-free, cold"."""
+        return f"{self.router}, {self.state}" if self.state else self.router
+
+    @property
+    def judged(self) -> bool:
+        """Whether there is an answer, and nothing failed."""
+        return self.status in (OK, INFEASIBLE)
+
+    def as_record(self) -> dict[str, Any]:
+        """Column -> value, with None in place of NaN and infinity, for JSON and CSV."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+
+
+class Judge:
+    """A problem and what is known of its optimum.
+
+    Args:
+        problem: what is judged by.
+        truth: its solution, by whatever solver; without prices the bound is the solver's own.
+    """
+
+    def __init__(self, problem: RoutingProblem, truth: Solution) -> None:
+        self.problem, self.truth = problem, truth
+        self.words = in_words(problem)
+        self.settled = _settled(problem, truth)
+        self.mask = problem.allowed_per_token > 0
+
+    def nothing(self, name: str) -> GapRow:
+        """The row of a router before it took anything."""
+        says = self.truth.explanation
+        return GapRow(
+            router=name,
+            problem=self.words,
+            optimum=float(self.truth.value) if math.isfinite(self.truth.value) else NAN,
+            bound=float(self.truth.bound) if math.isfinite(self.truth.bound) else NAN,
+            optimum_status=self.truth.status.name + (f": {says}" if says else ""),
+        )
+
+    def judged(self, row: GapRow, amounts: Tensor | np.ndarray[Any, Any]) -> GapRow:
+        """The row with everything that amounts (T, E) say.
+
+        Raises:
+            InputError: amounts of another shape, NaN, infinite.
+        """
+        x = as_amounts(self.problem, amounts).to(self.problem.scores.device)
+        certificate = self._certificate(x)
+        feasible = certificate.keeps_bounds(ROUNDING)
+        known = self.truth.status is not Status.INFEASIBLE and math.isfinite(certificate.bound)
+        taken = Assignment(x, mask=self.mask)
+        load = real_load(taken)
+        return replace(
+            row,
+            value=float(certificate.value),
+            bound=float(certificate.bound) if known else NAN,
+            gap=float(certificate.gap) if known and feasible else NAN,
+            relative_gap=certificate.relative_gap if known and feasible else NAN,
+            feasible=feasible,
+            status=OK if feasible else INFEASIBLE,
+            violation=certificate.violation,
+            breaks=_broken(certificate),
+            dropped=int(taken.dropped.sum()),
+            dropped_fraction=float(dropped_fraction(taken)),
+            pairs=float(taken.load.sum()),
+            max_over_mean=float(max_over_mean(load)),
+            max_vio=float(max_violation(load)),
+            load_cv=float(variation(load)),
+            load_entropy=float(normalised_entropy(load)),
+            overlap=self._overlap(x) if feasible else NAN,
+        )
+
+    def _certificate(self, x: Tensor) -> Certificate:
+        """By the optimum's prices, without rounding where that shows; else by its own bound."""
+        prices = self.truth.prices
+        if prices is None:
+            certificate = certify(self.problem, x, Prices())
+            return replace(certificate, bound=min(certificate.bound, self.truth.bound))
+        certificate = certify(self.problem, x, prices)
+        if abs(certificate.relative_gap) <= ROUNDING:
+            certificate = certify(self.problem, x, prices, exact=True)
+        return certificate
+
+    def _overlap(self, x: Tensor) -> float:
+        if self.settled is None:
+            return NAN
+        return float((self.settled & (x > 0)).sum() / self.settled.sum())
+
+
+def in_words(problem: RoutingProblem) -> str:
+    """The bounds of a problem, such as "tokens at_most(2), experts at_most(160)"."""
+    return ", ".join(_family_in_words(family) for family in problem.families) or "no bounds"
+
+
+def shape_of(problem: RoutingProblem) -> Shape:
+    """What routers for a problem are built for, as far as its bounds say.
+
+    k is the number of pairs that the bounds demand, else allow, divided by T, rounded up; the
+    capacity is the largest upper bound of an expert, T where there is none.
+    """
+    T, E = problem.T, problem.E
+    k = math.ceil(_pairs(problem) / T)
+    experts = problem.family("expert")
+    capacity = T if experts is None else int(min(float(experts.upper.max()), T))
+    return Shape(k=min(max(k, 1), E), capacity=capacity, T=T, E=E)
+
+
+def _pairs(problem: RoutingProblem) -> float:
+    """Pairs in all: demanded by tokens, total or experts, else the most that one of them allows."""
+    stated = [problem.family(kind) for kind in ("token", "total", "expert")]
+    families = [family for family in stated if family is not None]
+    for family in families:
+        if torch.equal(family.lower, family.upper):
+            return float(family.upper.sum())
+    allowed = (float(family.upper.sum()) for family in families)
+    return next((pairs for pairs in allowed if math.isfinite(pairs)), problem.T * problem.E)
+
+
+def _family_in_words(family: Family) -> str:
+    low, high = _range(family.lower), _range(family.upper)
+    if torch.equal(family.lower, family.upper):
+        bounds = f"exactly({low})"
+    elif bool((family.lower == 0).all()):
+        bounds = f"at_most({high})"
+    elif bool((family.upper == math.inf).all()):
+        bounds = f"at_least({low})"
+    else:
+        bounds = f"between({low}, {high})"
+    count = f"{len(family)} " if family.members is not None else ""
+    return f"{count}{KINDS[family.kind]} {bounds}"
+
+
+def _range(values: Tensor) -> str:
+    """`2`, or `1..3` where rows differ."""
+    least, most = float(values.min()), float(values.max())
+    return f"{least:.10g}" if least == most else f"{least:.10g}..{most:.10g}"
+
+
+def _settled(problem: RoutingProblem, truth: Solution) -> Tensor | None:
+    """The optimum's pairs, boolean (T, E); None where fractional, or where ties leave them open.
+
+    At optimal prices some tokens always hesitate: each price stands where some token is
+    indifferent. More of them than there are prices, and than a hundredth of the tokens, means
+    that other optima may take quite other pairs.
+    """
+    x = None if truth.assignment is None else truth.assignment.x
+    if x is None or truth.prices is None or truth.status is not Status.OPTIMAL:
+        return None
+    tolerance = TIED * (problem.typical_score or 1.0)
+    tied = ties(problem, truth.prices, tolerance)[:, 0]
+    hesitating = int(torch.zeros_like(problem.copies()).index_fill_(0, tied, 1.0).sum())
+    prices = sum(len(family) for family in problem.families if family.kind != "token")
+    whole = bool((x == x.round()).all()) if x.is_floating_point() else True
+    few = hesitating <= max(prices, FEW * problem.T)
+    return x > 0 if whole and few and bool((x > 0).any()) else None
+
+
+def _broken(certificate: Certificate) -> str:
+    """The worst broken bound in words."""
+    if not certificate.violations:
+        return ""
+    more = certificate.violation_count - 1
+    return certificate.violations[0].says + (f" (and {more} more)" if more else "")

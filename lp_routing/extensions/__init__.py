@@ -1,0 +1,48 @@
+"""Problems beside the linear program of routing: one a file, each with a proved bound."""
+
+from lp_routing.extensions.expert_pruning import (
+    best_kept,
+    bound_on_kept,
+    greedy,
+    heavy_hitters,
+    kept_value,
+)
+from lp_routing.extensions.group_limited import (
+    best_in_groups,
+    of_proxy,
+    relaxed_in_groups,
+    searched_in_groups,
+)
+from lp_routing.extensions.inference_cost import (
+    Attained,
+    CapacityPoint,
+    InferenceCost,
+    inference_cost,
+)
+from lp_routing.extensions.knapsack import Priced, searched_within_budget, within_budget
+from lp_routing.extensions.proved import Proved
+from lp_routing.extensions.replicas import Spread, confined_load, edge_wise, spread
+
+__all__ = [
+    "Attained",
+    "CapacityPoint",
+    "InferenceCost",
+    "Priced",
+    "Proved",
+    "Spread",
+    "best_in_groups",
+    "best_kept",
+    "bound_on_kept",
+    "confined_load",
+    "edge_wise",
+    "greedy",
+    "heavy_hitters",
+    "inference_cost",
+    "kept_value",
+    "of_proxy",
+    "relaxed_in_groups",
+    "searched_in_groups",
+    "searched_within_budget",
+    "spread",
+    "within_budget",
+]

@@ -1,0 +1,162 @@
+"""Where to solve next: the budget at which the proofs so far leave most open."""
+
+from collections.abc import Callable, MutableMapping, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
+from math import floor
+from typing import NamedTuple
+
+import torch
+
+from lp_routing.certificate.certificate import dual_bound
+from lp_routing.certificate.prices import Prices
+from lp_routing.errors import InputError
+from lp_routing.evaluation.compare import exact_solver
+from lp_routing.frontier.certified import ROUNDING, Certified
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.solvers import Solver
+from lp_routing.solvers.solution import Solution
+from lp_routing.solvers.solve import solve
+from lp_routing.validation import whole
+
+
+class Point(NamedTuple):
+    """A solved budget: attained value, proved bound, and the slope of the bound's tangent."""
+
+    budget: int
+    value: float
+    bound: float
+    price: float
+
+
+class Family(NamedTuple):
+    """Problems that differ in one budget n.
+
+    Attributes:
+        problem_at: the problem with budget n.
+        price_of: the slope in n of the dual bound at fixed prices: what a unit pays.
+        solver: who solves them; None for `Pricing` where optima are whole, HiGHS elsewhere.
+        kept: points solved before, by budget; those solved now are added.
+    """
+
+    problem_at: Callable[[int], RoutingProblem]
+    price_of: Callable[[RoutingProblem, Prices], float]
+    solver: Solver | None = None
+    kept: MutableMapping[int, Point] | None = None
+
+
+def solved(family: Family, n: int) -> Point:
+    """The point of budget n, solved if it was not before.
+
+    Raises:
+        InputError: no assignment was found; or a solver without prices.
+    """
+    if family.kept is not None and n in family.kept:
+        return family.kept[n]
+    problem = family.problem_at(n)
+    solution = solve(problem, family.solver or exact_solver(problem, 0))
+    if solution.certificate is None:
+        raise InputError(f"budget {n}: {solution.status.name}: {solution.explanation}")
+    if solution.prices is None:
+        raise InputError(f"{solution.solver} gives no prices; use Pricing(), HiGHS() or CVXPY().")
+    bound = _by_prices(problem, solution, solution.prices)
+    price = family.price_of(problem, solution.prices)
+    point = Point(n, float(solution.value), bound, price)
+    if family.kept is not None:
+        family.kept[n] = point
+    return point
+
+
+def at_budgets(family: Family, budgets: Sequence[int]) -> Certified:
+    """Solve at these budgets and nowhere else.
+
+    Raises:
+        InputError: no budgets, none that are whole and rise, or one without an assignment.
+    """
+    given = [whole(n, "budgets", 0) for n in budgets]
+    if not given or sorted(set(given)) != given:
+        raise InputError(f"budgets: expected whole numbers that rise, got {list(budgets)}.")
+    return as_curve([solved(family, n) for n in given])
+
+
+def refined(
+    family: Family, ends: tuple[Point, Point], points: int | None, at: Sequence[int] = ()
+) -> Certified:
+    """Solve where the proofs leave most open, one budget after the other (Eisner and Severance).
+
+    Eisner and Severance 1976, "Mathematical techniques for efficient record segmentation in large
+    shared databases": tangents of two solved budgets meet where the curve can be farthest above
+    their chord. A budget that cannot be solved ends the search between its neighbours.
+
+    Args:
+        family: the problems.
+        ends: what is known of the smallest and of the largest budget.
+        points: at most so many in all, the ends included; None until every whole budget is proved.
+        at: budgets that are solved in any case, as far as they lie between the ends; they do not
+            count among the points.
+    """
+    count = None if points is None else whole(points, "points", 2)
+    found = {end.budget: end for end in ends}
+    inside = {whole(n, "at", 0) for n in at} & set(range(ends[0].budget + 1, ends[1].budget))
+    found |= {n: solved(family, n) for n in inside}
+    small = ROUNDING * max(abs(number) for end in ends for number in end[1:])
+    waiting = [_open_between(*pair) for pair in pairwise(found[n] for n in sorted(found))]
+    heapify(waiting)
+    given = len(inside)
+    while waiting and -waiting[0][0] > small and (count is None or len(found) - given < count):
+        _, n, low, high = heappop(waiting)
+        try:
+            found[n] = point = solved(family, n)
+        except InputError:
+            continue
+        if point.bound - point.value > small:  # no proof will come of asking on
+            small = point.bound - point.value
+        for neighbours in ((low, point), (point, high)):
+            heappush(waiting, _open_between(*neighbours))
+    return as_curve([found[n] for n in sorted(found)])
+
+
+def as_curve(points: Sequence[Point]) -> Certified:
+    """The curve of solved budgets, in their order."""
+    budgets, *columns = zip(*points, strict=True)
+    values, bounds, prices = (torch.tensor(column, dtype=torch.float64) for column in columns)
+    return Certified(torch.tensor(budgets), values, bounds, prices)
+
+
+class _Open(NamedTuple):
+    """What is unproved between two solved budgets; the most first in a heap."""
+
+    minus_gap: float
+    budget: int
+    low: Point
+    high: Point
+
+
+def _open_between(low: Point, high: Point) -> _Open:
+    """The whole budget between two at which least is proved."""
+    apart = high.budget - low.budget
+    if apart <= 1:
+        return _Open(0.0, low.budget, low, high)
+    drop = low.price - high.price
+    reach = low.bound + low.price * apart - high.bound  # of the first tangent above the last point
+    turn = low.budget + (apart - reach / drop if drop > 0 else apart / 2)
+    inside = [min(max(n, low.budget + 1), high.budget - 1) for n in (floor(turn), floor(turn) + 1)]
+    return max(
+        (_Open(-_unproved(low, high, n), n, low, high) for n in inside),
+        key=lambda each: -each.minus_gap,
+    )
+
+
+def _unproved(low: Point, high: Point, n: int) -> float:
+    share = (n - low.budget) / (high.budget - low.budget)
+    value = low.value + share * (high.value - low.value)
+    tangents = (each.bound + each.price * (n - each.budget) for each in (low, high))
+    return min(tangents) - value
+
+
+def _by_prices(problem: RoutingProblem, solution: Solution, prices: Prices) -> float:
+    """The bound that the prices prove: that of a search has no tangent."""
+    certificate = solution.certificate
+    if certificate is not None and certificate.proof == "weak duality":
+        return float(certificate.bound)
+    return dual_bound(problem, prices)

@@ -1,0 +1,176 @@
+"""Rows that are alike merged into one: whether an assignment exists does not depend on the scores.
+
+Two rows with the same allowed pairs, the same bounds for each copy and the same groups can be
+swapped in every assignment, so averaging over them keeps all bounds (they are convex): what the
+rows take together decides. One row with their bounds and multiplicities added up says the same.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.problem.constraints import Family
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.process_group import Shards
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+WORD = 64
+"""Booleans that are compared together, as the bits of one number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """A problem without scores, in which no two rows are alike.
+
+    Attributes:
+        problem: D rows in the order in which they first occur; scores 0, or -inf where forbidden.
+            It has an assignment exactly where the problem it comes from has one, the dual bound
+            of any prices is that of the same prices there on scores of zero, and the least total
+            amount by which bounds must be broken is the same. On the CPU.
+        row: int64 (T,), the row of each token in it.
+        families: the constraints before anything was merged.
+    """
+
+    problem: RoutingProblem
+    row: Array
+    families: tuple[Family, ...]
+
+
+def merge_alike(problem: RoutingProblem) -> Merged:
+    """Merge the rows that differ in nothing but their scores; O(T) memory beside the scores."""
+    lower, upper, unit = _per_unit(problem)
+    row = _told_apart(_columns(problem, lower, upper, unit), problem.T)
+    groups = problem.family("token_group")
+    if groups is not None and groups.members is not None:
+        _split(row, groups.members)
+    row, first = _in_order(row)
+    # whole numbers add up exactly; fractions are multiplied once, as a sum of many would drift
+    units = np.bincount(row, (problem.copies() / unit).cpu().numpy(), minlength=len(first))
+    at = torch.as_tensor(first, device=problem.scores.device)
+
+    def in_all(per_unit: Tensor) -> Tensor:
+        return torch.as_tensor(per_unit[at].cpu().numpy() * units)
+
+    def merged(family: Family) -> Family:
+        if family.kind == "token":
+            return replace(family, lower=in_all(lower), upper=in_all(upper))
+        members = family.members
+        if members is not None and family.kind == "token_group":
+            members = members[:, at]
+        members = None if members is None else members.cpu()
+        return replace(family, lower=family.lower.cpu(), upper=family.upper.cpu(), members=members)
+
+    without_scores = torch.zeros(len(first), problem.E)
+    without_scores[(problem.scores[at] == float("-inf")).cpu()] = float("-inf")
+    alike = RoutingProblem(without_scores, multiplicity=in_all(unit))
+    alike = alike.with_families(tuple(merged(family) for family in problem.families))
+    return Merged(alike, row, problem.families)
+
+
+def merge_alike_of_all(problem: RoutingProblem, shards: Shards) -> Merged:
+    """The same for the tokens of all ranks, on every rank; what is merged is exchanged.
+
+    Args:
+        problem: this rank's tokens under the bounds of all, without groups of tokens.
+        shards: the ranks.
+    """
+    own = merge_alike(problem)
+    if shards.alone:
+        return own
+    bounds = [_on_cpu(each.token_bounds()) for each in (problem, own.problem)]
+    facts = own.problem.scores, own.problem.copies(), *bounds, torch.as_tensor(own.row)
+    scores, copies, before, within, rows = zip(*shards.gathered(facts), strict=True)
+    firsts = np.cumsum([0, *map(len, scores)])[:-1].tolist()
+    others = tuple(family for family in own.problem.families if family.kind != "token")
+    joined = RoutingProblem(torch.cat(scores), multiplicity=torch.cat(copies))
+    again = merge_alike(joined.with_families((_tokens(within), *others)))
+    row = np.concatenate([part.numpy() + first for part, first in zip(rows, firsts, strict=True)])
+    return Merged(again.problem, again.row[row], (_tokens(before), *others))
+
+
+def _on_cpu(sides: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return sides[0].cpu(), sides[1].cpu()
+
+
+def _tokens(parts: tuple[tuple[Tensor, Tensor], ...]) -> Family:
+    """The token rows of all ranks, in the order of ranks."""
+    lower, upper = zip(*parts, strict=True)
+    return Family("token", torch.cat(lower), torch.cat(upper))
+
+
+def classes_of(members: Tensor) -> tuple[Array, Array]:
+    """Which tokens lie in the same groups (G, T): a number each, (T,), and the first of each."""
+    row = np.zeros(members.shape[1], dtype=np.int64)
+    _split(row, members)
+    return _in_order(row)
+
+
+def _per_unit(problem: RoutingProblem) -> tuple[Tensor, Tensor, Tensor]:
+    """Bounds of a unit of each row and the copies that make a unit, three times float64 (T,).
+
+    A unit is one copy where its bounds are whole numbers, and so not rounded. It is the whole row
+    elsewhere: then only rows of the same multiplicity can be alike.
+    """
+    lower, upper = problem.token_bounds()
+    copies = problem.copies()
+    if problem.multiplicity is None:
+        return lower, upper, copies
+    whole = (lower % copies == 0) & (upper.isinf() | (upper % copies == 0))
+    parts = torch.where(whole, copies, 1.0)
+    return lower / parts, upper / parts, copies / parts
+
+
+def _columns(
+    problem: RoutingProblem, lower: Tensor, upper: Tensor, unit: Tensor
+) -> Iterator[Array]:
+    """What two rows must agree in to be alike, but for groups: numbers, one for each row (T,)."""
+    for numbers in (lower, upper, unit):
+        yield numbers.cpu().numpy()
+    if bool((problem.allowed_per_token < problem.E).any()):
+        yield from _allowed_words(problem).T
+
+
+def _allowed_words(problem: RoutingProblem) -> Array:
+    """Which pairs each row allows, as bits: uint64 (T, E / 64 rounded up)."""
+    words = np.zeros((problem.T, -(-problem.E // WORD)), dtype=np.uint64)
+    octets = words.view(np.uint8)
+    for rows in problem.row_chunks():
+        allowed = (problem.scores[rows] > float("-inf")).cpu().numpy()
+        packed = np.packbits(allowed, axis=1)
+        octets[rows, : packed.shape[1]] = packed
+    return words
+
+
+def _told_apart(columns: Iterable[Array], T: int) -> Array:
+    """Numbers (T,) that two rows share exactly if they agree in all columns (T,)."""
+    row = np.zeros(T, dtype=np.int64)
+    for column in columns:
+        if bool((column == column[:1]).all()):
+            continue  # nothing is told apart, so nothing needs sorting
+        values, inverse = np.unique(column, return_inverse=True)
+        row = np.unique(row * len(values) + inverse, return_inverse=True)[1]
+    return row
+
+
+def _split(row: Array, groups: Tensor) -> None:
+    """Give rows that some group tells apart different numbers; cost: all the groups' members."""
+    unused = len(row)
+    for group in groups:
+        members = np.flatnonzero(group.cpu().numpy())
+        values, inverse = np.unique(row[members], return_inverse=True)
+        row[members] = unused + inverse
+        unused += len(values)
+
+
+def _in_order(row: Array) -> tuple[Array, Array]:
+    """The same classes numbered as they first occur, (T,), and the first row of each."""
+    _, first, row = np.unique(row, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[row], first[order]

@@ -1,0 +1,180 @@
+"""Families of constraints of one kind: bounds per token, per expert, per group, or in all."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.errors import InputError
+from lp_routing.problem.bounds import Bounds
+from lp_routing.validation import CHUNK, as_tensor
+
+Kind = Literal["token", "expert", "total", "token_group", "expert_group"]
+Members = Sequence[int] | Sequence[bool] | np.ndarray[Any, Any] | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Tokens (a sequence) or experts (a device) that share one bound.
+
+    Attributes:
+        members: indices, or one boolean per token or expert.
+        bounds: on the number of pairs that touch the group.
+        name: how the group is called in messages; its position where empty.
+    """
+
+    members: Members
+    bounds: Bounds
+    name: str = ""
+
+
+def groups_by(labels: Members | Sequence[str], bounds: Bounds) -> list[Group]:
+    """One group for each distinct label, in ascending order, named after the label.
+
+    Args:
+        labels: one number or string per token or per expert, e.g. the sequence of each token.
+        bounds: one for all groups, or one per group.
+
+    Raises:
+        InputError: labels that are no list, or bounds without a word such as `at_most`.
+    """
+    try:
+        values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+        names, group = np.unique(values, return_inverse=True)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"labels: expected numbers or strings, got {labels!r}.") from error
+    if values.ndim != 1 or not len(values) or values.dtype.kind == "O":
+        raise InputError(
+            f"labels: expected one number or string for each token or expert, got "
+            f"{type(labels).__name__} of shape {values.shape}."
+        )
+    if not isinstance(bounds, Bounds):
+        raise InputError(bare_number("bounds", bounds))
+    lower, upper = bounds.per_row(len(names), "bounds", "group")
+    return [
+        Group(group == row, Bounds(float(lower[row]), float(upper[row]), bounds.words), str(name))
+        for row, name in enumerate(names)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """All constraints of one kind.
+
+    Attributes:
+        kind: what one row of the family is.
+        lower: float64 (R,), pairs.
+        upper: float64 (R,), pairs; inf where there is no upper bound.
+        members: for groups, boolean (R, T) or (R, E); None otherwise.
+        labels: for groups, their names.
+    """
+
+    kind: Kind
+    lower: Tensor
+    upper: Tensor
+    members: Tensor | None = None
+    labels: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    def name(self, row: int) -> str:
+        """`token_5`, `expert_3`, `total`, `token_group_a`: the same name in every view."""
+        if self.kind == "total":
+            return "total"
+        return f"{self.kind}_{self.labels[row] if self.labels else row}"
+
+    def activity(self, per_token: Tensor, per_expert: Tensor) -> Tensor:
+        """What each constraint counts, (R,), from the row sums (T,) and column sums (E,) of x."""
+        if self.kind == "total":
+            return per_expert.sum().reshape(1)
+        amounts = per_token if self.kind.startswith("token") else per_expert
+        return amounts if self.members is None else self.members.to(amounts.dtype) @ amounts
+
+    def spread(self, prices: Tensor) -> Tensor:
+        """Prices of the constraints (R,) added up for each token (T,) or expert (E,) they touch."""
+        if self.members is None:
+            return prices
+        step = max(1, CHUNK // len(prices))  # members of many tokens are not all widened at once
+        starts = range(0, self.members.shape[1], step)
+        parts = [self.members[:, start : start + step] for start in starts]
+        return torch.cat([prices @ part.to(prices.dtype) for part in parts])
+
+
+def group_family(kind: Kind, groups: Iterable[Group | tuple[Members, Bounds]], size: int) -> Family:
+    """Check `token_groups=` or `expert_groups=` against the number (`size`) they index."""
+    argument, thing = f"{kind}s", kind.removesuffix("_group")
+    if isinstance(groups, Group) or not isinstance(groups, Iterable):
+        raise InputError(f"{argument}: expected a list of Group, got {type(groups).__name__}.")
+    masks, lower, upper, labels = [], [], [], []
+    for index, entry in enumerate(groups):
+        try:
+            group = entry if isinstance(entry, Group) else Group(*entry)
+        except TypeError as error:
+            raise InputError(
+                f"{argument}[{index}]: expected a Group or a pair (members, bounds), got {entry!r}."
+            ) from error
+        if not isinstance(group.bounds, Bounds):
+            raise InputError(bare_number(f"{argument}[{index}]", group.bounds))
+        where = f"{argument}[{index}]"
+        masks.append(_member_mask(group.members, size, where, thing))
+        low, high = group.bounds.per_row(1, where, thing)
+        lower.append(low)
+        upper.append(high)
+        labels.append(group.name or str(index))
+    if not masks:
+        raise InputError(f"{argument} is empty; leave it out, or give at least one Group.")
+    if len(set(labels)) < len(labels):
+        raise InputError(f"{argument} have the names {labels}: give each group its own name.")
+    return Family(kind, torch.cat(lower), torch.cat(upper), torch.stack(masks), tuple(labels))
+
+
+def disjoint_sets(members: Tensor) -> list[list[int]]:
+    """Rows of a boolean (R, n) in lists (by first fit) in which no two share a member."""
+    lists: list[list[int]] = []
+    covered: list[Tensor] = []
+    for row, inside in enumerate(members):
+        fits = (at for at, taken in enumerate(covered) if not bool((taken & inside).any()))
+        at = next(fits, len(lists))
+        if at == len(lists):
+            lists.append([])
+            covered.append(torch.zeros_like(inside))
+        lists[at].append(row)
+        covered[at] |= inside
+    return lists
+
+
+def bare_number(argument: str, received: object) -> str:
+    """Why a bound must be said in words."""
+    return (
+        f"{argument}={received!r} does not say whether it is a limit or a demand, and these are "
+        f"different problems with different optima: write exactly({received!r}), "
+        f"at_most({received!r}), at_least({received!r}) or between(lower, upper)."
+    )
+
+
+def _member_mask(members: Members, size: int, where: str, thing: str) -> Tensor:
+    values = as_tensor(members, where, f"{thing} indices or {size} booleans").cpu()
+    if not values.numel():
+        raise InputError(f"{where} has no members; leave it out.")
+    if values.dtype == torch.bool and values.shape == (size,):
+        mask = values
+    elif values.dtype != torch.bool and values.ndim == 1 and not values.is_floating_point():
+        if len(values) and not (int(values.min()) >= 0 and int(values.max()) < size):
+            raise InputError(
+                f"{where}: {thing} indices must lie in 0..{size - 1}, "
+                f"got {int(values.min())}..{int(values.max())}."
+            )
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[values.long()] = True
+    else:
+        raise InputError(
+            f"{where}: expected {thing} indices or {size} booleans, "
+            f"got {values.dtype} of shape {tuple(values.shape)}."
+        )
+    if not mask.any():
+        raise InputError(f"{where} has no members; leave it out.")
+    return mask

@@ -1,0 +1,86 @@
+"""The routing problems that have a name, each one line of `RoutingProblem`.
+
+Capacities, budgets and k are whole numbers here; `RoutingProblem` itself takes fractions too.
+"""
+
+import math
+
+from lp_routing.errors import InputError
+from lp_routing.problem.bounds import at_least, at_most, between, exactly
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.validation import Scores, as_scores, whole
+
+
+def token_choice(scores: Scores, k: int) -> RoutingProblem:
+    """Each token takes exactly k experts (Shazeer et al. 2017, eq. 5); fast rule: row top-k."""
+    scores = as_scores(scores)
+    k = whole(k, "k", 0, scores.shape[1], "E, the number of experts")
+    return RoutingProblem(scores, tokens=exactly(k))
+
+
+def expert_choice(scores: Scores, capacity: int) -> RoutingProblem:
+    """Each expert takes exactly C tokens (Zhou et al. 2022); fast rule: column top-C."""
+    scores = as_scores(scores)
+    capacity = whole(capacity, "capacity", 0, scores.shape[0], "T, the number of tokens")
+    return RoutingProblem(scores, experts=exactly(capacity))
+
+
+def unified(scores: Scores, total: int) -> RoutingProblem:
+    """Exactly `total` pairs, wherever they are worth most (USMoE, Do et al. 2025); flattened top-N.
+
+    For a budget that need not be used up, write RoutingProblem(scores, total=at_most(N)).
+    """
+    scores = as_scores(scores)
+    total = whole(total, "total", 0, scores.numel(), "T * E, the number of pairs")
+    return RoutingProblem(scores, total=exactly(total))
+
+
+def capacity(scores: Scores, k: int, capacity: int) -> RoutingProblem:
+    """At most k experts a token and at most `capacity` tokens an expert (GShard, Switch, BIP)."""
+    scores = as_scores(scores)
+    k = whole(k, "k", 0, scores.shape[1], "E, the number of experts")
+    capacity = whole(capacity, "capacity", 0)
+    return RoutingProblem(scores, tokens=at_most(k), experts=at_most(capacity))
+
+
+def balanced(scores: Scores, k: int, capacity: int | None = None) -> RoutingProblem:
+    """Exactly k experts a token and equal loads (BASE, Lewis et al. 2021, eq. 3).
+
+    Args:
+        scores: (T, E).
+        k: experts per token.
+        capacity: tokens per expert; left out, T k / E, and where E does not divide T k, loads
+            between its floor and its ceiling: as equal as whole numbers allow.
+    """
+    scores = as_scores(scores)
+    T, E = scores.shape
+    k = whole(k, "k", 0, E, "E, the number of experts")
+    if capacity is None:
+        loads = between(T * k // E, math.ceil(T * k / E))
+    else:
+        loads = exactly(whole(capacity, "capacity", 0, T, "T, the number of tokens"))
+    return RoutingProblem(scores, tokens=exactly(k), experts=loads)
+
+
+def capped_expert_choice(scores: Scores, capacity: int, k: int) -> RoutingProblem:
+    """Each expert takes exactly `capacity` tokens, each token at most k (Zhou et al. 2022)."""
+    scores = as_scores(scores)
+    capacity = whole(capacity, "capacity", 0, scores.shape[0], "T, the number of tokens")
+    k = whole(k, "k", 0, scores.shape[1], "E, the number of experts")
+    return RoutingProblem(scores, tokens=at_most(k), experts=exactly(capacity))
+
+
+def served_unified(scores: Scores, total: int) -> RoutingProblem:
+    """Exactly N = `total` pairs, every token at least one.
+
+    Fast rule: each token's best pair, then the top-(N - T) of the rest.
+    """
+    scores = as_scores(scores)
+    T = scores.shape[0]
+    total = whole(total, "total", 0, scores.numel(), "T * E, the number of pairs")
+    problem = RoutingProblem(scores, tokens=at_least(1), total=exactly(total))
+    if total < T:
+        raise InputError(
+            f"total={total} cannot give each of the {T} tokens an expert; it must be at least {T}."
+        )
+    return problem

@@ -1,0 +1,226 @@
+"""The one door to the solvers: it asks, checks the answer itself, then names the status."""
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.certificate.certificate import Certificate, Number, certify, dual_bound
+from lp_routing.certificate.prices import Prices, from_table
+from lp_routing.certificate.violations import as_amounts, violations_of
+from lp_routing.errors import InputError
+from lp_routing.feasible import feasible_assignment
+from lp_routing.pricing import Pricing
+from lp_routing.problem.assignment import Assignment
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.solvers import BY_NAME, Answer, Outcome, Solver
+from lp_routing.solvers.infeasibility import Infeasibility, explain
+from lp_routing.solvers.solution import Solution, Status
+from lp_routing.validation import share
+
+Amounts = np.ndarray[Any, np.dtype[np.float64]]
+
+NEARLY_WHOLE = 1e-6
+"""A solver's amounts this close to whole numbers are taken as whole, then certified as such."""
+
+
+def solve(
+    problem: RoutingProblem,
+    solver: Solver | str = "highs",
+    *,
+    integral: bool = False,
+    tolerance: float | None = None,
+) -> Solution:
+    """The best assignment of a problem, with its proof.
+
+    Args:
+        problem: what to solve.
+        solver: `HiGHS()`, `Pricing()`, `CVXPY()`, `SciPy()`, or their names with default options.
+        integral: ask for whole amounts. Fractional bounds are rounded inwards; where the LP's
+            optimum is still fractional, HiGHS branches and bounds.
+        tolerance: relative gap and violation up to which an answer counts as optimal; the
+            solver's own where left out (1e-9, CVXPY 1e-6).
+
+    Returns:
+        A `Solution`; OPTIMAL means that its certificate was evaluated here and holds.
+
+    Raises:
+        InputError: not a problem, an unknown solver, `integral` where the solver cannot.
+    """
+    if not isinstance(problem, RoutingProblem):
+        raise InputError(
+            f"solve expects a RoutingProblem first, got {type(problem).__name__}; "
+            f"write RoutingProblem(scores, tokens=exactly(2), ...)."
+        )
+    solver = _solver(solver)
+    tolerance = solver.tolerance if tolerance is None else tolerance
+    tolerance = share(tolerance, "solve: tolerance")
+    began = time.perf_counter()
+    asked = problem
+    if integral and not problem.is_integral:
+        problem = problem.with_whole_bounds()
+    answer = _answer(problem, solver, integral)
+    return replace(_judged(problem, solver, answer, tolerance, began), problem=asked)
+
+
+def _solver(solver: Solver | str) -> Solver:
+    if isinstance(solver, Solver):
+        return solver
+    known: dict[str, type[Solver]] = BY_NAME | {"pricing": Pricing}
+    if isinstance(solver, str) and solver.lower() in known:
+        return known[solver.lower()]()
+    raise InputError(
+        f"unknown solver {solver!r}: give a Solver such as HiGHS(), or one of "
+        f"{', '.join(sorted(known))}."
+    )
+
+
+def _answer(problem: RoutingProblem, solver: Solver, integral: bool) -> Answer:
+    """Ask the solver, with scores scaled by a power of two if its tolerances are absolute."""
+    if solver.own_scale:
+        return solver.answer(problem, integral=integral)
+    if not bool(problem.allowed_per_token.any()):
+        return _nothing_allowed(problem)
+    answer = solver.answer_near_one(problem)
+    fractional = isinstance(answer.x, np.ndarray) and not _is_nearly_whole(answer.x)
+    if integral and fractional:  # groups that cross, or an optimum between vertices
+        searched = solver.answer_near_one(problem, integral=True)
+        answer = replace(searched, prices=answer.prices)
+    return answer
+
+
+def _nothing_allowed(problem: RoutingProblem) -> Answer:
+    """Every pair is forbidden: no column is left to ask a solver about."""
+    demanded = any(bool((family.lower > 0).any()) for family in problem.families)
+    outcome = Outcome.INFEASIBLE if demanded else Outcome.FINISHED
+    x = np.zeros((problem.T, problem.E))
+    return Answer(outcome, x, from_table(problem, {}), said="every pair is forbidden")
+
+
+def _judged(
+    problem: RoutingProblem, solver: Solver, answer: Answer, tolerance: float, began: float
+) -> Solution:
+    """Certify an answer and name its status."""
+    prices, assignment, certificate = answer.prices, None, None
+    infeasible, group = answer.outcome is Outcome.INFEASIBLE, solver.shards.group
+    infeasibility = explain(problem, solver.shards) if infeasible else None
+    if infeasibility is None:
+        prices, assignment = _best_so_far(problem, answer, group)
+    if assignment is not None:
+        certificate = certify(problem, assignment, prices or Prices(), group=group)
+        certificate = _with_search_bound(certificate, answer.bound, solver.name)
+    status = _status(answer, infeasibility, certificate, tolerance)
+    bound: Number = -math.inf
+    if certificate is not None:
+        bound = certificate.bound
+    elif status is not Status.INFEASIBLE:
+        bound = dual_bound(problem, prices or Prices(), group=group)
+    return Solution(
+        problem=problem,
+        solver=solver.name,
+        status=status,
+        assignment=assignment,
+        prices=prices,
+        certificate=certificate,
+        bound=bound,
+        infeasibility=infeasibility,
+        explanation=_explanation(status, answer, infeasibility, certificate),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _status(
+    answer: Answer,
+    infeasibility: Infeasibility | None,
+    certificate: Certificate | None,
+    tolerance: float,
+) -> Status:
+    if infeasibility is not None or _no_whole_assignment(answer):
+        return Status.INFEASIBLE
+    if certificate is not None and certificate.proves_optimal(tolerance):
+        return Status.OPTIMAL
+    if answer.outcome is Outcome.TIME_LIMIT:
+        return Status.TIME_LIMIT
+    if certificate is not None and certificate.keeps_bounds(tolerance):
+        return Status.FEASIBLE
+    return Status.FAILED
+
+
+def _no_whole_assignment(answer: Answer) -> bool:
+    """Branch and bound found the problem infeasible; its search is the only proof there is."""
+    return answer.outcome is Outcome.INFEASIBLE and answer.bound is not None
+
+
+def _best_so_far(
+    problem: RoutingProblem, answer: Answer, group: Any
+) -> tuple[Prices | None, Assignment | None]:
+    """The solver's prices and amounts; when it was stopped early, better ones if there are any.
+
+    Shards of a group have no feasible assignment to fall back on: none could be found alone.
+    """
+    prices = answer.prices
+    found = [] if answer.x is None else [_made_whole(problem, answer.x)]
+    if answer.outcome is Outcome.TIME_LIMIT and group is None:
+        free = Prices()
+        prices = min(prices or free, free, key=lambda candidate: dual_bound(problem, candidate))
+        quick = feasible_assignment(problem, prices)
+        found += [] if quick is None else [quick]
+        found.sort(key=lambda x: _worth(problem, x), reverse=True)
+    if not found:
+        return prices, None
+    return prices, Assignment(found[0].to(problem.scores.device))
+
+
+def _worth(problem: RoutingProblem, x: Tensor) -> tuple[float, float]:
+    """Feasible assignments before others, then by value."""
+    certificate = certify(problem, x, Prices())
+    return -certificate.violation, float(certificate.value)
+
+
+def _made_whole(problem: RoutingProblem, x: Amounts | Tensor) -> Tensor:
+    """Boolean where all amounts are nearly 0 or 1, whole where nearly whole, else unchanged.
+
+    Unchanged too where rounding breaks a bound, which may itself be a fraction.
+    """
+    if isinstance(x, Tensor):
+        return x
+    if not _is_nearly_whole(x):
+        return torch.as_tensor(x)
+    rounded = np.rint(x)
+    whole = torch.as_tensor(rounded.astype(bool if rounded.max() <= 1 else np.int64))
+    if problem.is_integral or not violations_of(problem, as_amounts(problem, whole))[1]:
+        return whole
+    return torch.as_tensor(x)
+
+
+def _is_nearly_whole(x: Amounts) -> bool:
+    return bool(np.abs(x - np.rint(x)).max() <= NEARLY_WHOLE)
+
+
+def _with_search_bound(
+    certificate: Certificate, searched: float | None, solver: str
+) -> Certificate:
+    """The certificate with a branch-and-bound's own bound, where that is the better one."""
+    if searched is None or not searched < certificate.bound:
+        return certificate
+    return replace(certificate, bound=searched, proof=f"branch and bound ({solver})")
+
+
+def _explanation(
+    status: Status,
+    answer: Answer,
+    infeasibility: Infeasibility | None,
+    certificate: Certificate | None,
+) -> str:
+    if infeasibility is not None:
+        return infeasibility.says
+    if status is Status.INFEASIBLE:
+        return f"No whole-number assignment exists, though fractional ones do ({answer.said})."
+    if status is Status.OPTIMAL:
+        return ""
+    broken = certificate.violations[:1] if certificate else ()
+    return "; ".join(filter(None, [answer.said, *(violation.says for violation in broken)]))

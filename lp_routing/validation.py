@@ -1,0 +1,164 @@
+"""What is asked of numbers at the door, before anything is computed with them."""
+
+import math
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, SupportsIndex
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.errors import InputError
+
+CHUNK = 1 << 20
+"""Entries that are looked at together, so that a check needs little memory beside them."""
+
+Scores = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]
+
+
+def as_scores(scores: Scores, what: str = "scores") -> Tensor:
+    """A (T, E) tensor of floats; integers become float64, everything else is kept, not copied.
+
+    The entries of floats are not read: `read_scores` refuses NaN and +inf.
+
+    Raises:
+        InputError: no matrix, no real numbers, or empty; only where torch.distributed is
+            initialised may a matrix have no rows, as the shard of a process group.
+    """
+    values = as_tensor(scores, what, "a matrix of numbers (tokens x experts)")
+    if values.ndim != 2:
+        raise InputError(
+            f"{what}: expected a matrix (tokens x experts), got shape {tuple(values.shape)}; "
+            f"take one layer, or reshape(-1, E)."
+        )
+    if values.shape[1] == 0 or (values.shape[0] == 0 and not _in_process_group()):
+        raise InputError(
+            f"{what}: got shape {tuple(values.shape)}; give at least one token and one expert "
+            f"(only a shard of a process group may be without tokens)."
+        )
+    if values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"{what}: expected real numbers, got {values.dtype}.")
+    if not values.is_floating_point() and values.numel():
+        whole_numbers = values.cpu().numpy()  # torch has no max of unsigned integers
+        if max(int(whole_numbers.max()), -int(whole_numbers.min())) > 2**53:
+            raise InputError(f"{what}: integers beyond 2**53 do not fit float64; rescale them.")
+    if not values.is_floating_point():
+        return values.double()
+    return values.float() if values.dtype.itemsize == 1 else values  # torch adds no float8
+
+
+def _in_process_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def as_tensor(values: Any, what: str, expected: str) -> Tensor:
+    """Dense tensors as they are; anything else by way of numpy, which reads floats as float64.
+
+    Memory is shared where possible, with read-only and memory-mapped arrays too: nothing here
+    writes to what a caller gave.
+
+    Raises:
+        InputError: what is no array of numbers, with `expected` in the sentence.
+    """
+    try:
+        if isinstance(values, Tensor):
+            tensor = values.detach()
+        else:
+            array = np.asarray(values)
+            if not array.dtype.isnative or any(stride < 0 for stride in array.strides):
+                array = array.astype(array.dtype.newbyteorder("="), order="C")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                tensor = torch.as_tensor(array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{what}: expected {expected}, got {type(values).__name__} that torch cannot read "
+            f"({error})."
+        ) from error
+    refuse_not_dense(tensor, what, expected)
+    return tensor
+
+
+def refuse_not_dense(tensor: Tensor, what: str, expected: str = "numbers") -> None:
+    """Raise on a tensor whose entries cannot be read one by one, saying how to get one."""
+    kinds = {
+        "meta": (tensor.is_meta, "give one that holds numbers"),
+        "quantized": (tensor.is_quantized, "write .dequantize()"),
+        str(tensor.layout): (tensor.layout != torch.strided, "write .to_dense()"),
+    }
+    for kind, (found, help_text) in kinds.items():
+        if found:
+            raise InputError(
+                f"{what}: expected {expected} in a dense tensor, got a {kind} tensor; {help_text}."
+            )
+
+
+def refuse_nan_and_inf(values: Tensor, what: str) -> None:
+    """Raise on NaN or +inf, naming the first place; -inf passes (it forbids a pair)."""
+    step = max(1, CHUNK * len(values) // max(1, values.numel()))
+    count, first = 0, None
+    for start in range(0, len(values), step):
+        part = values[start : start + step]
+        bad = part.isnan() | (part == float("inf"))
+        if bool(bad.any()):
+            row, *rest = (int(i) for i in bad.nonzero()[0])
+            first = first or (start + row, *rest)
+            count += int(bad.sum())
+    if first is not None:
+        raise InputError(
+            f"{what}{list(first)} is {float(values[first])} ({count} such entries): it must be "
+            f"finite, or -inf to forbid a pair. Look for overflow where it is computed."
+        )
+
+
+def number(value: object, name: str, expected: str, fits: Callable[[float], bool]) -> float:
+    """`value` as a float if it is a finite number that fits; no boolean, text, tensor or NaN."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if real and math.isfinite(found := float(value)) and fits(found):  # type: ignore[arg-type]
+        return found
+    raise InputError(f"{name}={value!r}: expected {expected}.")
+
+
+def share(value: float, name: str) -> float:
+    """`value` as a number >= 0, refusing NaN, infinity, booleans and everything else."""
+    return number(value, name, "a number >= 0, such as 1e-9", lambda given: given >= 0)
+
+
+def flag(value: bool, name: str) -> bool:
+    """`value` as a bool, refusing text and numbers, whose truth is not what they say."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name}={value!r}: expected True or False.")
+    return bool(value)
+
+
+def one_of(value: str, name: str, allowed: Sequence[str]) -> str:
+    """`value` if it is one of the names allowed."""
+    if not isinstance(value, str) or value not in allowed:
+        names = " or ".join(f'"{choice}"' for choice in allowed)
+        raise InputError(f"{name}={value!r}: expected {names}.")
+    return value
+
+
+def whole(
+    value: SupportsIndex | float,
+    name: str,
+    smallest: int,
+    largest: int | None = None,
+    largest_is: str = "",
+) -> int:
+    """`value` as an int between two limits, refusing fractions, booleans and everything else."""
+    try:
+        fits = isinstance(value, Real) and value == int(value)
+        number = int(value) if fits else operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{name}={value!r}: expected a whole number.") from error
+    if isinstance(value, bool):
+        raise InputError(f"{name}={value!r}: expected a whole number.")
+    if number < smallest:
+        raise InputError(f"{name}={number}: it must be at least {smallest}.")
+    if largest is not None and number > largest:
+        raise InputError(f"{name}={number} is more than {largest_is} ({largest}).")
+    return number
