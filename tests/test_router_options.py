@@ -209,6 +209,16 @@ def test_the_table_holds_every_option_of_every_router():
         assert names(kind) == set(table) | (set(SHARED) & names(kind))
 
 
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_score_and_normalise_are_given_by_keyword_only(kind):
+    shared = [field for field in fields(kind) if field.name in SHARED]
+    assert all(field.kw_only for field in shared)
+    positional = [field for field in fields(kind) if not field.kw_only]
+    if shared:
+        with pytest.raises(TypeError, match="positional"):
+            kind(*[2] * len(positional), "softmax")
+
+
 @pytest.mark.parametrize(("kind", "built", "name", "wrong"), REFUSED)
 def test_a_wrong_option_is_refused_by_its_name(kind, built, name, wrong):
     with pytest.raises(lpr.InputError, match=name):

@@ -41,10 +41,9 @@ from lp_routing.routers.balance import (
     placed,
     positive,
 )
-from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
+from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, named
 from lp_routing.validation import as_scores, whole
 
 NEVER = float("-inf")
@@ -116,7 +115,7 @@ def auction(
 
 
 @dataclass(frozen=True)
-class Auction(Router):
+class Auction(WeightedRule, Router):
     """BASE's balanced assignment (Lewis et al. 2021, eq. 3), by auction with epsilon scaling.
 
     Seeks the optimum of `balanced` and comes within E U epsilon of it (`auction`), with or without
@@ -147,8 +146,6 @@ class Auction(Router):
     k: int = 1
     capacity: Capacity | None = None
     epsilon: float | None = None
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
@@ -156,12 +153,7 @@ class Auction(Router):
             check_capacity(self.capacity)
         if self.epsilon is not None:
             positive(self.epsilon, "epsilon")
-        named(self.score)
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def select(self, scores: Tensor) -> Tensor:
         """The auction of each batch; boolean (..., T, E)."""
@@ -169,10 +161,6 @@ class Auction(Router):
         given = self.capacity
         capacity = None if given is None else resolve_capacity(given, scores, k)
         return per_batch(scores, lambda batch: auction(batch, k, capacity, self.epsilon).chosen)
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
 
 
 def _in_units(scores: Tensor) -> tuple[Tensor, float]:

@@ -1,13 +1,14 @@
 """What a router is: scores from logits, a selection from scores, an `Assignment` for the layer."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
-from lp_routing.scores import check_logits
+from lp_routing.scores import ScoreFunction, check_logits, named
 from lp_routing.validation import refuse_nan_and_inf
 
 Normalise = Literal["kept", "all"] | None
@@ -116,6 +117,44 @@ class StatefulRouter(Rule, Generic[State]):
         plain = scores.detach()
         chosen, after = self.step(plain, self.initial(plain) if state is None else state)
         return Assignment(chosen, self.weigh(scores, chosen), mask), after
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScoredRule(Rule):
+    """A rule that compares what a score function makes of the logits.
+
+    Attributes:
+        score: what is compared and weighs: a function or a name from `lp_routing.scores`.
+    """
+
+    score: ScoreFunction | str = "softmax"
+
+    def __post_init__(self) -> None:
+        named(self.score)
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The score function's (..., T, E)."""
+        return named(self.score)(logits, mask)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WeightedRule(ScoredRule):
+    """A `ScoredRule` whose weights may be divided by their sum, token by token.
+
+    Attributes:
+        normalise: None, or "kept" or "all": divide the weights of a token by the sum of its kept
+            scores, or of all its scores.
+    """
+
+    normalise: Normalise = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_normalise(self.normalise)
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
+        return normalised(scores, chosen, self.normalise)
 
 
 AnyRouter = Router | StatefulRouter[Any]

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
+from lp_routing.routers.base import Router, WeightedRule, normalised
 from lp_routing.routers.randomness import check_seed, uniform, uniform_by_number
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, named
 from lp_routing.validation import one_of, whole
 
 
 @dataclass(frozen=True, eq=False)
-class Blind(Router):
+class Blind(WeightedRule, Router):
     """What rules that draw k allowed experts per token without regard to the scores share.
 
     They seek no optimum, and every expert is as likely as any other: equal loads are expected, not
@@ -38,23 +37,16 @@ class Blind(Router):
     k: int
     seed: int = 0
     weights: Literal["equal", "scores"] = "equal"
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         check_seed(self.seed)
         one_of(self.weights, "weights", ("equal", "scores"))
-        named(self.score)
-        check_normalise(self.normalise)
+        super().__post_init__()
 
     @abstractmethod
     def keys(self, scores: Tensor) -> Tensor:
         """The draws that decide, float64, broadcasting to the scores (..., T, E)."""
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E); only -inf counts in the choice."""
-        return named(self.score)(logits, mask)
 
     def select(self, scores: Tensor) -> Tensor:
         """The k allowed experts with the largest draws; boolean (..., T, E)."""

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.routers.base import Normalise, Router, check_normalise, kept_scores, normalised
+from lp_routing.routers.base import Router, WeightedRule, kept_scores
 from lp_routing.routers.capacity import (
     Capacity,
     check_capacity,
@@ -14,12 +14,11 @@ from lp_routing.routers.capacity import (
     resolve_capacity,
 )
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, named
 from lp_routing.validation import one_of, whole
 
 
 @dataclass(frozen=True)
-class BatchPrioritised(Router):
+class BatchPrioritised(WeightedRule, Router):
     """Row top-k, then places given by the priority of the token (Riquelme et al. 2021, Alg. 2).
 
     All first choices before second ones, and among those of one rank the token of highest priority
@@ -45,19 +44,12 @@ class BatchPrioritised(Router):
     k: int
     capacity: Capacity
     priority: Literal["max", "sum"] = "max"
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         check_capacity(self.capacity)
         one_of(self.priority, "priority", ("max", "sum"))
-        named(self.score)
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def select(self, scores: Tensor) -> Tensor:
         """Row top-k, then dropping by priority; boolean (..., T, E)."""
@@ -68,10 +60,6 @@ class BatchPrioritised(Router):
         capacity = resolve_capacity(self.capacity, scores, k)
         kept = keep_first_choices(scores.gather(-2, rows), chosen.gather(-2, rows), capacity, k)
         return torch.empty_like(kept).scatter_(-2, rows, kept)
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the kept pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
 
     def _priority(self, scores: Tensor, chosen: Tensor) -> Tensor:
         """(..., T); whoever may go nowhere asks for nothing, so that its place does not matter."""

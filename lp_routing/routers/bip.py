@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.routers.base import Normalise, StatefulRouter, check_normalise, normalised
+from lp_routing.routers.base import StatefulRouter, WeightedRule
 from lp_routing.routers.capacity import (
     Capacity,
     CapacityFactor,
@@ -16,7 +16,6 @@ from lp_routing.routers.capacity import (
 )
 from lp_routing.routers.carried import check_state, cold_prices, past
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, named
 from lp_routing.validation import whole
 
 EQUAL_SHARE = CapacityFactor(1.0)
@@ -24,7 +23,7 @@ EQUAL_SHARE = CapacityFactor(1.0)
 
 
 @dataclass(frozen=True)
-class BIP(StatefulRouter[Tensor]):
+class BIP(WeightedRule, StatefulRouter[Tensor]):
     """Row top-k of score - q, q >= 0 found by turns of dual steps (Sun 2025, Algorithm 1).
 
     p_i = max(0, (k+1)-th largest of s_i - q), then q_j = max(0, (C+1)-th largest of s_j - p). Both
@@ -52,19 +51,12 @@ class BIP(StatefulRouter[Tensor]):
     k: int
     iterations: int = 4
     capacity: Capacity = EQUAL_SHARE
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         whole(self.iterations, "iterations", 1)
         check_capacity(self.capacity)
-        named(self.score)
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def initial(self, scores: Tensor) -> Tensor:
         """No prices: zeros (..., E)."""
@@ -79,10 +71,6 @@ class BIP(StatefulRouter[Tensor]):
             paid = past(scores - prices[..., None, :], k)
             prices = past((scores - paid[..., None]).mT, capacity)
         return largest(scores - prices[..., None, :], k), prices
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +90,7 @@ class History:
 
 
 @dataclass(frozen=True)
-class OnlineBIP(StatefulRouter[History]):
+class OnlineBIP(WeightedRule, StatefulRouter[History]):
     """`BIP` one token after another, each knowing only those before it (Sun 2025, Algorithm 3).
 
     Token i finds p_i and q by turns, as in `BIP`, but q_j from its own margin s_ij - p_i and those
@@ -133,8 +121,6 @@ class OnlineBIP(StatefulRouter[History]):
     iterations: int = 2
     window: int = 1024
     capacity: int | None = None
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
@@ -142,12 +128,7 @@ class OnlineBIP(StatefulRouter[History]):
         whole(self.window, "window", 1)
         if self.capacity is not None:
             whole(self.capacity, "capacity", 0, self.window, "window, the tokens remembered")
-        named(self.score)
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def initial(self, scores: Tensor) -> History:
         """Nobody came yet, nobody pays."""
@@ -181,10 +162,6 @@ class OnlineBIP(StatefulRouter[History]):
             margins.scatter_(-1, place, kept)
         chosen = largest(wide - torch.stack(paid, -2), k)
         return chosen, History(prices, margins, seen[..., -1])
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
 
     def _turns(
         self, token: Tensor, prices: Tensor, margins: Tensor, k: int, capacity: int

@@ -12,11 +12,10 @@ from lp_routing.errors import InputError
 from lp_routing.problem.bounds import at_most, exactly
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.balance import per_batch, placed, positive, stacked
-from lp_routing.routers.base import Router
+from lp_routing.routers.base import Router, ScoredRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.routers.selection import largest
 from lp_routing.routers.sinkhorn import column_log_sums, log_kernel, toward
-from lp_routing.scores import ScoreFunction, named
 from lp_routing.validation import one_of, share, whole
 
 
@@ -115,7 +114,7 @@ def _places(scores: Tensor, capacity: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CappedExpertChoice(Router):
+class CappedExpertChoice(ScoredRule, Router):
     """Expert choice with at most k experts per token (Zhou et al. 2022, capped expert choice).
 
     Seeks the optimum of `capped_expert_choice`; the plan is that of its entropic version. Column
@@ -154,7 +153,6 @@ class CappedExpertChoice(Router):
     tolerance: float = 1e-4
     iterations: int = 1000
     rounding: Literal["top-c", "capped"] = "top-c"
-    score: ScoreFunction | str = "softmax"
 
     def __post_init__(self) -> None:
         check_capacity(self.capacity)
@@ -163,11 +161,7 @@ class CappedExpertChoice(Router):
         share(self.tolerance, "tolerance")
         whole(self.iterations, "iterations", 1)
         one_of(self.rounding, "rounding", ("top-c", "capped"))
-        named(self.score)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def plan(self, scores: Tensor) -> CappedPlan:
         """The plan of each batch of scores (..., T, E), and whether it converged."""

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.routers.base import Router
+from lp_routing.routers.base import Router, ScoredRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, named
 
 
 @dataclass(frozen=True)
-class ExpertChoice(Router):
+class ExpertChoice(ScoredRule, Router):
     """Column top-C (Zhou et al. 2022, eq. 2), the optimum of `expert_choice`.
 
     Not causal: whether a token is taken depends on all others. Cost: one `topk` over the tokens.
@@ -29,15 +28,10 @@ class ExpertChoice(Router):
     causal = False
 
     capacity: Capacity
-    score: ScoreFunction | str = "softmax"
 
     def __post_init__(self) -> None:
         check_capacity(self.capacity)
-        named(self.score)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def select(self, scores: Tensor) -> Tensor:
         """Column top-C; boolean (..., T, E). Padding is never taken: an expert may stay short."""

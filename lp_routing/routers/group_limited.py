@@ -6,14 +6,13 @@ from typing import Literal
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
+from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, named
 from lp_routing.validation import one_of, whole
 
 
 @dataclass(frozen=True)
-class GroupLimited(Router):
+class GroupLimited(WeightedRule, Router):
     """The best k experts inside the M best groups, groups being devices or nodes.
 
     It seeks the best k experts per token out of at most M = `top_groups` groups, a problem without
@@ -45,20 +44,13 @@ class GroupLimited(Router):
     groups: int
     top_groups: int
     rank_by: Literal["max", "top2"] = "max"
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         groups = whole(self.groups, "groups", 1)
         whole(self.top_groups, "top_groups", 1, groups, "groups, the number of groups")
         one_of(self.rank_by, "rank_by", ("max", "top2"))
-        named(self.score)
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def select(self, scores: Tensor) -> Tensor:
         """Top-k inside the open groups; boolean (..., T, E).
@@ -76,10 +68,6 @@ class GroupLimited(Router):
         inside = scores.reshape(*scores.shape[:-1], groups, E // groups)
         closed = ~largest(self._worth(inside), top_groups)
         return largest(inside.masked_fill(closed[..., None], float("-inf")).flatten(-2), k)
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the kept pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
 
     def _worth(self, inside: Tensor) -> Tensor:
         """The proxy of each group, (..., T, G)."""

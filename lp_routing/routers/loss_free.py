@@ -1,20 +1,20 @@
 """Loss-free balancing: a bias per expert steers who is chosen, and never what a choice weighs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lp_routing.routers.base import Normalise, StatefulRouter, check_normalise, normalised
+from lp_routing.routers.base import StatefulRouter, WeightedRule
 from lp_routing.routers.carried import check_state, cold_prices
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, named
+from lp_routing.scores import ScoreFunction
 from lp_routing.validation import one_of, share, whole
 
 
 @dataclass(frozen=True)
-class LossFree(StatefulRouter[Tensor]):
+class LossFree(WeightedRule, StatefulRouter[Tensor]):
     """Row top-k of score + bias; weights are the scores without it (Wang et al. 2024).
 
     After each batch the bias of an expert moves against its load: `bias += rate * sign(mean load -
@@ -43,19 +43,13 @@ class LossFree(StatefulRouter[Tensor]):
     k: int
     rate: float = 1e-3
     update: Literal["sign", "proportional"] = "sign"
-    score: ScoreFunction | str = "sigmoid"
-    normalise: Normalise = None
+    score: ScoreFunction | str = field(default="sigmoid", kw_only=True)
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         share(self.rate, "rate")
         one_of(self.update, "update", ("sign", "proportional"))
-        named(self.score)
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def initial(self, scores: Tensor) -> Tensor:
         """No bias: zeros (..., E)."""
@@ -69,7 +63,3 @@ class LossFree(StatefulRouter[Tensor]):
         load = chosen.sum(-2).to(bias.dtype)
         short = load.mean(-1, keepdim=True) - load
         return chosen, bias + self.rate * (torch.sign(short) if self.update == "sign" else short)
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the chosen pairs without bias, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)

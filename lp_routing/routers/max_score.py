@@ -11,9 +11,8 @@ from lp_routing.pricing import Pricing
 from lp_routing.problem.bounds import between, exactly
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.balance import Loads, balanced_problem, loads_of, per_batch
-from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
+from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
-from lp_routing.scores import ScoreFunction, named
 from lp_routing.solvers.solution import Status
 from lp_routing.solvers.solve import solve
 from lp_routing.validation import flag, whole
@@ -22,7 +21,7 @@ NEVER = float("-inf")
 
 
 @dataclass(frozen=True)
-class _Flow(Router):
+class _Flow(WeightedRule, Router):
     """What both rules share: their arguments, and that each batch is routed on its own."""
 
     source = "Dong et al. 2025, arXiv 2508.12801 (MaxScore)"
@@ -31,19 +30,12 @@ class _Flow(Router):
 
     k: int = 2
     capacity: Capacity | None = None
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         if self.capacity is not None:
             check_capacity(self.capacity)
-        named(self.score)
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def select(self, scores: Tensor) -> Tensor:
         """The rule on each batch; boolean (..., T, E).
@@ -60,10 +52,6 @@ class _Flow(Router):
             return self._routed(batch, k, loads_of(len(batch), E, k, capacity))
 
         return per_batch(scores, rule)
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
 
     @abstractmethod
     def _routed(self, scores: Tensor, k: int, loads: Loads) -> Tensor:

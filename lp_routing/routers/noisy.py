@@ -1,22 +1,22 @@
 """Token choice with chance in it: noise on the logits, or experts drawn by their scores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
+from lp_routing.routers.base import Normalise, Router, WeightedRule
 from lp_routing.routers.randomness import check_seed, gumbel, normal
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, check_logits, named
+from lp_routing.scores import check_logits, named
 from lp_routing.validation import number, refuse_not_dense, whole
 
 EXPECTED_STD = "a finite number >= 0, or a floating-point tensor of such"
 
 
 @dataclass(frozen=True, eq=False)
-class NoisyTopK(Router):
+class NoisyTopK(WeightedRule, Router):
     """Row top-k of logits plus normal noise (Shazeer et al. 2017, eq. 3 to 5).
 
     The noise is part of the scores: they choose, weigh, and are what the rule is measured by on
@@ -42,15 +42,13 @@ class NoisyTopK(Router):
     k: int
     std: float | Tensor = 1.0
     seed: int = 0
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = "kept"
+    normalise: Normalise = field(default="kept", kw_only=True)
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         _check_std(self.std)
         check_seed(self.seed)
-        named(self.score)
-        check_normalise(self.normalise)
+        super().__post_init__()
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """The score function's of the noisy logits, (..., T, E).
@@ -66,10 +64,6 @@ class NoisyTopK(Router):
         """Row top-k; boolean (..., T, E)."""
         return largest(scores, whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts"))
 
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Noisy scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
-
     def _std_for(self, logits: Tensor) -> Tensor:
         """The standard deviations where and as precise as the logits, broadcast to them."""
         std = torch.as_tensor(self.std).to(logits.device, logits.dtype)
@@ -83,7 +77,7 @@ class NoisyTopK(Router):
 
 
 @dataclass(frozen=True)
-class Sampled(Router):
+class Sampled(WeightedRule, Router):
     """k experts per token drawn without replacement, each time in proportion to the scores left.
 
     One draw is the k largest of log score + Gumbel noise (Gumbel top-k; Kool et al. 2019). A score
@@ -108,18 +102,11 @@ class Sampled(Router):
 
     k: int
     seed: int = 0
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         check_seed(self.seed)
-        named(self.score)
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def select(self, scores: Tensor) -> Tensor:
         """k draws without replacement per token; boolean (..., T, E).
@@ -137,10 +124,6 @@ class Sampled(Router):
         log_scores = scores.double().clamp(min=torch.finfo(torch.float64).tiny).log()
         keys = log_scores + gumbel(self.seed, scores.shape, scores.device, "Sampled")
         return largest(keys.masked_fill(forbidden, float("-inf")), k)
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the drawn pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
 
 
 def _check_std(std: float | Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.routers.base import Normalise, StatefulRouter, check_normalise, normalised
+from lp_routing.routers.base import StatefulRouter, WeightedRule
 from lp_routing.routers.capacity import (
     Capacity,
     check_capacity,
@@ -18,8 +18,7 @@ from lp_routing.routers.capacity import (
 from lp_routing.routers.dual_steps import Answer, alone, answered, settled
 from lp_routing.routers.repair import evicted, filled, moved
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, named
-from lp_routing.validation import whole
+from lp_routing.validation import flag, one_of, whole
 
 SAMPLE, SHARE = 512, 8
 """At least so many tokens, or one in so many, set the prices first."""
@@ -40,7 +39,7 @@ LEAVERS = 4
 
 
 @dataclass(frozen=True)
-class PriceRouter(StatefulRouter[Tensor]):
+class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
     """Prices by a few dual steps, top-k of score minus price, then repair (this project).
 
     It seeks the optimum of `capacity` and never exceeds a capacity. The state is the experts'
@@ -74,21 +73,13 @@ class PriceRouter(StatefulRouter[Tensor]):
     capacity: Capacity
     rows: Literal["at_most", "exactly"] = "at_most"
     steps: int = STEPS
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         check_capacity(self.capacity)
-        if self.rows not in ("at_most", "exactly"):
-            raise InputError(f'rows={self.rows!r}: expected "at_most" or "exactly".')
+        one_of(self.rows, "rows", ("at_most", "exactly"))
         whole(self.steps, "steps", 0)
-        named(self.score)
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def initial(self, scores: Tensor) -> Tensor:
         """Zeros (..., E): nothing is known yet."""
@@ -119,10 +110,6 @@ class PriceRouter(StatefulRouter[Tensor]):
             x = self._best_of(x, wide, capacity)
         return x.view(scores.shape), prices.view(*scores.shape[:-2], -1)
 
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
-
     def _best_of(self, x: Tensor, wide: Tensor, capacity: int) -> Tensor:
         """Each entry's better one: what prices led to, or row top-k with drops, filled up."""
         free = answered(wide, torch.zeros_like(wide[:, 0]), self.k).taken(wide.shape[2])
@@ -137,7 +124,7 @@ class PriceRouter(StatefulRouter[Tensor]):
 
 
 @dataclass(frozen=True)
-class FixedPrices(StatefulRouter[Tensor]):
+class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
     """Top-k of score minus prices that were fixed before the batch (this project): causal.
 
     Prices for the next batch are those that would have been right for this one, as `PriceRouter`
@@ -159,25 +146,17 @@ class FixedPrices(StatefulRouter[Tensor]):
     k: int
     capacity: Capacity
     enforce: bool = True
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         check_capacity(self.capacity)
-        if not isinstance(self.enforce, bool):
-            raise InputError(f"enforce={self.enforce!r}: expected True or False.")
-        named(self.score)
-        check_normalise(self.normalise)
+        flag(self.enforce, "enforce")
+        super().__post_init__()
 
     @property
     def causal(self) -> bool:
         """Unless a capacity that depends on the number of tokens is enforced."""
         return not self.enforce or not hasattr(self.capacity, "factor")
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
 
     def initial(self, scores: Tensor) -> Tensor:
         """Zeros (..., E): nothing is known yet."""
@@ -195,10 +174,6 @@ class FixedPrices(StatefulRouter[Tensor]):
             chosen = keep_first_tokens(chosen, capacity)
         after = _settled(_above(scores, "at_most"), prices, self.k, capacity, STEPS)[1]
         return chosen, after.view(*scores.shape[:-2], -1)
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
 
 
 def _wide(scores: Tensor) -> Tensor:

@@ -1,19 +1,19 @@
 """Quantile balancing: exact steps on the dual of the balanced problem, one coordinate at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lp_routing.routers.base import Normalise, StatefulRouter, check_normalise, normalised
+from lp_routing.routers.base import StatefulRouter, WeightedRule
 from lp_routing.routers.carried import around, check_state, cold_prices
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, check_rate, named
+from lp_routing.scores import ScoreFunction, check_rate
 from lp_routing.validation import flag, number, whole
 
 
 @dataclass(frozen=True)
-class QuantileBalancing(StatefulRouter[Tensor]):
+class QuantileBalancing(WeightedRule, StatefulRouter[Tensor]):
     """Row top-k of score - price, the prices found by turns of exact dual steps (Su 2026).
 
     A round first gives every token the price at which it takes k experts, the (k+1)-th largest of
@@ -45,25 +45,19 @@ class QuantileBalancing(StatefulRouter[Tensor]):
     rounds: int = 1
     place: float = 0.0
     lag: bool = False
-    score: ScoreFunction | str = "sigmoid"
-    normalise: Normalise = None
+    score: ScoreFunction | str = field(default="sigmoid", kw_only=True)
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
         whole(self.rounds, "rounds", 1)
         number(self.place, "place", "a number from 0 (lowest) to 1", lambda given: 0 <= given <= 1)
         flag(self.lag, "lag")
-        named(self.score)
-        check_normalise(self.normalise)
+        super().__post_init__()
 
     @property
     def causal(self) -> bool:
         """Only where a batch is routed with the prices that the one before left."""
         return bool(self.lag)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
 
     def initial(self, scores: Tensor) -> Tensor:
         """No prices: zeros (..., E)."""
@@ -78,10 +72,6 @@ class QuantileBalancing(StatefulRouter[Tensor]):
             after = balancing_round(scores, after, k, self.place)
         used = before if self.lag else after
         return largest(scores - used[..., None, :], k), after
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
 
 
 def balancing_round(scores: Tensor, prices: Tensor, k: int, place: float = 0.0) -> Tensor:

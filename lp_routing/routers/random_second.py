@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.routers.base import Router, kept_scores
+from lp_routing.routers.base import Router, ScoredRule, kept_scores
 from lp_routing.routers.capacity import (
     Capacity,
     check_capacity,
@@ -14,11 +14,10 @@ from lp_routing.routers.capacity import (
 )
 from lp_routing.routers.randomness import check_seed, uniform
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, named
 
 
 @dataclass(frozen=True)
-class RandomSecond(Router):
+class RandomSecond(ScoredRule, Router):
     """Top-2 with a random second expert (Lepikhin et al. 2021, Algorithm 1).
 
     With g1 and g2 the two best scores divided by their sum, the second is kept with probability
@@ -42,23 +41,18 @@ class RandomSecond(Router):
     cost = "two topk; with capacity a sort over the experts"
 
     capacity: Capacity | None = None
-    score: ScoreFunction | str = "softmax"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.capacity is not None:
             check_capacity(self.capacity)
-        named(self.score)
+        super().__post_init__()
         check_seed(self.seed)
 
     @property
     def causal(self) -> bool:
         """Without capacity; with it later first choices come before earlier second ones."""
         return self.capacity is None
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
 
     def select(self, scores: Tensor) -> Tensor:
         """The first choice, the second by chance, then dropping; boolean (..., T, E).

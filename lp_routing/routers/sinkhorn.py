@@ -16,9 +16,8 @@ from lp_routing.routers.balance import (
     positive,
     stacked,
 )
-from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
+from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, named
 from lp_routing.validation import one_of, share, whole
 
 LOWEST = -1e300
@@ -133,7 +132,7 @@ def toward(target: Tensor, log_sums: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Sinkhorn(Router):
+class Sinkhorn(WeightedRule, Router):
     """Entropic transport, then whole experts (Clark et al. 2022, S-BASE; Cuturi 2013).
 
     Seeks the optimum of `balanced`. The plan is balanced where it converged; its row top-k, as in
@@ -170,8 +169,6 @@ class Sinkhorn(Router):
     tolerance: float = 1e-4
     iterations: int = 1000
     rounding: Literal["top-k", "balanced"] = "top-k"
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
@@ -179,12 +176,7 @@ class Sinkhorn(Router):
         share(self.tolerance, "tolerance")
         whole(self.iterations, "iterations", 1)
         one_of(self.rounding, "rounding", ("top-k", "balanced"))
-        named(self.score)
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def plan(self, scores: Tensor) -> SinkhornPlan:
         """The plan of each batch of scores (..., T, E), and whether it converged."""
@@ -201,10 +193,6 @@ class Sinkhorn(Router):
         if self.rounding == "top-k":
             return largest(self.plan(scores).log_plan, k)
         return per_batch(scores, self._placed)
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
 
     def _placed(self, scores: Tensor) -> Tensor:
         T, E = scores.shape

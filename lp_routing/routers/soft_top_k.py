@@ -1,7 +1,7 @@
 """LapSum soft top-k: each token spreads a mass of k over its experts, differentiably."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -177,7 +177,7 @@ class SoftTopK(Router):
     alpha: float
     truncate: float = 0.0
     most: int | None = None
-    normalise: Normalise = None
+    normalise: Normalise = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("k", "alpha"):

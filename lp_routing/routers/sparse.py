@@ -7,15 +7,9 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.routers.base import (
-    Normalise,
-    Router,
-    StatefulRouter,
-    check_normalise,
-    normalised,
-)
+from lp_routing.routers.base import Router, StatefulRouter, WeightedRule
 from lp_routing.routers.carried import check_state
-from lp_routing.scores import ScoreFunction, check_rate, named
+from lp_routing.scores import check_rate, named
 from lp_routing.validation import number, one_of, share
 
 INF = float("inf")
@@ -24,7 +18,7 @@ MOST = {"softmax": 1.0, "sigmoid": 1.0}
 
 
 @dataclass(frozen=True)
-class TopP(Router):
+class TopP(WeightedRule, Router):
     """Every token takes its fewest best experts that hold a share p of its score (Huang 2024).
 
     At least one, and more where a token is undecided; the number is not bounded otherwise. Causal.
@@ -43,17 +37,10 @@ class TopP(Router):
     causal = True
 
     p: float
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         number(self.p, "p", "a share above 0, at most 1", lambda given: 0 < given <= 1)
-        named(self.score)
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def select(self, scores: Tensor) -> Tensor:
         """The shortest prefix in descending order that holds the share; boolean (..., T, E)."""
@@ -70,13 +57,9 @@ class TopP(Router):
         chosen = torch.empty_like(wanted).scatter_(-1, order, wanted)
         return chosen & (scores > 0)
 
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
-
 
 @dataclass(frozen=True)
-class Threshold(Router):
+class Threshold(WeightedRule, Router):
     """Every pair whose score is at least a value fixed beforehand.
 
     Whatever number N of pairs it takes, they are the optimum of `unified` for N, with the value
@@ -96,12 +79,10 @@ class Threshold(Router):
     causal = True
 
     value: float
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         number(self.value, "value", "a finite number", lambda given: True)  # noqa: ARG005
-        named(self.score)
+        super().__post_init__()
         if isinstance(self.score, str) and self.value < LEAST.get(self.score, -INF):
             raise InputError(
                 f"value={self.value!r}: a {self.score} score is never negative, so that every pair "
@@ -112,19 +93,10 @@ class Threshold(Router):
                 f"value={self.value!r}: a {self.score} score is never above 1, so that no pair "
                 f'would be taken; give a value up to 1, or score="logits".'
             )
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
 
     def select(self, scores: Tensor) -> Tensor:
         """The pairs at or above the value; boolean (..., T, E)."""
         return scores >= self.value
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
 
 
 @dataclass(frozen=True)
@@ -151,7 +123,7 @@ class ReLURouter(Router):
 
 
 @dataclass(frozen=True)
-class RunningThreshold(StatefulRouter[Tensor]):
+class RunningThreshold(WeightedRule, StatefulRouter[Tensor]):
     """A threshold that follows the batches, so that tokens take `budget` experts on average.
 
     A batch takes every pair at or above the threshold that earlier ones left, then moves it:
@@ -183,8 +155,6 @@ class RunningThreshold(StatefulRouter[Tensor]):
     rate: float = 0.1
     update: Literal["quantile", "step"] = "quantile"
     start: float = 0.0
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         number(self.budget, "budget", "a number of experts above 0", lambda given: given > 0)
@@ -193,12 +163,7 @@ class RunningThreshold(StatefulRouter[Tensor]):
             check_rate(self.rate)
         share(self.rate, "rate")
         number(self.start, "start", "a finite number", lambda given: True)  # noqa: ARG005
-        named(self.score)
-        check_normalise(self.normalise)
-
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
+        super().__post_init__()
 
     def initial(self, scores: Tensor) -> Tensor:
         """`start` for each entry of the leading dimensions (...)."""
@@ -222,10 +187,6 @@ class RunningThreshold(StatefulRouter[Tensor]):
             taken = chosen.flatten(-2).sum(-1).to(before.dtype)
             after = before + self.rate * (taken / tokens - self.budget)
         return chosen, torch.where(tokens > 0, after, before)
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the chosen pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
 
 
 def _met_at(scores: Tensor, pairs: Tensor) -> Tensor:

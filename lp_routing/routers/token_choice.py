@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
+from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.capacity import (
     Capacity,
     CapacityFactor,
@@ -16,12 +16,11 @@ from lp_routing.routers.capacity import (
     resolve_capacity,
 )
 from lp_routing.routers.selection import largest
-from lp_routing.scores import ScoreFunction, named
 from lp_routing.validation import one_of, whole
 
 
 @dataclass(frozen=True)
-class TopK(Router):
+class TopK(WeightedRule, Router):
     """Row top-k (Shazeer et al. 2017), optionally dropping what exceeds a capacity.
 
     Without capacity it is the optimum of `token_choice`; with one it seeks that of `capacity` and
@@ -53,8 +52,6 @@ class TopK(Router):
     capacity: Capacity | None = None
     by: Literal["score", "position"] = "score"
     order: Literal["rank", "token"] = "rank"
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)
@@ -62,8 +59,7 @@ class TopK(Router):
             check_capacity(self.capacity)
         one_of(self.by, "by", ("score", "position"))
         one_of(self.order, "order", ("rank", "token"))
-        named(self.score)
-        check_normalise(self.normalise)
+        super().__post_init__()
 
     @property
     def seeks(self) -> str:
@@ -78,10 +74,6 @@ class TopK(Router):
             first_come and not isinstance(self.capacity, CapacityFactor)
         )
 
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
-
     def select(self, scores: Tensor) -> Tensor:
         """Row top-k, then dropping; boolean (..., T, E)."""
         k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
@@ -94,7 +86,3 @@ class TopK(Router):
         if self.order == "token":
             return keep_first_tokens(chosen, capacity)
         return keep_first_choices(scores, chosen, capacity, k)
-
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the kept pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)

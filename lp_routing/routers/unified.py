@@ -1,6 +1,6 @@
 """Unified routing (USMoE): the best pairs of a whole pool, whoever they belong to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -45,7 +45,7 @@ class Unified(Router):
     version: Literal["sigmoid", "v1"] = "sigmoid"
     serve_all: bool = False
     padding: Literal["excluded", "competes"] = "excluded"
-    normalise: Normalise = None
+    normalise: Normalise = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         whole(self.k, "k", 1)

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
-from lp_routing.routers.base import Normalise, Router, normalised
+from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.token_choice import TopK
-from lp_routing.scores import ScoreFunction, named
 from lp_routing.validation import as_tensor, number, whole
 
 
 @dataclass(frozen=True)
-class ZeroComputation(Router):
+class ZeroComputation(WeightedRule, Router):
     """Row top-k over experts the last `free` of which (zero, copy, constant) compute nothing.
 
     Jin et al. 2024 (MoE++), without its gating residuals, which are part of the model: an easy
@@ -53,8 +52,6 @@ class ZeroComputation(Router):
     tau: float = 0.75
     by: Literal["score", "position"] = "score"
     order: Literal["rank", "token"] = "rank"
-    score: ScoreFunction | str = "softmax"
-    normalise: Normalise = None
 
     def __post_init__(self) -> None:
         whole(self.free, "free", 0)
@@ -80,10 +77,6 @@ class ZeroComputation(Router):
         """1 for each paid expert and 0 for each free one, float64 (E,)."""
         return (torch.arange(experts) < experts - self._free(experts)).double()
 
-    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's (..., T, E)."""
-        return named(self.score)(logits, mask)
-
     def select(self, scores: Tensor) -> Tensor:
         """Row top-k, then dropping by two capacities; boolean (..., T, E)."""
         T, E = scores.shape[-2:]
@@ -95,13 +88,11 @@ class ZeroComputation(Router):
         of_paid, of_free = (self._rule(limit).select(scores) for limit in limits)
         return torch.cat([of_paid[..., :paid], of_free[..., paid:]], -1)
 
-    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """Scores of the kept pairs, divided as `normalise` says; (..., T, E)."""
-        return normalised(scores, chosen, self.normalise)
-
     def _rule(self, capacity: int | None) -> TopK:
         """Token choice with one capacity for all; it checks what it is given."""
-        return TopK(self.k, capacity, self.by, self.order, self.score, self.normalise)
+        return TopK(
+            self.k, capacity, self.by, self.order, score=self.score, normalise=self.normalise
+        )
 
     def _free(self, experts: int) -> int:
         return whole(self.free, "free", 0, experts - 1, "E - 1, all experts but one")
