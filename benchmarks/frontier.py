@@ -17,7 +17,7 @@ from torch import Tensor
 
 import lp_routing as lpr
 from benchmarks.scores import skewed_scores
-from lp_routing.cli import versions
+from lp_routing.cli.options import versions
 from lp_routing.frontier import over_capacity, over_total
 
 K, SEED = 2, 0

@@ -13,7 +13,7 @@ from statistics import median
 
 import lp_routing as lpr
 from benchmarks.scores import skewed_scores
-from lp_routing.cli import versions
+from lp_routing.cli.options import versions
 from lp_routing.solvers.highs import LP_DEFAULTS, highs_model, quiet_highs
 from lp_routing.solvers.linear_program import linear_program
 

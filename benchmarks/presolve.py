@@ -5,7 +5,7 @@ HiGHS with and without presolve on balanced and capacity problems of growing siz
 
 import lp_routing as lpr
 from benchmarks.scores import skewed_scores
-from lp_routing.cli import versions
+from lp_routing.cli.options import versions
 
 E, K, SEED = 32, 2, 0
 

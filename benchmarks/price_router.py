@@ -19,7 +19,7 @@ from torch import Tensor
 
 import lp_routing as lpr
 from benchmarks.side_by_side.cases import GPT_OSS, Case, build
-from lp_routing.cli import versions
+from lp_routing.cli.options import versions
 from lp_routing.routers.price import STEPS, PriceRouter
 
 FACTORS = (1.0, 1.25, 1.5)

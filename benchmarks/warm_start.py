@@ -13,7 +13,7 @@ from torch import Tensor
 
 import lp_routing as lpr
 from benchmarks.scores import skewed_scores
-from lp_routing.cli import versions
+from lp_routing.cli.options import versions
 
 K, FACTOR, SEED = 2, 1.25, 0
 

@@ -15,7 +15,7 @@ import torch
 
 import lp_routing as lpr
 from benchmarks.scores import skewed_scores
-from lp_routing.cli import versions
+from lp_routing.cli.options import versions
 
 E, K, FACTOR, SEED = 64, 2, 1.25, 0
 PARTS = {

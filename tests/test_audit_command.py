@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 import lp_routing as lpr
 from lp_routing.audits import Finding
-from lp_routing.cli import PACKAGES
 from lp_routing.cli.audit import HANDFUL, audit, parse_routers
+from lp_routing.cli.options import PACKAGES
 from lp_routing.report.audit_table import cell, sentences
 from lp_routing.routers.catalogue import CATALOGUE
 

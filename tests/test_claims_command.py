@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 import lp_routing as lpr
-from lp_routing import claims
 from lp_routing.claims import CLAIMS, Evidence
 from lp_routing.claims.checking import Checked, check_all
 from lp_routing.cli import main
@@ -18,6 +17,7 @@ from lp_routing.report.claims_page import EVIDENCE, anchor, page
 
 PAGE = Path(lpr.__file__).parents[1] / "docs" / "claims.md"
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
+ALL = "lp_routing.cli.claims.CLAIMS"
 
 
 def run(*arguments):
@@ -39,7 +39,7 @@ def test_some_claims_on_the_sample(tmp_path):
 
 def test_evidence_against_a_verdict_exits_with_1(monkeypatch, tmp_path):
     against = replace(CLAIMS[0], examine=lambda _: Evidence(False, "It is otherwise."))
-    monkeypatch.setattr(claims, "CLAIMS", (against, CLAIMS[3]))
+    monkeypatch.setattr(ALL, (against, CLAIMS[3]))
     path = tmp_path / "claims.json"
     ended = run("--tokens", 32, "--json", path)
     assert ended.exit_code == 1
@@ -50,10 +50,10 @@ def test_evidence_against_a_verdict_exits_with_1(monkeypatch, tmp_path):
 
 def test_what_was_not_asked_does_not_count_as_come_out(monkeypatch):
     silent = replace(CLAIMS[0], examine=lambda _: Evidence(None, "Nothing to ask."))
-    monkeypatch.setattr(claims, "CLAIMS", (silent, CLAIMS[3]))
+    monkeypatch.setattr(ALL, (silent, CLAIMS[3]))
     said = "All 1 verdicts come out as stated. Of 1 more there was nothing to ask here."
     assert said in run("--tokens", 32).output
-    monkeypatch.setattr(claims, "CLAIMS", (silent,))
+    monkeypatch.setattr(ALL, (silent,))
     assert "No verdict could be tried" in run("--tokens", 32).output
 
 
@@ -61,7 +61,9 @@ def test_a_check_that_raises_exits_with_1_and_the_others_are_told(monkeypatch):
     def raises(_):
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr(claims, "CLAIMS", (replace(CLAIMS[0], examine=raises), CLAIMS[3]))
+    monkeypatch.setattr(
+        "lp_routing.cli.claims.CLAIMS", (replace(CLAIMS[0], examine=raises), CLAIMS[3])
+    )
     ended = run("--tokens", 32)
     assert ended.exit_code == 1
     assert "The check failed: ZeroDivisionError: by nothing" in ended.output
@@ -171,7 +173,9 @@ def test_claims_of_an_earlier_run_are_not_checked_again(monkeypatch, tmp_path):
     def raises(_):
         raise AssertionError("checked again")
 
-    monkeypatch.setattr(claims, "CLAIMS", (replace(CLAIMS[0], examine=raises), CLAIMS[3]))
+    monkeypatch.setattr(
+        "lp_routing.cli.claims.CLAIMS", (replace(CLAIMS[0], examine=raises), CLAIMS[3])
+    )
     ended = run(*kept, "--json", tmp_path / "claims.json")
     assert ended.exit_code == 0, ended.output
     assert "checking: 2 of 2" in ended.stderr
@@ -189,7 +193,9 @@ def test_an_interruption_of_claims_says_how_to_go_on(monkeypatch):
     def stops(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(claims, "CLAIMS", (CLAIMS[3], replace(CLAIMS[0], examine=stops)))
+    monkeypatch.setattr(
+        "lp_routing.cli.claims.CLAIMS", (CLAIMS[3], replace(CLAIMS[0], examine=stops))
+    )
     ended = run("--tokens", 32)
     assert ended.exit_code == 130
     assert "Interrupted. 1 of 2 are done, and nothing is kept" in ended.stderr

@@ -11,7 +11,8 @@ import torch
 from click.testing import CliRunner
 
 import lp_routing as lpr
-from lp_routing.cli import PACKAGES, main, parse_layers, parse_tokens
+from lp_routing.cli import SUMMARIES, load, main
+from lp_routing.cli.options import PACKAGES, parse_layers, parse_tokens
 
 COMMAND = Path(sys.executable).with_name("lp-routing")
 FIELDS = "layer problem method kind status value bound gap relative_gap violation dropped max_load"
@@ -257,3 +258,26 @@ def test_without_a_terminal_progress_is_told_in_lines(tmp_path):
     assert "7 of 7 solved: layer 0, capped_expert_choice" in result.stderr
     assert "balanced" in result.stdout
     assert "<= unified" in result.stdout
+
+
+def test_the_summaries_are_those_of_the_commands():
+    for name, summary in SUMMARIES.items():
+        command = load(name)
+        assert command.name == name
+        assert (command.help or "").split("\n\n")[0].replace("\n", " ") == summary
+
+
+def test_help_and_version_load_no_command():
+    code = "import sys; from lp_routing.cli import main; main(sys.argv[1:], standalone_mode=False)"
+    listed = f"{code}; print(*(name for name in sys.modules if name.startswith('lp_routing.cli')))"
+    for option in ("--help", "--version"):
+        ended = subprocess.run(
+            [sys.executable, "-c", listed, option], capture_output=True, text=True, check=True
+        )
+        assert ended.stdout.splitlines()[-1] == "lp_routing.cli"
+
+
+def test_an_unknown_command_is_refused_with_one_that_is_like_it():
+    result = CliRunner().invoke(main, ["gaps"])
+    assert result.exit_code == 2
+    assert "No such command 'gaps'" in result.output

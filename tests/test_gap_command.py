@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 import lp_routing as lpr
+from lp_routing.cli import gap_work
 from lp_routing.cli.gap import gap, parse_routers
 from lp_routing.cli.named import PROBLEMS
 from lp_routing.cli.sections import own_score
@@ -310,8 +310,7 @@ def test_several_processes_find_what_one_finds(file, tmp_path):
 @pytest.fixture
 def fails_at_layer_1(monkeypatch):
     """A function that has the second layer raise an error."""
-    compare = import_module("lp_routing.evaluation.compare")  # the package has such a function
-    measure = compare.comparisons
+    measure = gap_work.comparisons
 
     def plant(error):
         def planted(problem, routers, *, logits, **options):
@@ -319,7 +318,7 @@ def fails_at_layer_1(monkeypatch):
                 raise error
             return measure(problem, routers, logits=logits, **options)
 
-        monkeypatch.setattr(compare, "comparisons", planted)
+        monkeypatch.setattr(gap_work, "comparisons", planted)
 
     return plant
 

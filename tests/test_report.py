@@ -16,13 +16,12 @@ import torch
 from click.testing import CliRunner
 
 import lp_routing as lpr
-from lp_routing import claims, frontier
+from lp_routing import frontier
 from lp_routing.claims import CLAIMS, Evidence
 from lp_routing.cli.options import write_whole
 from lp_routing.cli.report import report
 from lp_routing.report import plots
 from lp_routing.report.html import bought
-from lp_routing.report.html import examined as examining
 from lp_routing.report.html.content import Cell, counted, listed, number, percent
 from lp_routing.report.html.layers import lost
 from lp_routing.report.html.outcome import Outcome
@@ -115,8 +114,10 @@ def made(path, *arguments, status=0):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Two claims, and figures that are made but not drawn: `tests/test_plots.py` looks at those."""
-    monkeypatch.setattr(claims, "CLAIMS", FEW)
-    monkeypatch.setattr(plots, "as_svg", lambda _, *, prefix: f'<svg id="{prefix}"></svg>')
+    monkeypatch.setattr("lp_routing.cli.report.CLAIMS", FEW)
+    monkeypatch.setattr(
+        "lp_routing.report.html.figures.as_svg", lambda _, *, prefix: f'<svg id="{prefix}"></svg>'
+    )
 
 
 @pytest.fixture
@@ -138,8 +139,8 @@ def page(tmp_path_factory):
         return assemble(asked, found)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claims, "CLAIMS", FEW)
-        patch.setattr("lp_routing.report.html.report.report", assembled)
+        patch.setattr("lp_routing.cli.report.CLAIMS", FEW)
+        patch.setattr("lp_routing.cli.report.page_of", assembled)
         ended = run("-o", path, "--tokens", 128, "--layers", "0,2", "--routers", ROUTERS)
     assert ended.exit_code == 0, ended.output
     asked, found = parts
@@ -237,8 +238,8 @@ def test_only_the_script_of_the_page_may_run(page):
 
 def test_progress_has_an_estimate(page):
     lines = page.said.splitlines()
-    assert lines[1] == "0 of 8 done: layer 0"
-    assert all(re.search(r"^\d of 8 done, about \d+ s left: ", line) for line in lines[2:-1])
+    assert lines[0] == "0 of 8 done: layer 0"
+    assert all(re.search(r"^\d of 8 done, about \d+ s left: ", line) for line in lines[1:-1])
 
 
 def test_what_is_lost_is_measured_anew(page):
@@ -392,7 +393,7 @@ def test_text_from_anywhere_is_text(tmp_path, monkeypatch):
         raise ValueError(NASTY)
 
     nasty = replace(CLAIMS[0], title=NASTY, examine=lambda _: Evidence(True, NASTY))
-    monkeypatch.setattr(claims, "CLAIMS", (nasty, replace(nasty, examine=refuse)))
+    monkeypatch.setattr("lp_routing.cli.report.CLAIMS", (nasty, replace(nasty, examine=refuse)))
     monkeypatch.setitem(CATALOGUE, f"nasty {NASTY}", lambda s: TopK(s.k))
     monkeypatch.setitem(CATALOGUE, "refuses", refuse)
     monkeypatch.setattr(frontier, "over_capacity", lambda *_, **__: refuse(None))
@@ -424,9 +425,9 @@ def fails(*_, **__):
 def test_parts_that_fail_lose_no_other_and_exit_with_1(small, tmp_path, monkeypatch):
     for part in (
         "frontier.over_capacity",
-        "claims.checking.check_all",
+        "cli.report.check_all",
         "report.plots.prices",
-        "audits.audit",
+        "cli.report.audit",
     ):
         monkeypatch.setattr(f"lp_routing.{part}", fails)
     read = made(tmp_path / "page.html", small, "--routers", "drop by score", status=1)
@@ -464,7 +465,7 @@ def test_a_figure_that_fails_makes_the_exit_1(page, monkeypatch):
 
 
 def test_without_a_layer_the_rest_is_there(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(examining, "examine", fails)
+    monkeypatch.setattr("lp_routing.cli.report.examine", fails)
     read = made(tmp_path / "page.html", small, "--routers", "drop by score", status=1)
     assert "Layer 0: ZeroDivisionError: by nothing" in read.words("layers")
     for section in ("figures", "capacity", "certificates", "audits"):
@@ -625,7 +626,7 @@ def test_what_there_is_is_written_when_interrupted(small, tmp_path, monkeypatch)
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lp_routing.claims.checking.check_all", interrupt)
+    monkeypatch.setattr("lp_routing.cli.report.check_all", interrupt)
     read = made(tmp_path / "page.html", small, "--routers", "drop by score", status=130)
     assert "Interrupted before it was computed." in read.words("claims")
     assert "Interrupted before it was computed." in read.words("audits")

@@ -12,7 +12,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from lp_routing import claims
 from lp_routing.claims import CLAIMS
 from lp_routing.cli.report import report
 from lp_routing.routers import CATALOGUE
@@ -91,7 +90,7 @@ def address(tmp_path_factory, browser):
     logits = torch.randn(2, 24, 6, generator=torch.Generator().manual_seed(1))
     np.savez(folder / NAME, router_logits=logits.numpy())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claims, "CLAIMS", (CLAIMS[0], CLAIMS[3], CLAIMS[4]))
+        patch.setattr("lp_routing.cli.report.CLAIMS", (CLAIMS[0], CLAIMS[3], CLAIMS[4]))
         patch.setitem(CATALOGUE, ROUTER, CATALOGUE["drop by score"])
         output = ["-o", str(folder / "page.html"), "--routers", ROUTERS]
         ended = CliRunner().invoke(report, [str(folder / NAME), *output])

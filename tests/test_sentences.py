@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import lp_routing as lpr
-from lp_routing.cli import parse_layers
+from lp_routing.cli.options import parse_layers
 from lp_routing.routers import CapacityFactor, TopK, Unified
 
 LOGITS = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])

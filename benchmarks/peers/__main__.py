@@ -22,7 +22,7 @@ import lp_routing as lpr
 from benchmarks.peers.registry import Peer, conformance, differences
 from benchmarks.peers.subjects import PEERS
 from benchmarks.peers.table import conformance_table, finding_table
-from lp_routing.cli import versions
+from lp_routing.cli.options import versions
 
 FEWEST_EXPERTS = 4
 NUDGE = 1e-4

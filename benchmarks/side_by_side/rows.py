@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.side_by_side.cases import Case
 from benchmarks.side_by_side.worker import Record
-from lp_routing.cli import versions
+from lp_routing.cli.options import versions
 
 ENDED = ("OPTIMAL", "INFEASIBLE")
 AGREE = 1e-6

@@ -14,7 +14,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 from sphinx.application import Sphinx
 
-from lp_routing.cli import main
+from lp_routing.cli import SUMMARIES, load
 from lp_routing.routers import CATALOGUE, Shape, StatefulRouter
 
 GAP = Path(__file__).parents[2] / "benchmarks" / "gap.csv"
@@ -119,7 +119,8 @@ class CommandHelp(Directive):
     def run(self) -> list[nodes.Node]:
         """The sections."""
         made: list[nodes.Node] = []
-        for name, command in main.commands.items():
+        for name in SUMMARIES:
+            command = load(name)
             context = click.Context(command, info_name=f"lp-routing {name}", terminal_width=96)
             section = nodes.section("", nodes.title("", name), ids=[f"lp-routing-{name}"])
             section += nodes.literal_block("", command.get_help(context), language="text")

@@ -1,23 +1,49 @@
-"""The `lp-routing` command, one subcommand a file."""
+"""The `lp-routing` command, one subcommand a file.
+
+Only the module of the command that is invoked is imported: `--help`, `--version` and the completion
+of command names need none.
+"""
+
+from importlib import import_module
 
 import click
 
-from lp_routing.cli.audit import audit
-from lp_routing.cli.claims import claims
-from lp_routing.cli.frontier import frontier
-from lp_routing.cli.gap import gap
-from lp_routing.cli.options import PACKAGES, check_writable, parse_layers, parse_tokens, versions
-from lp_routing.cli.report import report
-from lp_routing.cli.verify import verify
+SUMMARIES = {
+    "verify": "Prove the optimum of every named problem and measure the quick rules against it.",
+    "gap": "Measure how far routers are from the certified optimum of a problem, and what they "
+    "cost.",
+    "audit": "Audit routers: causality, batch invariance, decoding, ties, precision, scale, "
+    "capacity.",
+    "claims": "Check the literature's claims about routing, with numbers, on your logits.",
+    "frontier": "Tell what a budget buys: the value of every budget, proved, and what a unit more "
+    "is worth.",
+    "report": "Write one self-contained HTML page: what routers lose, what capacity buys, and the "
+    "proof.",
+}
+"""Command -> the first sentence of its help, which is listed without importing its module."""
 
-__all__ = ["PACKAGES", "check_writable", "main", "parse_layers", "parse_tokens", "versions"]
+
+class _LazyGroup(click.Group):
+    """Lists commands by their summaries; loads the one that is invoked."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, None if listed is None else load(str(listed.name)), rest
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    commands=[click.Command(name, help=summary) for name, summary in SUMMARIES.items()],
+)
 @click.version_option(package_name="lp-routing")
 def main() -> None:
     """Certify Mixture-of-Experts routers against the exact optimum of their assignment problem."""
 
 
-for command in (verify, gap, audit, claims, frontier, report):
-    main.add_command(command)
+def load(name: str) -> click.Command:
+    """The command of a name of `SUMMARIES`, from its own module."""
+    command: click.Command = getattr(import_module(f"lp_routing.cli.{name}"), name)
+    return command

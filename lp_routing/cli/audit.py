@@ -4,25 +4,34 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor
 
-from lp_routing.cli.common_options import (
+from lp_routing import traces
+from lp_routing.audits import Finding
+from lp_routing.audits import audit as run
+from lp_routing.cli.options import (
     capacity_factor_option,
+    check_writable,
     file_argument,
     k_option,
+    parse_layers,
+    parse_tokens,
     tokens_option,
+    versions,
+    write_whole,
 )
-from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write_whole
 from lp_routing.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lp_routing.audits import Finding
+from lp_routing.problem.bounds import at_most
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.report.audit_table import LEGEND, audit_tables, sentences
+from lp_routing.routers.capacity import CapacityFactor
+from lp_routing.routers.catalogue import CATALOGUE, Shape, router
+from lp_routing.validation import whole
 
 HANDFUL = "top-k, drop by score, drop by position, token-major, expert choice, unified"
 
@@ -69,9 +78,6 @@ class AuditOptions:
 
 
 def _audit(console: Console, options: AuditOptions) -> None:
-    with console.status("loading torch ..."):
-        from lp_routing import traces
-        from lp_routing.report.audit_table import LEGEND, audit_tables, sentences
 
     check_writable(options.json_path, options.file)
     names = parse_routers(options.routers)
@@ -105,15 +111,9 @@ def _audit(console: Console, options: AuditOptions) -> None:
 
 
 def _of_layer(
-    console: Console, logits: "Tensor", names: list[str], layer: int, options: AuditOptions
-) -> "dict[str, list[Finding]]":
+    console: Console, logits: Tensor, names: list[str], layer: int, options: AuditOptions
+) -> dict[str, list[Finding]]:
     """The findings of each router on logits (T, E), told one after the other."""
-    from lp_routing.audits import audit as run
-    from lp_routing.problem.bounds import at_most
-    from lp_routing.problem.problem import RoutingProblem
-    from lp_routing.routers.capacity import CapacityFactor
-    from lp_routing.routers.catalogue import Shape, router
-    from lp_routing.validation import whole
 
     T, E = logits.shape
     k = whole(options.k, "k", 1, E, "E, the number of experts")
@@ -136,7 +136,6 @@ def parse_routers(text: str) -> list[str]:
     Raises:
         InputError: an unknown name, with those that there are, or no name.
     """
-    from lp_routing.routers.catalogue import CATALOGUE
 
     if text.strip().lower() == "all":
         return list(CATALOGUE)
@@ -154,7 +153,7 @@ def parse_routers(text: str) -> list[str]:
 
 
 def _as_json(
-    found: "dict[int, dict[str, list[Finding]]]", source: str, options: AuditOptions, tokens: int
+    found: dict[int, dict[str, list[Finding]]], source: str, options: AuditOptions, tokens: int
 ) -> dict[str, Any]:
 
     return {

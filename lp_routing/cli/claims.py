@@ -6,13 +6,19 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import torch
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor
 
-from lp_routing.cli.common_options import file_argument, k_option, layers_option, tokens_option
+from lp_routing import traces
+from lp_routing.claims import CLAIMS, Claim, Evidence, Found
+from lp_routing.claims.checking import Checked, chosen
+from lp_routing.claims.claim import subject
+from lp_routing.claims.search import smallest_case
 from lp_routing.cli.long_work import (
     check_resumable,
     jobs_option,
@@ -20,15 +26,23 @@ from lp_routing.cli.long_work import (
     raise_failures,
     resume_option,
 )
-from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write_whole
+from lp_routing.cli.options import (
+    check_writable,
+    file_argument,
+    k_option,
+    layers_option,
+    parse_layers,
+    parse_tokens,
+    tokens_option,
+    versions,
+    write_whole,
+)
 from lp_routing.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lp_routing.claims import Claim, Found
-    from lp_routing.claims.checking import Checked
-    from lp_routing.traces import Trace
+from lp_routing.report.claims_page import page
+from lp_routing.report.claims_table import LEGEND, claims_table, last_word
+from lp_routing.sweep import ERROR
+from lp_routing.traces import Trace
+from lp_routing.validation import whole
 
 
 @click.command()
@@ -83,13 +97,6 @@ class ClaimsOptions:
 
 def _claims(console: Console, options: ClaimsOptions) -> bool:
     """Do the job and print it; whether all verdicts come out as stated."""
-    with console.status("loading torch and the solvers ..."):
-        from lp_routing import traces
-        from lp_routing.claims import CLAIMS
-        from lp_routing.claims.checking import chosen
-        from lp_routing.report.claims_page import page
-        from lp_routing.report.claims_table import LEGEND, claims_table, last_word
-        from lp_routing.validation import whole
 
     todo = chosen(CLAIMS, options.only)
     check_writable(options.json_path, options.file)
@@ -117,16 +124,13 @@ def _claims(console: Console, options: ClaimsOptions) -> bool:
 
 def _checked(
     console: Console,
-    todo: "list[Claim]",
-    trace: "Trace",
+    todo: list[Claim],
+    trace: Trace,
     layers: list[int],
     most: int | None,
     options: ClaimsOptions,
-) -> "tuple[list[Checked], str]":
+) -> tuple[list[Checked], str]:
     """The claims with their evidence, and in words what it was measured on."""
-    import torch
-
-    from lp_routing.claims.claim import subject
 
     logits = torch.stack([trace.layer(layer)[:most] for layer in layers])
     subject(logits, k=options.k, seed=options.seed)  # raises before the work where it is none
@@ -145,11 +149,8 @@ def _checked(
     return [_as_checked(*pair) for pair in zip(todo, records, strict=True)], said
 
 
-def _searched(console: Console, claims: "list[Claim]", jobs: int) -> "dict[str, Found]":
+def _searched(console: Console, claims: list[Claim], jobs: int) -> dict[str, Found]:
     """The smallest case of every claim that has one, by its id."""
-    import torch
-
-    from lp_routing.claims import Found
 
     ids = [claim.id for claim in claims if claim.counterexample is not None]
     records = long_work(console, smallest, ids, "searching", path=None, jobs=jobs)
@@ -164,27 +165,21 @@ def _searched(console: Console, claims: "list[Claim]", jobs: int) -> "dict[str, 
 
 def smallest(claim_id: str) -> dict[str, Any]:
     """The smallest case against a claim, as JSON values."""
-    from lp_routing.claims import CLAIMS
-    from lp_routing.claims.search import smallest_case
 
     found = smallest_case(next(claim for claim in CLAIMS if claim.id == claim_id))
     rows = None if found.scores is None else found.scores.tolist()
     return {"scores": rows, "says": found.says, "tried": found.tried}
 
 
-def evidence(claim_id: str, *, logits: "Tensor", k: int, seed: int) -> dict[str, Any]:
+def evidence(claim_id: str, *, logits: Tensor, k: int, seed: int) -> dict[str, Any]:
     """What the check of one claim finds on logits (L, T, E), as JSON values."""
-    from lp_routing.claims import CLAIMS
 
     claim = next(claim for claim in CLAIMS if claim.id == claim_id)
     return claim.check(logits, k=k, seed=seed).as_json()
 
 
-def _as_checked(claim: "Claim", record: dict[str, Any]) -> "Checked":
+def _as_checked(claim: Claim, record: dict[str, Any]) -> Checked:
     """A claim with its evidence, or with why its check failed."""
-    from lp_routing.claims import Evidence
-    from lp_routing.claims.checking import Checked
-    from lp_routing.sweep import ERROR
 
     if ERROR in record:
         return Checked(claim, None, f"The check failed: {record[ERROR]}")
@@ -205,7 +200,7 @@ def _arguments(options: ClaimsOptions) -> list[str]:
     return [*typed, "--markdown", str(options.page_path)]
 
 
-def _as_json(checked: "list[Checked]", source: str, options: ClaimsOptions) -> dict[str, Any]:
+def _as_json(checked: list[Checked], source: str, options: ClaimsOptions) -> dict[str, Any]:
     return {
         "claims": [each.as_json() for each in checked],
         "versions": versions(),

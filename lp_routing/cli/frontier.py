@@ -7,19 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor
 
-from lp_routing.cli.common_options import (
-    capacity_factor_option,
-    file_argument,
-    k_option,
-    score_option,
-    tokens_option,
-)
+from lp_routing import traces
 from lp_routing.cli.frontier_asked import Asked
 from lp_routing.cli.frontier_kept import Beside
 from lp_routing.cli.frontier_work import bought, curve_of
@@ -32,19 +27,26 @@ from lp_routing.cli.long_work import (
     resume_option,
 )
 from lp_routing.cli.options import (
+    capacity_factor_option,
     check_writable,
+    file_argument,
     first_tokens,
+    k_option,
     parse_layers,
     parse_tokens,
+    score_option,
+    tokens_option,
     versions,
     write_whole,
 )
 from lp_routing.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lp_routing.sweep import Record
+from lp_routing.report import plots
+from lp_routing.report.frontier_table import LEGEND, frontier_table, sentences
+from lp_routing.report.plots.saving import check_format
+from lp_routing.report.plots.style import check_matplotlib
+from lp_routing.routers import CATALOGUE
+from lp_routing.sweep import Record
+from lp_routing.validation import whole
 
 HANDFULS = {
     "total": ("top-k", "unified"),
@@ -135,9 +137,6 @@ class FrontierOptions:
 
 def _frontier(console: Console, options: FrontierOptions) -> None:
     """Do the job and print it."""
-    with console.status("loading torch and the solvers ..."):
-        from lp_routing import traces
-        from lp_routing.report.frontier_table import LEGEND, frontier_table, sentences
 
     asked = _asked(options)
     _check_outputs(options)
@@ -155,7 +154,7 @@ def _frontier(console: Console, options: FrontierOptions) -> None:
         highlight=False,
     )
 
-    def told(name: str, record: "Record") -> None:
+    def told(name: str, record: Record) -> None:
         console.print(frontier_table(name, asked.over, record))
         for sentence in sentences(asked.over, asked.k, record):
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -172,16 +171,16 @@ def _frontier(console: Console, options: FrontierOptions) -> None:
 
 def _found(
     console: Console,
-    logits: "Tensor",
+    logits: Tensor,
     places: Sequence[Sequence[int]],
     asked: Asked,
     options: FrontierOptions,
-    told: "Callable[[str, Record], None]",
-) -> "dict[str, Record]":
+    told: Callable[[str, Record], None],
+) -> dict[str, Record]:
     """Name of a place -> what its budgets buy; each told in their order, as soon as may be."""
     names = [_name(layers, asked) for layers in places]
 
-    def tell(number: int, record: "Record") -> None:
+    def tell(number: int, record: Record) -> None:
         if "points" in record:
             told(names[number], record)
 
@@ -201,8 +200,6 @@ def _name(layers: Sequence[int], asked: Asked) -> str:
 
 def _asked(options: FrontierOptions) -> Asked:
     """The options that every place shares, checked as far as they can be without the logits."""
-    from lp_routing.routers import CATALOGUE
-    from lp_routing.validation import whole
 
     whole(options.jobs, "jobs", 1)
     given = options.routers
@@ -231,9 +228,6 @@ def _check_outputs(options: FrontierOptions) -> None:
     check_writable(options.json_path, options.file)
     check_writable(options.plot_path, options.file, "--plot")
     if options.plot_path is not None:
-        from lp_routing.report.plots.saving import check_format
-        from lp_routing.report.plots.style import check_matplotlib
-
         check_format(options.plot_path)
         check_matplotlib()
         if (
@@ -256,9 +250,8 @@ def _plot_paths(options: FrontierOptions, places: Sequence[Sequence[int]]) -> li
     return paths
 
 
-def _draw(path: Path, title: str, curve: Any, record: "Record", asked: Asked) -> None:
+def _draw(path: Path, title: str, curve: Any, record: Record, asked: Asked) -> None:
     """The figure of a place, with the routers that are told there."""
-    from lp_routing.report import plots
 
     routers = [SimpleNamespace(**each) for each in record["routers"]]
     at = record["answers"]["at"]
@@ -266,9 +259,7 @@ def _draw(path: Path, title: str, curve: Any, record: "Record", asked: Asked) ->
     plots.save(figure, path)
 
 
-def _as_json(
-    found: "Mapping[str, Record]", source: str, options: FrontierOptions
-) -> dict[str, Any]:
+def _as_json(found: Mapping[str, Record], source: str, options: FrontierOptions) -> dict[str, Any]:
     stated = {name: getattr(options, name) for name in vars(options) if name not in NOT_STATED}
     return {
         "frontiers": [{"of": name, **record} for name, record in found.items()],

@@ -1,10 +1,12 @@
 """What `lp-routing frontier` asks of every place."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
+
+from lp_routing import scores
+from lp_routing.routers import CapacityFactor
+from lp_routing.validation import whole
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,18 @@ class Asked:
     routers: tuple[str, ...]
     seed: int
 
-    def worth(self, logits: "Tensor") -> "Tensor":
+    def worth(self, logits: Tensor) -> Tensor:
         """What pairs are worth, of the shape of the logits."""
-        from lp_routing import scores
 
         return scores.named(self.score)(logits, None)
 
     def capacity(self, T: int, E: int) -> int:
         """Tokens an expert at the capacity factor, T at most."""
-        from lp_routing.routers import CapacityFactor
 
         return min(CapacityFactor(self.capacity_factor).of(T, E, self.k), T)
 
-    def check(self, logits: "Tensor") -> None:
+    def check(self, logits: Tensor) -> None:
         """Raise `InputError` on what makes no sense for logits (L, T, E)."""
-        from lp_routing.validation import whole
 
         _, T, E = logits.shape
         whole(self.k, "k", 1, E, "E, the number of experts")

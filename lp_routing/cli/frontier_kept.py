@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lp_routing.errors import InputError
+from lp_routing.frontier.refine import Point
 from lp_routing.result_file import ResultFile
-
-if TYPE_CHECKING:
-    from lp_routing.frontier.refine import Point
 
 
 @dataclass(init=False)
@@ -32,7 +30,7 @@ class Beside:
             self.of(layers).unlink(missing_ok=True)
 
 
-class KeptPoints(dict[int, "Point"]):
+class KeptPoints(dict[int, Point]):
     """Points by budget; each that is set is on the disk at once.
 
     Args:
@@ -43,7 +41,6 @@ class KeptPoints(dict[int, "Point"]):
     """
 
     def __init__(self, file: ResultFile) -> None:
-        from lp_routing.frontier.refine import Point
 
         super().__init__()
         self.file = file
@@ -53,6 +50,6 @@ class KeptPoints(dict[int, "Point"]):
                 raise InputError(f"{file.path}: line {number} holds no point; take it out.")
             super().__setitem__(values[0], Point(*values))
 
-    def __setitem__(self, budget: int, point: "Point") -> None:
+    def __setitem__(self, budget: int, point: Point) -> None:
         self.file.append(point._asdict())
         super().__setitem__(budget, point)

@@ -1,13 +1,11 @@
 """Curves as rows of a table: budgets that tell much, their values, what a unit is worth there."""
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
+from lp_routing.frontier.certified import Certified
 from lp_routing.frontier.concave import Concave
-
-if TYPE_CHECKING:
-    from lp_routing.frontier.certified import Certified
 
 Curve: TypeAlias = "Concave | Certified"
 """Known at every whole budget, or solved at some and bounded between them."""

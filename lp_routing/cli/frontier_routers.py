@@ -2,26 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from lp_routing import frontier
+from lp_routing.cli.frontier_asked import Asked
 from lp_routing.cli.frontier_points import Curve, ends
+from lp_routing.frontier import RouterCurve
 from lp_routing.frontier.concave import Concave
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lp_routing.cli.frontier_asked import Asked
-    from lp_routing.frontier import RouterCurve
-    from lp_routing.problem.problem import RoutingProblem
-    from lp_routing.routers import Shape
+from lp_routing.problem.named import capacity, unified
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.routers import Shape, router
 
 TRIED = 20
 """Budgets of a router's own curve, at most."""
 
 
-def beside(
-    logits: "Tensor", worth: "Tensor", curve: Curve, asked: "Asked", at: int
-) -> "list[RouterCurve]":
+def beside(logits: Tensor, worth: Tensor, curve: Curve, asked: Asked, at: int) -> list[RouterCurve]:
     """What routers make of some of the budgets, on logits (L, T, E) where pairs are worth so much.
 
     Over layers, each layer gets as many pairs as the others. Forbidden pairs end a curve early.
@@ -45,21 +44,18 @@ def beside(
 
 
 def _own(
-    name: str, logits: "Tensor", worth: "Tensor", tried: Sequence[int], asked: "Asked"
-) -> "RouterCurve":
+    name: str, logits: Tensor, worth: Tensor, tried: Sequence[int], asked: Asked
+) -> RouterCurve:
     """The curve of one router on logits (T, E)."""
-    from lp_routing import frontier
-    from lp_routing.problem.named import capacity, unified
-    from lp_routing.routers import Shape
 
     T, E = worth.shape
 
-    def shape(n: int) -> "Shape":
+    def shape(n: int) -> Shape:
         if asked.over == "capacity":
             return Shape(asked.k, n, T, E)
         return Shape(n, asked.capacity(T, E), T, E) if asked.over == "k" else Shape(n // T, T, T, E)
 
-    def problem(n: int) -> "RoutingProblem":
+    def problem(n: int) -> RoutingProblem:
         if asked.over in ("total", "layers"):
             return unified(worth, n)
         return capacity(worth, shape(n).k, shape(n).capacity)
@@ -71,18 +67,16 @@ def _own(
     return replace(found, name=name)
 
 
-def _router(name: str, shape: "Shape", seed: int) -> Any:
+def _router(name: str, shape: Shape, seed: int) -> Any:
     """The router of that name, with the seed where it draws."""
-    from lp_routing.routers import router
 
     built: Any = router(name, shape)
     seeded = is_dataclass(built) and any(f.name == "seed" for f in fields(built))
     return replace(built, seed=seed) if seeded else built
 
 
-def _summed(curves: "Sequence[RouterCurve]") -> "RouterCurve":
+def _summed(curves: Sequence[RouterCurve]) -> RouterCurve:
     """One router in several layers: budgets and values of all together."""
-    import torch
 
     first = curves[0]
     return replace(

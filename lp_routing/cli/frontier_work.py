@@ -4,17 +4,25 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from lp_routing import frontier
 from lp_routing.cli.frontier_asked import Asked
 from lp_routing.cli.frontier_kept import Beside, KeptPoints
 from lp_routing.cli.frontier_points import Curve, attains, ends, largest, point, points_of, span
+from lp_routing.cli.frontier_routers import beside
 from lp_routing.errors import InputError
+from lp_routing.evaluation.compare import exact_solver
+from lp_routing.frontier.certified import Certified
 from lp_routing.frontier.concave import Concave, Merged
+from lp_routing.problem.named import capacity
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.result_file import ResultFile
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lp_routing.solvers.solve import solve
+from lp_routing.sweep import asked as question
 
 SOLVED = ("capacity", "k")
 """Budgets whose points take a solve each."""
@@ -29,15 +37,13 @@ OWN = ("name", "budgets", "values", "feasible")
 
 
 def bought(
-    layers: Sequence[int], *, logits: "Tensor", asked: Asked, kept: Beside | None = None
+    layers: Sequence[int], *, logits: Tensor, asked: Asked, kept: Beside | None = None
 ) -> dict[str, Any]:
     """What the budgets of some layers of logits (L, T, E) buy, as JSON values.
 
     One layer; where `asked.over` is "layers", all that share one budget. Points that take a solve
     each are kept one by one, where a place for them is named.
     """
-    from lp_routing.cli.frontier_routers import beside
-    from lp_routing.sweep import asked as question
 
     given = logits[list(layers)]
     worth = asked.worth(given)
@@ -65,11 +71,8 @@ def bought(
     }
 
 
-def curve_of(record: Mapping[str, Any], logits: "Tensor", asked: Asked) -> Curve:
+def curve_of(record: Mapping[str, Any], logits: Tensor, asked: Asked) -> Curve:
     """The curve of a record: a certified one as it was solved, an exact one of (L, T, E) again."""
-    import torch
-
-    from lp_routing.frontier.certified import Certified
 
     kept = record["certified"]
     if kept is None:
@@ -79,11 +82,9 @@ def curve_of(record: Mapping[str, Any], logits: "Tensor", asked: Asked) -> Curve
 
 
 def _curve(
-    worth: "Tensor", asked: Asked, kept: KeptPoints | None = None
+    worth: Tensor, asked: Asked, kept: KeptPoints | None = None
 ) -> tuple[Curve, Merged | None]:
     """What budgets buy where pairs are worth (L, T, E), and how layers share one."""
-    from lp_routing import frontier
-    from lp_routing.problem.problem import RoutingProblem
 
     if asked.over == "layers":
         shared = frontier.over_layers(worth)
@@ -104,9 +105,8 @@ def _around(n: int) -> range:
     return range(max(n - 1, 0), n + 2)
 
 
-def _answers(worth: "Tensor", curve: Curve, asked: Asked) -> dict[str, Any]:
+def _answers(worth: Tensor, curve: Curve, asked: Asked) -> dict[str, Any]:
     """Which budgets attain what, what units at the budget in use are worth, what demands cost."""
-    from lp_routing import frontier
 
     L, T, E = worth.shape
     k = asked.k
@@ -143,12 +143,8 @@ def _cost(of: Callable[[], Any]) -> dict[str, Any]:
     return cost if isfinite(cost["lost"]) else {"cannot": "there is no such assignment."}
 
 
-def _dearest(worth: "Tensor", k: int, C: int) -> dict[str, Any]:
+def _dearest(worth: Tensor, k: int, C: int) -> dict[str, Any]:
     """The expert whose slots have the highest price at capacity C, and what they are worth."""
-    from lp_routing import frontier
-    from lp_routing.evaluation.compare import exact_solver
-    from lp_routing.problem.named import capacity
-    from lp_routing.solvers.solve import solve
 
     problem = capacity(worth, k, C)
     solution = solve(problem, exact_solver(problem, 0))
@@ -164,7 +160,6 @@ def _dearest(worth: "Tensor", k: int, C: int) -> dict[str, Any]:
 
 def _of_layers(shared: Merged, at: int) -> dict[str, Any]:
     """Who gets the next pair, and the best split of the budget in use."""
-    from lp_routing import frontier
 
     following = frontier.next_slot(shared, at) if at < ends(shared.total)[1] else None
     return {"next_layer": following, "split": [int(n) for n in shared.split(at).tolist()]}

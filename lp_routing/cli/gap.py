@@ -7,30 +7,40 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
 
-from lp_routing.cli.common_options import (
-    capacity_factor_option,
-    file_argument,
-    k_option,
-    layers_option,
-    score_option,
-    tokens_option,
-)
+from lp_routing import traces
 from lp_routing.cli.gap_work import Place, measured
 from lp_routing.cli.long_work import check_resumable, jobs_option, resume_option
 from lp_routing.cli.named import PROBLEMS, stated
-from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write_whole
+from lp_routing.cli.options import (
+    capacity_factor_option,
+    check_writable,
+    file_argument,
+    k_option,
+    layers_option,
+    parse_layers,
+    parse_tokens,
+    score_option,
+    tokens_option,
+    versions,
+    write_whole,
+)
 from lp_routing.cli.sections import OWN, Section, sections_of
 from lp_routing.errors import InputError
-
-if TYPE_CHECKING:
-    from lp_routing.evaluation.evaluate import GapRow
-    from lp_routing.traces import Trace
+from lp_routing.evaluation.compare import OPTIMUM
+from lp_routing.evaluation.evaluate import GapRow
+from lp_routing.report.gap_table import LEGEND, gap_table, remarks, verdict
+from lp_routing.report.plots.gap_against_time import draw
+from lp_routing.report.plots.saving import check_format
+from lp_routing.report.plots.style import check_matplotlib
+from lp_routing.routers import CATALOGUE
+from lp_routing.traces import Trace
+from lp_routing.validation import whole
 
 NOT_STATED = ("file", "json_path", "csv_path", "plot_path", "resume_path")
 """Options that are left out of the file of rows: paths on this machine."""
@@ -131,14 +141,6 @@ class GapOptions:
 
 def _gap(console: Console, options: GapOptions) -> None:
     """Do the job and print it."""
-    with console.status("loading torch and the solvers ..."):
-        from lp_routing import traces
-        from lp_routing.evaluation.compare import OPTIMUM
-        from lp_routing.report.gap_table import LEGEND, gap_table, remarks, verdict
-        from lp_routing.report.plots.gap_against_time import draw
-        from lp_routing.report.plots.saving import check_format
-        from lp_routing.report.plots.style import check_matplotlib
-        from lp_routing.routers import CATALOGUE
 
     _check_outputs(options)
     if options.plot_path is not None:
@@ -154,7 +156,7 @@ def _gap(console: Console, options: GapOptions) -> None:
     if idle:
         console.print(f"Seek no named problem, not judged: {'; '.join(idle)}.", highlight=False)
 
-    def told(place: Place, rows: "Sequence[GapRow]") -> None:
+    def told(place: Place, rows: Sequence[GapRow]) -> None:
         layer, section = place
         title = f"Layer {layer}, {section}" if options.problem_name == OWN else f"Layer {layer}"
         console.print(gap_table(title, rows, wide=console.width >= WIDE))
@@ -183,9 +185,7 @@ def _gap(console: Console, options: GapOptions) -> None:
         draw(panels, options.plot_path)
 
 
-def _banner(
-    console: Console, trace: "Trace", layers: int, tokens: int, options: GapOptions
-) -> None:
+def _banner(console: Console, trace: Trace, layers: int, tokens: int, options: GapOptions) -> None:
     """What is measured, before it is."""
     _, all_tokens, experts = trace.router_logits.shape
     scores = "" if options.problem_name == OWN else f", scores: {options.score}"
@@ -198,10 +198,9 @@ def _banner(
 
 
 def _check_numbers(
-    trace: "Trace", layer: int, sections: "Sequence[Section]", options: GapOptions
+    trace: Trace, layer: int, sections: Sequence[Section], options: GapOptions
 ) -> None:
     """Raise before anything is printed or measured, rather than after."""
-    from lp_routing.validation import whole
 
     whole(options.jobs, "jobs", 1)
     whole(options.repeats, "repeats", 1)
@@ -262,7 +261,7 @@ def _check_outputs(options: GapOptions) -> None:
     check_resumable(options.resume_path, (options.file, *outputs.values()))
 
 
-def _write(found: "Mapping[Place, Sequence[GapRow]]", source: str, options: GapOptions) -> None:
+def _write(found: Mapping[Place, Sequence[GapRow]], source: str, options: GapOptions) -> None:
     """The rows as JSON and as CSV, where asked for."""
     records = [
         {"layer": layer, "scores": section.score, **row.as_record()}

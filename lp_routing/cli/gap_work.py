@@ -5,35 +5,33 @@ from dataclasses import fields
 from functools import partial
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
+from torch import Tensor
 
 from lp_routing.cli.long_work import long_work, raise_failures
 from lp_routing.cli.named import stated
 from lp_routing.cli.options import first_tokens
 from lp_routing.cli.sections import Section
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lp_routing.evaluation.evaluate import GapRow
-    from lp_routing.traces import Trace
+from lp_routing.evaluation.compare import comparisons
+from lp_routing.evaluation.evaluate import GapRow
+from lp_routing.traces import Trace
 
 Place = tuple[int, Section]
 
 
 def measured(
     console: Console,
-    trace: "Trace",
+    trace: Trace,
     places: Sequence[Place],
-    told: "Callable[[Place, list[GapRow]], None]",
+    told: Callable[[Place, list[GapRow]], None],
     *,
     tokens: int | None,
     resume_path: Path | None,
     jobs: int,
     **options: Any,
-) -> "dict[Place, list[GapRow]]":
+) -> dict[Place, list[GapRow]]:
     """The rows of each layer and problem; each told in their order, as soon as may be.
 
     Where places fail, the others are told all the same, and the last word is an error.
@@ -73,7 +71,7 @@ def measured(
 def section_rows(
     point: Mapping[str, Any],
     *,
-    logits: "Tensor",
+    logits: Tensor,
     tokens: int,
     up_to_a_constant: bool,
     k: int,
@@ -89,7 +87,6 @@ def section_rows(
     what routers with a state have seen. Logits known up to a constant are left to the scores to
     tell, so that routers that mind the constant are not judged.
     """
-    from lp_routing.evaluation.compare import comparisons
 
     every = logits[point["layer"]]
     layer, *others = (every[first : first + tokens] for first in range(0, len(every), tokens))
@@ -107,9 +104,8 @@ def section_rows(
     return {"rows": [row.as_record() for row in rows]}
 
 
-def _row(record: Mapping[str, Any]) -> "GapRow":
+def _row(record: Mapping[str, Any]) -> GapRow:
     """A row of its record: where a number is unknown, NaN again."""
-    from lp_routing.evaluation.evaluate import GapRow
 
     unknown = {f.name: f.default for f in fields(GapRow) if record[f.name] is None}
     numbers = {name: nan for name, usual in unknown.items() if isinstance(usual, float)}

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -12,9 +12,8 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from lp_routing.errors import InputError
-
-if TYPE_CHECKING:
-    from lp_routing.sweep import Progress, Record, Task
+from lp_routing.processes import WorkerError
+from lp_routing.sweep import ERROR, Progress, Record, Task, sweep
 
 INTERRUPTED = 130
 """What a shell gives to a command that ended by Ctrl-C."""
@@ -48,14 +47,14 @@ def check_resumable(path: Path | None, others: Sequence[Path | None]) -> None:
 
 def long_work(
     console: Console,
-    task: "Task",
+    task: Task,
     points: Sequence[Any],
     doing: str,
     *,
     path: Path | None,
     jobs: int,
-    told: "Callable[[int, Record], object]" = lambda _, __: None,
-) -> "list[Record]":
+    told: Callable[[int, Record], object] = lambda _, __: None,
+) -> list[Record]:
     """`sweep`, with how far it is: a bar on a terminal, lines on stderr elsewhere.
 
     Args:
@@ -66,8 +65,6 @@ def long_work(
 
     Exits with status 130 on Ctrl-C, saying how to go on, and with 1 where a process died.
     """
-    from lp_routing.processes import WorkerError
-    from lp_routing.sweep import sweep
 
     seen = 0
     latest: Progress | None = None
@@ -77,7 +74,7 @@ def long_work(
     ) as bar:
         line = bar.add_task(doing, total=len(points), says="")
 
-        def tell(progress: "Progress") -> None:
+        def tell(progress: Progress) -> None:
             nonlocal seen, latest
             latest = progress
             bar.update(line, completed=progress.done, says=str(progress))
@@ -97,7 +94,7 @@ def long_work(
     sys.exit(status)
 
 
-def _go_on(latest: "Progress | None", path: Path | None) -> str:
+def _go_on(latest: Progress | None, path: Path | None) -> str:
     """Where the work stands, and how to go on with it."""
     where = "" if latest is None else f" {latest.done} of {latest.total} are done"
     if path is None:
@@ -105,14 +102,13 @@ def _go_on(latest: "Progress | None", path: Path | None) -> str:
     return f".{where}; the same command with --resume {path} goes on from there."
 
 
-def raise_failures(records: "Sequence[Record]", places: Sequence[str]) -> None:
+def raise_failures(records: Sequence[Record], places: Sequence[str]) -> None:
     """Raise where points failed, with what each said and its place: the last word of a command.
 
     Raises:
         InputError: the input was to blame for all of them.
         RuntimeError: it was not; with the traceback of the first.
     """
-    from lp_routing.sweep import ERROR
 
     failed = [(r, place) for r, place in zip(records, places, strict=True) if ERROR in r]
     says = " ".join(f"{record[ERROR]} {place}" for record, place in failed)

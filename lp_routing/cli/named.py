@@ -1,12 +1,12 @@
 """What the name of a problem means for the logits of a layer."""
 
-from typing import TYPE_CHECKING
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lp_routing.problem.problem import RoutingProblem
-    from lp_routing.routers import Shape
+from lp_routing import scores
+from lp_routing.problem import named as problems
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.routers import CapacityFactor, Shape
+from lp_routing.validation import whole
 
 PROBLEMS = (
     "capacity",
@@ -20,13 +20,9 @@ PROBLEMS = (
 
 
 def stated(
-    logits: "Tensor", name: str, k: int, capacity_factor: float, score: str
-) -> "tuple[RoutingProblem, Shape]":
+    logits: Tensor, name: str, k: int, capacity_factor: float, score: str
+) -> tuple[RoutingProblem, Shape]:
     """The problem of the given name on logits (T, E), and what its routers are built for."""
-    from lp_routing import scores
-    from lp_routing.problem import named as problems
-    from lp_routing.routers import CapacityFactor, Shape
-    from lp_routing.validation import whole
 
     worth = scores.named(score)(logits, None)
     T, E = worth.shape

@@ -1,19 +1,43 @@
-"""What commands have in common: reading options, finding out versions, writing files."""
+"""What commands have in common: options, reading them, finding out versions, writing files."""
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import click
+from torch import Tensor
 
 from lp_routing.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lp_routing.traces import Trace
+from lp_routing.traces import Trace
 
 PACKAGES = ("lp-routing", "torch", "numpy", "scipy", "highspy", "cvxpy", "clarabel")
+
+file_argument = click.argument("file", required=False, type=click.Path(path_type=Path))
+k_option = click.option("--k", default=2, show_default=True, help="Experts per token.")
+capacity_factor_option = click.option(
+    "--capacity-factor",
+    default=1.25,
+    show_default=True,
+    help="Capacity of an expert, relative to an equal share.",
+)
+layers_option = click.option(
+    "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
+)
+tokens_option = click.option(
+    "--tokens",
+    default="1024",
+    show_default=True,
+    help='How many tokens of each layer, from the first, or "all".',
+)
+score_option = click.option(
+    "--score",
+    type=click.Choice(["softmax", "sigmoid", "unified", "logits"]),
+    default="softmax",
+    show_default=True,
+    help="How logits become what a pair is worth; routers choose by scores of their own.",
+)
 
 
 def parse_layers(text: str, count: int) -> list[int]:
@@ -42,7 +66,7 @@ def parse_tokens(text: str) -> int | None:
     return int(text)
 
 
-def first_tokens(trace: "Trace", tokens: int | None) -> "Tensor":
+def first_tokens(trace: Trace, tokens: int | None) -> Tensor:
     """Logits (L, T, E) of the first real tokens of every layer, of all where None."""
     logits = trace.router_logits
     real = logits if trace.mask is None else logits[:, trace.mask]

@@ -8,47 +8,53 @@ from datetime import date
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from torch import Tensor
 
-from lp_routing.cli.common_options import (
-    capacity_factor_option,
-    file_argument,
-    k_option,
-    layers_option,
-    score_option,
-    tokens_option,
-)
+from lp_routing import traces
+from lp_routing.audits import audit
+from lp_routing.claims import CLAIMS
+from lp_routing.claims.checking import check_all
 from lp_routing.cli.gap import parse_routers
 from lp_routing.cli.named import stated
 from lp_routing.cli.options import (
+    capacity_factor_option,
     check_writable,
+    file_argument,
     first_tokens,
+    k_option,
+    layers_option,
     parse_layers,
     parse_tokens,
+    score_option,
+    tokens_option,
     versions,
     write_whole,
 )
 from lp_routing.cli.steps import INTERRUPTED, Step, run
 from lp_routing.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lp_routing.problem.problem import RoutingProblem
-    from lp_routing.report.html.asked import Asked
-    from lp_routing.report.html.examined import Examined
-    from lp_routing.report.html.outcome import Outcome
-    from lp_routing.report.html.report import Found
-    from lp_routing.routers import Shape
-    from lp_routing.traces import Trace
+from lp_routing.problem.bounds import at_most
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.report.html.asked import Asked
+from lp_routing.report.html.bought import bought
+from lp_routing.report.html.examined import Examined, built, examine
+from lp_routing.report.html.figures import figures_section
+from lp_routing.report.html.outcome import Outcome
+from lp_routing.report.html.report import Found
+from lp_routing.report.html.report import report as page_of
+from lp_routing.report.html.summary import worst
+from lp_routing.report.plots.style import check_matplotlib
+from lp_routing.routers import CATALOGUE, Shape
+from lp_routing.traces import Trace
+from lp_routing.validation import whole
 
 HANDFUL = (
     "drop by score, drop by position, token-major, batch prioritised, prices, top-k, "
     "expert choice, unified"
 )
-DRAWN, CLAIMS, BOUGHT = "figures", "claims", "what capacity buys"
+DRAWN, CHECKED, BOUGHT = "figures", "claims", "what capacity buys"
 
 
 @click.command()
@@ -115,11 +121,6 @@ class ReportOptions:
 def _report(options: ReportOptions) -> int:
     """Do the job; the exit status."""
     check_writable(options.output, options.file, "--output")
-    click.echo("loading torch and the solvers ...", err=True)
-    from lp_routing import traces
-    from lp_routing.report.html.report import report as page_of
-    from lp_routing.report.plots.style import check_matplotlib
-    from lp_routing.routers import CATALOGUE
 
     check_matplotlib()
     names = parse_routers(options.routers, tuple(CATALOGUE))
@@ -137,11 +138,9 @@ def _report(options: ReportOptions) -> int:
 
 
 def _asked(
-    options: ReportOptions, trace: "Trace", layers: list[int], names: list[str], logits: "Tensor"
-) -> "Asked":
+    options: ReportOptions, trace: Trace, layers: list[int], names: list[str], logits: Tensor
+) -> Asked:
     """What is asked for; raises on options that make no sense before any work is done."""
-    from lp_routing.report.html.asked import Asked
-    from lp_routing.validation import whole
 
     whole(options.seed, "seed", 0)
     _, T, E = logits.shape
@@ -178,19 +177,13 @@ def _command(options: ReportOptions) -> str:
     return " ".join(map(shlex.quote, [*words, "-o", options.output.name]))
 
 
-def _found(asked: "Asked", logits: "Tensor") -> "tuple[Found, bool]":
+def _found(asked: Asked, logits: Tensor) -> tuple[Found, bool]:
     """All parts, each on its own account, and whether Ctrl-C came before the last."""
-    from lp_routing.claims import CLAIMS as ALL
-    from lp_routing.claims.checking import check_all
-    from lp_routing.report.html.bought import bought
-    from lp_routing.report.html.figures import figures_section
-    from lp_routing.report.html.report import Found
-    from lp_routing.report.html.summary import worst
 
     done: dict[str, Outcome[Any]] = {}
     names = [f"layer {layer}" for layer in asked.layers]
 
-    def chosen() -> "Examined | None":
+    def chosen() -> Examined | None:
         return worst([r for name in names if (r := done[name].result) is not None])
 
     steps = [  # weights: seconds on the sample
@@ -200,7 +193,9 @@ def _found(asked: "Asked", logits: "Tensor") -> "tuple[Found, bool]":
     steps += [
         Step(DRAWN, 2.2, lambda: figures_section(asked, chosen())),
         Step(BOUGHT, 4.0, lambda: bought(asked, chosen())),
-        Step(CLAIMS, 2.7 * len(names), lambda: check_all(ALL, logits, k=asked.k, seed=asked.seed)),
+        Step(
+            CHECKED, 2.7 * len(names), lambda: check_all(CLAIMS, logits, k=asked.k, seed=asked.seed)
+        ),
         *(Step(_audit_of(r), 1.2, partial(_audited, asked, chosen, r)) for r in asked.routers),
     ]
     interrupted = run(steps, done)
@@ -208,7 +203,7 @@ def _found(asked: "Asked", logits: "Tensor") -> "tuple[Found, bool]":
         layers=[done[name] for name in names],
         figures=done[DRAWN],
         bought=done[BOUGHT],
-        claims=done[CLAIMS],
+        claims=done[CHECKED],
         audits={router: done[_audit_of(router)] for router in asked.routers},
     )
     return found, interrupted
@@ -218,24 +213,19 @@ def _audit_of(router: str) -> str:
     return f"audit of {router}"
 
 
-def _problem(asked: "Asked", logits: "Tensor") -> "tuple[RoutingProblem, Shape]":
+def _problem(asked: Asked, logits: Tensor) -> tuple[RoutingProblem, Shape]:
     return stated(logits, "capacity", asked.k, asked.capacity_factor, asked.score)
 
 
-def _examined(asked: "Asked", layer: int, logits: "Tensor") -> "Examined":
-    from lp_routing.report.html.examined import examine
+def _examined(asked: Asked, layer: int, logits: Tensor) -> Examined:
 
     problem, shape = _problem(asked, logits)
     repeats = 5 if asked.timed else 1
     return examine(layer, logits, problem, shape, asked.routers, seed=asked.seed, repeats=repeats)
 
 
-def _audited(asked: "Asked", chosen: "Callable[[], Examined | None]", name: str) -> Any:
+def _audited(asked: Asked, chosen: Callable[[], Examined | None], name: str) -> Any:
     """The findings of a router on the layer of the figures."""
-    from lp_routing.audits import audit
-    from lp_routing.problem.bounds import at_most
-    from lp_routing.problem.problem import RoutingProblem
-    from lp_routing.report.html.examined import built
 
     each = chosen()
     if each is None:

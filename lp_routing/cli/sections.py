@@ -1,13 +1,16 @@
 """Which problem judges which routers: one problem for all, or for each what it seeks itself."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import torch
 
 from lp_routing.cli.named import PROBLEMS
 from lp_routing.errors import InputError
-
-if TYPE_CHECKING:
-    from lp_routing.routers.base import AnyRouter
+from lp_routing.evaluation.compare import OPTIMUM
+from lp_routing.routers import Shape, router
+from lp_routing.routers.base import AnyRouter
+from lp_routing.scores import BY_NAME
 
 OWN = "own"
 
@@ -27,8 +30,6 @@ def sections_of(
     names: Sequence[str], problem_name: str, score: str
 ) -> tuple[list[Section], list[str]]:
     """The problems that judge: one for all routers, or for each what it seeks; who seeks none."""
-    from lp_routing.evaluation.compare import OPTIMUM
-    from lp_routing.routers import Shape, router
 
     if problem_name != OWN:
         return [Section(problem_name, score, tuple(names))], []
@@ -53,14 +54,11 @@ def sections_of(
     return [Section(*where, (*first, *seeking[where])) for where in order], idle
 
 
-def own_score(router: "AnyRouter") -> str:
+def own_score(router: AnyRouter) -> str:
     """The name of the scores that a router compares, "" where they have none (soft top-k).
 
     Noise that it adds to them is left out: what it seeks is the best by the plain ones.
     """
-    import torch
-
-    from lp_routing.scores import BY_NAME
 
     stated = getattr(router, "score", None)
     if isinstance(stated, str):

@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -19,20 +19,24 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from lp_routing.cli.common_options import (
+from lp_routing import scores, traces
+from lp_routing.cli.options import (
     capacity_factor_option,
+    check_writable,
     file_argument,
     k_option,
     layers_option,
+    parse_layers,
+    parse_tokens,
     score_option,
     tokens_option,
+    versions,
+    write_whole,
 )
-from lp_routing.cli.options import check_writable, parse_layers, parse_tokens, versions, write_whole
 from lp_routing.errors import InputError
-
-if TYPE_CHECKING:
-    from lp_routing.traces import Trace
-    from lp_routing.verify import Case, Outcome
+from lp_routing.report.verify_table import LEGEND, chain_lines, clashes, layer_tables, verdict
+from lp_routing.traces import Trace
+from lp_routing.verify import Case, Outcome, cases, chain, examine_all, refuted, rows_as_json
 
 
 @click.command()
@@ -80,16 +84,6 @@ class VerifyOptions:
 
 def _verify(console: Console, options: VerifyOptions) -> bool:
     """Do the job and print it; whether all that claims exactness is exact."""
-    with console.status("loading torch and the solvers ..."):
-        from lp_routing import traces
-        from lp_routing.report.verify_table import (
-            LEGEND,
-            chain_lines,
-            clashes,
-            layer_tables,
-            verdict,
-        )
-        from lp_routing.verify import examine_all, refuted
 
     check_writable(options.json_path, options.file)
     trace = traces.sample() if options.file is None else traces.read(options.file)
@@ -122,7 +116,7 @@ def _verify(console: Console, options: VerifyOptions) -> bool:
     return not refuted(outcomes)
 
 
-def _tell(progress: Progress, task: TaskID, outcome: "Outcome") -> None:
+def _tell(progress: Progress, task: TaskID, outcome: Outcome) -> None:
     """Move the bar; where there is no terminal to draw one, say a line."""
     progress.advance(task)
     if not progress.console.is_terminal:
@@ -131,10 +125,8 @@ def _tell(progress: Progress, task: TaskID, outcome: "Outcome") -> None:
         click.echo(f"{done.completed:g} of {done.total:g} solved: {place}", err=True)
 
 
-def _cases(trace: "Trace", options: VerifyOptions) -> "list[Case]":
+def _cases(trace: Trace, options: VerifyOptions) -> list[Case]:
     """The named problems of all chosen layers."""
-    from lp_routing import scores
-    from lp_routing.verify import cases
 
     todo = []
     for layer in parse_layers(options.layers, trace.layers):
@@ -148,9 +140,8 @@ def _cases(trace: "Trace", options: VerifyOptions) -> "list[Case]":
 
 
 def _as_json(
-    outcomes: "list[Outcome]", source: str, options: VerifyOptions, tokens: int
+    outcomes: list[Outcome], source: str, options: VerifyOptions, tokens: int
 ) -> dict[str, Any]:
-    from lp_routing.verify import chain, rows_as_json
 
     findings = [f for outcome in outcomes for f in outcome.findings] + chain(outcomes)
     return {

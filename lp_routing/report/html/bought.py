@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from lp_routing import frontier
 from lp_routing.errors import InputError
 from lp_routing.evaluation.evaluate import ROUNDING
+from lp_routing.frontier.certified import Certified
 from lp_routing.pricing import Pricing
 from lp_routing.problem.named import capacity as capacity_problem
 from lp_routing.problem.problem import RoutingProblem
+from lp_routing.report import plots
 from lp_routing.report.html.asked import Asked
 from lp_routing.report.html.content import (
     Block,
@@ -34,9 +37,6 @@ from lp_routing.routers.base import AnyRouter
 from lp_routing.solvers.base import Answer
 from lp_routing.solvers.solution import Status
 from lp_routing.solvers.solve import solve
-
-if TYPE_CHECKING:
-    from lp_routing.frontier.certified import Certified
 
 POINTS = 20
 """Capacities that are solved; between them the value is proved within bounds."""
@@ -96,7 +96,7 @@ class Bought:
     """
 
     layer: int
-    curve: "Certified"
+    curve: Certified
     around: Sequence[Solved]
     enough: Sequence[Solved]
     routers: Sequence[RouterPoints]
@@ -111,7 +111,6 @@ def bought(asked: Asked, each: Examined | None) -> Bought:
     Raises:
         InputError: no layer.
     """
-    from lp_routing import frontier
 
     if each is None:
         raise InputError("no layer could be examined.")
@@ -177,7 +176,6 @@ def bought_section(asked: Asked, found: Outcome[Bought]) -> Section:
     if found.result is None:
         return Section("capacity", title, [Failure(found.error)])
     each = found.result
-    from lp_routing.report import plots
 
     blocks: list[Block] = [
         Paragraph(" ".join([*sentences(asked, each), *each.without])),
@@ -277,7 +275,7 @@ def _solved(found: Bought) -> list[Solved]:
     return [by_capacity[C] for C in sorted(by_capacity)]
 
 
-def _lost(router: RouterPoints, curve: "Certified") -> dict[int, Cell]:
+def _lost(router: RouterPoints, curve: Certified) -> dict[int, Cell]:
     """Capacity -> what a router lacks to the bound there."""
     found = {}
     tried = zip(

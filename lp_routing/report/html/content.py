@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import ClassVar, Literal
 
+from lp_routing.errors import InputError
+
 Tone = Literal["", "good", "poor", "bad"]
 """How a cell is coloured; its words say the same."""
 
@@ -140,7 +142,6 @@ def quoted(name: str) -> str:
 
 def in_words(error: BaseException) -> str:
     """What went wrong, in a sentence."""
-    from lp_routing.errors import InputError
 
     said = " ".join(str(error).split()) or "no message"
     return said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from lp_routing.audits.causality_map import causality_map
+from lp_routing.audits.precision_flips import precision_flips
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
+from lp_routing.report import plots
 from lp_routing.report.html.asked import Asked
 from lp_routing.report.html.content import Block, Failure, Figure, Paragraph, Section, quoted
 from lp_routing.report.html.examined import Examined, built
 from lp_routing.report.html.outcome import attempted
+from lp_routing.report.plots import as_svg
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -40,7 +44,6 @@ def drawn(name: str, draw: Draw, caption: str) -> Sequence[Block]:
     """
 
     def make() -> Sequence[Block]:
-        from lp_routing.report.plots import as_svg
 
         try:
             return [Figure(as_svg(draw(), prefix=name.lower().replace(" ", "-")), caption)]
@@ -52,9 +55,6 @@ def drawn(name: str, draw: Draw, caption: str) -> Sequence[Block]:
 
 def _figures(asked: Asked, each: Examined) -> list[tuple[str, Draw, str]]:
     """Name, what draws it, and its caption."""
-    from lp_routing.audits.causality_map import causality_map
-    from lp_routing.audits.precision_flips import precision_flips
-    from lp_routing.report import plots
 
     main, called = asked.main, quoted(asked.main)
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from hashlib import sha256
 from importlib.resources import files
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
 from lp_routing.report.html.content import Figure, Section
 
 PARTS = "lp_routing.report.html"
@@ -25,7 +28,6 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         subtitle: under it.
         sections: its parts in order.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader(PARTS, ""),
@@ -60,6 +62,5 @@ def _part(name: str) -> str:
 
 def _trusted(figure: Figure) -> str:
     """The figure's own markup; the one text that is not escaped."""
-    from markupsafe import Markup
 
     return Markup(figure.svg)
