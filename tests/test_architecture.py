@@ -87,7 +87,7 @@ def test_every_public_name_is_documented(name):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_small_enough_to_be_one_thing(path):
-    assert path.read_text().count("\n") <= 300
+    assert path.read_text().count("\n") <= 600
 
 
 def test_importing_the_package_does_not_import_solvers_or_the_command_line():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers import TopK
-from lp_routing.routers.baselines import HashRouter, RandomRouter
+from lp_routing.routers.random import HashRouter, RandomRouter
 
 NEVER = float("-inf")
 both = pytest.mark.parametrize("kind", [HashRouter, RandomRouter])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers import TopK
-from lp_routing.routers.batch_prioritised import BatchPrioritised
+from lp_routing.routers.token_choice import BatchPrioritised
 
 NEVER = float("-inf")
 every_priority = pytest.mark.parametrize("priority", ["max", "sum"])

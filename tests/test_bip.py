@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers import CapacityFactor, TopK
-from lp_routing.routers.bip import BIP, History, OnlineBIP
+from lp_routing.routers.dual_updates import BIP, History, OnlineBIP
 
 NEVER = float("-inf")
 

@@ -7,7 +7,7 @@ import torch
 
 import lp_routing as lpr
 from lp_routing.routers import ExpertChoice, TopK
-from lp_routing.routers.competition import competition_scores
+from lp_routing.scores import competition_scores
 
 every_response = pytest.mark.parametrize("response", ["norm", "mean"])
 

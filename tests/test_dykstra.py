@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers.capacity import CapacityFactor
-from lp_routing.routers.dykstra import CappedExpertChoice, capped_plan
-from lp_routing.routers.expert_choice import ExpertChoice
+from lp_routing.routers.expert_choice import CappedExpertChoice, ExpertChoice, capped_plan
 from tests.balanced_checks import NEVER, distinct, tied
 from tests.brute_force import best_value
 from tests.strategies import score_matrices

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 import lp_routing as lpr
-from lp_routing.routers.entmax import (
+from lp_routing.routers.sparse import (
     Entmax,
     EntmaxBudget,
     budget_temperature,

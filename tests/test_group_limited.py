@@ -10,7 +10,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 import lp_routing as lpr
 from lp_routing.routers import TopK
-from lp_routing.routers.group_limited import GroupLimited
+from lp_routing.routers.token_choice import GroupLimited
 
 NEVER = float("-inf")
 every_proxy = pytest.mark.parametrize("rank_by", ["max", "top2"])

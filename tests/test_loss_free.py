@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers import TopK
-from lp_routing.routers.loss_free import LossFree
+from lp_routing.routers.dual_updates import LossFree
 
 NEVER = float("-inf")
 

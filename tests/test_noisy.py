@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers import TopK
-from lp_routing.routers.noisy import NoisyTopK, Sampled
-from lp_routing.routers.randomness import normal
+from lp_routing.routers.random import NoisyTopK, Sampled
+from lp_routing.routers.selection import normal
 
 NEVER = float("-inf")
 TOKENS = 20_000

@@ -15,8 +15,8 @@ import torch
 
 import lp_routing as lpr
 from lp_routing.audits import precision
-from lp_routing.audits.causality_map import CausalityMap, causality_map
-from lp_routing.audits.precision_flips import PrecisionFlips, precision_flips
+from lp_routing.audits.causality import CausalityMap, causality_map
+from lp_routing.audits.precision import PrecisionFlips, precision_flips
 from lp_routing.evaluation.evaluate import GapRow
 from lp_routing.frontier.concave import Concave
 from lp_routing.problem.assignment import Assignment

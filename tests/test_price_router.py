@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers.capacity import CapacityFactor
-from lp_routing.routers.dual_steps import answered, newton, settled
+from lp_routing.routers.dual_ascent import answered, newton, settled
 from lp_routing.routers.price import MOVABLE, FixedPrices, PriceRouter, _movable, _turn
 from lp_routing.routers.repair import evicted, filled, moved
 from lp_routing.routers.token_choice import TopK

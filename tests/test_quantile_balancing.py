@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers import TopK
-from lp_routing.routers.quantile_balancing import QuantileBalancing, balancing_round
+from lp_routing.routers.dual_updates import QuantileBalancing, balancing_round
 
 NEVER = float("-inf")
 

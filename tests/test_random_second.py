@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers import CapacityFactor, TopK
-from lp_routing.routers.random_second import RandomSecond
-from lp_routing.routers.randomness import uniform
+from lp_routing.routers.selection import uniform
+from lp_routing.routers.token_choice import RandomSecond
 
 NEVER = float("-inf")
 CPU = torch.device("cpu")

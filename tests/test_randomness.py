@@ -9,7 +9,7 @@ import torch
 
 import lp_routing as lpr
 from lp_routing.routers import HashRouter, NoisyTopK, RandomRouter, Sampled
-from lp_routing.routers.randomness import check_seed, gumbel, normal, uniform, uniform_by_number
+from lp_routing.routers.selection import check_seed, gumbel, normal, uniform, uniform_by_number
 
 CPU = torch.device("cpu")
 BITS = 2**64 - 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers import TopK
-from lp_routing.routers.zero_computation import ZeroComputation, cost
+from lp_routing.routers.token_choice import ZeroComputation, cost
 
 NEVER = float("-inf")
 WAYS = [("score", "rank"), ("position", "rank"), ("position", "token")]

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from benchmarks.peers.compare import CapacityRule, PeerMap, Subject
 from lp_routing.routers.capacity import CapacityFactor
-from lp_routing.routers.group_limited import GroupLimited
-from lp_routing.routers.loss_free import LossFree
+from lp_routing.routers.dual_updates import LossFree
 from lp_routing.routers.sinkhorn import Sinkhorn
-from lp_routing.routers.token_choice import TopK
+from lp_routing.routers.token_choice import GroupLimited, TopK
 from lp_routing.scores import ScoreFunction, masked, sigmoid
 
 FACTOR = 1.0

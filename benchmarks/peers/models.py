@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from benchmarks.peers.compare import CapacityRule, PeerMap, Subject
 from benchmarks.peers.megatron import biased
 from lp_routing.routers.base import AnyRouter
-from lp_routing.routers.group_limited import GroupLimited
-from lp_routing.routers.token_choice import TopK
+from lp_routing.routers.token_choice import GroupLimited, TopK
 from lp_routing.scores import softmax
 
 GROUPS, TOP_GROUPS = 4, 2

@@ -1,17 +1,13 @@
 """What a router can get wrong beside its value: one question a file, for any callable."""
 
 from lp_routing.audits.batch_invariance import batch_invariance
-from lp_routing.audits.causality import causality
-from lp_routing.audits.causality_map import CausalityMap, causality_map
+from lp_routing.audits.causality import CausalityMap, causality, causality_map
 from lp_routing.audits.feasibility import feasibility
-from lp_routing.audits.finding import Example, Finding
-from lp_routing.audits.precision import FORMATS, margins, precision
-from lp_routing.audits.precision_flips import PrecisionFlips, precision_flips
+from lp_routing.audits.precision import FORMATS, PrecisionFlips, margins, precision, precision_flips
 from lp_routing.audits.prefill import prefill
-from lp_routing.audits.repeatable import repeatable
+from lp_routing.audits.probe import LIMIT_S, Example, Finding, Subject, chosen
 from lp_routing.audits.scale import WAYS, scale
-from lp_routing.audits.subject import LIMIT_S, Subject, chosen
-from lp_routing.audits.suite import audit
+from lp_routing.audits.suite import audit, repeatable
 from lp_routing.audits.ties import ties
 from lp_routing.router_outputs import NoAnswer, as_map
 

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from lp_routing.audits.finding import Finding, unasked
-from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
+from lp_routing.audits.probe import Finding, RouterLike, Subject, as_logits, as_subject, unasked
 from lp_routing.certificate.violations import as_amounts, violations_of
 from lp_routing.errors import InputError
 from lp_routing.problem.problem import RoutingProblem

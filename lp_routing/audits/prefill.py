@@ -3,9 +3,17 @@
 import torch
 from torch import Tensor
 
-from lp_routing.audits.finding import Finding, unanswered, unasked
-from lp_routing.audits.probes import compare, found
-from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
+from lp_routing.audits.probe import (
+    Finding,
+    RouterLike,
+    Subject,
+    as_logits,
+    as_subject,
+    compare,
+    found,
+    unanswered,
+    unasked,
+)
 from lp_routing.router_outputs import NoAnswer
 from lp_routing.validation import whole
 

@@ -5,9 +5,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lp_routing.audits.finding import Finding, counted, unanswered, unasked
-from lp_routing.audits.probes import compare, first_example, found
-from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
+from lp_routing.audits.probe import (
+    Finding,
+    RouterLike,
+    Subject,
+    as_logits,
+    as_subject,
+    compare,
+    counted,
+    first_example,
+    found,
+    unanswered,
+    unasked,
+)
 from lp_routing.errors import InputError
 from lp_routing.router_outputs import NoAnswer
 

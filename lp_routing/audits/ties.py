@@ -8,9 +8,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lp_routing.audits.finding import Finding, unasked
-from lp_routing.audits.probes import Probe, compare, found, merged, try_all
-from lp_routing.audits.subject import RouterLike, Subject, as_logits, as_subject
+from lp_routing.audits.probe import (
+    Finding,
+    Probe,
+    RouterLike,
+    Subject,
+    as_logits,
+    as_subject,
+    compare,
+    found,
+    merged,
+    try_all,
+    unasked,
+)
 from lp_routing.router_outputs import NoAnswer
 from lp_routing.validation import whole
 

@@ -16,7 +16,7 @@ from lp_routing.claims.by_trial import (
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
 from lp_routing.claims.layers import balanced_optimum, by_layer, rounding, share_above, span
 from lp_routing.evaluation.load_metrics import max_over_mean
-from lp_routing.routers.bip import BIP
+from lp_routing.routers.dual_updates import BIP
 from lp_routing.scores import softmax
 
 TURNS = 14

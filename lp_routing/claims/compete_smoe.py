@@ -10,8 +10,8 @@ from lp_routing.certificate.certificate import certify
 from lp_routing.certificate.prices import Prices
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
 from lp_routing.problem.named import token_choice
-from lp_routing.routers.competition import competition_scores
 from lp_routing.routers.token_choice import TopK
+from lp_routing.scores import competition_scores
 
 TOKENS = 128
 WIDTH = 16

@@ -14,7 +14,7 @@ from lp_routing.extensions.group_limited import (
     relaxed_in_groups,
     searched_in_groups,
 )
-from lp_routing.routers.group_limited import GroupLimited
+from lp_routing.routers.token_choice import GroupLimited
 from lp_routing.scores import ScoreFunction, sigmoid, softmax
 
 Proxy = Literal["max", "top2"]

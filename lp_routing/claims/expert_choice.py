@@ -8,7 +8,7 @@ from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Ve
 from lp_routing.claims.layers import by_layer, rounding, span
 from lp_routing.pricing import Pricing
 from lp_routing.problem.named import capped_expert_choice
-from lp_routing.routers.dykstra import CappedPlan, capped_plan
+from lp_routing.routers.expert_choice import CappedPlan, capped_plan
 from lp_routing.routers.selection import largest
 from lp_routing.scores import softmax
 from lp_routing.solvers.solve import solve

@@ -16,7 +16,7 @@ from lp_routing.claims.layers import (
     span,
     too_few,
 )
-from lp_routing.routers.loss_free import LossFree
+from lp_routing.routers.dual_updates import LossFree
 from lp_routing.scores import sigmoid
 
 STEPS = 20

@@ -12,7 +12,7 @@ from lp_routing.extensions.knapsack import (
     searched_within_budget,
     within_budget,
 )
-from lp_routing.routers.zero_computation import ZeroComputation
+from lp_routing.routers.token_choice import ZeroComputation
 from lp_routing.scores import softmax
 
 SEARCHED = 16

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.extensions.proved import Proved, Vector, search
-from lp_routing.routers.group_limited import GroupLimited
+from lp_routing.routers.token_choice import GroupLimited
 from lp_routing.validation import Scores, as_scores, refuse_nan_and_inf, whole
 
 NEVER = float("-inf")

@@ -1,13 +1,26 @@
-"""Expert choice: every expert takes its C best tokens."""
+"""Expert choice: every expert takes its C best tokens, with a cap on experts per token or without.
 
+The capped rule first finds an entropic plan by Dykstra's projections, then rounds it to whole
+tokens.
+"""
+
+import math
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
+from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
+from lp_routing.problem.bounds import at_most, exactly
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.routers.balance import per_batch, placed, positive, stacked
 from lp_routing.routers.base import Router, ScoredRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.routers.selection import largest
+from lp_routing.routers.sinkhorn import column_log_sums, log_kernel, toward
+from lp_routing.validation import one_of, share, whole
 
 
 @dataclass(frozen=True)
@@ -41,3 +54,182 @@ class ExpertChoice(ScoredRule, Router):
                 f"capacity={capacity} is more than T, the number of tokens ({scores.shape[-2]})."
             )
         return largest(scores.mT, capacity).mT
+
+
+@dataclass(frozen=True, eq=False)
+class CappedPlan:
+    """An entropic plan and how close it came to its bounds.
+
+    Attributes:
+        log_plan: float64 (..., T, E), the logarithm of the plan, at most 0; -inf where forbidden.
+        potentials: float64 (..., E), by what a column of scores over temperature was raised;
+            -inf for experts that take nobody. Minus
+            the temperature times this are prices of the experts.
+        row_error: (...), by how much the largest row sum exceeds k, as a share of k.
+        column_error: (...), the largest |column sum / capacity - 1| of an expert.
+        change: (...), the largest change of an entry in the last iteration.
+        iterations: int64 (...), how often all bounds were projected on.
+        converged: boolean (...), whether errors and change are within the tolerance.
+    """
+
+    log_plan: Tensor
+    potentials: Tensor
+    row_error: Tensor
+    column_error: Tensor
+    change: Tensor
+    iterations: Tensor
+    converged: Tensor
+
+    @property
+    def plan(self) -> Tensor:
+        """The plan itself, float64 (..., T, E)."""
+        return self.log_plan.exp()
+
+
+def capped_plan(
+    scores: Tensor,
+    capacity: int,
+    k: int,
+    temperature: float = 0.05,
+    tolerance: float = 1e-4,
+    iterations: int = 1000,
+) -> CappedPlan:
+    """The plan that maximises <scores, plan> + temperature * entropy, tokens capped at k experts.
+
+    Columns sum to the capacity, rows to at most k, entries are at most 1 (Zhou et al. 2022,
+    capped expert choice). Dykstra's projections in Kullback-Leibler distance (Benamou et al. 2015,
+    section 3), by their multipliers: projecting on one family of bounds, with Dykstra's correction,
+    sets the family's multipliers to their best at those of the others.
+
+    Args:
+        scores: (..., T, E), -inf for forbidden pairs.
+        capacity: tokens per expert; all that are allowed, where these are fewer.
+        k: experts per token, at most.
+        temperature: in units of score. Iterations grow fast as it falls: some hundreds at a fifth
+            of the standard deviation of the scores, thousands at a tenth.
+        tolerance: relative error of the bounds, and change of an entry, at which it stops.
+        iterations: at most so many; a plan that needs more says so and is returned as it is.
+            So are plans that cannot exist.
+    """
+    whole(iterations, "iterations", 1)
+    positive(temperature, "temperature")
+    share(tolerance, "tolerance")
+    limits = (temperature, tolerance, iterations)
+    return CappedPlan(*stacked(scores, lambda batch: _projected(batch, capacity, k, *limits)))
+
+
+def _projected(
+    scores: Tensor, capacity: int, k: int, temperature: float, tolerance: float, iterations: int
+) -> tuple[Tensor, ...]:
+    """The fields of a `CappedPlan` of one batch (T, E)."""
+    kernel, best = log_kernel(scores, temperature, (-2, -1))
+    places = _places(scores, capacity).double()
+    on_rows, on_pairs = kernel.new_zeros(len(kernel), 1), torch.zeros_like(kernel)
+    plan, count = kernel.exp(), 0
+    converged = torch.tensor(False, device=scores.device)
+    while not bool(converged) and count < iterations:
+        before, count = plan, count + 1
+        potentials = toward(places.log(), column_log_sums(kernel - on_rows - on_pairs))
+        raised = kernel + potentials
+        by_row = (raised - on_pairs).logsumexp(-1, keepdim=True)
+        on_rows = (by_row - math.log(k)).clamp_(min=0)
+        on_pairs = (raised - on_rows).clamp_(min=0)
+        log_plan = raised - on_rows - on_pairs
+        plan = log_plan.exp()
+        row_error = (plan.sum(-1) / k - 1).clamp_(min=0).amax()
+        column_error = ((plan.sum(-2) - places).abs() / places.clamp(min=1)).amax()
+        change = (plan - before).abs().amax()
+        converged = (row_error <= tolerance) & (column_error <= tolerance) & (change <= tolerance)
+    potentials = potentials - best[0] / temperature
+    taken = torch.tensor(count, device=scores.device)
+    return log_plan, potentials, row_error, column_error, change, taken, converged
+
+
+def _places(scores: Tensor, capacity: int) -> Tensor:
+    """Tokens each expert takes: the capacity, or all that are allowed where these are fewer."""
+    return (scores > float("-inf")).sum(-2).clamp(max=capacity)
+
+
+@dataclass(frozen=True)
+class CappedExpertChoice(ScoredRule, Router):
+    """Expert choice with at most k experts per token (Zhou et al. 2022, capped expert choice).
+
+    Seeks the optimum of `capped_expert_choice`; the plan is that of its entropic version. Column
+    top-C of the plan, as in the paper, fills every expert and can exceed the cap.
+    `rounding="capped"` is this library's: at the prices of the plan, full experts and capped tokens
+    keep what would be missed most, and exchanges fill the experts that are short; both bounds hold.
+    An expert that is allowed fewer than C tokens takes those. Where both bounds cannot hold, as in
+    a batch that a mask leaves T' tokens with E min(C, T') > T' k, the whole call is refused, with
+    the batch in the sentence: route such batches alone, with a smaller capacity. Whether the plan
+    converged is said by `plan`.
+    Not causal. Cost: three passes over the scores an iteration, some tens to hundreds of them;
+    batches of the leading dimensions one after another.
+
+    Attributes:
+        capacity: tokens each expert takes: a whole number, or a `CapacityFactor`, whose factor is
+            then the mean number of experts per token (with K = 1, as in `ExpertChoice`).
+        k: most experts per token (the paper's b).
+        temperature: weight of the entropy, in units of score (the paper's lambda).
+        tolerance: relative error and change at which projecting stops.
+        iterations: at most so many.
+        rounding: "top-c", the largest entries of each column of the plan; "capped".
+        score: what is compared and weighs: a function or a name from `lp_routing.scores`.
+    """
+
+    source = "Zhou et al. 2022, capped expert choice; Benamou et al. 2015, section 3"
+    seeks = "capped_expert_choice"
+    cost = (
+        "three passes an iteration, tens to hundreds of iterations, one topk over the tokens; "
+        "batches one after another"
+    )
+    causal = False
+
+    capacity: Capacity
+    k: int
+    temperature: float = 0.05
+    tolerance: float = 1e-4
+    iterations: int = 1000
+    rounding: Literal["top-c", "capped"] = "top-c"
+
+    def __post_init__(self) -> None:
+        check_capacity(self.capacity)
+        whole(self.k, "k", 1)
+        positive(self.temperature, "temperature")
+        share(self.tolerance, "tolerance")
+        whole(self.iterations, "iterations", 1)
+        one_of(self.rounding, "rounding", ("top-c", "capped"))
+        super().__post_init__()
+
+    def plan(self, scores: Tensor) -> CappedPlan:
+        """The plan of each batch of scores (..., T, E), and whether it converged."""
+        capacity, k = self._sizes(scores)
+        return self._plan(scores, capacity, k)
+
+    def select(self, scores: Tensor) -> Tensor:
+        """The plan, rounded; boolean (..., T, E). An expert allowed fewer than C tokens takes them.
+
+        Raises:
+            InputError: capacity > T, k > E; with "capped", experts that cannot be filled without
+                exceeding the cap.
+        """
+        capacity, k = self._sizes(scores)
+        if self.rounding == "top-c":
+            return largest(self._plan(scores, capacity, k).log_plan.mT, capacity).mT
+        return per_batch(scores, lambda batch: self._placed(batch, capacity, k))
+
+    def _sizes(self, scores: Tensor) -> tuple[int, int]:
+        T, E = scores.shape[-2:]
+        capacity = resolve_capacity(self.capacity, scores, k=1)
+        if capacity > T:
+            raise InputError(f"capacity={capacity} is more than T, the number of tokens ({T}).")
+        return capacity, whole(self.k, "k", 1, E, "E, the number of experts")
+
+    def _plan(self, scores: Tensor, capacity: int, k: int) -> CappedPlan:
+        limits = (self.temperature, self.tolerance, self.iterations)
+        return capped_plan(scores, capacity, k, *limits)
+
+    def _placed(self, scores: Tensor, capacity: int, k: int) -> Tensor:
+        places = _places(scores, capacity)
+        problem = RoutingProblem(scores, tokens=at_most(k), experts=exactly(places))
+        prices = -self.temperature * self._plan(scores, capacity, k).potentials
+        return placed(problem, Prices(experts=prices.masked_fill(places == 0, 0.0)))

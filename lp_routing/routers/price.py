@@ -15,7 +15,7 @@ from lp_routing.routers.capacity import (
     keep_first_tokens,
     resolve_capacity,
 )
-from lp_routing.routers.dual_steps import Answer, alone, answered, settled
+from lp_routing.routers.dual_ascent import Answer, alone, answered, settled
 from lp_routing.routers.repair import evicted, filled, moved
 from lp_routing.routers.selection import largest
 from lp_routing.validation import flag, one_of, whole

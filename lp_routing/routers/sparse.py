@@ -1,4 +1,7 @@
-"""Routers without a fixed k: a share of the mass, a threshold, or the sign of the logit."""
+"""Routers without a fixed k: a share of the mass, a threshold, the sign of the logit, or entmax.
+
+Entmax is a softmax with exact zeros; its support says which experts a token takes.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,9 +10,8 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.routers.base import Router, StatefulRouter, WeightedRule
-from lp_routing.routers.carried import check_state
-from lp_routing.scores import check_rate, named
+from lp_routing.routers.base import Router, StatefulRouter, WeightedRule, check_state
+from lp_routing.scores import check_logits, check_rate, masked, named
 from lp_routing.validation import number, one_of, share
 
 INF = float("inf")
@@ -198,3 +200,184 @@ def _met_at(scores: Tensor, pairs: Tensor) -> Tensor:
     allowed = (ordered > -INF).sum(-1)
     count = torch.minimum(torch.floor(pairs + 1e-9).long(), allowed).clamp(min=1)
     return ordered.gather(-1, count[..., None] - 1)[..., 0]
+
+
+def entmax(logits: Tensor, alpha: float = 1.5) -> Tensor:
+    """p_i = max(0, (alpha - 1) z_i - tau)^(1 / (alpha - 1)) with tau such that they sum to 1.
+
+    Sparsemax (Martins and Astudillo 2016) for alpha = 2, 1.5-entmax (Peters, Niculae and Martins
+    2019, arXiv 1905.05702) for 1.5; both in closed form after one sort.
+
+    Args:
+        logits: (..., T, E); -inf for forbidden pairs, which get 0. A token that is forbidden
+            throughout gets 0 everywhere.
+        alpha: 1.5 or 2.
+
+    Returns:
+        p (..., T, E), float32 or float64, differentiable in the logits.
+
+    Raises:
+        InputError: another alpha, bad logits.
+    """
+    _check_alpha(alpha)
+    values = check_logits(logits)
+    forbidden = values == -INF
+    z = values.masked_fill(forbidden.all(-1, keepdim=True), 0.0)
+    # tau lies at most 1 below the largest entry, so what is lower than that may be lifted to it.
+    z = ((alpha - 1) * (z - z.detach().amax(-1, keepdim=True))).clamp(min=-1.0)
+    support = _support(z.detach(), alpha)
+    count = support.sum(-1, keepdim=True)
+    total = z.masked_fill(~support, 0.0).sum(-1, keepdim=True)
+    if alpha == 2:
+        p = z - (total - 1) / count
+    else:
+        mean = total / count
+        spread = ((z - mean) ** 2).masked_fill(~support, 0.0).sum(-1, keepdim=True)
+        p = (z - mean + ((1 - spread) / count).sqrt()).clamp(min=0) ** 2
+    return p.masked_fill(~support | forbidden, 0.0).clamp(min=0)
+
+
+def entry_temperatures(logits: Tensor, alpha: float = 1.5) -> Tensor:
+    """The temperature above which a pair is in the support of entmax(logits / temperature).
+
+    Args:
+        logits: (..., T, E), -inf for forbidden pairs.
+        alpha: 1.5 or 2.
+
+    Returns:
+        float64 (..., T, E) in units of the logits: 0 for the best experts of a token, inf for
+        forbidden pairs. Expert i enters where the ones above it, l, have together
+        sum_l ((alpha - 1) (z_l - z_i))^(1 / (alpha - 1)) = temperature^(1 / (alpha - 1)).
+    """
+    _check_alpha(alpha)
+    values = check_logits(logits).detach().double()
+    ordered, order = torch.sort(values, descending=True, stable=True)
+    gaps = (alpha - 1) * (ordered[..., :-1] - ordered[..., 1:])
+    gaps = gaps.masked_fill(~gaps.isfinite(), 0.0)
+    above = torch.arange(1, values.shape[-1], device=values.device)
+    # sum_l (z_l - z_i), and of their squares, each from that of the expert before: no cancellation
+    entry = (above * gaps).cumsum(-1)
+    if alpha != 2:
+        before = torch.nn.functional.pad(entry, (1, 0))[..., :-1]
+        entry = (2 * gaps * before + above * gaps**2).cumsum(-1).sqrt()
+    entry = torch.nn.functional.pad(entry, (1, 0))
+    return torch.empty_like(entry).scatter_(-1, order, entry).masked_fill(values == -INF, INF)
+
+
+def budget_temperature(logits: Tensor, budget: float, alpha: float = 1.5) -> Tensor:
+    """A temperature (...) at which tokens of a pool take `budget` experts on average, or fewer.
+
+    Args:
+        logits: (..., T, E), the last two axes one pool; -inf for forbidden pairs and padding.
+        budget: mean number of active experts of a real token, at least 1.
+        alpha: 1.5 or 2.
+
+    The active pairs at a temperature are those of lower entry temperature, so N = budget * tokens
+    of them are found by a sort, without a search. Fewer are active only where entry temperatures
+    tie; more only where experts tie for the best of their tokens, who take them at every
+    temperature.
+    """
+    expected = "a number of experts per token, at least 1 (entmax gives every token one)"
+    budget = number(budget, "budget", expected, lambda given: given >= 1)
+    entry = entry_temperatures(logits, alpha)
+    tokens = (entry < INF).any(-1).sum(-1)
+    entry = torch.sort(entry.flatten(-2)).values
+    # a budget such as 2.3 times 10 tokens may be 22.999...
+    wanted = torch.floor(tokens.double() * budget + 1e-9).long()[..., None]
+    beyond = entry.gather(-1, wanted.clamp(max=entry.shape[-1] - 1))
+    beyond = beyond.masked_fill(wanted >= entry.shape[-1], INF)
+    first = entry.masked_fill(entry == 0, INF).amin(-1, keepdim=True)
+    upper = torch.where(beyond > 0, beyond, first)
+    lower = entry.masked_fill(entry >= upper, 0.0).amax(-1, keepdim=True)
+    without_end = torch.where(lower > 0, 2 * lower, 1.0)
+    return torch.where(upper < INF, (lower + upper) / 2, without_end)[..., 0]
+
+
+@dataclass(frozen=True)
+class Entmax(Router):
+    """Every token takes the support of its entmax probabilities, at least one expert.
+
+    How many depends on how its logits lie apart; there is no budget. Weights are the
+    probabilities, which sum to 1 and are differentiable almost everywhere. Causal.
+    Cost: one sort over the experts.
+
+    Attributes:
+        alpha: 1.5, or 2 for sparsemax, which is sparser.
+        temperature: the logits are divided by it; higher takes more experts.
+    """
+
+    source = "Peters, Niculae, Martins 2019, arXiv 1905.05702; Martins, Astudillo 2016"
+    seeks = ""
+    cost = "one sort over the experts"
+    causal = True
+
+    alpha: float = 1.5
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_alpha(self.alpha)
+        number(self.temperature, "temperature", "a number above 0", lambda given: given > 0)
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Entmax probabilities (..., T, E); -inf for forbidden pairs and padding."""
+        values = masked(check_logits(logits), mask)
+        return entmax(values / self.temperature, self.alpha).masked_fill(values == -INF, -INF)
+
+    def select(self, scores: Tensor) -> Tensor:
+        """The pairs of positive probability; boolean (..., T, E)."""
+        return scores > 0
+
+
+@dataclass(frozen=True)
+class EntmaxBudget(Router):
+    """`Entmax` at the temperature at which a pool takes `budget` experts per token on average.
+
+    The last two axes are a pool with a temperature of its own (`budget_temperature`), so what a
+    token takes depends on later ones: not causal. The weights' gradients take it as given.
+    Cost: a sort over the pool and two over the experts.
+
+    Attributes:
+        budget: mean number of experts of a real token, at least 1, whole or not.
+        alpha: 1.5, or 2 for sparsemax.
+    """
+
+    source = "Peters, Niculae, Martins 2019, arXiv 1905.05702; the temperature: this file"
+    seeks = ""
+    cost = "a sort over the pool and two over the experts"
+    causal = False
+
+    budget: float
+    alpha: float = 1.5
+
+    def __post_init__(self) -> None:
+        _check_alpha(self.alpha)
+        budget_temperature(torch.zeros(1, 1), self.budget, self.alpha)
+
+    def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Entmax probabilities (..., T, E); -inf for forbidden pairs and padding."""
+        values = masked(check_logits(logits), mask)
+        warm = budget_temperature(values, self.budget, self.alpha).to(values.dtype)
+        return entmax(values / warm[..., None, None], self.alpha).masked_fill(values == -INF, -INF)
+
+    def select(self, scores: Tensor) -> Tensor:
+        """The pairs of positive probability; boolean (..., T, E)."""
+        return scores > 0
+
+
+def _support(z: Tensor, alpha: float) -> Tensor:
+    """Boolean (..., E): where p is positive, for z of at most 0 and at least -1."""
+    ordered = torch.sort(z, descending=True).values
+    rank = torch.arange(1, z.shape[-1] + 1, device=z.device)
+    total = ordered.cumsum(-1)
+    if alpha == 2:
+        tau = (total - 1) / rank
+    else:
+        mean = total / rank
+        spread = (ordered**2).cumsum(-1) - rank * mean**2
+        tau = mean - ((1 - spread) / rank).clamp(min=0).sqrt()
+    size = (ordered > tau).sum(-1, keepdim=True)
+    return (z > tau.gather(-1, size - 1)) & (z > -1)
+
+
+def _check_alpha(alpha: float) -> None:
+    number(alpha, "alpha", "1.5 (entmax) or 2 (sparsemax)", lambda given: given in (1.5, 2))

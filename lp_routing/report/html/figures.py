@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from lp_routing.audits.causality_map import causality_map
-from lp_routing.audits.precision_flips import precision_flips
+from lp_routing.audits.causality import causality_map
+from lp_routing.audits.precision import precision_flips
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
 from lp_routing.report import plots

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from lp_routing.audits.causality_map import CausalityMap
+from lp_routing.audits.causality import CausalityMap
 from lp_routing.errors import InputError
 from lp_routing.report.plots.heat_map import (
     MOST_COLUMNS,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lp_routing.audits.precision_flips import PrecisionFlips
+from lp_routing.audits.precision import PrecisionFlips
 from lp_routing.errors import InputError
 from lp_routing.report.plots.given import Numbers
 from lp_routing.report.plots.style import (

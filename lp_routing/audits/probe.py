@@ -1,0 +1,351 @@
+"""What audits share: ask a router in two situations, compare token by token, say what was found.
+
+`Subject` asks any callable for the pairs it chooses; a `Probe` is one comparison; a `Finding`
+is the answer to one question, with the number of tokens, the first of them, and a sentence.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from numbers import Real
+from threading import Thread
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lp_routing.errors import InputError
+from lp_routing.router_outputs import ACCEPTED, NoAnswer, as_map
+from lp_routing.scores import check_logits
+
+Verdict = Literal["holds", "fails", "not asked"]
+MOST_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Example:
+    """One token and its experts in two situations.
+
+    Attributes:
+        token: its index, (t,) or (b, t) for token t of sequence b.
+        before: its experts in the first situation.
+        after: its experts in the second.
+        ways: the two situations in words, such as ("alone", "with the others").
+    """
+
+    token: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    ways: tuple[str, str]
+
+    def __str__(self) -> str:
+        *sequence, token = self.token
+        which = f"token {token}" + "".join(f" of sequence {b}" for b in sequence)
+        first, second = self.ways
+        return (
+            f"{which} goes to {experts_in_words(self.before)} {first}, "
+            f"to {experts_in_words(self.after)} {second}"
+        )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to one question about one router on one batch.
+
+    Attributes:
+        audit: the name of the audit.
+        question: what was asked; "holds" is yes, "fails" is no.
+        verdict: "holds", "fails", or "not asked", where the question makes no sense for the input
+            or the router gives no answer to judge by.
+        sentence: the finding in plain words.
+        count: tokens (for feasibility: bounds) that speak against; None where nothing was counted.
+        of: how many were asked.
+        example: the first token that speaks against.
+        numbers: what else was measured, by name: shares, margins, amounts.
+        at_least: whether the count is the least there are, since not every place was asked.
+    """
+
+    audit: str
+    question: str
+    verdict: Verdict
+    sentence: str
+    count: int | None = None
+    of: int | None = None
+    example: Example | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    at_least: bool = False
+
+    @property
+    def share(self) -> float | None:
+        """`count / of`; None where nothing was counted."""
+        return None if self.count is None or not self.of else self.count / self.of
+
+    def as_json(self) -> dict[str, Any]:
+        """All attributes and the share, as JSON values."""
+        return {**asdict(self), "share": self.share}
+
+
+def unasked(audit: str, question: str, reason: object) -> Finding:
+    """The finding that there is none, and why."""
+    return Finding(audit, question, "not asked", f"Not asked: {stripped(reason)}.")
+
+
+def unanswered(audit: str, question: str, situation: str, reason: object) -> Finding:
+    """The finding that the router gave no answer where it had to."""
+    return Finding(audit, question, "fails", f"No answer {situation}: {stripped(reason)}.")
+
+
+def counted(count: int, of: int, one: str, many: str) -> str:
+    """`None of 8 {one}`, `1 of 8 {one} (12.5 %)`, `2 of 8 {many} (25 %)`."""
+    if not count:
+        return f"None of {of} {one}"
+    return f"{count} of {of} {one if count == 1 else many} ({100 * count / of:.3g} %)"
+
+
+def experts_in_words(experts: tuple[int, ...]) -> str:
+    """`no expert`, `expert 1`, `experts 1 and 4`; many are not all named."""
+    if not experts:
+        return "no expert"
+    if len(experts) == 1:
+        return f"expert {experts[0]}"
+    if len(experts) > MOST_NAMED:
+        return f"{len(experts)} experts ({', '.join(map(str, experts[:3]))}, ...)"
+    *most, last = map(str, experts)
+    return f"experts {', '.join(most)} and {last}"
+
+
+def stripped(reason: object) -> str:
+    """A reason without its full stop, to end a sentence with."""
+    return str(reason).rstrip(".")
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One comparison: which tokens were asked, which of them changed, and the first that did.
+
+    Attributes:
+        name: what was varied; several probes may share a name.
+        asked: boolean (..., T).
+        changed: boolean (..., T), within `asked`.
+        example: the first token that changed.
+    """
+
+    name: str
+    asked: Tensor
+    changed: Tensor
+    example: Example | None
+
+
+def compare(
+    name: str, before: Tensor, after: Tensor, ways: tuple[str, str], asked: Tensor | None = None
+) -> Probe:
+    """Two maps (..., T, E) of the same tokens, compared where `asked` (..., T) or (T,) says."""
+    everyone = torch.ones_like(before[..., 0]) if asked is None else asked.expand(before.shape[:-1])
+    changed = (before != after).any(-1) & everyone
+    return Probe(name, everyone, changed, first_example(before, after, changed, ways))
+
+
+def first_example(
+    before: Tensor, after: Tensor, which: Tensor, ways: tuple[str, str]
+) -> Example | None:
+    """The first of the tokens `which` (..., T) with its experts in both maps."""
+    if not bool(which.any()):
+        return None
+    token = tuple(int(i) for i in which.nonzero()[0])
+    return Example(token, _experts(before[token]), _experts(after[token]), ways)
+
+
+def try_all(
+    named: Iterable[tuple[str, Callable[[], Probe]]],
+) -> tuple[list[Probe], list[str]]:
+    """The probes the router answered, and a sentence for each name under which it did not.
+
+    Raises:
+        NoAnswer: it answered none of them.
+    """
+    probes: list[Probe] = []
+    refused: dict[str, NoAnswer] = {}
+    for name, ask in named:
+        try:
+            probes.append(ask())
+        except NoAnswer as reason:
+            refused.setdefault(name, reason)
+    if not probes:
+        raise next(iter(refused.values()), NoAnswer("there is nothing to ask"))
+    return probes, [f"Not all asked ({name}): {stripped(why)}." for name, why in refused.items()]
+
+
+def found(
+    audit: str,
+    question: str,
+    when: str,
+    probes: Sequence[Probe],
+    more: Iterable[str] = (),
+    refused: Sequence[str] = (),
+) -> Finding:
+    """One finding of all probes: a token counts if it changed in any of them.
+
+    Args:
+        audit: its name.
+        question: what was asked.
+        when: the situation in words, as in "3 of 8 tokens change experts {when}".
+        probes: at least one.
+        more: sentences to add.
+        refused: sentences about what the router did not answer; where nothing else speaks against
+            it, the question is then not answered either.
+    """
+    union = merged(audit, probes)
+    count, of, example = int(union.changed.sum()), int(union.asked.sum()), union.example
+    sentence = counted(count, of, f"tokens changes experts {when}", f"tokens change experts {when}")
+    if example is not None:
+        sentence += f": {example}"
+    names = dict.fromkeys(p.name for p in probes)
+    return Finding(
+        audit=audit,
+        question=question,
+        verdict="fails" if count else "not asked" if refused else "holds",
+        sentence=" ".join([f"{sentence}.", *more, *refused]),
+        count=count,
+        of=of,
+        example=example,
+        numbers={
+            name: _share(merged(name, [p for p in probes if p.name == name])) for name in names
+        },
+    )
+
+
+def merged(name: str, probes: Sequence[Probe]) -> Probe:
+    """Several probes as one: a token was asked, and changed, if it was so in any of them."""
+    examples = [p.example for p in probes if p.example is not None]
+    return Probe(
+        name,
+        torch.stack([p.asked for p in probes]).any(0),
+        torch.stack([p.changed for p in probes]).any(0),
+        min(examples, key=lambda example: example.token, default=None),
+    )
+
+
+def negated(logits: Tensor) -> Tensor:
+    """The logits with their signs turned; forbidden pairs stay forbidden."""
+    return torch.where(logits.isfinite(), -logits, logits)
+
+
+def redrawn(logits: Tensor, seed: int = 1) -> Tensor:
+    """Normal random logits, twice as spread as the given ones, forbidden where those are."""
+    known = logits[logits.isfinite()].double()
+    spread = float(known.std()) if known.numel() > 1 else 0.0
+    draw = torch.Generator().manual_seed(seed)
+    normal = torch.randn(logits.shape, generator=draw).to(logits)
+    return torch.where(logits.isfinite(), normal * (2 * spread or 2.0), logits)
+
+
+def _experts(row: Tensor) -> tuple[int, ...]:
+    return tuple(int(j) for j in row.nonzero()[:, 0])
+
+
+def _share(probe: Probe) -> float:
+    return int(probe.changed.sum()) / max(1, int(probe.asked.sum()))
+
+
+RouterLike = Callable[..., Any]
+"""logits (T, E) or (B, T, E) -> anything that `as_map` reads."""
+
+LIMIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A router under audit: asked cold, seeded, on a copy of the logits, with a time limit.
+
+    Attributes:
+        router: any callable; see `chosen` for what it may return. One with a state is called
+            without it. A parameter named `mask` is taken to be booleans, True for real tokens.
+        limit_s: seconds a call may take. One that takes longer is given up, but cannot be ended:
+            its thread lives on until it returns or the process ends.
+    """
+
+    router: RouterLike
+    limit_s: float = LIMIT_S
+
+    def __post_init__(self) -> None:
+        if not callable(self.router):
+            raise InputError(
+                f"router: expected a callable, logits (T, E) -> {ACCEPTED}; "
+                f"got {type(self.router).__name__}."
+            )
+        number = isinstance(self.limit_s, Real) and not isinstance(self.limit_s, bool)
+        if not number or not self.limit_s > 0:
+            raise InputError(f"limit_s={self.limit_s!r}: expected a number of seconds > 0.")
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the router has a parameter named `mask`."""
+        try:
+            return "mask" in inspect.signature(self.router).parameters
+        except (TypeError, ValueError):  # some callables written in C have no signature
+            return False
+
+    def __call__(self, logits: Tensor, mask: Tensor | None = None, seed: int = 0) -> Tensor:
+        """The chosen pairs, boolean, of the shape of the logits.
+
+        Raises:
+            NoAnswer: the router raised, did not return in time, or returned what names no pairs.
+        """
+        devices = [logits.device] if logits.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # the caller's random numbers stay as they are
+            torch.manual_seed(seed)
+            return _within(self.limit_s, lambda: chosen(self.router, logits, mask))
+
+
+def as_subject(router: "RouterLike | Subject") -> Subject:
+    """The subject itself, or the callable as one."""
+    return router if isinstance(router, Subject) else Subject(router)
+
+
+def as_logits(values: Any) -> Tensor:
+    """Logits (T, E) or (B, T, E) to audit on, in their own dtype.
+
+    Raises:
+        InputError: as `lp_routing.scores.check_logits`, or another number of axes.
+    """
+    checked = check_logits(values)
+    if checked.ndim > 3:
+        raise InputError(
+            f"logits: an audit takes (T, E) or (B, T, E), got shape {tuple(checked.shape)}."
+        )
+    return values.detach() if isinstance(values, Tensor) else checked
+
+
+@torch.no_grad()
+def chosen(router: RouterLike, logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Ask a router once for the pairs it chooses; boolean, of the shape of the logits.
+
+    Raises:
+        NoAnswer: it returned what names no pairs; what it raises itself is passed on.
+    """
+    copy = logits.clone()  # a router may write to what it is given
+    return as_map(router(copy) if mask is None else router(copy, mask=mask), logits)
+
+
+def _within(limit_s: float, call: Callable[[], Tensor]) -> Tensor:
+    """The result of a call, unless it raises or takes longer."""
+    outcome: list[Tensor | BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:  # whatever it is, it is the router's
+            outcome.append(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not outcome:
+        raise NoAnswer(f"it did not return in {limit_s:g} s")
+    result = outcome[0]
+    if isinstance(result, NoAnswer):
+        raise result
+    if isinstance(result, BaseException):
+        first_line = (str(result).splitlines() or [""])[0]
+        raise NoAnswer(f"it raised {type(result).__name__}: {first_line}") from result
+    return result
