@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.routers.capacity import CapacityFactor
-from lp_routing.routers.dual_ascent import answered, newton, settled
+from lp_routing.routers.dual_ascent import ascend, demand, newton
 from lp_routing.routers.price import MOVABLE, FixedPrices, PriceRouter, _movable, _turn
-from lp_routing.routers.repair import evicted, filled, moved
+from lp_routing.routers.repair import exchanged, filled, without_excess
 from lp_routing.routers.token_choice import TopK
 
 NEVER = float("-inf")
@@ -25,7 +25,7 @@ def cold(router, scores):
 
 def wanted(scores, prices, k):
     """What tokens (T, E) want at prices (E,)."""
-    return answered(scores[None], prices[None], k)
+    return demand(scores[None], prices[None], k)
 
 
 def stepped(scores, seats):
@@ -80,12 +80,12 @@ def test_an_expert_above_its_capacity_lets_go_who_loses_least():
     # Expert 1 has no place more: token 0 would lose 3, token 1 only 1, token 2 again 3.
     x = torch.tensor([[[1, 0], [1, 0], [1, 1]]], dtype=torch.bool)
     scores = torch.tensor([[[3.0, 9.0], [1.0, 9.0], [3.0, 0.0]]])
-    one_place = evicted(x, scores, 1)
+    one_place = without_excess(x, scores, 1)
     assert one_place.int().tolist() == [[[0, 0], [0, 0], [1, 1]]]
     # With two places expert 1 has room for one: tokens 0 and 1 gain by moving there, token 1 more.
-    assert evicted(x, scores, 2).int().tolist() == [[[1, 0], [0, 0], [1, 1]]]
-    assert not evicted(x, scores, 0).any()
-    assert torch.equal(evicted(x, scores, 3), x)
+    assert without_excess(x, scores, 2).int().tolist() == [[[1, 0], [0, 0], [1, 1]]]
+    assert not without_excess(x, scores, 0).any()
+    assert torch.equal(without_excess(x, scores, 3), x)
 
 
 # Expert 0 holds two tokens with one place, expert 1 one of one, expert 2 has room. Straight from 0
@@ -96,7 +96,7 @@ CHAIN = torch.tensor([[5.0, 4.5, NEVER], [9.0, 1.0, NEVER], [NEVER, 5.0, 4.5]])
 def test_a_chain_of_two_tokens_makes_room():
     held = torch.tensor([[1, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.bool)[None]
     load = torch.tensor([[2.0, 1.0, 0.0]])
-    x, after = moved(held, CHAIN[None], torch.zeros(1, 3), load, 1, 1)
+    x, after = exchanged(held, CHAIN[None], torch.zeros(1, 3), load, 1, 1)
     assert x[0].int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
     assert after.tolist() == [[1.0, 1.0, 1.0]]
 
@@ -105,7 +105,9 @@ def test_who_can_go_nowhere_else_goes_nowhere():
     # One place, no other expert that token 1 may take: it leaves, as it loses less.
     scores = torch.tensor([[5.0, NEVER], [4.0, NEVER]])
     held = torch.tensor([[1, 0], [1, 0]], dtype=torch.bool)
-    x, load = moved(held[None], scores[None], torch.zeros(1, 2), torch.tensor([[2.0, 0.0]]), 1, 1)
+    x, load = exchanged(
+        held[None], scores[None], torch.zeros(1, 2), torch.tensor([[2.0, 0.0]]), 1, 1
+    )
     assert x[0].int().tolist() == [[1, 0], [0, 0]]
     assert load.tolist() == [[1.0, 0.0]]
 
@@ -116,7 +118,7 @@ def test_a_priced_expert_with_room_draws_those_whose_score_grows(second, load):
     scores = torch.tensor([[[1.0, 1.75], [1.0, second]]])
     prices = torch.tensor([[0.0, 1.0]])
     held = torch.tensor([[[1, 0], [1, 0]]], dtype=torch.bool)
-    _, after = moved(held, scores - prices, prices, torch.tensor([[2.0, 0.0]]), 2, 1)
+    _, after = exchanged(held, scores - prices, prices, torch.tensor([[2.0, 0.0]]), 2, 1)
     assert after.tolist() == [load]
 
 
@@ -125,7 +127,7 @@ def test_an_empty_slot_is_filled_where_that_earns_something():
     held = torch.tensor([[[1, 0]]], dtype=torch.bool)
     for prices, both in (([[0.0, 0.5]], [1, 1]), ([[0.0, 0.0]], [1, 0])):  # the latter: `filled`
         p = torch.tensor(prices)
-        x, _ = moved(held, scores - p, p, torch.tensor([[1.0, 0.0]]), 1, 2)
+        x, _ = exchanged(held, scores - p, p, torch.tensor([[1.0, 0.0]]), 1, 2)
         assert x[0, 0].int().tolist() == both
 
 
@@ -181,22 +183,22 @@ def test_the_dual_is_the_certified_bound_and_no_step_raises_it(seed):
     scores, prices = torch.randn(20, 5, generator=make).double(), torch.rand(1, 5, generator=make)
     prices, seats, tokens = prices.double(), torch.full((1, 5), 6.0).double(), scores[None]
     problem = lpr.capacity(scores, 2, 6)
-    before = float(answered(tokens, prices, 2).dual(prices, seats))
+    before = float(demand(tokens, prices, 2).dual(prices, seats))
     assert before == pytest.approx(lpr.dual_bound(problem, lpr.Prices(prices[0])))
-    now, after = settled(tokens, prices, seats, 2, 4)
+    now, after = ascend(tokens, prices, seats, 2, 4)
     assert float(now.dual(after, seats)) <= before
-    assert torch.equal(now.value, answered(tokens, after, 2).value)
+    assert torch.equal(now.value, demand(tokens, after, 2).value)
 
 
 def test_prices_stay_within_their_reach_and_stop_when_enough_is_done():
     scores = torch.rand(1, 64, 4, generator=torch.Generator().manual_seed(0))
     scores[..., 0] += 0.5
     nothing, seats = torch.zeros(1, 4), torch.full((1, 4), 16.0)
-    _, near = settled(scores, nothing, seats, 1, 5, reach=torch.full((1, 1), 0.125))
+    _, near = ascend(scores, nothing, seats, 1, 5, reach=torch.full((1, 1), 0.125))
     assert near.max() == 0.125
-    _, far = settled(scores, nothing, seats, 1, 5)
+    _, far = ascend(scores, nothing, seats, 1, 5)
     assert far.max() > 0.125
-    _, idle = settled(scores, nothing, seats, 1, 5, enough=64.0)
+    _, idle = ascend(scores, nothing, seats, 1, 5, enough=64.0)
     assert torch.equal(idle, nothing)
 
 
@@ -204,7 +206,7 @@ def test_prices_after_some_steps_prove_a_bound_near_the_optimum():
     scores = torch.rand(512, 8, generator=torch.Generator().manual_seed(0)) ** 2
     scores[:, 0] += 0.5
     seats = torch.full((1, 8), 150.0)
-    _, prices = settled(scores[None], torch.zeros(1, 8), seats, 2, 8)
+    _, prices = ascend(scores[None], torch.zeros(1, 8), seats, 2, 8)
     problem = lpr.capacity(scores, 2, 150)
     best = float(lpr.solve(problem, lpr.Pricing()).value)
     assert lpr.dual_bound(problem, lpr.Prices(prices[0])) <= best * (1 + 1e-4)
@@ -216,7 +218,7 @@ def test_tokens_to_move_are_different_ones_half_of_them_leave_full_experts_by_tu
     scores = torch.full((1, 100, 3), 0.125)
     scores[0, :96, 0] = 1 + torch.arange(96) / 128
     scores[0, 96:, 1] = 2 + torch.arange(4) / 128
-    now = answered(scores, torch.zeros(1, 3), 1)
+    now = demand(scores, torch.zeros(1, 3), 1)
     chosen = _movable(now, now.load(3), 2)[0]
     assert len(chosen.unique()) == len(chosen) == 3 * MOVABLE
     assert set(range(20)) <= set(chosen.tolist())  # of expert 0, those who lose least

@@ -237,7 +237,7 @@ def cold_prices(scores: Tensor) -> Tensor:
     return torch.zeros(shape, dtype=dtype, device=scores.device)
 
 
-def around(ordered: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def neighbours_of_rank(ordered: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """The (count + 1)-th and the count-th entry of lines in descending order.
 
     Args:
@@ -255,7 +255,7 @@ def around(ordered: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     return lower[..., 0], upper[..., 0]
 
 
-def past(values: Tensor, count: int) -> Tensor:
+def next_largest(values: Tensor, count: int) -> Tensor:
     """The (count + 1)-th largest entry of each line (..., n), or 0 where it is less or missing."""
     if count >= values.shape[-1]:
         return values.new_zeros(values.shape[:-1])

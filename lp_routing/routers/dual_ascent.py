@@ -30,7 +30,7 @@ CLOSER, WIDER = 0.25, 2.0
 """A window is this many times as wide after a step that failed, or did not."""
 
 
-class Answer(NamedTuple):
+class Demand(NamedTuple):
     """What tokens want most at given prices, best first: k + 1 experts each.
 
     Attributes:
@@ -68,13 +68,13 @@ class Answer(NamedTuple):
         x = torch.zeros((B, n, E + 1), dtype=torch.bool, device=place.device)
         return x.scatter_(2, place, True)[..., :E].contiguous()
 
-    def of(self, tokens: Tensor) -> "Answer":
+    def of(self, tokens: Tensor) -> "Demand":
         """What some tokens, int64 (B, m), want."""
         some = tokens.expand(len(self.value), -1, -1)
-        return Answer(self.value.gather(2, some), self.expert.gather(2, some))
+        return Demand(self.value.gather(2, some), self.expert.gather(2, some))
 
 
-def answered(scores: Tensor, prices: Tensor, k: int) -> Answer:
+def demand(scores: Tensor, prices: Tensor, k: int) -> Demand:
     """What tokens want: k + 1 maxima of score minus price, ties to the lower expert.
 
     Args:
@@ -90,19 +90,19 @@ def answered(scores: Tensor, prices: Tensor, k: int) -> Answer:
         experts.append(expert)
         if slot < k:
             left.scatter_(2, expert[..., None], -INF)
-    return Answer(torch.stack(values), torch.stack(experts))
+    return Demand(torch.stack(values), torch.stack(experts))
 
 
-def settled(
+def ascend(
     scores: Tensor,
     prices: Tensor,
     seats: Tensor,
     k: int,
     steps: int,
     enough: float = 0.0,
-    now: Answer | None = None,
+    now: Demand | None = None,
     reach: Tensor | None = None,
-) -> tuple[Answer, Tensor]:
+) -> tuple[Demand, Tensor]:
     """What tokens want after Newton steps, and the prices (B, E).
 
     Args:
@@ -116,7 +116,7 @@ def settled(
         reach: (B, 1), prices move by no more in all; inf if not given.
     """
     E, start = scores.shape[2], prices
-    now = answered(scores, prices, k) if now is None else now
+    now = demand(scores, prices, k) if now is None else now
     dual = now.dual(prices, seats)
     focus = torch.ones_like(dual)
     for _ in range(steps):
@@ -132,27 +132,27 @@ def settled(
         if reach is not None:
             trial = torch.minimum(torch.maximum(trial, start - reach), start + reach)
         elif bool((deserted | crowded).any()):
-            own = alone(scores, now, seats)
+            own = coordinate_step(scores, now, seats)
             trial = torch.where(deserted, trial.minimum(own), trial)
             trial = torch.where(crowded, trial.maximum(own), trial)
-        then = answered(scores, trial, k)
+        then = demand(scores, trial, k)
         after = then.dual(trial, seats)
         better = (after < dual) & busy
         here = better[:, None]
-        now = Answer(*(torch.where(here, a, b) for a, b in zip(then, now, strict=True)))
+        now = Demand(*(torch.where(here, a, b) for a, b in zip(then, now, strict=True)))
         prices = torch.where(here, trial, prices)
         dual = torch.where(better, after, dual)
         focus = torch.where(better, (WIDER * focus).clamp(max=1), CLOSER * focus)
     if reach is None:
         deserted = _deserted(prices, now.load(E) - seats, seats)
         if bool(deserted.any()):
-            lower = prices.minimum(alone(scores, now, seats))
+            lower = prices.minimum(coordinate_step(scores, now, seats))
             prices = torch.where(deserted, lower, prices)
-            now = answered(scores, prices, k)
+            now = demand(scores, prices, k)
     return now, prices
 
 
-def newton(now: Answer, prices: Tensor, excess: Tensor, moving: Tensor, focus: Tensor) -> Tensor:
+def newton(now: Demand, prices: Tensor, excess: Tensor, moving: Tensor, focus: Tensor) -> Tensor:
     """Prices (B, E) after one damped Newton step on the dual, never below 0.
 
     Args:
@@ -186,7 +186,7 @@ def _deserted(prices: Tensor, excess: Tensor, seats: Tensor) -> Tensor:
     return (prices > 0) & (excess < -DESERTED * seats)
 
 
-def alone(scores: Tensor, now: Answer, seats: Tensor) -> Tensor:
+def coordinate_step(scores: Tensor, now: Demand, seats: Tensor) -> Tensor:
     """Prices (B, E) at which each expert alone is just full, the others' prices as they are.
 
     Where too many or too few want an expert it is a safe step: experts substitute for each other,

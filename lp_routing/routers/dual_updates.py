@@ -16,10 +16,10 @@ from lp_routing.errors import InputError
 from lp_routing.routers.base import (
     StatefulRouter,
     WeightedRule,
-    around,
     check_state,
     cold_prices,
-    past,
+    neighbours_of_rank,
+    next_largest,
 )
 from lp_routing.routers.capacity import (
     Capacity,
@@ -81,8 +81,8 @@ class BIP(WeightedRule, StatefulRouter[Tensor]):
         prices = check_state(state, (*scores.shape[:-2], scores.shape[-1]), "the experts' prices")
         capacity = resolve_capacity(self.capacity, scores, k)
         for _ in range(whole(self.iterations, "iterations", 1)):
-            paid = past(scores - prices[..., None, :], k)
-            prices = past((scores - paid[..., None]).mT, capacity)
+            paid = next_largest(scores - prices[..., None, :], k)
+            prices = next_largest((scores - paid[..., None]).mT, capacity)
         return largest(scores - prices[..., None, :], k), prices
 
 
@@ -184,7 +184,7 @@ class OnlineBIP(WeightedRule, StatefulRouter[History]):
         best = torch.topk(margins, min(capacity + 1, window)).values
         margin = token
         for _ in range(whole(self.iterations, "iterations", 1)):
-            margin = token - past(token - prices, k)[..., None]
+            margin = token - next_largest(token - prices, k)[..., None]
             # The (C+1)-th largest of the history and this margin lies between the (C+1)-th and
             # the C-th largest of the history alone.
             prices = margin
@@ -349,8 +349,8 @@ def balancing_round(scores: Tensor, prices: Tensor, k: int, place: float = 0.0) 
     dear = _price(ordered, most, place)
     # Loads from `fewest` to `most`: a price is positive only where more than `most` would come at
     # price 0, negative only where fewer than `fewest` would.
-    too_many = around(ordered, most)[0] > 0
-    too_few = around(ordered, fewest)[1] < 0
+    too_many = neighbours_of_rank(ordered, most)[0] > 0
+    too_few = neighbours_of_rank(ordered, fewest)[1] < 0
     cheap = torch.where(too_few, _price(ordered, fewest, place).clamp(max=0), 0.0)
     return torch.where(
         uneven, torch.where(too_many, dear, cheap), dear - dear.mean(-1, keepdim=True)
@@ -363,7 +363,7 @@ def _price(ordered: Tensor, count: Tensor, place: float) -> Tensor:
     A line with fewer allowed entries than that pays its smallest, one without any pays nothing.
     The lines need no more than their `count + 1` largest entries.
     """
-    lower, upper = around(ordered, count)
+    lower, upper = neighbours_of_rank(ordered, count)
     inside = lower + place * (upper - lower)
     one_sided = torch.where(upper.isfinite(), upper, lower)
     price = torch.where(lower.isfinite() & upper.isfinite(), inside, one_sided)

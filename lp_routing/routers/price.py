@@ -15,8 +15,8 @@ from lp_routing.routers.capacity import (
     keep_first_tokens,
     resolve_capacity,
 )
-from lp_routing.routers.dual_ascent import Answer, alone, answered, settled
-from lp_routing.routers.repair import evicted, filled, moved
+from lp_routing.routers.dual_ascent import Demand, ascend, coordinate_step, demand
+from lp_routing.routers.repair import exchanged, filled, without_excess
 from lp_routing.routers.selection import largest
 from lp_routing.validation import flag, one_of, whole
 
@@ -91,7 +91,7 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
         prices = _checked(state, scores)
         wide = _above(scores, self.rows)
         capacity = self._capacity(scores)
-        now, prices = _settled(wide, prices, self.k, capacity, self.steps)
+        now, prices = _ascended(wide, prices, self.k, capacity, self.steps)
         x, load = now.taken(wide.shape[2]), now.load(wide.shape[2])
         wrong = (load - capacity) * ((load > capacity) | (prices > 0))
         astray = bool((wrong.abs().sum(1) > ASTRAY * wide.shape[1] * self.k).any())
@@ -99,12 +99,12 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
         some, held = _rows(wide, near), _rows(x, near)
         # where there is room, a price at which just as many of these tokens come as fit
         room = capacity - load
-        inviting = prices.minimum(alone(some, now.of(near), held.sum(1) + room))
-        prices = torch.where(room > 0, inviting, prices)
-        held, load = moved(held, some - prices[:, None], prices, load, capacity, self.k)
+        lowered_prices = prices.minimum(coordinate_step(some, now.of(near), held.sum(1) + room))
+        prices = torch.where(room > 0, lowered_prices, prices)
+        held, load = exchanged(held, some - prices[:, None], prices, load, capacity, self.k)
         x.scatter_(1, near[..., None].expand_as(held), held)
         if bool((load > capacity).any()):
-            x = evicted(x, wide, capacity)
+            x = without_excess(x, wide, capacity)
         x = filled(x, wide, capacity, self.k, must=self.rows == "exactly")
         if astray:
             x = self._best_of(x, wide, capacity)
@@ -112,9 +112,9 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
 
     def _best_of(self, x: Tensor, wide: Tensor, capacity: int) -> Tensor:
         """Each entry's better one: what prices led to, or row top-k with drops, filled up."""
-        free = answered(wide, torch.zeros_like(wide[:, 0]), self.k).taken(wide.shape[2])
+        free = demand(wide, torch.zeros_like(wide[:, 0]), self.k).taken(wide.shape[2])
         must = self.rows == "exactly"
-        plain = filled(evicted(free, wide, capacity), wide, capacity, self.k, must=must)
+        plain = filled(without_excess(free, wide, capacity), wide, capacity, self.k, must=must)
         worth = [wide.masked_fill(~each, 0.0).sum((1, 2)) for each in (x, plain)]
         return torch.where((worth[0] >= worth[1])[:, None, None], x, plain)
 
@@ -172,7 +172,7 @@ class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
         chosen = largest(priced.masked_fill(priced <= 0, float("-inf")), self.k)
         if self.enforce:
             chosen = keep_first_tokens(chosen, capacity)
-        after = _settled(_above(scores, "at_most"), prices, self.k, capacity, STEPS)[1]
+        after = _ascended(_above(scores, "at_most"), prices, self.k, capacity, STEPS)[1]
         return chosen, after.view(*scores.shape[:-2], -1)
 
 
@@ -208,9 +208,9 @@ def _checked(state: Tensor, scores: Tensor) -> Tensor:
     return state.detach().to(_wide(scores)).expand(shape).reshape(-1, shape[-1])
 
 
-def _settled(
+def _ascended(
     scores: Tensor, prices: Tensor, k: int, capacity: int, steps: int
-) -> tuple[Answer, Tensor]:
+) -> tuple[Demand, Tensor]:
     """What tokens want at prices made right for them, and the prices (B, E)."""
     T, E = scores.shape[1:]
     seats = torch.full_like(prices, capacity)
@@ -218,21 +218,21 @@ def _settled(
     n = few.shape[1]
     if n < T:
         noise = math.sqrt(n * k * E)  # how far the loads of a sample are off, all in all
-        prices = settled(few, prices, seats * (n / T), k, SAMPLE_STEPS, NOISE * noise)[1]
-    now, prices = settled(scores, prices, seats, k, steps, ENOUGH * E)
+        prices = ascend(few, prices, seats * (n / T), k, SAMPLE_STEPS, NOISE * noise)[1]
+    now, prices = ascend(scores, prices, seats, k, steps, ENOUGH * E)
     m = min(T, max(SAMPLE, T // LAST_SHARE))
     margin, near = torch.topk(now.margin, m, largest=False)
     here, some = now.of(near), _rows(scores, near)
     rest = seats - (now.load(E) - here.load(E))
     # the others keep their choice: no two prices part by more than their margin
     reach = margin[:, -1:] / 2 if m < T else torch.full_like(margin[:, -1:], float("inf"))
-    here, prices = settled(some, prices, rest, k, LAST_STEPS, ENOUGH * E, here, reach)
+    here, prices = ascend(some, prices, rest, k, LAST_STEPS, ENOUGH * E, here, reach)
     for every, part in zip(now, here, strict=True):
         every.scatter_(2, near.expand_as(part), part)
     return now, prices
 
 
-def _movable(now: Answer, load: Tensor, capacity: int) -> Tensor:
+def _movable(now: Demand, load: Tensor, capacity: int) -> Tensor:
     """Tokens (B, m) to mend loads with: half leave experts above capacity, half hesitate most."""
     _, B, T = now.value.shape
     E = load.shape[1]

@@ -1,8 +1,8 @@
 """From what tokens want at nearly right prices to what fits: no expert above its capacity.
 
-First moves that hardly cost anything at these prices (`moved`). Then, where something is still
+First moves that hardly cost anything at these prices (`exchanged`). Then, where something is still
 wrong, an expert above its capacity lets go who loses least by going where there is room
-(`evicted`), and empty slots go where there is room (`filled`). These two always end in what fits;
+(`without_excess`), and empty slots go where there is room (`filled`). These two always end in what fits;
 the most that can happen is that slots stay empty.
 """
 
@@ -14,7 +14,7 @@ ROUNDS = 2
 """Rounds of moves, at most."""
 
 
-def moved(
+def exchanged(
     held: Tensor, priced: Tensor, prices: Tensor, load: Tensor, capacity: int, k: int
 ) -> tuple[Tensor, Tensor]:
     """Move tokens from experts above capacity, and to priced experts with room, at small cost.
@@ -78,7 +78,7 @@ def moved(
     return held[..., :E], load[:, :E]
 
 
-def evicted(x: Tensor, scores: Tensor, capacity: int) -> Tensor:
+def without_excess(x: Tensor, scores: Tensor, capacity: int) -> Tensor:
     """Drop pairs of experts above capacity, those first that lose least; ties to the earlier token.
 
     What a token loses is the pair's score less that of the best expert with room it does not hold,
@@ -138,7 +138,7 @@ def filled(x: Tensor, scores: Tensor, capacity: int, k: int, *, must: bool = Fal
         x[rows[taken], expert[taken]] = True
         room = room - torch.bincount(place[taken], minlength=B * E).view(B, E)
     x = x.view(B, T, E)
-    return _exchanged(x, scores, capacity, k) if must else x
+    return _filled_by_swaps(x, scores, capacity, k) if must else x
 
 
 def _count(x: Tensor, dim: int) -> Tensor:
@@ -155,7 +155,7 @@ def _first(place: Tensor, most: Tensor) -> Tensor:
     return order[rank < most[place]]
 
 
-def _exchanged(x: Tensor, scores: Tensor, capacity: int, k: int) -> Tensor:
+def _filled_by_swaps(x: Tensor, scores: Tensor, capacity: int, k: int) -> Tensor:
     """Empty slots filled by one exchange each, as long as that gains.
 
     A token i with an empty slot takes expert j from a token that moves on to an expert m with room.
