@@ -12,7 +12,7 @@ import lp_routing as lpr
 from lp_routing.audits import (
     FORMATS,
     WAYS,
-    Subject,
+    AuditedRouter,
     audit,
     feasibility,
     margins,
@@ -248,7 +248,7 @@ def test_a_router_that_never_returns_is_given_up():
             released.wait()
         return torch.topk(logits, 1)
 
-    finding = scale(Subject(balances_for_ever, limit_s=0.05), normal)
+    finding = scale(AuditedRouter(balances_for_ever, limit_s=0.05), normal)
     released.set()
     assert finding.verdict == "fails"
     assert finding.sentence == "No answer on logits times 60: it did not return in 0.05 s."

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.audits import (
+    AuditedRouter,
     NoAnswer,
-    Subject,
     as_map,
     batch_invariance,
     causality,
@@ -105,22 +105,22 @@ def test_a_router_may_write_to_its_logits_and_needs_no_gradients():
     assert torch.equal(logits, LOGITS)
 
 
-def test_a_subject_says_why_there_is_no_answer():
+def test_an_audited_router_says_why_there_is_no_answer():
     forever = threading.Event()
 
     def raises(_):
         raise ZeroDivisionError("one\ntwo")
 
     with pytest.raises(NoAnswer, match=r"^it raised ZeroDivisionError: one$"):
-        Subject(raises)(LOGITS)
+        AuditedRouter(raises)(LOGITS)
     with pytest.raises(NoAnswer, match=r"it did not return in 0\.05 s"):
-        Subject(lambda _: forever.wait(), limit_s=0.05)(LOGITS)
+        AuditedRouter(lambda _: forever.wait(), limit_s=0.05)(LOGITS)
     forever.set()
 
 
 def test_the_callers_random_numbers_stay_as_they_are():
     before = torch.get_rng_state()
-    Subject(lambda logits: torch.rand(logits.shape) < 0.5)(LOGITS)
+    AuditedRouter(lambda logits: torch.rand(logits.shape) < 0.5)(LOGITS)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -133,7 +133,7 @@ def test_what_is_no_router_or_no_logits_is_refused_at_the_door(ask):
     with pytest.raises(lpr.InputError, match=r"logits\[0, 0\] is nan"):
         ask(TopK(1), LOGITS * float("nan"))
     with pytest.raises(lpr.InputError, match=r"limit_s=0: expected a number of seconds > 0"):
-        Subject(TopK(1), limit_s=0)
+        AuditedRouter(TopK(1), limit_s=0)
 
 
 @pytest.mark.parametrize("ask", [causality, batch_invariance, prefill])

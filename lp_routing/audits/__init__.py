@@ -5,7 +5,7 @@ from lp_routing.audits.causality import CausalityMap, causality, causality_map
 from lp_routing.audits.feasibility import feasibility
 from lp_routing.audits.precision import FORMATS, PrecisionFlips, margins, precision, precision_flips
 from lp_routing.audits.prefill import prefill
-from lp_routing.audits.probe import LIMIT_S, Example, Finding, Subject, chosen
+from lp_routing.audits.probe import LIMIT_S, AuditedRouter, Example, Finding, chosen
 from lp_routing.audits.scale import WAYS, scale
 from lp_routing.audits.suite import audit, repeatable
 from lp_routing.audits.ties import ties
@@ -15,12 +15,12 @@ __all__ = [
     "FORMATS",
     "LIMIT_S",
     "WAYS",
+    "AuditedRouter",
     "CausalityMap",
     "Example",
     "Finding",
     "NoAnswer",
     "PrecisionFlips",
-    "Subject",
     "as_map",
     "audit",
     "batch_invariance",

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from lp_routing.audits.probe import (
+    AuditedRouter,
     Finding,
     Probe,
     RouterLike,
-    Subject,
+    as_audited_router,
     as_logits,
-    as_subject,
     compare,
     found,
     negated,
@@ -29,7 +29,7 @@ QUESTION = "Does a sequence go to the same experts whatever else is in the batch
 
 
 def batch_invariance(
-    router: RouterLike | Subject, logits: Tensor, *, sequences: int = 4
+    router: RouterLike | AuditedRouter, logits: Tensor, *, sequences: int = 4
 ) -> Finding:
     """Route every sequence alone, among others, in another order, and with padding.
 
@@ -49,7 +49,7 @@ def batch_invariance(
 
     Cost: one call a sequence, and six.
     """
-    ask, logits = as_subject(router), as_logits(logits)
+    ask, logits = as_audited_router(router), as_logits(logits)
     sequences = whole(sequences, "sequences", 2)
     try:
         flat = logits.ndim == 2
@@ -66,7 +66,7 @@ class _Batch:
     parts: tuple[Tensor, ...]
     flat: bool
 
-    def route(self, ask: Subject, parts: Sequence[Tensor]) -> list[Tensor]:
+    def route(self, ask: AuditedRouter, parts: Sequence[Tensor]) -> list[Tensor]:
         """The maps of some sequences that are routed together."""
         return self.split(ask(self.join(parts)), parts)
 
@@ -77,7 +77,7 @@ class _Batch:
         return list(torch.split(whole_batch, [len(p) for p in parts]) if self.flat else whole_batch)
 
 
-def _batch_invariance(ask: Subject, batch: _Batch) -> Finding:
+def _batch_invariance(ask: AuditedRouter, batch: _Batch) -> Finding:
     B = len(batch.parts)
     together = batch.join(batch.route(ask, batch.parts))
     asked: list[tuple[str, Callable[[], Probe]]] = [
@@ -99,21 +99,21 @@ def _batch_invariance(ask: Subject, batch: _Batch) -> Finding:
     return found(NAME, QUESTION, when, probes, more, refused)
 
 
-def _alone(ask: Subject, batch: _Batch, together: Tensor, b: int) -> Probe:
+def _alone(ask: AuditedRouter, batch: _Batch, together: Tensor, b: int) -> Probe:
     maps = batch.split(together, batch.parts)
     maps[b] = batch.route(ask, [batch.parts[b]])[0]
     ways = ("when its sequence is routed alone", "in the whole batch")
     return compare("alone", batch.join(maps), together, ways, _only(batch, {b}))
 
 
-def _reordered(ask: Subject, batch: _Batch, together: Tensor, order: list[int]) -> Probe:
+def _reordered(ask: AuditedRouter, batch: _Batch, together: Tensor, order: list[int]) -> Probe:
     routed = batch.route(ask, [batch.parts[b] for b in order])
     maps = batch.join([routed[order.index(b)] for b in range(len(order))])
     ways = ("as the sequences come", "with the sequences in another order")
     return compare("order", together, maps, ways)
 
 
-def _among_others(ask: Subject, batch: _Batch, together: Tensor, kept: int) -> Probe:
+def _among_others(ask: AuditedRouter, batch: _Batch, together: Tensor, kept: int) -> Probe:
     """Every second sequence, from number `kept`, among changed ones."""
     same = set(range(kept, len(batch.parts), 2))
     mixed = [p if b in same else negated(p) for b, p in enumerate(batch.parts)]
@@ -122,7 +122,7 @@ def _among_others(ask: Subject, batch: _Batch, together: Tensor, kept: int) -> P
     return compare("others", together, maps, ways, _only(batch, same))
 
 
-def _padded(ask: Subject, batch: _Batch, together: Tensor) -> Probe:
+def _padded(ask: AuditedRouter, batch: _Batch, together: Tensor) -> Probe:
     """Every sequence between tokens that the mask leaves out, whatever their logits."""
     maps, masks, sizes, wide = [], [], [], []
     for part in batch.parts:

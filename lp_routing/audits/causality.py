@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from lp_routing.audits.probe import (
+    AuditedRouter,
     Finding,
     Probe,
     RouterLike,
-    Subject,
+    as_audited_router,
     as_logits,
-    as_subject,
     compare,
     found,
     negated,
@@ -32,7 +32,7 @@ NAME = "causality"
 QUESTION = "Do the experts of a token stay the same whatever tokens come later?"
 
 
-def causality(router: RouterLike | Subject, logits: Tensor, *, cuts: int = 8) -> Finding:
+def causality(router: RouterLike | AuditedRouter, logits: Tensor, *, cuts: int = 8) -> Finding:
     """Cut the sequence at several places; route the prefix alone, and before other tokens.
 
     Args:
@@ -52,14 +52,14 @@ def causality(router: RouterLike | Subject, logits: Tensor, *, cuts: int = 8) ->
 
     Cost: three calls a cut.
     """
-    ask, logits, cuts = as_subject(router), as_logits(logits), whole(cuts, "cuts", 1)
+    ask, logits, cuts = as_audited_router(router), as_logits(logits), whole(cuts, "cuts", 1)
     try:
         return _causality(ask, logits, cuts)
     except NoAnswer as reason:
         return unasked(NAME, QUESTION, reason)
 
 
-def _causality(ask: Subject, logits: Tensor, cuts: int) -> Finding:
+def _causality(ask: AuditedRouter, logits: Tensor, cuts: int) -> Finding:
     T = logits.shape[-2]
     if T == 1:
         raise NoAnswer("there is one token, and none later")
@@ -84,14 +84,14 @@ def _causality(ask: Subject, logits: Tensor, cuts: int) -> Finding:
     return replace(finding, at_least=len(places) < T - 1)
 
 
-def _appended(ask: Subject, logits: Tensor, full: Tensor, n: int) -> Probe:
+def _appended(ask: AuditedRouter, logits: Tensor, full: Tensor, n: int) -> Probe:
     T = logits.shape[-2]
     alone = torch.cat([ask(logits[..., :n, :]), full[..., n:, :]], -2)
     ways = (f"in a prefix of {n}", f"once all {T} tokens have come")
     return compare("appended", alone, full, ways, _before(n, logits))
 
 
-def _changed(ask: Subject, logits: Tensor, other: Tensor, full: Tensor, n: int) -> Probe:
+def _changed(ask: AuditedRouter, logits: Tensor, other: Tensor, full: Tensor, n: int) -> Probe:
     replaced = torch.cat([logits[..., :n, :], other[..., n:, :]], -2)
     ways = ("before the tokens that come", f"before others from token {n} on")
     return compare("changed", full, ask(replaced), ways, _before(n, logits))
@@ -148,7 +148,7 @@ class CausalityMap:
 
 
 def causality_map(
-    router: RouterLike | Subject, logits: Tensor, *, prefixes: int = 64
+    router: RouterLike | AuditedRouter, logits: Tensor, *, prefixes: int = 64
 ) -> CausalityMap:
     """Route ever longer prefixes of a sequence, and compare each with the one before.
 
@@ -167,7 +167,7 @@ def causality_map(
 
     Cost: a call a prefix.
     """
-    ask, logits = as_subject(router), as_logits(logits)
+    ask, logits = as_audited_router(router), as_logits(logits)
     prefixes = whole(prefixes, "prefixes", 2)
     if logits.ndim != 2 or len(logits) < 2:
         raise InputError(

@@ -2,7 +2,14 @@
 
 from torch import Tensor
 
-from lp_routing.audits.probe import Finding, RouterLike, Subject, as_logits, as_subject, unasked
+from lp_routing.audits.probe import (
+    AuditedRouter,
+    Finding,
+    RouterLike,
+    as_audited_router,
+    as_logits,
+    unasked,
+)
 from lp_routing.certificate.violations import as_amounts, violations_of
 from lp_routing.errors import InputError
 from lp_routing.problem.problem import RoutingProblem
@@ -13,7 +20,7 @@ QUESTION = "Does the router meet every bound of the problem?"
 
 
 def feasibility(
-    router: RouterLike | Subject, logits: Tensor, problem: RoutingProblem | None
+    router: RouterLike | AuditedRouter, logits: Tensor, problem: RoutingProblem | None
 ) -> Finding:
     """Measure the router's choice against the bounds of a problem, and nothing else of it.
 
@@ -33,7 +40,7 @@ def feasibility(
 
     Cost: one call and a pass over the chosen pairs.
     """
-    ask, logits = as_subject(router), as_logits(logits)
+    ask, logits = as_audited_router(router), as_logits(logits)
     if problem is None:
         return unasked(NAME, QUESTION, "no problem was given")
     if not isinstance(problem, RoutingProblem):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lp_routing.audits.probe import (
+    AuditedRouter,
     Finding,
     RouterLike,
-    Subject,
+    as_audited_router,
     as_logits,
-    as_subject,
     compare,
     found,
     unasked,
@@ -32,7 +32,9 @@ FORMATS = {
 QUANTILES = (0.1, 0.5, 0.9)
 
 
-def precision(router: RouterLike | Subject, logits: Tensor, *, rounded_to: str = "bf16") -> Finding:
+def precision(
+    router: RouterLike | AuditedRouter, logits: Tensor, *, rounded_to: str = "bf16"
+) -> Finding:
     """Round the logits, widen them again, route, and compare.
 
     Only the logits are rounded: what the router computes from them keeps its own precision.
@@ -54,7 +56,7 @@ def precision(router: RouterLike | Subject, logits: Tensor, *, rounded_to: str =
     """
     if rounded_to not in FORMATS:
         raise InputError(f"rounded_to={rounded_to!r}: expected one of {', '.join(FORMATS)}.")
-    ask, logits = as_subject(router), as_logits(logits)
+    ask, logits = as_audited_router(router), as_logits(logits)
     name = f"precision: {rounded_to}"
     question = f"Does every token keep its experts when logits are rounded to {rounded_to}?"
     try:
@@ -146,7 +148,7 @@ class PrecisionFlips:
 
 
 def precision_flips(
-    router: RouterLike | Subject, logits: Tensor, *, formats: Sequence[str] = tuple(FORMATS)
+    router: RouterLike | AuditedRouter, logits: Tensor, *, formats: Sequence[str] = tuple(FORMATS)
 ) -> PrecisionFlips:
     """Round the logits to several formats, widen them again, route, and compare token by token.
 
@@ -164,7 +166,7 @@ def precision_flips(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise InputError(f"formats={list(formats)!r}: expected some of {', '.join(FORMATS)}.")
-    ask, logits = as_subject(router), as_logits(logits)
+    ask, logits = as_audited_router(router), as_logits(logits)
     before = ask(logits)
     changed = {
         name: (ask(rounded(logits, FORMATS[name])) != before).any(-1).flatten() for name in formats

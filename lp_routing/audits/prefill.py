@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from lp_routing.audits.probe import (
+    AuditedRouter,
     Finding,
     RouterLike,
-    Subject,
+    as_audited_router,
     as_logits,
-    as_subject,
     compare,
     found,
     unanswered,
@@ -21,7 +21,7 @@ NAME = "prefill against decode"
 QUESTION = "Does a token go to the same experts when it comes alone, as in cached decoding?"
 
 
-def prefill(router: RouterLike | Subject, logits: Tensor, *, most: int = 256) -> Finding:
+def prefill(router: RouterLike | AuditedRouter, logits: Tensor, *, most: int = 256) -> Finding:
     """Route all tokens at once, then single tokens, each in a call of its own.
 
     Cached decoding shows a layer one new token per sequence, so a rule that compares tokens of one
@@ -42,14 +42,14 @@ def prefill(router: RouterLike | Subject, logits: Tensor, *, most: int = 256) ->
 
     Cost: one call, and one for each token asked about.
     """
-    ask, logits, most = as_subject(router), as_logits(logits), whole(most, "most", 1)
+    ask, logits, most = as_audited_router(router), as_logits(logits), whole(most, "most", 1)
     try:
         return _prefill(ask, logits, most)
     except NoAnswer as reason:
         return unasked(NAME, QUESTION, reason)
 
 
-def _prefill(ask: Subject, logits: Tensor, most: int) -> Finding:
+def _prefill(ask: AuditedRouter, logits: Tensor, most: int) -> Finding:
     T = logits.shape[-2]
     full = ask(logits)
     alone, asked = full.clone(), torch.zeros(T, dtype=torch.bool, device=full.device)

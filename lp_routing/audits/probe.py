@@ -1,6 +1,6 @@
 """What audits share: ask a router in two situations, compare token by token, say what was found.
 
-`Subject` asks any callable for the pairs it chooses; a `Probe` is one comparison; a `Finding`
+`AuditedRouter` asks any callable for the pairs it chooses; a `Probe` is one comparison; a `Finding`
 is the answer to one question, with the number of tokens, the first of them, and a sentence.
 """
 
@@ -254,7 +254,7 @@ LIMIT_S = 30.0
 
 
 @dataclass(frozen=True)
-class Subject:
+class AuditedRouter:
     """A router under audit: asked cold, seeded, on a copy of the logits, with a time limit.
 
     Attributes:
@@ -297,9 +297,9 @@ class Subject:
             return _within(self.limit_s, lambda: chosen(self.router, logits, mask))
 
 
-def as_subject(router: "RouterLike | Subject") -> Subject:
-    """The subject itself, or the callable as one."""
-    return router if isinstance(router, Subject) else Subject(router)
+def as_audited_router(router: "RouterLike | AuditedRouter") -> AuditedRouter:
+    """The audited router itself, or the callable as one."""
+    return router if isinstance(router, AuditedRouter) else AuditedRouter(router)
 
 
 def as_logits(values: Any) -> Tensor:

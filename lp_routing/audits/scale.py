@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from lp_routing.audits.probe import (
+    AuditedRouter,
     Finding,
     RouterLike,
-    Subject,
+    as_audited_router,
     as_logits,
-    as_subject,
     compare,
     counted,
     first_example,
@@ -25,7 +25,7 @@ FACTOR, OFFSET = 60.0, 1000.0
 SHARE_FORBIDDEN = 8
 
 
-def scale(router: RouterLike | Subject, logits: Tensor, *, way: str = "times 60") -> Finding:
+def scale(router: RouterLike | AuditedRouter, logits: Tensor, *, way: str = "times 60") -> Finding:
     """Route changed logits; NaN, errors and calls that do not return are what is looked for.
 
     Args:
@@ -47,14 +47,14 @@ def scale(router: RouterLike | Subject, logits: Tensor, *, way: str = "times 60"
     """
     if way not in WAYS:
         raise InputError(f"way={way!r}: expected one of {', '.join(WAYS)}.")
-    ask, logits = as_subject(router), as_logits(logits)
+    ask, logits = as_audited_router(router), as_logits(logits)
     name = f"scale: {way}"
     if way in MOVES:
         return _moved(ask, logits, name, way)
     return _forbidden(ask, logits, name, way)
 
 
-def _moved(ask: Subject, logits: Tensor, name: str, way: str) -> Finding:
+def _moved(ask: AuditedRouter, logits: Tensor, name: str, way: str) -> Finding:
     question = f"Does every token keep its experts with logits {way}?"
     before, after = MOVES[way](logits)
     try:
@@ -71,7 +71,7 @@ def _moved(ask: Subject, logits: Tensor, name: str, way: str) -> Finding:
     return found(name, question, f"with logits {way}", [probe])
 
 
-def _forbidden(ask: Subject, logits: Tensor, name: str, way: str) -> Finding:
+def _forbidden(ask: AuditedRouter, logits: Tensor, name: str, way: str) -> Finding:
     question = f"Are pairs of score -inf left alone ({way})?"
     try:
         plain = ask(logits)

@@ -13,12 +13,12 @@ from lp_routing.audits.precision import FORMATS, precision
 from lp_routing.audits.prefill import prefill
 from lp_routing.audits.probe import (
     LIMIT_S,
+    AuditedRouter,
     Finding,
     Probe,
     RouterLike,
-    Subject,
+    as_audited_router,
     as_logits,
-    as_subject,
     compare,
     found,
     try_all,
@@ -34,7 +34,7 @@ QUESTION = "Does the same input give the same experts every time?"
 SAME, OTHER = "same seed", "other seed"
 
 
-def repeatable(router: RouterLike | Subject, logits: Tensor) -> Finding:
+def repeatable(router: RouterLike | AuditedRouter, logits: Tensor) -> Finding:
     """Ask twice with torch seeded alike, and once with another seed.
 
     Args:
@@ -51,7 +51,7 @@ def repeatable(router: RouterLike | Subject, logits: Tensor) -> Finding:
 
     Cost: three calls.
     """
-    ask, logits = as_subject(router), as_logits(logits)
+    ask, logits = as_audited_router(router), as_logits(logits)
     try:
         plain = ask(logits)
         probes, refused = try_all(
@@ -73,12 +73,12 @@ def repeatable(router: RouterLike | Subject, logits: Tensor) -> Finding:
     return found(NAME, QUESTION, "when asked again", probes, more, refused)
 
 
-def _again(name: str, ask: Subject, logits: Tensor, plain: Tensor, seed: int) -> Probe:
+def _again(name: str, ask: AuditedRouter, logits: Tensor, plain: Tensor, seed: int) -> Probe:
     ways = ("when asked first", "when asked again" + (" with another seed" if seed else ""))
     return compare(name, plain, ask(logits, seed=seed), ways)
 
 
-Audit = Callable[[Subject, Tensor], Finding]
+Audit = Callable[[AuditedRouter, Tensor], Finding]
 AUDITS: tuple[Audit, ...] = (
     causality,
     batch_invariance,
@@ -117,13 +117,13 @@ def audit(
 
     Cost: some fifty calls, and one for each of up to 256 single tokens.
     """
-    subject, logits = Subject(router, limit_s), as_logits(logits)
-    findings = [repeatable(subject, logits)]
+    asked, logits = AuditedRouter(router, limit_s), as_logits(logits)
+    findings = [repeatable(asked, logits)]
     obstacle = _obstacle(findings[0])
     if obstacle is not None:
-        subject = Subject(partial(_decline, obstacle), limit_s)
-    findings += [ask(subject, logits) for ask in AUDITS]
-    return [*findings, feasibility(subject, logits, problem)]
+        asked = AuditedRouter(partial(_decline, obstacle), limit_s)
+    findings += [ask(asked, logits) for ask in AUDITS]
+    return [*findings, feasibility(asked, logits, problem)]
 
 
 def _obstacle(first: Finding) -> str | None:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from lp_routing.audits.probe import (
+    AuditedRouter,
     Finding,
     Probe,
     RouterLike,
-    Subject,
+    as_audited_router,
     as_logits,
-    as_subject,
     compare,
     found,
     merged,
@@ -30,7 +30,7 @@ AXES = {"experts": -1, "tokens": -2}
 WORD = re.compile(r"\b(ties?|tied)\b", re.IGNORECASE)
 
 
-def ties(router: RouterLike | Subject, logits: Tensor, *, orders: int = 4) -> Finding:
+def ties(router: RouterLike | AuditedRouter, logits: Tensor, *, orders: int = 4) -> Finding:
     """Put experts, or tokens, in another order, route, and put the answer back.
 
     Scores decide alike in every order; a rule such as "lowest index" then chooses others exactly
@@ -55,14 +55,14 @@ def ties(router: RouterLike | Subject, logits: Tensor, *, orders: int = 4) -> Fi
 
     Cost: `2 * orders` calls on the logits, as many on logits without ties, and two.
     """
-    ask, logits, orders = as_subject(router), as_logits(logits), whole(orders, "orders", 1)
+    ask, logits, orders = as_audited_router(router), as_logits(logits), whole(orders, "orders", 1)
     try:
         return _ties(ask, logits, orders)
     except NoAnswer as reason:
         return unasked(NAME, QUESTION, reason)
 
 
-def _ties(ask: Subject, logits: Tensor, orders: int) -> Finding:
+def _ties(ask: AuditedRouter, logits: Tensor, orders: int) -> Finding:
     plain, control = ask(logits), without_ties(logits)
     plain_control = ask(control)
     turned = partial(_turned, ask, (logits, plain), (control, plain_control), orders)
@@ -126,7 +126,7 @@ def _orders(n: int, count: int) -> list[Tensor]:
 
 
 def _turned(
-    ask: Subject,
+    ask: AuditedRouter,
     given: tuple[Tensor, Tensor],
     control: tuple[Tensor, Tensor],
     count: int,

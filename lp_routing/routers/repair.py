@@ -1,9 +1,10 @@
 """From what tokens want at nearly right prices to what fits: no expert above its capacity.
 
-First moves that hardly cost anything at these prices (`exchanged`). Then, where something is still
-wrong, an expert above its capacity lets go who loses least by going where there is room
-(`without_excess`), and empty slots go where there is room (`filled`). These two always end in what fits;
-the most that can happen is that slots stay empty.
+1. `exchanged`: moves that cost hardly anything at these prices.
+2. `without_excess`: an expert that is still above its capacity drops the tokens that lose least.
+3. `filled`: empty slots go where there is room.
+
+The last two always end within the capacities; at worst some slots stay empty.
 """
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 INF = float("inf")
 ROUNDS = 2
-"""Rounds of moves, at most."""
+"""Rounds of moves in `exchanged`, at most; each is a pass over the tokens that may move."""
 
 
 def exchanged(
