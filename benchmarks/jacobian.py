@@ -13,7 +13,7 @@ from benchmarks.byte_moe.corpus import load_corpus
 from benchmarks.byte_moe.model import MixtureOfExperts
 from benchmarks.byte_moe.sample import load_model, route
 from benchmarks.byte_moe.train import as_tensor
-from lp_routing.claims.usmoe_jacobian import Layer, Routing, measured
+from lp_routing.claims.usmoe.jacobian import Layer, Routing, measured
 
 TOKENS = 32
 """Jacobians a layer, evenly spaced over the sample's tokens."""

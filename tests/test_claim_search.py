@@ -4,7 +4,7 @@ import pytest
 
 import lp_routing as lpr
 from lp_routing.claims import CLAIMS, smallest
-from lp_routing.claims.search import matrices, smallest_case
+from lp_routing.claims.claim import matrices, smallest_case
 
 SEARCHED = [claim for claim in CLAIMS if claim.breaks]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.claims import CLAIMS, Evidence, Verdict
-from lp_routing.claims.checking import check_all, chosen
+from lp_routing.claims.claim import check_all, chosen
 
 IDS = [claim.id for claim in CLAIMS]
 EACH = pytest.mark.parametrize("claim", CLAIMS, ids=IDS)

@@ -20,14 +20,19 @@ from lp_routing.claims import (
 )
 from lp_routing.claims.base_layers import O4, released_auction
 from lp_routing.claims.bip import O1
-from lp_routing.claims.by_trial import balanced_dual, best_by_trial, exactly_balanced
-from lp_routing.claims.claim import Subject, Verdict
+from lp_routing.claims.claim import Subject, Verdict, smallest
 from lp_routing.claims.expert_choice import O7
-from lp_routing.claims.layers import equally_shared, share_above, span
+from lp_routing.claims.helpers import (
+    balanced_dual,
+    best_by_trial,
+    equally_shared,
+    exactly_balanced,
+    share_above,
+    span,
+)
 from lp_routing.claims.loss_free import O2
 from lp_routing.claims.max_score import O6
 from lp_routing.claims.quantile_balancing import O3
-from lp_routing.claims.search import smallest
 from lp_routing.claims.sinkhorn import O5
 from lp_routing.routers.max_score import MaxScore
 from lp_routing.routers.selection import largest

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import lp_routing as lpr
 from lp_routing.claims import CLAIMS, Evidence
-from lp_routing.claims.checking import Checked, check_all
+from lp_routing.claims.claim import Checked, check_all
 from lp_routing.cli import main
 from lp_routing.report.claims_page import EVIDENCE, anchor, page
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lp_routing.claims import deepseek
+from lp_routing.claims.claim import smallest
 from lp_routing.claims.deepseek import O8
-from lp_routing.claims.search import smallest
 from lp_routing.extensions.group_limited import of_proxy
 from lp_routing.extensions.proved import Proved
 

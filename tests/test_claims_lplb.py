@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lp_routing.claims import lplb
+from lp_routing.claims.claim import smallest
 from lp_routing.claims.lplb import O9
-from lp_routing.claims.search import smallest
 from lp_routing.extensions.replicas import edge_wise, spread
 
 LOGITS = torch.randn(2, 200, 16, generator=torch.Generator().manual_seed(0))

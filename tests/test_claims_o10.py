@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lp_routing.claims import compete_smoe, experts_dropped, moe_plus_plus
+from lp_routing.claims import compete_smoe, expert_pruning, moe_plus_plus
+from lp_routing.claims.claim import smallest
 from lp_routing.claims.compete_smoe import O10A
-from lp_routing.claims.experts_dropped import O10C
+from lp_routing.claims.expert_pruning import O10C
 from lp_routing.claims.moe_plus_plus import O10B
-from lp_routing.claims.search import smallest
 from lp_routing.extensions.expert_pruning import bound_on_kept, greedy
 from lp_routing.extensions.knapsack import within_budget
 
@@ -148,7 +148,7 @@ def test_a_bound_that_is_too_low_is_found_out(monkeypatch):
     def low(*args, **kwargs):
         return bound_on_kept(*args, **kwargs) / 2
 
-    monkeypatch.setattr(experts_dropped, "bound_on_kept", low)
+    monkeypatch.setattr(expert_pruning, "bound_on_kept", low)
     assert O10C.check(LOGITS).agrees is False
     assert "a bound is below" in O10C.betrays(torch.tensor([[1.0, 0.0]]))
 
@@ -157,7 +157,7 @@ def test_a_greedy_choice_below_its_promise_is_found_out(monkeypatch):
     def lazy(scores, *args, **kwargs):
         return replace(greedy(scores, *args, **kwargs), value=0.0)
 
-    monkeypatch.setattr(experts_dropped, "greedy", lazy)
+    monkeypatch.setattr(expert_pruning, "greedy", lazy)
     assert O10C.check(LOGITS).agrees is False
     assert "greedy keeps 0" in O10C.betrays(torch.tensor([[1.0, 0.0]]))
 

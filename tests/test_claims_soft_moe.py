@@ -7,9 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lp_routing.claims import soft_moe_budgets, soft_moe_tokens
-from lp_routing.claims.claim import Verdict, subject
-from lp_routing.claims.search import smallest
+from lp_routing.claims import soft_moe
+from lp_routing.claims.claim import Verdict, smallest, subject
 from lp_routing.claims.soft_moe import CLAIMS, S3, S4, S5, S6
 from lp_routing.frontier.layer_budgets import best_budgets
 from lp_routing.routers.soft_top_k import SoftTopK, layer_budgets, soft_top_k
@@ -51,7 +50,7 @@ def test_flat_rows_by_hand():
     flat = S3.counterexample.tensor()
     one = torch.ones(1, dtype=torch.float64)
     for tau, active, kept in [(0.1, 4, 1), (0.3, 0, 0)]:
-        found = soft_moe_budgets.counted(flat, one, 1.0, tau)
+        found = soft_moe.counted(flat, one, 1.0, tau)
         assert (int(found.active), float(found.kept)) == (active, pytest.approx(kept))
         assert float(found.mass) == pytest.approx(1)
 
@@ -65,7 +64,7 @@ def test_where_the_claims_stand_nothing_breaks():
 
 def test_best_by_counts_by_hand():
     # rows 2, 1, 0 and 3, 1, 0: floors 5, then 1, 1, 0, 0
-    assert soft_moe_budgets.best_by_counts(ROWS[:2]) == [5, 6, 7, 7, 7]
+    assert soft_moe.best_by_counts(ROWS[:2]) == [5, 6, 7, 7, 7]
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=ids)
@@ -153,16 +152,14 @@ def test_a_truncation_that_keeps_all_is_found_out(monkeypatch):
 
 
 def test_a_mass_that_is_not_the_budget_is_found_out(monkeypatch):
-    monkeypatch.setattr(soft_moe_budgets, "soft_top_k", lambda r, k, a: 0.9 * soft_top_k(r, k, a))
+    monkeypatch.setattr(soft_moe, "soft_top_k", lambda r, k, a: 0.9 * soft_top_k(r, k, a))
     assert rejected(S3)
     assert S4.examine(subject(SOME)).agrees is False
 
 
 @pytest.mark.parametrize("factor", [0.99, 1.01])
 def test_budgets_that_do_not_add_up_are_found_out(monkeypatch, factor):
-    monkeypatch.setattr(
-        soft_moe_budgets, "layer_budgets", lambda *given: factor * layer_budgets(*given)
-    )
+    monkeypatch.setattr(soft_moe, "layer_budgets", lambda *given: factor * layer_budgets(*given))
     assert rejected(S4)
 
 
@@ -173,7 +170,7 @@ def test_a_wrong_optimum_is_found_out(monkeypatch, part, by):
         found = best_budgets(*given)
         return replace(found, **{part: getattr(found, part) + by})
 
-    monkeypatch.setattr(soft_moe_budgets, "best_budgets", wrong)
+    monkeypatch.setattr(soft_moe, "best_budgets", wrong)
     assert rejected(S4)
 
 
@@ -182,7 +179,7 @@ def test_a_split_that_is_not_best_is_found_out(monkeypatch):
         found = best_budgets(*given)
         return replace(found, value=0.5 * found.value, bound=0.5 * found.value)
 
-    monkeypatch.setattr(soft_moe_budgets, "best_budgets", poor)
+    monkeypatch.setattr(soft_moe, "best_budgets", poor)
     assert rejected(S4)
 
 
@@ -191,7 +188,7 @@ def test_a_router_that_looks_ahead_is_found_out(monkeypatch):
         def scores(self, logits, mask=None):
             return super().scores(logits / logits.std(), mask)  # a unit from the whole batch
 
-    monkeypatch.setattr(soft_moe_tokens, "SoftTopK", Ahead)
+    monkeypatch.setattr(soft_moe, "SoftTopK", Ahead)
     assert rejected(S5)
 
 
@@ -200,7 +197,7 @@ def test_experts_that_depend_on_later_tokens_are_found_out(monkeypatch):
         def select(self, scores):
             return super().select(scores) & (scores >= scores[-1])  # the last token decides
 
-    monkeypatch.setattr(soft_moe_tokens, "SoftTopK", Ahead)
+    monkeypatch.setattr(soft_moe, "SoftTopK", Ahead)
     assert S5.examine(subject(SOME)).agrees is False
 
 
@@ -216,7 +213,7 @@ def by_budget(r, k, alpha):
 
 @pytest.mark.parametrize("wrong", [by_logits, by_budget], ids=["logits", "budget"])
 def test_a_wrong_gradient_is_found_out(monkeypatch, wrong):
-    monkeypatch.setattr(soft_moe_tokens, "soft_top_k", wrong)
+    monkeypatch.setattr(soft_moe, "soft_top_k", wrong)
     assert rejected(S6)
 
 

@@ -8,20 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lp_routing as lpr
-from benchmarks import jacobian
-from lp_routing.claims import (
-    usmoe_causality,
-    usmoe_dropped,
-    usmoe_integrality,
-    usmoe_jacobian,
-    usmoe_rules,
-    usmoe_score,
-    usmoe_special_cases,
-    usmoe_values,
-)
-from lp_routing.claims.claim import Verdict
-from lp_routing.claims.search import smallest
-from lp_routing.claims.usmoe import CLAIMS
+from benchmarks import jacobian as trained
+from lp_routing.claims.claim import Verdict, smallest
+from lp_routing.claims.usmoe import CLAIMS, integrality, jacobian, rules, score, serving, values
 from lp_routing.solvers import HiGHS
 from lp_routing.solvers.solve import solve
 from tests.brute_force import best_value
@@ -174,46 +163,46 @@ def test_the_dual_of_the_budget_is_the_lp(scores):
     for total in range(scores.numel() + 1):
         for used_up, bound in ((True, lpr.exactly(total)), (False, lpr.at_most(total))):
             by_trial = best_value(lpr.RoutingProblem(scores, total=bound))
-            assert usmoe_rules.budget_optimum(scores, total, used_up=used_up) == by_trial
+            assert rules.budget_optimum(scores, total, used_up=used_up) == by_trial
 
 
 def test_served_by_hand():
     # (5, 4) and (1, 0): three pairs, both served: 5 + 1 and then the 4
-    assert usmoe_dropped.best_served(matrix((5, 4), (1, 0)), 3) == 10
-    assert usmoe_dropped.best_served(matrix((5, 4), (1, 0)), 2) == 6
+    assert serving.best_served(matrix((5, 4), (1, 0)), 3) == 10
+    assert serving.best_served(matrix((5, 4), (1, 0)), 2) == 6
 
 
 def test_best_whole_by_hand():
     # one slot an expert: 3 + 2 across, not 3 + 3 in the first column; a total of 1 leaves 3
     scores = matrix((3, 1), (3, 2))
-    assert usmoe_integrality.best_whole(scores, 1, 1, 2) == 5
-    assert usmoe_integrality.best_whole(scores, 1, 1, 1) == 3
-    assert usmoe_integrality.best_whole(scores, 1, 2, 2) == 6
+    assert integrality.best_whole(scores, 1, 1, 2) == 5
+    assert integrality.best_whole(scores, 1, 1, 1) == 3
+    assert integrality.best_whole(scores, 1, 2, 2) == 6
 
 
 class TestJacobian:
     def test_softmax_and_sigmoid_at_zero_by_hand(self):
         # two equal logits: softmax moves by .25 (e1 - e2), the sigmoid by .25 e_j
-        routing, _ = usmoe_jacobian.tiny(matrix((0, 0)))
-        soft = usmoe_jacobian.jacobian(lpr.scores.softmax, *routing)
-        both = usmoe_jacobian.jacobian(usmoe_jacobian.unified_of_two, *routing)
+        routing, _ = jacobian.tiny(matrix((0, 0)))
+        soft = jacobian.jacobian(lpr.scores.softmax, *routing)
+        both = jacobian.jacobian(jacobian.unified_of_two, *routing)
         assert torch.allclose(soft[0], matrix((0.25, -0.25, 0, 0), (-0.25, 0.25, 0, 0)))
         assert torch.allclose(both[0], matrix((0.25, -0.125, 0, 0), (-0.125, 0.25, 0, 0)))
-        assert usmoe_jacobian.rank(soft).tolist() == [1]
-        assert usmoe_jacobian.rank(both).tolist() == [2]
+        assert jacobian.rank(soft).tolist() == [1]
+        assert jacobian.rank(both).tolist() == [2]
 
     def test_autograd_against_finite_differences(self):
         generator = torch.Generator().manual_seed(0)
         hidden, first, second = (
             torch.randn(size, 5, generator=generator, dtype=torch.float64) for size in (2, 3, 3)
         )
-        found = usmoe_jacobian.jacobian(usmoe_jacobian.unified_of_two, hidden, first, second)
+        found = jacobian.jacobian(jacobian.unified_of_two, hidden, first, second)
         step = 1e-6
         for d in range(5):
             move = torch.zeros(5, dtype=torch.float64)
             move[d] = step
             ends = [
-                usmoe_jacobian.two_routers((hidden + s) @ first.mT, (hidden + s) @ second.mT)
+                jacobian.two_routers((hidden + s) @ first.mT, (hidden + s) @ second.mT)
                 for s in (move, -move)
             ]
             assert torch.allclose(found[..., d], (ends[0] - ends[1]) / (2 * step), atol=1e-8)
@@ -221,19 +210,19 @@ class TestJacobian:
     def test_recovered_states_give_the_logits(self, logits):
         for given_logits in (logits[0], logits[0, :3]):
             generator = torch.Generator().manual_seed(1)
-            hidden, embeddings = usmoe_jacobian.recovered(given_logits, generator)
+            hidden, embeddings = jacobian.recovered(given_logits, generator)
             assert hidden.shape[1] == embeddings.shape[1] == 16
             assert torch.allclose(hidden @ embeddings.mT, given_logits)
 
     def test_angles_by_hand(self):
         # along the axis; 45 degrees off it; at a right angle
         axis = matrix((1, 0, 0))
-        angles = usmoe_jacobian.principal_angles
+        angles = jacobian.principal_angles
         assert angles(axis * 3, axis).tolist() == pytest.approx([0], abs=1e-9)
         assert angles(matrix((1, 1, 0)), axis).tolist() == pytest.approx([45])
         assert angles(matrix((1, 0, 0), (0, 0, 2)), axis).tolist() == [90, 0]
         assert angles(matrix((0, 0, 0)), axis).tolist() == []
-        assert usmoe_jacobian.outside(matrix((3, 0, 0), (0, 0, 1)), axis * 2) == 0.5
+        assert jacobian.outside(matrix((3, 0, 0), (0, 0, 1)), axis * 2) == 0.5
 
     def test_a_second_router_leaves_the_span(self, logits):
         numbers = BY_ID["B7"].check(logits).numbers
@@ -243,13 +232,13 @@ class TestJacobian:
         assert numbers["rank at a token, two routers, layer 0"] == 8
 
     def test_on_the_hidden_states_of_a_trained_model(self):
-        for routing in jacobian.routings():
+        for routing in trained.routings():
             E, _ = routing.embeddings.shape
-            layer = usmoe_jacobian.measured(routing, routing.embeddings.flip(1))
-            assert usmoe_jacobian.within(layer, E)
+            layer = jacobian.measured(routing, routing.embeddings.flip(1))
+            assert jacobian.within(layer, E)
             assert (layer.softmax_token, layer.unified_all) == (E - 1, E)
             assert layer.two_all > E
-            assert jacobian.numbers(layer)["two routers: rank at a token"] == str(E)
+            assert trained.numbers(layer)["two routers: rank at a token"] == str(E)
 
 
 class TestBrokenPartsAreNoticed:
@@ -257,15 +246,15 @@ class TestBrokenPartsAreNoticed:
 
     def worst(self, scores, k, **_):
         """The smallest pairs in place of the largest."""
-        return usmoe_values.top_of_pool(-scores.mT, k * scores.shape[0]).mT
+        return values.top_of_pool(-scores.mT, k * scores.shape[0]).mT
 
     @pytest.mark.parametrize(
         ("id_", "module"),
         [
-            ("B1", usmoe_values),
-            ("B2", usmoe_values),
-            ("B5", usmoe_dropped),
-            ("B9", usmoe_special_cases),
+            ("B1", values),
+            ("B2", values),
+            ("B5", serving),
+            ("B9", values),
         ],
     )
     def test_a_pool_of_the_worst(self, id_, module, logits, monkeypatch):
@@ -276,8 +265,8 @@ class TestBrokenPartsAreNoticed:
 
     @pytest.mark.parametrize("rule", ["row_choice", "column_choice"])
     def test_wrong_rows_and_columns(self, rule, logits, monkeypatch):
-        right = getattr(usmoe_special_cases, rule)
-        monkeypatch.setattr(usmoe_special_cases, rule, lambda s, n: right(-s, n))
+        right = getattr(values, rule)
+        monkeypatch.setattr(values, rule, lambda s, n: right(-s, n))
         assert BY_ID["B9"].check(logits).agrees is False
         assert BY_ID["B9"].betrays(matrix((3, 1), (2, 0))) is not None
 
@@ -288,44 +277,42 @@ class TestBrokenPartsAreNoticed:
                 return solution
             return replace(solution, assignment=lpr.Assignment(~(solution.assignment.x > 0.5)))
 
-        monkeypatch.setattr(usmoe_integrality, "solve", spoilt)
+        monkeypatch.setattr(integrality, "solve", spoilt)
         assert BY_ID["B3"].check(logits).agrees is False
 
     def test_a_half_or_a_crossing_that_is_not_worth_what_it_should(self, logits, monkeypatch):
-        monkeypatch.setattr(usmoe_integrality, "of_half_a_pair", lambda *_: -1e-3)
+        monkeypatch.setattr(integrality, "of_half_a_pair", lambda *_: -1e-3)
         assert BY_ID["B3"].check(logits).agrees is False
         monkeypatch.undo()
-        right = usmoe_integrality._crossing
+        right = integrality._crossing
         monkeypatch.setattr(
-            usmoe_integrality, "_crossing", lambda scores: right(scores)._replace(lp=scores[:, 0])
+            integrality, "_crossing", lambda scores: right(scores)._replace(lp=scores[:, 0])
         )
         assert BY_ID["B3"].check(logits).agrees is False
 
     def test_a_brute_force_that_differs(self, monkeypatch):
-        monkeypatch.setattr(usmoe_integrality, "best_whole", lambda *_: 1e3)
+        monkeypatch.setattr(integrality, "best_whole", lambda *_: 1e3)
         assert "whole choices 1000" in BY_ID["B3"].betrays(matrix((3, 1), (2, 0)))
 
     def test_a_score_that_reverses_experts(self, logits, monkeypatch):
-        monkeypatch.setattr(usmoe_score, "unified", lambda z, rate=0.5: -z)
+        monkeypatch.setattr(score, "unified", lambda z, rate=0.5: -z)
         assert BY_ID["B4"].check(logits).agrees is False
         assert BY_ID["B4"].betrays(matrix((3, 1), (2, 0))) is not None
         assert BY_ID["B4"].breaks(matrix((3, 1), (2, 0))) is None
 
     def test_a_score_that_looks_ahead(self, logits, monkeypatch):
-        monkeypatch.setattr(usmoe_causality, "unified", lpr.scores.unified_v1)
+        monkeypatch.setattr(score, "unified", lpr.scores.unified_v1)
         assert BY_ID["B6"].check(logits).agrees is False
         assert "the score" in BY_ID["B6"].betrays(matrix((3, 1), (2, 0)))
 
     def test_a_threshold_that_takes_what_is_below(self, logits, monkeypatch):
-        monkeypatch.setattr(usmoe_causality, "threshold_choice", lambda s, value: s <= value)
+        monkeypatch.setattr(score, "threshold_choice", lambda s, value: s <= value)
         assert BY_ID["B6"].check(logits).agrees is False
         assert "not optimal" in BY_ID["B6"].betrays(matrix((3, 1), (2, 0)))
 
     def test_a_gradient_from_outside(self, logits, monkeypatch):
-        right = usmoe_jacobian.jacobian
-        monkeypatch.setattr(
-            usmoe_jacobian, "jacobian", lambda score, h, *e: right(score, h, *e) + 1e-3
-        )
+        right = jacobian.jacobian
+        monkeypatch.setattr(jacobian, "jacobian", lambda score, h, *e: right(score, h, *e) + 1e-3)
         assert BY_ID["B7"].check(logits).agrees is False
         assert BY_ID["B7"].betrays(matrix((3, 1), (2, 0))) is not None
 

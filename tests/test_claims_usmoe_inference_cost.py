@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lp_routing as lpr
-from lp_routing.claims import usmoe_inference_cost
-from lp_routing.claims.by_trial import best_by_trial
-from lp_routing.claims.usmoe_dropped import best_served
-from lp_routing.claims.usmoe_inference_cost import B8, in_order
-from lp_routing.extensions import Attained, inference_cost
+from lp_routing.claims.helpers import best_by_trial
+from lp_routing.claims.usmoe import serving
+from lp_routing.claims.usmoe.serving import B8, Attained, best_served, in_order, inference_cost
 from lp_routing.routers.selection import largest
 
 
@@ -97,13 +95,13 @@ def test_the_check_notices_a_wrong_curve(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 16, 4, generator=generator, dtype=torch.float64)
     assert B8.check(logits).agrees is True
-    right = usmoe_inference_cost.inference_cost
+    right = serving.inference_cost
 
     def late(scores, k, **options):
         cost = right(scores, k, **options)
         return replace(cost, at_unified=Attained(cost.at_unified.budget + 1, 1))
 
-    monkeypatch.setattr(usmoe_inference_cost, "inference_cost", late)
+    monkeypatch.setattr(serving, "inference_cost", late)
     assert B8.check(logits).agrees is False
 
 

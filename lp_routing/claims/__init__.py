@@ -6,7 +6,7 @@ from lp_routing.claims import (
     compete_smoe,
     deepseek,
     expert_choice,
-    experts_dropped,
+    expert_pruning,
     lapsum,
     loss_free,
     lplb,
@@ -17,8 +17,15 @@ from lp_routing.claims import (
     soft_moe,
     usmoe,
 )
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
-from lp_routing.claims.search import Found, smallest
+from lp_routing.claims.claim import (
+    Claim,
+    Counterexample,
+    Evidence,
+    Found,
+    Subject,
+    Verdict,
+    smallest,
+)
 
 CLAIMS: tuple[Claim, ...] = (
     *usmoe.CLAIMS,
@@ -34,7 +41,7 @@ CLAIMS: tuple[Claim, ...] = (
     *lplb.CLAIMS,
     *compete_smoe.CLAIMS,
     *moe_plus_plus.CLAIMS,
-    *experts_dropped.CLAIMS,
+    *expert_pruning.CLAIMS,
 )
 """All of them, paper by paper."""
 

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from lp_routing.claims.by_trial import exactly_balanced
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
-from lp_routing.claims.layers import (
+from lp_routing.claims.helpers import (
     balanced_optimum,
     by_layer,
     equally_shared,
+    exactly_balanced,
     rounding,
     share_above,
     span,

@@ -7,14 +7,18 @@ import torch
 from torch import Tensor
 
 from lp_routing.certificate.prices import Prices
-from lp_routing.claims.by_trial import (
+from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.helpers import (
     balanced_dual,
+    balanced_optimum,
     best_by_trial,
+    by_layer,
     equal_shares,
     exactly_balanced,
+    rounding,
+    share_above,
+    span,
 )
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
-from lp_routing.claims.layers import balanced_optimum, by_layer, rounding, share_above, span
 from lp_routing.evaluation.load_metrics import max_over_mean
 from lp_routing.routers.dual_updates import BIP
 from lp_routing.scores import softmax

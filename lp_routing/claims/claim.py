@@ -1,9 +1,17 @@
-"""What a claim is: a statement with source, conditions and verdict, and a check with numbers."""
+"""What a claim is, how claims are checked, and how a smallest counterexample is searched for.
+
+A `Claim` is a statement with source, conditions and verdict, and a check with numbers. `check_all`
+checks several claims on the same logits. `smallest` and `smallest_case` try every small matrix of
+whole numbers, those with the fewest entries first.
+"""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
+from functools import cache
+from itertools import combinations_with_replacement, islice, product
 from typing import Any
 
 import torch
@@ -200,3 +208,217 @@ def subject(logits: Tensor, *, k: int = 2, seed: int = 0) -> Subject:
     k = whole(k, "k", 1, logits.shape[-1], "E, the number of experts")
     seed = whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
     return Subject(stacked.double(), k, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """A claim and what its check found.
+
+    Attributes:
+        claim: the claim.
+        evidence: None where the check failed.
+        error: what it raised, in words; empty where it ended.
+    """
+
+    claim: Claim
+    evidence: Evidence | None
+    error: str = ""
+
+    @property
+    def comes_out(self) -> bool:
+        """Whether nothing contradicts the stated verdict, and the check ended."""
+        return self.evidence is not None and self.evidence.agrees is not False
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether the logits left anything to ask, and the check answered or failed."""
+        return self.evidence is None or self.evidence.agrees is not None
+
+    @property
+    def says(self) -> str:
+        """The finding, or how the check failed."""
+        return self.error if self.evidence is None else self.evidence.sentence
+
+    def as_json(self) -> dict[str, Any]:
+        """The claim's words and the evidence as JSON values."""
+        claim = self.claim
+        words = ("id", "title", "statement", "formula", "conditions", "source", "reason")
+        case = claim.counterexample
+        return {
+            **{name: getattr(claim, name) for name in words},
+            "verdict": claim.verdict.value,
+            "counterexample": None if case is None else asdict(case),
+            "check": where(claim),
+            "comes_out": self.comes_out,
+            "evidence": None if self.evidence is None else self.evidence.as_json(),
+            "error": self.error,
+        }
+
+
+def where(claim: Claim) -> str:
+    """The module in which a claim is checked."""
+    return claim.examine.__module__
+
+
+def check_all(
+    claims: Sequence[Claim],
+    logits: Tensor,
+    *,
+    k: int = 2,
+    seed: int = 0,
+    begun: Callable[[Claim], None] = lambda _: None,
+) -> list[Checked]:
+    """Check claims one after the other; one that fails does not lose the others.
+
+    Args:
+        claims: which.
+        logits: (T, E) or (L, T, E), finite.
+        k: experts per token.
+        seed: of what checks draw.
+        begun: told of each claim before its check.
+
+    Raises:
+        InputError: logits that no claim can be checked on.
+    """
+    subject(logits, k=k, seed=seed)
+    found = []
+    for claim in claims:
+        begun(claim)
+        try:
+            found.append(Checked(claim, claim.check(logits, k=k, seed=seed)))
+        except Exception as error:
+            found.append(Checked(claim, None, f"The check failed: {_in_words(error)}"))
+    return found
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+
+
+def chosen(claims: Sequence[Claim], only: Iterable[str]) -> list[Claim]:
+    """The claims of these ids, in the order of `claims`; all of them where no id is given.
+
+    An id without its last small letter means all its parts: O10 is O10a, O10b and O10c.
+
+    Raises:
+        InputError: an id that no claim has.
+    """
+    given = [name.strip() for text in only for name in text.split(",")]
+    names = list(filter(None, given)) or given
+    for name in names:
+        if not any(_means(name, claim.id) for claim in claims):
+            raise InputError(
+                f'--only "{name}": there is no such claim; there are '
+                f"{', '.join(claim.id for claim in claims)}."
+            )
+    return [c for c in claims if not names or any(_means(name, c.id) for name in names)]
+
+
+def _means(name: str, claim_id: str) -> bool:
+    return bool(re.fullmatch(f"{re.escape(name)}[a-z]?", claim_id, re.IGNORECASE))
+
+
+ENTRIES = ((0, 1), (0, 1, 2), (0, 1, -1))
+"""The scores to choose from in turn, the plainest first."""
+ENOUGH = 200
+"""Matrices to look at of each shape and kind of scores: some seconds for the slowest claim."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search brought home.
+
+    Attributes:
+        scores: the first matrix that breaks the statement, float64 (T, E); None where none does.
+        says: what it shows, in words; empty where none does.
+        tried: how many matrices were looked at.
+    """
+
+    scores: Tensor | None
+    says: str
+    tried: int
+
+
+def smallest(
+    breaks: Breaks,
+    *,
+    most_tokens: int = 3,
+    most_experts: int = 3,
+    entries: Sequence[float] = (0, 1, 2),
+    limit: int = 100_000,
+) -> Found:
+    """The first matrix that breaks a statement: fewest pairs T E, then fewest tokens.
+
+    Rows come in one order only, the same as other orders up to the naming of tokens.
+
+    Args:
+        breaks: scores (T, E) -> what they show against the statement, or None.
+        most_tokens, most_experts: the largest T and E to try.
+        entries: the scores to choose from, the plainest first.
+        limit: how many matrices to look at before giving up.
+
+    Raises:
+        InputError: no entries, or sizes below 1.
+    """
+    T, E = whole(most_tokens, "most_tokens", 1), whole(most_experts, "most_experts", 1)
+    limit = whole(limit, "limit", 1)
+    if not entries:
+        raise InputError("entries: expected at least one number to choose scores from, got none.")
+    tried = 0
+    for scores in matrices(T, E, entries):
+        if tried == limit:
+            break
+        tried += 1
+        says = breaks(scores)
+        if says is not None:
+            return Found(scores, says, tried)
+    return Found(None, "", tried)
+
+
+@cache
+def smallest_case(claim: Claim) -> Found:
+    """The smallest case found against a claim: fewest pairs T E, none more than the one by hand.
+
+    For every number of pairs in turn, and the scores of each of `ENTRIES` and of the case worked by
+    hand, the first `ENOUGH` matrices of each shape; the plainest numbers win, then fewer tokens.
+
+    Raises:
+        InputError: a claim that has no counterexample.
+    """
+    if claim.counterexample is None or claim.breaks is None:
+        raise InputError(f"{claim.id}: it has no counterexample, so there is none to search for.")
+    by_hand, tried = claim.counterexample.tensor(), 0
+    kinds = _with_news((*ENTRIES, sorted(set(by_hand.flatten().tolist()))))
+    for pairs, (entries, new) in product(range(1, by_hand.numel() + 1), kinds):
+        for T in (T for T in range(1, pairs + 1) if pairs % T == 0):
+            for case in islice(_of_shape(T, pairs // T, entries, new), ENOUGH):
+                tried += 1
+                says = claim.breaks(case)
+                if says is not None:
+                    return Found(case, says, tried)
+    return Found(None, "", tried)
+
+
+def _with_news(kinds: Sequence[Sequence[float]]) -> list[tuple[Sequence[float], set[float]]]:
+    """Kinds of scores, and which of them no kind before has; those without any are left out."""
+    found, known = [], set[float]()
+    for entries in kinds:
+        new = set(entries) - known
+        if new:
+            found.append((entries, new))
+        known |= new
+    return found
+
+
+def matrices(most_tokens: int, most_experts: int, entries: Sequence[float]) -> Iterator[Tensor]:
+    """All matrices up to a size, float64 (T, E), the fewest pairs first, rows in one order."""
+    sizes = product(range(1, most_tokens + 1), range(1, most_experts + 1))
+    for T, E in sorted(sizes, key=lambda size: (size[0] * size[1], size[0])):
+        yield from _of_shape(T, E, entries, set(entries))
+
+
+def _of_shape(T: int, E: int, entries: Sequence[float], some: set[float]) -> Iterator[Tensor]:
+    """All matrices float64 (T, E) in which one of some entries occurs, rows in one order."""
+    for rows in combinations_with_replacement(product(entries, repeat=E), T):
+        if any(not some.isdisjoint(row) for row in rows):
+            yield torch.tensor(rows, dtype=torch.float64)

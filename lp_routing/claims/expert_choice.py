@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from lp_routing.claims.by_trial import best_by_trial
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
-from lp_routing.claims.layers import by_layer, rounding, span
+from lp_routing.claims.helpers import best_by_trial, by_layer, rounding, span
 from lp_routing.pricing import Pricing
 from lp_routing.problem.named import capped_expert_choice
 from lp_routing.routers.expert_choice import CappedPlan, capped_plan

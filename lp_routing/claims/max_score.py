@@ -2,12 +2,14 @@
 
 from torch import Tensor
 
-from lp_routing.claims.by_trial import best_by_trial, equal_shares, exactly_balanced
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
-from lp_routing.claims.layers import (
+from lp_routing.claims.helpers import (
     balanced_optimum,
+    best_by_trial,
     by_layer,
+    equal_shares,
     equally_shared,
+    exactly_balanced,
     rounding,
     share_above,
     span,

@@ -4,12 +4,14 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from lp_routing.claims.by_trial import balanced_dual, equal_shares, exactly_balanced
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
-from lp_routing.claims.layers import (
+from lp_routing.claims.helpers import (
+    balanced_dual,
     balanced_optimum,
     by_layer,
+    equal_shares,
     equally_shared,
+    exactly_balanced,
     rounding,
     share_above,
     span,

@@ -16,9 +16,7 @@ from torch import Tensor
 
 from lp_routing import traces
 from lp_routing.claims import CLAIMS, Claim, Evidence, Found
-from lp_routing.claims.checking import Checked, chosen
-from lp_routing.claims.claim import subject
-from lp_routing.claims.search import smallest_case
+from lp_routing.claims.claim import Checked, chosen, smallest_case, subject
 from lp_routing.cli.long_work import (
     check_resumable,
     jobs_option,

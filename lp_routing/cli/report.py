@@ -16,7 +16,7 @@ from torch import Tensor
 from lp_routing import traces
 from lp_routing.audits import audit
 from lp_routing.claims import CLAIMS
-from lp_routing.claims.checking import check_all
+from lp_routing.claims.claim import check_all
 from lp_routing.cli.gap import parse_routers
 from lp_routing.cli.named import stated
 from lp_routing.cli.options import (

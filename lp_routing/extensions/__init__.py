@@ -13,20 +13,11 @@ from lp_routing.extensions.group_limited import (
     relaxed_in_groups,
     searched_in_groups,
 )
-from lp_routing.extensions.inference_cost import (
-    Attained,
-    CapacityPoint,
-    InferenceCost,
-    inference_cost,
-)
 from lp_routing.extensions.knapsack import Priced, searched_within_budget, within_budget
 from lp_routing.extensions.proved import Proved
 from lp_routing.extensions.replicas import Spread, confined_load, edge_wise, spread
 
 __all__ = [
-    "Attained",
-    "CapacityPoint",
-    "InferenceCost",
     "Priced",
     "Proved",
     "Spread",
@@ -37,7 +28,6 @@ __all__ = [
     "edge_wise",
     "greedy",
     "heavy_hitters",
-    "inference_cost",
     "kept_value",
     "of_proxy",
     "relaxed_in_groups",

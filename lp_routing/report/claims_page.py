@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 from lp_routing.claims import Claim, Counterexample
-from lp_routing.claims.checking import Checked, where
-from lp_routing.claims.search import ENOUGH, Found, smallest_case
+from lp_routing.claims.claim import ENOUGH, Checked, Found, smallest_case, where
 
 PARTS = {
     "B": "USMoE: unified scoring",

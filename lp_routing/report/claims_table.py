@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lp_routing.claims import Verdict
-from lp_routing.claims.checking import Checked
+from lp_routing.claims.claim import Checked
 
 COLOURS = {
     Verdict.HOLDS: "green",

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from lp_routing.claims.checking import Checked
-from lp_routing.claims.claim import Verdict
+from lp_routing.claims.claim import Checked, Verdict
 from lp_routing.report.claims_table import last_word
 from lp_routing.report.html.content import (
     Block,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lp_routing.audits import Finding
-from lp_routing.claims.checking import Checked
+from lp_routing.claims.claim import Checked
 from lp_routing.report.html.asked import Asked
 from lp_routing.report.html.audits import audits_section
 from lp_routing.report.html.bought import Bought, bought_section, sentences

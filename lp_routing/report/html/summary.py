@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 
 from lp_routing.audits import Finding
-from lp_routing.claims.checking import Checked
+from lp_routing.claims.claim import Checked
 from lp_routing.evaluation.evaluate import GapRow
 from lp_routing.report.html.asked import Asked
 from lp_routing.report.html.content import (

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lp_routing.certificate.certificate import certify
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
-from lp_routing.claims.layers import by_layer, span
-from lp_routing.claims.usmoe_rules import PAPER
+from lp_routing.claims.helpers import by_layer, span
+from lp_routing.claims.usmoe.rules import PAPER
 from lp_routing.extensions.group_limited import best_in_groups, relaxed_in_groups
 from lp_routing.problem.bounds import at_most
 from lp_routing.problem.constraints import groups_by

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
-from lp_routing.claims.layers import by_layer, span
-from lp_routing.claims.usmoe_rules import CODE, PAPER
+from lp_routing.claims.helpers import by_layer, span
+from lp_routing.claims.usmoe.rules import CODE, PAPER
 from lp_routing.scores import ScoreFunction, softmax, unified
 
 TOKENS = 8
