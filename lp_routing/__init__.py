@@ -29,12 +29,11 @@ from lp_routing.problem.named import (
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.process_group import GroupError
 from lp_routing.solvers import CVXPY, HiGHS, SciPy, Solver
-from lp_routing.solvers.cvxpy_model import cvxpy_model
+from lp_routing.solvers.cvxpy import cvxpy_model
+from lp_routing.solvers.highs import write_mps
 from lp_routing.solvers.infeasibility import Infeasibility
 from lp_routing.solvers.linear_program import LinearProgram, linear_program
-from lp_routing.solvers.mps import write_mps
-from lp_routing.solvers.solution import Solution, Status
-from lp_routing.solvers.solve import solve
+from lp_routing.solvers.solve import Solution, Status, solve
 
 __all__ = [
     "CVXPY",

@@ -1,26 +1,278 @@
-"""Long work point by point: kept as it comes, gone on with after a kill, over processes."""
+"""Long work point by point: kept as it comes, resumed after a kill, over several processes.
+
+`over_processes` runs points in fresh processes, which never outlive the one that asked.
+`ResultFile` keeps results as one JSON line each, so that no kill loses a line that was written.
+`sweep` joins both.
+"""
 
 import json
+import multiprocessing
+import os
+import pickle
+import signal
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
+from io import FileIO
 from math import isfinite
+from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from tempfile import NamedTemporaryFile
+from threading import Thread
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.processes import over_processes
-from lp_routing.result_file import ResultFile
 from lp_routing.validation import whole
+
+
+class WorkerError(RuntimeError):
+    """A process that computed points ended on its own, as for want of memory."""
+
+
+def over_processes(
+    work: Callable[[Any], Any], todo: Mapping[str, Any], jobs: int
+) -> Generator[tuple[str, Any], None, None]:
+    """Key and result of every point, as they come; the processes end with this generator.
+
+    Args:
+        work: point -> result; what it raises is raised here, and ends all. It is sent to each
+            process once, by value.
+        todo: key -> point.
+        jobs: processes, each with one torch thread.
+
+    Raises:
+        InputError: work that cannot be sent to another process.
+        WorkerError: a process ended on its own.
+    """
+    with NamedTemporaryFile(prefix="lp-routing-") as sent:  # a pipe of so much would hold us up
+        try:
+            pickle.dump(work, sent)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"jobs={jobs}: the task cannot be sent to another process ({error}); give a "
+                f"function of a module, or a functools.partial of one."
+            ) from error
+        sent.flush()
+        before = set(multiprocessing.active_children())
+        spawn = multiprocessing.get_context("spawn")  # forks of a process with threads can hang
+        pool = ProcessPoolExecutor(jobs, spawn, initializer=_begin, initargs=(sent.name,))
+        try:
+            futures = _submitted(pool, todo)
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException as error:
+            for worker in set(multiprocessing.active_children()) - before:
+                worker.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise WorkerError(_ended(jobs)) from error
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _submitted(pool: ProcessPoolExecutor, todo: Mapping[str, Any]) -> dict[Future[Any], str]:
+    """The points on their way, with their keys.
+
+    Ctrl-C reaches every process of a terminal: workers inherit that it is not for them.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return {pool.submit(_point, point): key for key, point in todo.items()}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _ended(jobs: int) -> str:
+    return (
+        f"jobs={jobs}: a process ended on its own, perhaps for want of memory; try fewer. A script "
+        f'of your own needs `if __name__ == "__main__":` around the call.'
+    )
+
+
+_work: Callable[[Any], Any]
+
+
+def _begin(sent: str) -> None:
+    """Make a fresh process ready for points."""
+    global _work
+    torch.set_num_threads(1)
+    Thread(target=_end_with_parent, args=(sent,), daemon=True).start()
+    with Path(sent).open("rb") as file:
+        _work = pickle.load(file)
+
+
+def _end_with_parent(sent: str) -> None:
+    """A worker whose parent was killed would wait for points for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    Path(sent).unlink(missing_ok=True)
+    os._exit(1)
+
+
+def _point(point: Any) -> Any:
+    return _work(point)
+
+
+Json = dict[str, object]
+HEADER = "header"
+
+
+class ResultFile:
+    """A file to which lines are appended; a header in its first line says what they answer.
+
+    A line is on the disk when `append` returns. A kill leaves at most one line without its end,
+    which is dropped when the file is opened again. While it is open, no other process may open
+    it; the lock ends with the process, however that ends (POSIX only: `flock`).
+
+    Args:
+        path: of the file; made where there is none.
+        header: what was asked, JSON values.
+
+    Attributes:
+        lines: what the file held when it was opened, without the header.
+
+    Raises:
+        InputError: a file that cannot be written, is open elsewhere, holds something else, or
+            answers another question.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, object]) -> None:
+        self.path = path
+        self._file = _opened(path)
+        try:
+            _lock(self._file, path)
+            self.lines = self._read(header)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, line: Mapping[str, object]) -> None:
+        """Add a line of JSON values and wait until it is on the disk.
+
+        Raises:
+            InputError: it cannot be written, as on a full disk.
+        """
+        self._write(_text(line))
+
+    def _read(self, header: Mapping[str, object]) -> list[Json]:
+        """The lines of an earlier run, where it asked the same; the header where there is none."""
+        self._file.seek(0)
+        whole, newline, torn = self._file.read().rpartition(b"\n")
+        first = _text({HEADER: header})
+        if not newline:  # new, or killed while the header was written
+            if not first.startswith(torn):
+                raise _foreign(self.path)
+            self._file.truncate(0)
+            self._write(first)
+            return []
+        begun, *others = whole.split(b"\n")
+        _check_header(begun, json.loads(first)[HEADER], self.path)
+        lines = [_parsed(line, self.path, number) for number, line in enumerate(others, 2)]
+        if torn:
+            self._file.truncate(len(whole) + 1)
+        return lines
+
+    def _write(self, text: bytes) -> None:
+        try:
+            while text:
+                text = text[self._file.write(text) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror}); the results before are kept."
+            ) from error
+
+    def close(self) -> None:
+        """Give the file back to others."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _opened(path: Path) -> FileIO:
+    try:
+        return path.open("a+b", buffering=0)  # nothing is left to write when it is closed
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}).") from error
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    import fcntl  # not on Windows, where the rest of the package works
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"{path}: another process is writing to it; wait for its end, or name another file."
+        ) from error
+
+
+def _text(line: Mapping[str, object]) -> bytes:
+    return json.dumps(line, allow_nan=False).encode() + b"\n"
+
+
+def _parsed(line: bytes, path: Path, number: int) -> Json:
+    try:
+        content = json.loads(line)
+    except ValueError:  # no JSON, or no UTF-8
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: line {number} is damaged; take it out to go on from the others.")
+    return content
+
+
+def _check_header(line: bytes, asked: Json, path: Path) -> None:
+    """Raise unless the first line of a file asks the same."""
+    try:
+        there = json.loads(line)
+    except ValueError as error:
+        raise _foreign(path) from error
+    if not isinstance(there, dict) or not isinstance(there.get(HEADER), dict):
+        raise _foreign(path)
+    found = _differences(there[HEADER], asked)
+    if found:
+        raise InputError(
+            f"{path}: holds the results of another question: {'; '.join(found)}. Ask the same "
+            f"as before, or name another file."
+        )
+
+
+def _foreign(path: Path) -> InputError:
+    return InputError(
+        f"{path}: is not a file of results; name one that is new, or of a run before."
+    )
+
+
+def _differences(there: object, here: object, name: str = "") -> list[str]:
+    """`k was 2, is 4`, for everything that is not the same."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        names = dict.fromkeys((*there, *here))
+        return [d for key in names for d in _differences(there.get(key), here.get(key), key)]
+    same = there == here and isinstance(there, bool) == isinstance(here, bool)
+    return [] if same else [f"{name} was {json.dumps(there)}, is {json.dumps(here)}"]
+
 
 Record = dict[str, Any]
 Task = Callable[[Any], Mapping[str, Any]]

@@ -14,21 +14,20 @@ ROOT = Path(lpr.__file__).parent
 # from the ground up; a module may import from floors below its own, and from its own package
 FLOORS = [
     ["errors"],
-    ["validation", "process_group", "result_file", "processes"],
-    ["problem", "scores"],
+    ["validation", "process_group"],
+    ["problem", "scores", "sweep", "traces"],
     ["certificate", "router_outputs"],
     ["placing"],
     ["solvers"],
-    ["routers", "traces"],
-    ["extensions", "audits", "verify"],
-    ["evaluation"],
-    ["sweep", "frontier"],
+    ["routers"],
+    ["audits", "evaluation", "extensions"],
+    ["frontier"],
     ["claims"],
     ["report"],
     ["cli"],
     ["__main__"],
 ]
-SOLVERS_TOO = {"pricing": "solvers", "feasible": "solvers"}  # the first engine, which will go
+SOLVERS_TOO = {"pricing": "solvers", "feasible": "solvers"}  # goes with them and with `placing`
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
@@ -88,6 +87,67 @@ def test_every_public_name_is_documented(name):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_small_enough_to_be_one_thing(path):
     assert path.read_text().count("\n") <= 600
+
+
+USED_ONCE = {"lp_routing.report": "what one command shows, drawn apart from how it is computed"}
+"""Modules, or folders of them, whose one user sits in another folder: why they stand apart."""
+
+
+def module_of(path):
+    """`.../lp_routing/solvers/__init__.py` -> `lp_routing.solvers`."""
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def importers(sources):
+    """For each module of {module: source text}, the modules that import it or names from it."""
+    found = {module: set() for module in sources}
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom):
+                used = {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+            else:
+                used = {a.name for a in node.names} if isinstance(node, ast.Import) else set()
+            for name in used & set(sources) - {module}:
+                found[name].add(module)
+    return found
+
+
+def away_from_their_only_user(sources):
+    """Modules with one importer, in another folder; what the package itself hands on is public."""
+    return {
+        module: next(iter(users))
+        for module, users in importers(sources).items()
+        if len(users) == 1
+        and "lp_routing" not in users
+        and not any(other.startswith(f"{module}.") for other in sources)
+        and next(iter(users)).rpartition(".")[0] != module.rpartition(".")[0]
+        and next(iter(users)) != module.rpartition(".")[0]
+    }
+
+
+def test_a_module_with_one_user_stands_beside_it_or_has_a_reason():
+    sources = {module_of(path): path.read_text() for path in [*FILES, ROOT / "__init__.py"]}
+    away = away_from_their_only_user(sources)
+    unnamed = [m for m in away if not any(f"{m}.".startswith(f"{key}.") for key in USED_ONCE)]
+    assert unnamed == []
+    for key, reason in USED_ONCE.items():
+        assert reason
+        assert any(f"{module}.".startswith(f"{key}.") for module in away), f"{key}: not needed"
+
+
+def test_a_module_away_from_its_only_user_is_found():
+    sources = {
+        "lp_routing.a": "",
+        "lp_routing.a.helper": "",
+        "lp_routing.a.main": "from lp_routing.a.helper import f",
+        "lp_routing.b": "",
+        "lp_routing.b.main": "from lp_routing.a.main import f",
+    }
+    assert away_from_their_only_user(sources) == {"lp_routing.a.main": "lp_routing.b.main"}
+    sources["lp_routing.a"] = "from lp_routing.a.main import f"
+    assert away_from_their_only_user(sources) == {}
+    sources["lp_routing.a"], sources["lp_routing.b.main"] = "", "from lp_routing.a import main"
+    assert away_from_their_only_user(sources) == {"lp_routing.a.main": "lp_routing.b.main"}
 
 
 def test_importing_the_package_does_not_import_solvers_or_the_command_line():

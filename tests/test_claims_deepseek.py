@@ -11,7 +11,7 @@ from lp_routing.claims import deepseek
 from lp_routing.claims.claim import smallest
 from lp_routing.claims.deepseek import O8
 from lp_routing.extensions.group_limited import of_proxy
-from lp_routing.extensions.proved import Proved
+from lp_routing.solvers.highs import Proved
 
 LOGITS = torch.randn(2, 40, 32, generator=torch.Generator().manual_seed(0))
 

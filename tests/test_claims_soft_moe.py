@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lp_routing.claims import soft_moe
 from lp_routing.claims.claim import Verdict, smallest, subject
 from lp_routing.claims.soft_moe import CLAIMS, S3, S4, S5, S6
-from lp_routing.frontier.layer_budgets import best_budgets
+from lp_routing.frontier.layers import best_budgets
 from lp_routing.routers.soft_top_k import SoftTopK, layer_budgets, soft_top_k
 
 SOME = torch.randn(3, 24, 8, generator=torch.Generator().manual_seed(0))

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lp_routing as lpr
-from lp_routing.evaluation.compare import OPTIMUM, Optimum, compare, comparisons
+from lp_routing.evaluation.compare import OPTIMUM, Optimum, compare, comparisons, given_logits
 from lp_routing.evaluation.evaluate import GapRow, Judge, in_words, shape_of
-from lp_routing.evaluation.given_logits import given_logits
 from lp_routing.routers import (
     CATALOGUE,
     Entmax,
@@ -31,7 +30,7 @@ from lp_routing.routers import (
 )
 from tests.strategies import problems
 
-trials = sys.modules["lp_routing.evaluation.trials"]
+trials = sys.modules["lp_routing.evaluation.compare"]
 
 # Both tokens like expert 0, which has one place. Token 0 gains 2 by having it, token 1 gains 3:
 # the optimum sends token 1 there, 2 + 3 = 5. Top-1 takes 4 + 3 = 7 and breaks the capacity by one;

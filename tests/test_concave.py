@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lp_routing.errors import InputError
-from lp_routing.frontier.concave import Concave, merged
+from lp_routing.frontier.curves import Concave, merged
 
 
 def curve(start, *slopes):

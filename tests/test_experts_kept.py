@@ -20,7 +20,7 @@ from lp_routing.extensions.expert_pruning import (
     heavy_hitters,
     kept_value,
 )
-from lp_routing.extensions.proved import NothingFound
+from lp_routing.solvers.highs import NothingFound
 
 NEVER = float("-inf")
 # A and B are twins: either serves the first four tokens almost as well. Counts 2, 2, 1 and sums

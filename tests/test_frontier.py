@@ -194,14 +194,12 @@ def test_named_capacities_are_solved_and_no_others():
 
 
 def test_a_budget_that_cannot_be_solved_loses_no_other(monkeypatch):
-    from lp_routing.frontier import refined
-
     def without_an_answer_at_two(problem, solver):
         solution = lpr.solve(problem, solver)
         two = float(problem.family("expert").upper[0]) == 2
         return replace(solution, certificate=None) if two else solution
 
-    monkeypatch.setattr(refined, "solve", without_an_answer_at_two)
+    monkeypatch.setattr("lp_routing.frontier.refine.solve", without_an_answer_at_two)
     curve = frontier.over_capacity(drawn(0, T=20), 2, points=None)
     assert 2 not in curve.budgets.tolist()
     assert len(curve.budgets) > 2

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 import lp_routing as lpr
 from lp_routing.cli import main
 from lp_routing.cli.frontier_kept import KeptPoints
-from lp_routing.frontier import refine as refined
+from lp_routing.frontier import refine
 from lp_routing.report.frontier_table import adds_in_words, few
-from lp_routing.result_file import ResultFile
+from lp_routing.sweep import ResultFile
 
 # Two layers, two tokens, two experts; the scores are the logits themselves.
 #   layer 0: token 0 brings 3 at expert 0 and 1 at expert 1; token 1 brings 2 and 0.
@@ -311,7 +311,7 @@ def test_a_kill_within_a_layer_loses_only_the_point_at_work(tmp_path, over, befo
     np.save(tmp_path / "a.npy", logits)
     arguments = (tmp_path / "a.npy", "--over", over, "--routers", "none")
     whole = run(*arguments).stdout
-    solve, solved = refined.solve, []
+    solve, solved = refine.solve, []
 
     def killed(problem, solver):
         if len(solved) == before:
@@ -319,11 +319,11 @@ def test_a_kill_within_a_layer_loses_only_the_point_at_work(tmp_path, over, befo
         solved.append(problem)
         return solve(problem, solver)
 
-    monkeypatch.setattr(refined, "solve", killed)
+    monkeypatch.setattr(refine, "solve", killed)
     assert run(*arguments, "--resume", records).exit_code == 130
     assert len(points.read_text().splitlines()) == 1 + before  # the question, and points
     count = []
-    monkeypatch.setattr(refined, "solve", lambda *given: count.append(given) or solve(*given))
+    monkeypatch.setattr(refine, "solve", lambda *given: count.append(given) or solve(*given))
     result = run(*arguments, "--resume", records)
     assert (result.exit_code, result.stdout) == (0, whole)
     everything = len(count) + before

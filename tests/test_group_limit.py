@@ -16,7 +16,7 @@ from lp_routing.extensions.group_limited import (
     relaxed_in_groups,
     searched_in_groups,
 )
-from lp_routing.extensions.proved import NothingFound, search
+from lp_routing.solvers.highs import NothingFound, search
 
 NEVER = float("-inf")
 # group A = (10, 7, 7), group B = (12, 2, 0), k = 2 of one group. A is worth 17, B 14. The LP opens

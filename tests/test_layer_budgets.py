@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from lp_routing.errors import InputError
-from lp_routing.frontier.layer_budgets import best_budgets, bound_at, worth_of_budgets
+from lp_routing.frontier.layers import best_budgets, bound_at, worth_of_budgets
 
 NEVER = -math.inf
 # Layer 1: tokens (5, 4) and (3, 0); layer 2: (1, 0) and (2, 1). Floors 5 + 3 and 1 + 2, worth 11;

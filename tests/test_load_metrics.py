@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lp_routing as lpr
-from lp_routing.evaluation.load_metrics import (
+from lp_routing.evaluation.evaluate import (
     dropped_fraction,
     max_over_mean,
     max_violation,

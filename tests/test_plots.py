@@ -18,7 +18,7 @@ from lp_routing.audits import precision
 from lp_routing.audits.causality import CausalityMap, causality_map
 from lp_routing.audits.precision import PrecisionFlips, precision_flips
 from lp_routing.evaluation.evaluate import GapRow
-from lp_routing.frontier.concave import Concave
+from lp_routing.frontier.curves import Concave
 from lp_routing.problem.assignment import Assignment
 from lp_routing.report import plots
 from lp_routing.report.plots.assignment import commonest, parted

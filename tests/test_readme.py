@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import lp_routing as lpr
-from lp_routing.verify import cases, examine
+from lp_routing.evaluation.verify import cases, examine
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 import lp_routing.problem.problem as chunks
-from lp_routing.certificate.certificate import certificate_of
+from lp_routing.certificate.certificate import certificate_of, token_sums
 from lp_routing.certificate.prices import clipped, pair_prices
-from lp_routing.certificate.token_sums import token_sums
 from tests.strategies import prices_for, problems
 
 INF = float("inf")

@@ -18,9 +18,7 @@ import pytest
 import torch
 
 from lp_routing.errors import InputError
-from lp_routing.processes import WorkerError
-from lp_routing.result_file import ResultFile
-from lp_routing.sweep import Progress, asked, sweep
+from lp_routing.sweep import Progress, ResultFile, WorkerError, asked, sweep
 from tests.sweeping import POINTS, picky, slow_square, square
 
 ROOT = Path(__file__).parents[1]

@@ -13,10 +13,18 @@ from rich.console import Console
 
 import lp_routing as lpr
 from lp_routing.cli import main
+from lp_routing.evaluation.verify import (
+    Finding,
+    cases,
+    chain,
+    examine,
+    examine_all,
+    refuted,
+    rows_as_json,
+)
 from lp_routing.report.verify_table import layer_tables, verdict
 from lp_routing.routers import TopK, Unified
 from lp_routing.solvers import HiGHS
-from lp_routing.verify import Finding, cases, chain, examine, examine_all, refuted, rows_as_json
 
 LOGITS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
 SCORES = LOGITS.softmax(-1)
@@ -103,7 +111,7 @@ def test_solvers_that_disagree_are_found_out(monkeypatch, name):
         other = problem if isinstance(solver, HiGHS) else problem.with_scores(problem.scores * 2)
         return lpr.solve(other, solver)
 
-    monkeypatch.setattr("lp_routing.verify.examination.solve", second_of_other_scores)
+    monkeypatch.setattr("lp_routing.evaluation.verify.solve", second_of_other_scores)
     outcome = examine(BY_NAME[name])
     assert not outcome.findings[0].holds
     assert refuted([outcome]) == [f"layer 3: {name}: HiGHS and CVXPY (CLARABEL) agree"]
@@ -115,7 +123,7 @@ def test_one_solver_that_finds_no_assignment_disagrees_with_one_that_does(monkey
     def second_infeasible(problem, solver):
         return lpr.solve(problem if isinstance(solver, HiGHS) else full, solver)
 
-    monkeypatch.setattr("lp_routing.verify.examination.solve", second_infeasible)
+    monkeypatch.setattr("lp_routing.evaluation.verify.solve", second_infeasible)
     outcome = examine(BY_NAME["balanced"])
     assert [finding.holds for finding in outcome.findings] == [False]
 
@@ -171,8 +179,7 @@ class WrongHiGHS(HiGHS):
 )
 def test_a_method_that_is_wrong_gives_status_1(tmp_path, monkeypatch, name, wrong, says):
     wrong.__name__ = name
-    part = "examination" if name == "HiGHS" else "problems"
-    monkeypatch.setattr(f"lp_routing.verify.{part}.{name}", wrong)
+    monkeypatch.setattr(f"lp_routing.evaluation.verify.{name}", wrong)
     np.save(tmp_path / "a.npy", LOGITS.numpy())
     arguments = ["verify", f"{tmp_path}/a.npy", "--json", f"{tmp_path}/rows.json", "--jobs", "1"]
     result = CliRunner().invoke(main, arguments)
@@ -241,7 +248,7 @@ def test_a_case_that_crashes_is_reported_and_loses_no_other(monkeypatch):
             raise MemoryError("no room")
         return lpr.solve(problem, solver)
 
-    monkeypatch.setattr("lp_routing.verify.examination.solve", crash_on_unified)
+    monkeypatch.setattr("lp_routing.evaluation.verify.solve", crash_on_unified)
     outcomes = examine_all([BY_NAME["unified"], BY_NAME["token_choice"]], jobs=1)
     assert refuted(outcomes) == ["layer 3: unified: stopped by MemoryError: no room"]
     assert outcomes[0].rows == ()

@@ -19,7 +19,7 @@ from lp_routing.claims.helpers import (
     share_above,
     span,
 )
-from lp_routing.evaluation.load_metrics import max_over_mean
+from lp_routing.evaluation.evaluate import max_over_mean
 from lp_routing.routers.dual_updates import BIP
 from lp_routing.scores import softmax
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from lp_routing.claims.claim import Evidence, Number, Subject
 from lp_routing.pricing import Pricing
 from lp_routing.problem.named import balanced
-from lp_routing.solvers.solution import Solution
-from lp_routing.solvers.solve import solve
+from lp_routing.solvers.solve import Solution, solve
 
 SLACK = 1e-9
 """Rounding that float64 sums may show, relative to their size."""

@@ -14,7 +14,7 @@ from lp_routing.claims.helpers import (
     span,
     too_few,
 )
-from lp_routing.evaluation.load_metrics import max_over_mean
+from lp_routing.evaluation.evaluate import max_over_mean
 from lp_routing.routers.selection import largest
 from lp_routing.routers.sinkhorn import SinkhornPlan, sinkhorn
 

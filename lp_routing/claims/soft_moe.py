@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
 from lp_routing.claims.helpers import by_layer, rounding, share_above, span
-from lp_routing.frontier.layer_budgets import best_budgets, worth_of_budgets
+from lp_routing.frontier.layers import best_budgets, worth_of_budgets
 from lp_routing.routers.soft_top_k import Masses, SoftTopK, layer_budgets, masses, soft_top_k
 from lp_routing.scores import softmax
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lp_routing.errors import InputError
 from lp_routing.frontier.refine import Point
-from lp_routing.result_file import ResultFile
+from lp_routing.sweep import ResultFile
 
 
 @dataclass(init=False)

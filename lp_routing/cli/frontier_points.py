@@ -4,8 +4,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from lp_routing.frontier.certified import Certified
-from lp_routing.frontier.concave import Concave
+from lp_routing.frontier.curves import Certified, Concave
 
 Curve: TypeAlias = "Concave | Certified"
 """Known at every whole budget, or solved at some and bounded between them."""

@@ -11,7 +11,7 @@ from lp_routing import frontier
 from lp_routing.cli.frontier_asked import Asked
 from lp_routing.cli.frontier_points import Curve, ends
 from lp_routing.frontier import RouterCurve
-from lp_routing.frontier.concave import Concave
+from lp_routing.frontier.curves import Concave
 from lp_routing.problem.named import capacity, unified
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers import Shape, router

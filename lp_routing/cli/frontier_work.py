@@ -16,12 +16,11 @@ from lp_routing.cli.frontier_points import Curve, attains, ends, largest, point,
 from lp_routing.cli.frontier_routers import beside
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import exact_solver
-from lp_routing.frontier.certified import Certified
-from lp_routing.frontier.concave import Concave, Merged
+from lp_routing.frontier.curves import Certified, Concave, Merged
 from lp_routing.problem.named import capacity
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.result_file import ResultFile
 from lp_routing.solvers.solve import solve
+from lp_routing.sweep import ResultFile
 from lp_routing.sweep import asked as question
 
 SOLVED = ("capacity", "k")

@@ -12,8 +12,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from lp_routing.errors import InputError
-from lp_routing.processes import WorkerError
-from lp_routing.sweep import ERROR, Progress, Record, Task, sweep
+from lp_routing.sweep import ERROR, Progress, Record, Task, WorkerError, sweep
 
 INTERRUPTED = 130
 """What a shell gives to a command that ended by Ctrl-C."""

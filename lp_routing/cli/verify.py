@@ -34,9 +34,17 @@ from lp_routing.cli.options import (
     write_whole,
 )
 from lp_routing.errors import InputError
+from lp_routing.evaluation.verify import (
+    Case,
+    Outcome,
+    cases,
+    chain,
+    examine_all,
+    refuted,
+    rows_as_json,
+)
 from lp_routing.report.verify_table import LEGEND, chain_lines, clashes, layer_tables, verdict
 from lp_routing.traces import Trace
-from lp_routing.verify import Case, Outcome, cases, chain, examine_all, refuted, rows_as_json
 
 
 @click.command()

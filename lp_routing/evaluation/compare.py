@@ -1,25 +1,208 @@
-"""Routers side by side on one problem: certified gap, broken bounds, loads, overlap and time."""
+"""Routers side by side on one problem: certified gap, broken bounds, loads, overlap and time.
 
+Each router chooses once and is judged, then is timed in turns with `torch.topk`.
+
+A router's rule lies in its own scores as much as in its choice among them, so it is only itself
+when it starts from logits: where a problem is given by its scores, routers are called with the
+logits that these tell, never with the scores.
+"""
+
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.evaluation.evaluate import EXACT, GapRow, Judge, shape_of
-from lp_routing.evaluation.given_logits import given_logits
-from lp_routing.evaluation.trials import Trial
+from lp_routing.evaluation.evaluate import EXACT, NOT_JUDGED, GapRow, Judge, shape_of
 from lp_routing.pricing import Pricing
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
+from lp_routing.router_outputs import as_taken
+from lp_routing.routers.base import Rule, StatefulRouter
 from lp_routing.routers.catalogue import CATALOGUE, Shape, router
 from lp_routing.scores import check_logits
 from lp_routing.solvers import HiGHS, Solver
 from lp_routing.solvers.solve import solve
 from lp_routing.validation import whole
+
+LOGITS, LOG_OF_SCORES, SCORES = "logits", "log of scores", "scores as logits"
+
+SUM_TOLERANCE = 1e-2
+"""Scores whose sum over each token's experts is 1 up to this are a softmax, in bfloat16 too."""
+
+PROBED = 256
+"""Whether a constant added to a token's logits matters is asked of this many tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class GivenLogits:
+    """What routers are called with.
+
+    Attributes:
+        values: (T, E); None where no logits are known.
+        words: where they come from: "logits", "log of scores" or "scores as logits"; "" where
+            none are known.
+    """
+
+    values: Tensor | None
+    words: str
+
+    def refusal(self, router: Any) -> str:
+        """Why a router cannot be judged with these, in words; "" where it can.
+
+        From softmax scores a token's logits are known up to a constant, so a rule that minds it
+        (a sigmoid, a ReLU) is refused. A plain function cannot be asked whether it does.
+        """
+        if self.values is None:
+            return (
+                "the scores are no softmax, so they do not tell the logits that routers go by; "
+                "give logits=..., which are the scores where these are logits"
+            )
+        if self.words == LOG_OF_SCORES and isinstance(router, Rule):
+            few = self.values[:PROBED]
+            here, there = router.scores(few), router.scores(few + 1)
+            if not torch.allclose(here, there, rtol=1e-3, atol=1e-5):
+                return (
+                    "its scores change with a constant added to a token's logits, which softmax "
+                    "scores do not tell; give logits=..."
+                )
+        return ""
+
+
+def given_logits(logits: Tensor | None, scores: Tensor) -> GivenLogits:
+    """The logits that a caller gave, checked, or those that the problem's scores (T, E) tell.
+
+    The log of softmax scores has these scores as its softmax. Scores of which some are negative
+    are taken for logits, since no share and no gate is negative. Others tell nothing.
+
+    Raises:
+        InputError: bad logits, or logits of another shape than the scores.
+    """
+    if logits is not None:
+        values = check_logits(logits).detach().to(scores.device)
+        if values.shape != scores.shape:
+            raise InputError(
+                f"compare: expected logits of the shape of the problem's scores, "
+                f"{tuple(scores.shape)}, got {tuple(values.shape)}."
+            )
+        return GivenLogits(values, LOGITS)
+    forbidden = scores == float("-inf")
+    worth = scores.masked_fill(forbidden, 0.0)
+    if bool((worth < 0).any()):
+        return GivenLogits(scores, SCORES)
+    off = (worth.sum(-1) - 1).abs().masked_fill(forbidden.all(-1), 0.0)
+    if bool((off <= SUM_TOLERANCE).all()):
+        least = torch.finfo(scores.dtype).tiny  # the log of an underflow must not forbid the pair
+        return GivenLogits(
+            worth.clamp(min=least).log().masked_fill(forbidden, float("-inf")), LOG_OF_SCORES
+        )
+    return GivenLogits(None, "")
+
+
+PATIENCE_S = 0.25
+"""A router whose timed calls took this long together is called no more; one call is enough."""
+
+
+@dataclass(eq=False)
+class Trial:
+    """A router at work, and what is known of it so far."""
+
+    row: GapRow
+    run: Callable[[Tensor], Any] | None = None
+    first_s: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    units: list[float] = field(default_factory=list)
+
+    def begin(
+        self,
+        make: Callable[[], Any],
+        judge: Judge,
+        given: GivenLogits,
+        warm_up: int,
+        before: Sequence[Tensor] = (),
+    ) -> None:
+        """Build the router, warm it up, let it choose once, and judge what it chose."""
+        try:
+            router = make()
+            seeks, causal = getattr(router, "seeks", ""), getattr(router, "causal", None)
+            self.row = replace(
+                self.row,
+                seeks=seeks if isinstance(seeks, str) else "",  # any function may have either
+                causal=causal if isinstance(causal, bool) else None,
+            )
+            refusal = "" if seeks == EXACT else given.refusal(router)  # the optimum needs no logits
+            if refusal:
+                self.row = replace(self.row, status=f"{NOT_JUDGED}: {refusal}")
+                return
+            values = judge.problem.scores if given.values is None else given.values
+            self.run, state = _runner(router, values, warm_up, before)
+            self.row = replace(self.row, routed_on=given.words, state=state)
+            self.first_s, result = _timed(self.run, values)
+            self.row = judge.judged(self.row, as_taken(result, values))
+        except Exception as error:
+            self._failed(error)
+
+    def take_turn(self, given: Tensor, scores: Tensor, k: int) -> None:
+        """Time one `topk` and one call, unless enough time went into such calls."""
+        slow = self.first_s > PATIENCE_S
+        if self.run is None or (self.seconds and (slow or sum(self.seconds) > PATIENCE_S)):
+            return
+        try:
+            unit, _ = _timed(lambda values: torch.topk(values, k), scores)
+            seconds = self.first_s if slow else _timed(self.run, given)[0]
+        except Exception as error:
+            self._failed(error)
+        else:
+            self.units.append(unit)
+            self.seconds.append(seconds)
+
+    def finished(self, unit: float) -> GapRow:
+        """The row with its times, in units of `unit` seconds."""
+        if not self.seconds:
+            return self.row
+        seconds, runs = median(self.seconds), len(self.seconds)
+        return replace(self.row, seconds=seconds, topk_units=seconds / unit, runs=runs)
+
+    def _failed(self, error: Exception) -> None:
+        self.run, self.seconds = None, []
+        self.row = replace(self.row, status=f"{type(error).__name__}: {error}")
+
+
+def _runner(
+    router: Any, given: Tensor, warm_up: int, before: Sequence[Tensor]
+) -> tuple[Callable[[Tensor], Any], str]:
+    """How the router chooses from logits alone, and what it knows of earlier batches."""
+    if not isinstance(router, StatefulRouter):
+        return router, ""
+    state = None
+    for batch in [given] * warm_up + list(before):
+        _, state = router(batch.clone(), state)
+    age = f"after {warm_up} step(s)" if warm_up else "cold"
+    if before:
+        age = f"after {len(before)} other batch(es)"
+    return (lambda values: router(values, state)), age
+
+
+def _timed(work: Callable[[Tensor], Any], values: Tensor) -> tuple[float, Any]:
+    """Seconds of one call on a copy of its own, which it may overwrite, and what it returned."""
+    copy = values.clone()
+    _wait(copy)
+    began = time.perf_counter()
+    result = work(copy)
+    _wait(copy)
+    return time.perf_counter() - began, result
+
+
+def _wait(values: Tensor) -> None:
+    """Until the device has done what it was asked: clocks stand on the host."""
+    if values.device.type == "cuda":
+        torch.cuda.synchronize(values.device)
+
 
 if TYPE_CHECKING:
     import pandas

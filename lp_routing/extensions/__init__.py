@@ -14,8 +14,8 @@ from lp_routing.extensions.group_limited import (
     searched_in_groups,
 )
 from lp_routing.extensions.knapsack import Priced, searched_within_budget, within_budget
-from lp_routing.extensions.proved import Proved
 from lp_routing.extensions.replicas import Spread, confined_load, edge_wise, spread
+from lp_routing.solvers.highs import Proved
 
 __all__ = [
     "Priced",

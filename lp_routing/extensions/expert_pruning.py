@@ -20,8 +20,9 @@ from scipy import sparse
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.extensions.proved import NothingFound, Proved, Vector, search
 from lp_routing.routers.selection import largest
+from lp_routing.solvers.highs import NothingFound, Proved, search
+from lp_routing.solvers.linear_program import Vector
 from lp_routing.validation import Scores, as_scores, as_tensor, refuse_nan_and_inf, whole
 
 PATIENCE = 10

@@ -1,13 +1,38 @@
-"""One budget of pairs shared by all layers."""
+"""One budget of pairs for all layers, every token served in each: the exact split.
 
+    maximise    sum_lij s_lij x_lij
+    subject to  sum_j x_lij >= 1 for each layer and token,  sum_lij x_lij = N,  0 <= x_lij <= 1
+
+Layers meet in the row of the budget alone. What n pairs are worth to a layer is concave in n: its
+floor is the best pair of every token, the rest follows by score. So the curves merge: after the
+floors, the N - L T largest of what is left in all layers. The price of a pair proves it:
+
+    bound(p) = p N + sum_li (max_j (s_lij - p) + sum over the other j of max(s_lij - p, 0))
+
+is an upper bound for every p (weak duality), and equal at the slope where the merging ends.
+A sum over layers means something only where their scores share a unit, as shares of a softmax do
+and raw logits do not. SoftMoE (Zasada et al. 2026) learns the split instead:
+`lp_routing.routers.soft_top_k.layer_budgets`.
+
+`over_layers` gives the best total of every budget, `best_budgets` proves the split of one.
+"""
+
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.frontier.concave import Concave, Merged, merged
-from lp_routing.frontier.total import over_total
+from lp_routing.frontier.budgets import NEVER, over_total
+from lp_routing.frontier.curves import Concave, Merged, merged
 from lp_routing.problem.bounds import at_least
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.validation import as_tensor, flag
+from lp_routing.validation import (
+    as_tensor,
+    flag,
+    number,
+    refuse_nan_and_inf,
+)
 
 
 def over_layers(scores: Tensor, *, serve: bool = False) -> Merged:
@@ -44,3 +69,113 @@ def over_layers(scores: Tensor, *, serve: bool = False) -> Merged:
         if isinstance(curve, Concave):  # tokens alone are bounded
             curves.append(curve)
     return merged(curves)
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """The best budgets of the layers, and the price that proves it.
+
+    Attributes:
+        budgets: float64 (L,), pairs of each layer, at least T; whole where `pairs` is.
+        value: what they are worth.
+        price: of a pair, in the unit of the scores: what the last one adds.
+        bound: no split is worth more: the dual at this price, summed over all pairs anew.
+    """
+
+    budgets: Tensor
+    value: float
+    price: float
+    bound: float
+
+    @property
+    def gap(self) -> float:
+        """Bound - value; up to rounding 0."""
+        return self.bound - self.value
+
+
+def best_budgets(scores: Tensor, pairs: float) -> Allocation:
+    """The split of a budget over the layers that is worth most; ties go to the earlier layer.
+
+    Args:
+        scores: (L, T, E) in one unit; -inf forbids a pair.
+        pairs: N over all layers, whole or not, from L T to the number of allowed pairs.
+
+    Raises:
+        InputError: bad scores, a token without an expert, a budget out of range.
+
+    Cost: one sort of all scores.
+    """
+    values = _checked(scores)
+    L, T, _ = values.shape
+    curves = _curves(values)
+    whole = merged(curves)
+    most = L * T + len(whole.owners)
+    pairs = number(
+        pairs,
+        "pairs",
+        f"a number from {L * T}, one for each token and layer, to {most}, all allowed pairs",
+        lambda given: L * T <= given <= most,
+    )
+    extra = pairs - L * T
+    parts = whole.split(extra)
+    value = sum(float(curve.value(part)) for curve, part in zip(curves, parts, strict=True))
+    slopes = (float(whole.total.left(extra)), float(whole.total.right(extra)), 0.0)
+    price = next(slope for slope in slopes if abs(slope) < float("inf"))
+    return Allocation(parts + T, value, price, bound_at(values, pairs, price))
+
+
+def worth_of_budgets(scores: Tensor, budgets: Tensor) -> Tensor:
+    """What the layers make of given budgets, every token served; float64 (L,).
+
+    Args:
+        scores: as `best_budgets`.
+        budgets: (L,) pairs of each layer, whole or not, from T to its number of allowed pairs.
+
+    Raises:
+        InputError: bad scores, or budgets out of range.
+    """
+    values = _checked(scores)
+    L, T, _ = values.shape
+    given = as_tensor(budgets, "budgets", "numbers, one per layer").double()
+    if tuple(given.shape) != (L,):
+        raise InputError(f"budgets: expected one per layer ({L}), got shape {tuple(given.shape)}.")
+    curves = _curves(values)
+    for layer, (curve, pairs) in enumerate(zip(curves, given.tolist(), strict=True)):
+        if not T <= pairs <= T + len(curve.slopes):
+            raise InputError(
+                f"budgets[{layer}]={pairs:g}: expected {T}, one for each token, to "
+                f"{T + len(curve.slopes)}, all allowed pairs."
+            )
+    return torch.stack([c.value(n) for c, n in zip(curves, given - T, strict=True)])
+
+
+def bound_at(scores: Tensor, pairs: float, price: float) -> float:
+    """The dual at any price: no choice of so many pairs that serves every token is worth more."""
+    over = scores.double() - price
+    best = over.amax(-1)
+    others = over.clamp(min=0).sum(-1) - best.clamp(min=0)
+    return float(price * pairs + (best + others).sum())
+
+
+def _curves(values: Tensor) -> list[Concave]:
+    """What pairs beyond one for each token are worth to each layer, the floor included."""
+    ordered = values.sort(dim=-1, descending=True).values
+    rest = ordered[..., 1:].flatten(1).sort(dim=-1, descending=True).values
+    floors = ordered[..., 0].sum(-1).tolist()
+    return [Concave(floor, r[r > NEVER]) for floor, r in zip(floors, rest, strict=True)]
+
+
+def _checked(scores: Tensor) -> Tensor:
+    values = as_tensor(scores, "scores", "numbers (layers, tokens, experts)")
+    if values.ndim != 3 or values.numel() == 0 or values.is_complex() or values.dtype == torch.bool:
+        raise InputError(
+            f"scores: expected numbers (layers, tokens, experts), got {values.dtype} of shape "
+            f"{tuple(values.shape)}; of one layer write scores[None]."
+        )
+    values = values.double()
+    refuse_nan_and_inf(values, "scores")
+    alone = (values == NEVER).all(-1)
+    if bool(alone.any()):
+        layer, token = alone.nonzero()[0].tolist()
+        raise InputError(f"scores: token {token} of layer {layer} has no allowed expert.")
+    return values

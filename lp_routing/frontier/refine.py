@@ -12,11 +12,10 @@ from lp_routing.certificate.certificate import dual_bound
 from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import exact_solver
-from lp_routing.frontier.certified import ROUNDING, Certified
+from lp_routing.frontier.curves import ROUNDING, Certified
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import Solver
-from lp_routing.solvers.solution import Solution
-from lp_routing.solvers.solve import solve
+from lp_routing.solvers.solve import Solution, solve
 from lp_routing.validation import whole
 
 

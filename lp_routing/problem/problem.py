@@ -21,10 +21,16 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import Bounds
-from lp_routing.problem.constraints import Family, Group, Members, bare_number, group_family
-from lp_routing.problem.integrality import obstacle, rounded_inwards
-from lp_routing.problem.score_facts import read_scores
-from lp_routing.validation import Scores, as_scores, as_tensor
+from lp_routing.problem.constraints import (
+    Family,
+    Group,
+    Members,
+    bare_number,
+    group_family,
+    obstacle,
+    rounded_inwards,
+)
+from lp_routing.validation import Scores, as_scores, as_tensor, read_scores
 
 LARGEST_SUM = 1e300
 CHUNK_ENTRIES = 1 << 19

@@ -6,7 +6,7 @@ from itertools import groupby
 from rich import box
 from rich.table import Table
 
-from lp_routing.verify import Outcome, Row, chain, refuted
+from lp_routing.evaluation.verify import Outcome, Row, chain, refuted
 
 LEGEND = (
     "gap: what is lost, relative to the optimum (for solvers: what is left unproved). breaks by: "

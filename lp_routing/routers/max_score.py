@@ -13,8 +13,7 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.balance import Loads, balanced_problem, loads_of, per_batch
 from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
-from lp_routing.solvers.solution import Status
-from lp_routing.solvers.solve import solve
+from lp_routing.solvers.solve import Status, solve
 from lp_routing.validation import flag, whole
 
 NEVER = float("-inf")

@@ -1,18 +1,84 @@
-"""CVXPY: a second opinion, by default from an interior-point method (Clarabel)."""
+"""CVXPY: a second opinion, by default from an interior-point method (Clarabel).
+
+`cvxpy_model` states the problem line by line as one writes it on paper.
+"""
 
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lp_routing.certificate.prices import Prices, from_table
 from lp_routing.errors import InputError, OptionError
+from lp_routing.problem.constraints import Family
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit, refuse_unknown
 from lp_routing.solvers.highs import LP_DEFAULTS, option_names
 
 if TYPE_CHECKING:
-    from lp_routing.solvers.cvxpy_model import CvxpyModel
+    import cvxpy as cp
+
+
+@dataclass(frozen=True, eq=False)
+class CvxpyModel:
+    """A CVXPY problem and its parts.
+
+    Attributes:
+        problem: maximise sum(scores * x).
+        x: (T, E) variable.
+        lower: for each kind of constraint, `activity >= lower` (absent where all bounds are 0).
+        upper: for each kind, `activity <= upper` (absent where none is finite).
+        equal: for each kind, `activity == bound`, where lower and upper agree everywhere.
+    """
+
+    problem: "cp.Problem"
+    x: "cp.Variable"
+    lower: dict[str, Any]
+    upper: dict[str, Any]
+    equal: dict[str, Any]
+
+
+def cvxpy_model(problem: RoutingProblem) -> CvxpyModel:
+    """State a problem in CVXPY, to read, to change, or to solve with any of its solvers."""
+    import cvxpy as cp  # it takes a second to import, so only who asks for it pays
+
+    scores = problem.scores.double().cpu().numpy()
+    allowed = scores > -np.inf
+    copies = problem.copies().cpu().numpy()[:, None]
+
+    x = cp.Variable((problem.T, problem.E), name="x")
+    objective = cp.Maximize(cp.sum(cp.multiply(np.where(allowed, scores, 0), x)))
+    constraints = [x >= 0, x <= copies * allowed]
+
+    lower: dict[str, Any] = {}
+    upper: dict[str, Any] = {}
+    equal: dict[str, Any] = {}
+    for family in problem.families:
+        activity = _activity(family, x)
+        low, high = family.lower.cpu().numpy(), family.upper.cpu().numpy()
+        if (low == high).all():
+            equal[family.kind] = activity == low
+            continue
+        if (low > 0).any():
+            lower[family.kind] = activity >= low
+        if np.isfinite(high).any():
+            upper[family.kind] = activity[np.isfinite(high)] <= high[np.isfinite(high)]
+
+    constraints += [*lower.values(), *upper.values(), *equal.values()]
+    return CvxpyModel(cp.Problem(objective, constraints), x, lower, upper, equal)
+
+
+def _activity(family: Family, x: "cp.Variable") -> Any:
+    """What each constraint of a family counts, as a CVXPY expression (R,)."""
+    import cvxpy as cp
+
+    if family.kind == "total":
+        return cp.reshape(cp.sum(x), (1,), order="C")
+    per_token_or_expert = cp.sum(x, axis=1 if family.kind.startswith("token") else 0)
+    if family.members is None:
+        return per_token_or_expert
+    return family.members.cpu().numpy().astype(float) @ per_token_or_expert
 
 
 class CVXPY(Solver):
@@ -61,8 +127,6 @@ class CVXPY(Solver):
     def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
         """Solve the LP with the chosen backend."""
         import cvxpy as cp
-
-        from lp_routing.solvers.cvxpy_model import cvxpy_model
 
         if integral:
             raise InputError(f"{self.name} solves the LP; for whole numbers use HiGHS().")

@@ -27,8 +27,7 @@ from lp_routing.routers.selection import largest
 from lp_routing.routers.token_choice import TopK
 from lp_routing.scores import softmax, unified
 from lp_routing.solvers import HiGHS
-from lp_routing.solvers.solution import Status
-from lp_routing.solvers.solve import solve
+from lp_routing.solvers.solve import Status, solve
 from lp_routing.validation import Scores, as_scores, number, refuse_nan_and_inf, whole
 
 TINY = 2048

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from lp_routing import frontier
 from lp_routing.errors import InputError
 from lp_routing.evaluation.evaluate import ROUNDING
-from lp_routing.frontier.certified import Certified
+from lp_routing.frontier.curves import Certified
 from lp_routing.pricing import Pricing
 from lp_routing.problem.named import capacity as capacity_problem
 from lp_routing.problem.problem import RoutingProblem
@@ -35,8 +35,7 @@ from lp_routing.report.html.outcome import Outcome, outcome
 from lp_routing.report.plots.curves import RouterPoints
 from lp_routing.routers.base import AnyRouter
 from lp_routing.solvers.base import Answer
-from lp_routing.solvers.solution import Status
-from lp_routing.solvers.solve import solve
+from lp_routing.solvers.solve import Status, solve
 
 POINTS = 20
 """Capacities that are solved; between them the value is proved within bounds."""

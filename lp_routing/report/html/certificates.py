@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from math import isfinite
 
-from lp_routing.certificate.certificate import Certificate, Number
+from lp_routing.certificate.certificate import Certificate
+from lp_routing.certificate.exact_arithmetic import Number
 from lp_routing.certificate.prices import Prices
 from lp_routing.evaluation.evaluate import ROUNDING, GapRow
 from lp_routing.report.html.asked import Asked

@@ -15,8 +15,7 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.router_outputs import as_taken
 from lp_routing.routers.base import AnyRouter, StatefulRouter
 from lp_routing.routers.catalogue import Shape, router
-from lp_routing.solvers.solution import Solution, Status
-from lp_routing.solvers.solve import solve
+from lp_routing.solvers.solve import Solution, Status, solve
 
 
 @dataclass(frozen=True, eq=False)

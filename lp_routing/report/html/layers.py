@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from math import isfinite
 
-from lp_routing.evaluation.evaluate import OK, ROUNDING, GapRow
-from lp_routing.evaluation.load_metrics import max_over_mean
+from lp_routing.evaluation.evaluate import OK, ROUNDING, GapRow, max_over_mean
 from lp_routing.report.gap_table import remarks
 from lp_routing.report.html.asked import Asked
 from lp_routing.report.html.content import (

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from lp_routing.errors import InputError
-from lp_routing.frontier.concave import Concave
+from lp_routing.frontier.curves import Concave
 from lp_routing.report.plots.given import Numbers, vector
 from lp_routing.validation import as_tensor
 

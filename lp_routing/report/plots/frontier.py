@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lp_routing.evaluation.evaluate import ROUNDING
-from lp_routing.frontier.concave import Concave
+from lp_routing.frontier.curves import Concave
 from lp_routing.report.plots.curves import (
     Curve,
     Points,

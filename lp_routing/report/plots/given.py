@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
-from lp_routing.solvers.solution import Solution
+from lp_routing.solvers.solve import Solution
 from lp_routing.validation import as_tensor
 
 Numbers = NDArray[np.float64]

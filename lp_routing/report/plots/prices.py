@@ -18,7 +18,7 @@ from lp_routing.report.plots.style import (
     plain_numbers,
     wrapped,
 )
-from lp_routing.solvers.solution import Solution
+from lp_routing.solvers.solve import Solution
 from lp_routing.validation import flag
 
 if TYPE_CHECKING:

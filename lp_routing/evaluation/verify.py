@@ -1,0 +1,326 @@
+"""The main job: every named problem's optimum, proved, and how far each quick rule is from it.
+
+`cases` states the named problems of a layer and the quick rules held against each. `examine` solves
+one case with two solvers and judges every rule by the same exact certificate. `chain` and `refuted`
+read the rows.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import isfinite
+from multiprocessing import get_context
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lp_routing.certificate.certificate import Certificate, certify
+from lp_routing.certificate.prices import Prices
+from lp_routing.problem import named as problems
+from lp_routing.problem.assignment import Assignment
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.routers import CapacityFactor, ExpertChoice, Router, TopK, Unified
+from lp_routing.solvers import CVXPY, HiGHS
+from lp_routing.solvers.solve import Solution, Status, solve
+from lp_routing.validation import whole
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A quick rule, and whether theory says it is exact for the problem it stands beside."""
+
+    name: str
+    router: Router
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Case:
+    """A named problem of one layer and the quick rules that are held against it."""
+
+    layer: int
+    name: str
+    problem: RoutingProblem
+    rules: tuple[Rule, ...]
+
+
+def cases(layer: int, scores: Tensor, k: int, capacity_factor: float) -> list[Case]:
+    """The seven named problems on scores (T, E), with their quick rules."""
+    T, E = scores.shape
+    k = whole(k, "k", 1, E, "E, the number of experts")
+    share = T * k // E
+    capacity = CapacityFactor(capacity_factor).of(T, E, k)
+    cap = min(2 * k, E)
+    stated: list[tuple[str, RoutingProblem, list[Rule]]] = [
+        ("token_choice", problems.token_choice(scores, k), [Rule("TopK", TopK(k), True)]),
+        (
+            "expert_choice",
+            problems.expert_choice(scores, share),
+            [Rule("ExpertChoice", ExpertChoice(share), True)],
+        ),
+        ("unified", problems.unified(scores, T * k), [Rule("Unified", Unified(k), True)]),
+        (
+            "served_unified",
+            problems.served_unified(scores, T * k),
+            [Rule("Unified, serve_all", Unified(k, serve_all=True), True)],
+        ),
+        (
+            "capacity",
+            problems.capacity(scores, k, capacity),
+            [
+                Rule("TopK, best scores", TopK(k, capacity), False),
+                Rule("TopK, first choices", TopK(k, capacity, "position"), False),
+                Rule("TopK, first tokens", TopK(k, capacity, "position", "token"), False),
+            ],
+        ),
+        (
+            "balanced",
+            problems.balanced(scores, k),
+            [
+                Rule("TopK", TopK(k), False),
+                Rule("TopK, best scores", TopK(k, -(-T * k // E)), False),
+            ],
+        ),
+        (
+            "capped_expert_choice",
+            problems.capped_expert_choice(scores, share, cap),
+            [Rule("ExpertChoice", ExpertChoice(share), False)],
+        ),
+    ]
+    return [Case(layer, name, problem, tuple(rules)) for name, problem, rules in stated]
+
+
+CHAINED = ("token_choice", "expert_choice", "balanced")
+ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one problem of one layer; numbers that do not exist are None.
+
+    `status` is a `Status` name; a router that breaks a constraint has "VIOLATES". `claims_exact`
+    says that theory calls the method exact here, so that anything but OPTIMAL refutes it.
+    """
+
+    layer: int
+    problem: str
+    method: str
+    kind: str
+    status: str
+    value: float | None
+    bound: float | None
+    gap: float | None
+    relative_gap: float | None
+    violation: float | None
+    dropped: int | None
+    max_load: float | None
+    pairs: float | None
+    seconds: float
+    claims_exact: bool
+    exact_zero: bool
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A statement about one layer that was checked by number."""
+
+    layer: int
+    says: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Rows and findings of one case."""
+
+    case: str
+    layer: int
+    rows: tuple[Row, ...]
+    findings: tuple[Finding, ...]
+
+
+def row_of(
+    case: Case,
+    *,
+    method: str,
+    kind: str,
+    status: str,
+    assignment: Assignment | None,
+    certificate: Certificate | None,
+    seconds: float,
+    claims_exact: bool,
+    explanation: str,
+) -> Row:
+    """The row of one assignment with its certificate, both of which may be missing."""
+    c = certificate
+    return Row(
+        layer=case.layer,
+        problem=case.name,
+        method=method,
+        kind=kind,
+        status=status,
+        value=None if c is None else _number(c.value),
+        bound=None if c is None else _number(c.bound),
+        gap=None if c is None else _number(c.gap),
+        relative_gap=None if c is None else _number(c.relative_gap),
+        violation=None if c is None else c.violation,
+        dropped=None if assignment is None else int(assignment.dropped.sum()),
+        max_load=None if assignment is None else float(assignment.load.max()),
+        pairs=None if assignment is None else float(assignment.load.sum()),
+        seconds=seconds,
+        claims_exact=claims_exact,
+        exact_zero=c is not None and c.exact and c.gap == 0,
+        explanation=explanation,
+    )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isfinite(value) else None
+
+
+def rows_as_json(outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
+    """Each row as a dictionary of JSON values."""
+    for outcome in outcomes:
+        for row in outcome.rows:
+            yield asdict(row)
+
+
+def chain(outcomes: Sequence[Outcome]) -> list[Finding]:
+    """At equal budget the optima are ordered: each at most that of unified, which has fewer bounds.
+
+    One finding for each layer and each of token choice, expert choice and balanced that placed as
+    many pairs as unified did; compared as HiGHS found them, up to rounding.
+    """
+    optima = {
+        (row.layer, row.problem): row
+        for outcome in outcomes
+        for row in outcome.rows
+        if row.method == "HiGHS" and row.value is not None
+    }
+    findings = []
+    for (layer, problem), row in optima.items():
+        ceiling = optima.get((layer, "unified"))
+        if problem not in CHAINED or ceiling is None or row.pairs != ceiling.pairs:
+            continue
+        low, high = row.value or 0.0, ceiling.value or 0.0
+        says = f"{problem} {low:.6g} <= unified {high:.6g} at equal budget ({row.pairs:g} pairs)"
+        findings.append(Finding(layer, says, low <= high + ROUNDING * max(abs(low), abs(high))))
+    return findings
+
+
+def refuted(outcomes: Sequence[Outcome]) -> list[str]:
+    """What was claimed and did not come out, in words; empty where all is as theory says."""
+    failed = [
+        f"layer {row.layer}, {row.problem}: {row.method} ended {row.status}"
+        f"{' (' + row.explanation + ')' if row.explanation else ''}"
+        for outcome in outcomes
+        for row in outcome.rows
+        if row.claims_exact and row.status not in (Status.OPTIMAL.name, Status.INFEASIBLE.name)
+    ]
+    failed += [f"layer {f.layer}: {f.says}" for f in chain(outcomes) if not f.holds]
+    for outcome in outcomes:
+        failed += [f"layer {f.layer}: {f.says}" for f in outcome.findings if not f.holds]
+    return failed
+
+
+AGREEMENT = 1e-6
+"""Two solvers agree where their values differ by less than this, relative to the scale."""
+
+
+def examine(case: Case) -> Outcome:
+    """Solve a case with two solvers, judge its quick rules, and check what theory says of it."""
+    truth = solve(case.problem, HiGHS())
+    second = solve(case.problem, CVXPY("CLARABEL"))
+    rows = [_solver_row(case, truth, exact=True), _solver_row(case, second, exact=False)]
+    rows += [_rule_row(case, rule, truth) for rule in case.rules]
+    return Outcome(case.name, case.layer, tuple(rows), (_agreement(case, truth, second),))
+
+
+def examine_all(
+    todo: list[Case], jobs: int, done: Callable[[Outcome], None] = lambda _: None
+) -> list[Outcome]:
+    """Examine cases in `jobs` processes, telling `done` of each; outcomes in order."""
+    if jobs == 1:
+        return [_told(_outcome(case, partial(examine, case)), done) for case in todo]
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_one_thread) as pool:
+        futures = {pool.submit(examine, case): index for index, case in enumerate(todo)}
+        found = {}
+        for future in as_completed(futures):
+            index = futures[future]
+            found[index] = _told(_outcome(todo[index], future.result), done)
+    return [found[index] for index in range(len(todo))]
+
+
+def _outcome(case: Case, examined: Callable[[], Outcome]) -> Outcome:
+    """The outcome, or what stopped it: one case that fails must not lose the others."""
+    try:
+        return examined()
+    except Exception as error:
+        says = f"{case.name}: stopped by {type(error).__name__}: {error}"
+        return Outcome(case.name, case.layer, (), (Finding(case.layer, says, False),))
+
+
+def _told(outcome: Outcome, done: Callable[[Outcome], None]) -> Outcome:
+    done(outcome)
+    return outcome
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _solver_row(case: Case, solution: Solution, exact: bool) -> Row:
+    """A solver's row; the certificate is evaluated once more without rounding where `exact`."""
+    certificate = solution.certificate
+    if exact and certificate is not None and solution.prices is not None:
+        assert solution.assignment is not None
+        certificate = certify(case.problem, solution.assignment, solution.prices, exact=True)
+    return row_of(
+        case,
+        method=solution.solver,
+        kind="solver",
+        status=solution.status.name,
+        assignment=solution.assignment,
+        certificate=certificate,
+        seconds=solution.seconds,
+        claims_exact=True,
+        explanation=solution.explanation,
+    )
+
+
+def _rule_row(case: Case, rule: Rule, truth: Solution) -> Row:
+    began = perf_counter()
+    assignment = Assignment(rule.router.select(case.problem.scores))
+    seconds = perf_counter() - began
+    infeasible = truth.status is Status.INFEASIBLE
+    certificate = certify(case.problem, assignment, truth.prices or Prices(), exact=True)
+    if certificate.violation > 0:
+        status = "VIOLATES"
+    elif certificate.proves_optimal():
+        status = Status.OPTIMAL.name
+    else:
+        status = Status.FEASIBLE.name
+    return row_of(
+        case,
+        method=rule.name,
+        kind="router",
+        status=status,
+        assignment=assignment,
+        certificate=certificate,
+        seconds=seconds,
+        claims_exact=rule.exact and not infeasible,
+        explanation=certificate.violations[0].says if certificate.violations else "",
+    )
+
+
+def _agreement(case: Case, truth: Solution, second: Solution) -> Finding:
+    says = f"{case.name}: {truth.solver} and {second.solver} agree"
+    if Status.INFEASIBLE in (truth.status, second.status):
+        return Finding(case.layer, f"{says} (infeasible)", truth.status is second.status)
+    first, other = float(truth.value), float(second.value)
+    scale = max(abs(first), case.problem.smallest_score)
+    return Finding(case.layer, says, abs(first - other) <= AGREEMENT * scale)
