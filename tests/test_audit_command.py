@@ -12,7 +12,7 @@ import lp_routing as lpr
 from lp_routing.audits import Finding
 from lp_routing.cli.audit import HANDFUL, audit, parse_routers
 from lp_routing.cli.options import PACKAGES
-from lp_routing.report.audit_table import cell, sentences
+from lp_routing.report.audits import cell, sentences
 from lp_routing.routers.catalogue import CATALOGUE
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)

@@ -13,7 +13,7 @@ import lp_routing as lpr
 from lp_routing.claims import CLAIMS, Evidence
 from lp_routing.claims.claim import Checked, check_all
 from lp_routing.cli import main
-from lp_routing.report.claims_page import EVIDENCE, anchor, page
+from lp_routing.report.claims import EVIDENCE, anchor, markdown_page
 
 PAGE = Path(lpr.__file__).parents[1] / "docs" / "claims.md"
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
@@ -97,7 +97,7 @@ def test_forbidden_pairs_are_skipped_with_a_reason(tmp_path):
 
 
 def test_links_lead_to_headings():
-    text = page([Checked(claim, None, "-") for claim in CLAIMS], "nothing", "none")
+    text = markdown_page([Checked(claim, None, "-") for claim in CLAIMS], "nothing", "none")
     headings = set(re.findall(r"^### (.*)$", text, re.MULTILINE))
     assert len(headings) == len(CLAIMS)
     for claim in CLAIMS:
@@ -133,7 +133,7 @@ def test_the_page_is_current():
     L, T, E = logits.shape
     said = f"the sample, {L} layer(s), {T} tokens, {E} experts; k=2, seed 0"
     command = "lp-routing claims --markdown docs/claims.md"
-    now = page(check_all(CLAIMS, logits), said, command)
+    now = markdown_page(check_all(CLAIMS, logits), said, command)
     assert is_current(now, PAGE.read_text()), f"make it anew: {command}"
 
 
@@ -160,7 +160,7 @@ def test_one_path_for_both_files_is_refused(tmp_path):
 
 
 def test_the_table_of_a_counterexample_counts_from_1_as_its_story_does():
-    text = page([Checked(CLAIMS[0], None, "-")], "nothing", "none")
+    text = markdown_page([Checked(CLAIMS[0], None, "-")], "nothing", "none")
     assert "| token 1 | 2 | -1 |" in text
     assert "expert 0" not in PAGE.read_text()
     assert "token 0" not in PAGE.read_text()

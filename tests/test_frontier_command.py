@@ -11,7 +11,7 @@ import lp_routing as lpr
 from lp_routing.cli import main
 from lp_routing.cli.frontier_kept import KeptPoints
 from lp_routing.frontier import refine
-from lp_routing.report.frontier_table import adds_in_words, few
+from lp_routing.report.frontier import adds_in_words, few
 from lp_routing.sweep import ResultFile
 
 # Two layers, two tokens, two experts; the scores are the logits themselves.

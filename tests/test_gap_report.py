@@ -9,7 +9,7 @@ from rich.console import Console
 
 import lp_routing as lpr
 from lp_routing.evaluation.evaluate import EXACT, GapRow
-from lp_routing.report.gap_table import LEGEND, gap_table, in_percent, remarks, verdict
+from lp_routing.report.gap import LEGEND, gap_table, in_percent, remarks, verdict
 from lp_routing.report.plots.gap_against_time import Point, draw, pareto_front, points
 
 GOOD = GapRow(

@@ -21,10 +21,9 @@ from lp_routing.evaluation.evaluate import GapRow
 from lp_routing.frontier.curves import Concave
 from lp_routing.problem.assignment import Assignment
 from lp_routing.report import plots
+from lp_routing.report.plots._style import blocks, looks
 from lp_routing.report.plots.assignment import commonest, parted
-from lp_routing.report.plots.heat_map import blocks
 from lp_routing.report.plots.precision_flips import binned, shares_of
-from lp_routing.report.plots.style import looks
 
 matplotlib = pytest.importorskip("matplotlib")
 from matplotlib.text import Text  # noqa: E402
@@ -605,7 +604,7 @@ def test_bad_data_is_refused_before_it_is_drawn(make, says):
 
 def test_those_that_break_bounds_are_left_out_where_asked():
     (axes,) = plots.gap_against_time({"one": [ROW], "two": [CHEAT]}, broken=False).axes
-    assert "keep all bounds" in axes.get_title()
+    assert "keep all bounds" in axes.get_title("left")
     with pytest.raises(lpr.InputError, match="nothing to draw"):
         plots.gap_against_time({"two": [CHEAT]}, broken=False)
 

@@ -20,12 +20,11 @@ from lp_routing import frontier
 from lp_routing.claims import CLAIMS, Evidence
 from lp_routing.cli.options import write_whole
 from lp_routing.cli.report import report
+from lp_routing.report import frontier as capacity_part
 from lp_routing.report import plots
-from lp_routing.report.html import bought
-from lp_routing.report.html.content import Cell, counted, listed, number, percent
-from lp_routing.report.html.layers import lost
-from lp_routing.report.html.outcome import Outcome
-from lp_routing.report.html.report import report as assemble
+from lp_routing.report.document import Cell, Outcome, counted, listed, number, percent
+from lp_routing.report.gap import lost
+from lp_routing.report.report import report as assemble
 from lp_routing.routers import CATALOGUE, TopK
 
 ROUTERS = "drop by score, drop by position, token-major, top-k"
@@ -116,7 +115,7 @@ def quick(monkeypatch):
     """Two claims, and figures that are made but not drawn: `tests/test_plots.py` looks at those."""
     monkeypatch.setattr("lp_routing.cli.report.CLAIMS", FEW)
     monkeypatch.setattr(
-        "lp_routing.report.html.figures.as_svg", lambda _, *, prefix: f'<svg id="{prefix}"></svg>'
+        "lp_routing.report.figures.as_svg", lambda _, *, prefix: f'<svg id="{prefix}"></svg>'
     )
 
 
@@ -312,7 +311,7 @@ def test_capacities_are_what_they_buy(page):
 @pytest.mark.parametrize(("value", "enough"), [(700, [700, 699]), (699.5, [700, 699]), (0, [0])])
 def test_the_smallest_capacity_is_found(value, enough):
     """A slot is worth 1."""
-    found = bought._smallest(value, lambda C: bought.Solved(C, C, C, 1), 1000)
+    found = capacity_part._smallest(value, lambda C: capacity_part.Solved(C, C, C, 1), 1000)
     assert [each.capacity for each in found] == enough
 
 
@@ -543,9 +542,9 @@ def test_the_prices_on_the_page_prove_the_bounds_of_all_capacities(page):
 
 
 def test_capacities_without_proof_are_not_spoken_of(small, tmp_path, monkeypatch):
-    solve = bought.solve
+    solve = capacity_part.solve
     doubted = lambda *given: replace(solve(*given), status=lpr.Status.FEASIBLE)  # noqa: E731
-    monkeypatch.setattr(bought, "solve", doubted)
+    monkeypatch.setattr(capacity_part, "solve", doubted)
     read = made(tmp_path / "page.html", small, "--routers", "drop by score", status=1)
     assert "ended FEASIBLE, without proof." in read.words("capacity")
     assert "slots" not in read.words("summary")

@@ -22,7 +22,7 @@ from lp_routing.evaluation.verify import (
     refuted,
     rows_as_json,
 )
-from lp_routing.report.verify_table import layer_tables, verdict
+from lp_routing.report.verify import layer_tables, verdict
 from lp_routing.routers import TopK, Unified
 from lp_routing.solvers import HiGHS
 

@@ -28,7 +28,7 @@ from lp_routing.cli.options import (
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import at_most
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.report.audit_table import LEGEND, audit_tables, sentences
+from lp_routing.report.audits import LEGEND, audit_tables, sentences
 from lp_routing.routers.capacity import CapacityFactor
 from lp_routing.routers.catalogue import CATALOGUE, Shape, router
 from lp_routing.validation import whole

@@ -36,8 +36,7 @@ from lp_routing.cli.options import (
     write_whole,
 )
 from lp_routing.errors import InputError
-from lp_routing.report.claims_page import page
-from lp_routing.report.claims_table import LEGEND, claims_table, last_word
+from lp_routing.report.claims import LEGEND, claims_table, last_word, markdown_page
 from lp_routing.sweep import ERROR
 from lp_routing.traces import Trace
 from lp_routing.validation import whole
@@ -115,7 +114,7 @@ def _claims(console: Console, options: ClaimsOptions) -> bool:
     if options.page_path is not None:
         found = _searched(console, todo, options.jobs)
         command = shlex.join(["lp-routing", "claims", *_arguments(options)])
-        text = page(checked, said, command, lambda claim: found[claim.id])
+        text = markdown_page(checked, said, command, lambda claim: found[claim.id])
         write_whole(options.page_path, text, "--markdown")
     return all(each.comes_out for each in checked)
 

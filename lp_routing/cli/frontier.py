@@ -41,9 +41,8 @@ from lp_routing.cli.options import (
 )
 from lp_routing.errors import InputError
 from lp_routing.report import plots
-from lp_routing.report.frontier_table import LEGEND, frontier_table, sentences
-from lp_routing.report.plots.saving import check_format
-from lp_routing.report.plots.style import check_matplotlib
+from lp_routing.report.frontier import LEGEND, frontier_table, sentences
+from lp_routing.report.plots import check_drawable
 from lp_routing.routers import CATALOGUE
 from lp_routing.sweep import Record
 from lp_routing.validation import whole
@@ -228,8 +227,7 @@ def _check_outputs(options: FrontierOptions) -> None:
     check_writable(options.json_path, options.file)
     check_writable(options.plot_path, options.file, "--plot")
     if options.plot_path is not None:
-        check_format(options.plot_path)
-        check_matplotlib()
+        check_drawable(options.plot_path)
         if (
             options.json_path is not None
             and options.plot_path.resolve() == options.json_path.resolve()

@@ -34,10 +34,9 @@ from lp_routing.cli.sections import OWN, Section, sections_of
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import OPTIMUM
 from lp_routing.evaluation.evaluate import GapRow
-from lp_routing.report.gap_table import LEGEND, gap_table, remarks, verdict
+from lp_routing.report.gap import LEGEND, gap_table, remarks, verdict
+from lp_routing.report.plots import check_drawable
 from lp_routing.report.plots.gap_against_time import draw
-from lp_routing.report.plots.saving import check_format
-from lp_routing.report.plots.style import check_matplotlib
 from lp_routing.routers import CATALOGUE
 from lp_routing.traces import Trace
 from lp_routing.validation import whole
@@ -144,8 +143,7 @@ def _gap(console: Console, options: GapOptions) -> None:
 
     _check_outputs(options)
     if options.plot_path is not None:
-        check_format(options.plot_path)
-        check_matplotlib()
+        check_drawable(options.plot_path)
     names = parse_routers(options.routers, (OPTIMUM, *CATALOGUE))
     trace = traces.sample() if options.file is None else traces.read(options.file)
     layers = parse_layers(options.layers, trace.layers)

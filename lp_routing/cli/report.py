@@ -37,15 +37,13 @@ from lp_routing.cli.steps import INTERRUPTED, Step, run
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import at_most
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.report.html.asked import Asked
-from lp_routing.report.html.bought import bought
-from lp_routing.report.html.examined import Examined, built, examine
-from lp_routing.report.html.figures import figures_section
-from lp_routing.report.html.outcome import Outcome
-from lp_routing.report.html.report import Found
-from lp_routing.report.html.report import report as page_of
-from lp_routing.report.html.summary import worst
-from lp_routing.report.plots.style import check_matplotlib
+from lp_routing.report.document import Asked, Outcome
+from lp_routing.report.figures import figures_section
+from lp_routing.report.frontier import bought
+from lp_routing.report.layer_results import Examined, built, examine
+from lp_routing.report.plots import check_drawable
+from lp_routing.report.report import Found, worst
+from lp_routing.report.report import report as page_of
 from lp_routing.routers import CATALOGUE, Shape
 from lp_routing.traces import Trace
 from lp_routing.validation import whole
@@ -122,7 +120,7 @@ def _report(options: ReportOptions) -> int:
     """Do the job; the exit status."""
     check_writable(options.output, options.file, "--output")
 
-    check_matplotlib()
+    check_drawable()
     names = parse_routers(options.routers, tuple(CATALOGUE))
     trace = traces.sample() if options.file is None else traces.read(options.file)
     layers = parse_layers(options.layers, trace.layers)

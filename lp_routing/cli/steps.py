@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from lp_routing.cli.long_work import INTERRUPTED as INTERRUPTED
-from lp_routing.report.html.outcome import Outcome, outcome
+from lp_routing.report.document import Outcome, outcome
 
 
 class Step(NamedTuple):

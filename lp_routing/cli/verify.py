@@ -43,7 +43,7 @@ from lp_routing.evaluation.verify import (
     refuted,
     rows_as_json,
 )
-from lp_routing.report.verify_table import LEGEND, chain_lines, clashes, layer_tables, verdict
+from lp_routing.report.verify import LEGEND, chain_lines, clashes, layer_tables, verdict
 from lp_routing.traces import Trace
 
 

@@ -6,19 +6,18 @@ part of an HTML page. Every figure has units on its axes and tells its categorie
 colour, too.
 """
 
-from lp_routing.report.plots.assignment import assignment
-from lp_routing.report.plots.causality import causality
+from lp_routing.report.plots._style import as_svg, check_drawable, save
+from lp_routing.report.plots.assignment import assignment, causality
 from lp_routing.report.plots.frontier import frontier
 from lp_routing.report.plots.gap_against_time import gap_against_time
-from lp_routing.report.plots.load import load
+from lp_routing.report.plots.load import load, prices
 from lp_routing.report.plots.precision_flips import precision_flips
-from lp_routing.report.plots.prices import prices
-from lp_routing.report.plots.saving import as_svg, save
 
 __all__ = [
     "as_svg",
     "assignment",
     "causality",
+    "check_drawable",
     "frontier",
     "gap_against_time",
     "load",

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lp_routing.errors import InputError
 from lp_routing.evaluation.evaluate import GapRow
-from lp_routing.report.plots.saving import check_format, save
-from lp_routing.report.plots.style import (
+from lp_routing.report.plots._style import (
     BLACK,
     BLUE,
     GREY,
     NUMBER,
     VERMILION,
+    check_drawable,
     house_style,
     label,
     new_figure,
+    save,
     wrapped,
 )
 
@@ -125,7 +126,7 @@ def draw(panels: Mapping[str, Sequence[GapRow]], path: Path, *, broken: bool = T
     Raises:
         InputError: no matplotlib; another ending than .png, .pdf or .svg; nothing to draw.
     """
-    check_format(path)
+    check_drawable(path)
     save(gap_against_time(panels, broken=broken), path)
 
 

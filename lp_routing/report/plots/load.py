@@ -1,4 +1,4 @@
-"""How many tokens each expert gets, before and after."""
+"""Figures over experts: how many tokens each gets, and what one more slot there would be worth."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -6,23 +6,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lp_routing.errors import InputError
-from lp_routing.report.plots.experts import FEW, expert_axis, per_expert
-from lp_routing.report.plots.given import Numbers, loads_of
-from lp_routing.report.plots.style import (
+from lp_routing.report.plots._style import (
     BLACK,
     BLUE,
+    FEW,
     GREEN,
     GREY,
     ORANGE,
+    PALE,
     PURPLE,
     SKY,
+    VERMILION,
+    Numbers,
+    expert_axis,
     house_style,
     label,
     legend_below,
+    load_of,
+    loads_of,
     new_figure,
+    per_expert,
     plain_numbers,
+    taken,
     wrapped,
 )
+from lp_routing.solvers.solve import Solution
 from lp_routing.validation import flag
 
 if TYPE_CHECKING:
@@ -126,3 +134,103 @@ def _highest(drawn: Mapping[str, Numbers], limits: Numbers | None) -> float:
             raise InputError(f"capacity: expected numbers >= 0, got {limits.min():g}.")
         highest = max(highest, float(limits.max()))
     return highest or 1.0
+
+
+FULL = 1e-6
+"""Of a slot: a load this close to the capacity is at it."""
+
+
+@house_style()
+def prices(solution: Solution, *, ordered: bool = False, title: str = "") -> "Figure":
+    """The shadow price of every expert's bounds, and its load, at the optimum.
+
+    Args:
+        solution: of a problem that bounds its experts, with assignment and prices.
+        ordered: experts by falling price, ties by index, instead of by index.
+        title: what the figure is of.
+
+    Returns:
+        Shadow price [score per slot] over experts; below, load [tokens]. Experts at capacity are
+        filled, others hollow.
+
+    Raises:
+        InputError: not a solution; no prices, no assignment, or no bounds on experts.
+    """
+    price, load, upper = _of(solution)
+    order = np.argsort(-price, kind="stable") if flag(ordered, "ordered") else np.arange(len(price))
+    price, load, upper = price[order], load[order], upper[order]
+    full = load >= upper - FULL
+    figure = new_figure(4.4, title)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    _stems(above, price, full)
+    above.axhline(0, color=BLACK, linewidth=0.6)
+    above.set_ylabel("shadow price\n[score per slot]")
+    above.set_title(wrapped(_finding(price, full)))
+    _loads(below, load, upper, full)
+    for axes in (above, below):
+        plain_numbers(axes, "y")
+    expert_axis(below, order, "by price" if ordered else "")
+    legend_below(figure)
+    return figure
+
+
+def _of(solution: Solution) -> tuple[Numbers, Numbers, Numbers]:
+    """Price, load and upper bound of each expert, (E,)."""
+    if not isinstance(solution, Solution):
+        raise InputError(
+            f"prices: expected what lp_routing.solve gives, got {type(solution).__name__}."
+        )
+    family = solution.problem.family("expert")
+    if family is None:
+        raise InputError("prices: this problem has no bounds on experts, so they have no prices.")
+    if solution.prices is None:
+        raise InputError(f"prices: {solution.solver} gave none ({solution.status.name}).")
+    load = load_of(taken(solution, "prices"))
+    price = solution.prices.of(family)
+    return price.cpu().numpy(), load, family.upper.cpu().numpy()
+
+
+def _stems(axes: "Axes", price: Numbers, full: Any) -> None:
+    """A stem for each expert, filled where it is full."""
+    size = 5.0 if len(price) <= FEW else 3.5 if len(price) <= 128 else 2.2
+    places = np.arange(len(price))
+    for where, name, fill in ((full, "at capacity", BLUE), (~full, "below capacity", "white")):
+        color = BLUE if fill == BLUE else VERMILION
+        axes.vlines(places[where], 0, price[where], color=color, linewidth=min(1.4, size / 4))
+        if where.any():
+            axes.plot(
+                places[where],
+                price[where],
+                "o" if fill == BLUE else "s",
+                markersize=size,
+                color=color,
+                markerfacecolor=fill,
+                markeredgewidth=0.8,
+                label=f"{name}: {int(where.sum())}",
+            )
+
+
+def _loads(axes: "Axes", load: Numbers, upper: Numbers, full: Any) -> None:
+    """Loads, filled where the expert is full, and the capacity line."""
+    edges = np.arange(len(load) + 1) - 0.5
+    if len(load) <= FEW:
+        colors = np.where(full, BLUE, PALE)
+        axes.bar(np.arange(len(load)), load, 0.8, color=colors, edgecolor=BLACK, linewidth=0.6)
+    else:
+        for where, color in ((full, BLUE), (~full, PALE)):
+            axes.stairs(np.where(where, load, 0), edges, fill=True, color=color)
+    if np.isfinite(upper).any():
+        line = np.where(np.isfinite(upper), upper, np.nan)
+        axes.stairs(
+            line, edges, baseline=None, color=BLACK, linestyle="--", linewidth=1, label="capacity"
+        )
+    axes.set_ylim(0, 1.1 * max(load.max(), upper[np.isfinite(upper)].max(initial=0)) or 1.0)
+    axes.set_ylabel("load [tokens]")
+
+
+def _finding(price: Numbers, full: Any) -> str:
+    says = f"{int(full.sum())} of {len(price)} experts are full"
+    if not (price > 0).any():
+        return f"{says}; no slot more is worth anything"
+    dearest = int(price.argmax())
+    return f"{says}; the dearest slot is worth {price[dearest]:.4g}"

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from lp_routing.audits.precision import PrecisionFlips
 from lp_routing.errors import InputError
-from lp_routing.report.plots.given import Numbers
-from lp_routing.report.plots.style import (
+from lp_routing.report.plots._style import (
     BLACK,
     GREY,
+    Numbers,
     house_style,
     label,
     legend_below,

@@ -1,25 +1,40 @@
-"""The findings in words, each with its numbers: what a reader of one screen should know."""
+"""A whole report: what was found, in the order in which it is read.
+
+First a summary with the numbers that a reader of one screen should know, last how to make the page
+again.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean
 
 from lp_routing.audits import Finding
 from lp_routing.claims.claim import Checked
 from lp_routing.evaluation.evaluate import GapRow
-from lp_routing.report.html.asked import Asked
-from lp_routing.report.html.content import (
+from lp_routing.report.audits import audits_section
+from lp_routing.report.certificates import certificates_section
+from lp_routing.report.claims import claims_section
+from lp_routing.report.document import (
+    Asked,
     Block,
+    Cell,
+    Column,
     Failure,
+    Folded,
+    Outcome,
     Paragraph,
     Section,
+    Table,
     Tiles,
     counted,
     listed,
     percent,
     quoted,
 )
-from lp_routing.report.html.examined import Examined, dropped_at_best, has_share
-from lp_routing.report.html.outcome import Outcome
+from lp_routing.report.frontier import Bought, bought_section, capacity_sentences
+from lp_routing.report.gap import layers_section
+from lp_routing.report.html import page
+from lp_routing.report.layer_results import Examined, dropped_at_best, has_share
 
 Claims = Outcome[Sequence[Checked]]
 Audits = Mapping[str, Outcome[Sequence[Finding]]]
@@ -213,3 +228,94 @@ def _other_tiles(claims: Claims) -> Iterator[tuple[str, str]]:
     if put:
         fine = sum(each.comes_out for each in put)
         yield f"{fine} of {len(put)}", "of our verdicts on papers' claims agree with these logits"
+
+
+def making_section(asked: Asked) -> Section:
+    """Command, what was read, versions."""
+    facts = [
+        ("logits", asked.name),
+        ("layers", ", ".join(map(str, asked.layers))),
+        ("tokens of each layer", f"the first {asked.tokens:,} of {asked.all_tokens:,}"),
+        ("experts", f"{asked.experts:,}"),
+        ("experts per token, k", f"{asked.k}"),
+        ("capacity of an expert", f"{asked.capacity:,} tokens, factor {asked.capacity_factor:g}"),
+        ("scores", asked.score),
+        ("routers", "; ".join(asked.routers)),
+        ("seed", f"{asked.seed}"),
+        ("sha256 of the logits examined", asked.digest),
+        *([("date", asked.date)] if asked.date else []),
+    ]
+    but = ", but for the times" if asked.timed else ""
+    same = f"The same logits, command and versions give the same page{but}, to the last byte."
+    return Section(
+        "making",
+        "How to make this page again",
+        [
+            Folded("Command", asked.command, opened=True),
+            Paragraph(same),
+            Table("What was asked.", [Column("what"), Column("value", wide=True)], _rows(facts)),
+            Table(
+                "Versions of what the numbers depend on.",
+                [Column("package"), Column("version")],
+                _rows(list(asked.versions.items())),
+            ),
+        ],
+    )
+
+
+def _rows(facts: list[tuple[str, str]]) -> list[list[Cell]]:
+    return [[Cell(name), Cell(value)] for name, value in facts]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found, or why it was not, part by part.
+
+    Attributes:
+        layers: one for each layer asked for, in their order.
+        figures: the section that holds them.
+        bought: what capacity buys.
+        claims: what became of the claims.
+        audits: router -> its findings.
+    """
+
+    layers: Sequence[Outcome[Examined]]
+    figures: Outcome[Section]
+    bought: Outcome[Bought]
+    claims: Outcome[Sequence[Checked]]
+    audits: Mapping[str, Outcome[Sequence[Finding]]]
+
+    @property
+    def examined(self) -> list[Examined]:
+        """The layers that could be."""
+        return [each.result for each in self.layers if each.result is not None]
+
+
+def report(asked: Asked, found: Found) -> tuple[str, bool]:
+    """The page as text, and whether all is well.
+
+    Well: every part was made, every optimum is proved, every claim is as its verdict says.
+    """
+    figures = found.figures.result or _failed("figures", "Figures", found.figures.error)
+    each = worst(found.examined)
+    layer = asked.layers[0] if each is None else each.layer
+    parts = [
+        layers_section(asked, found.layers),
+        figures,
+        bought_section(asked, found.bought),
+        certificates_section(asked, found.examined),
+        claims_section(found.claims),
+        audits_section(layer, found.audits),
+        making_section(asked),
+    ]
+    failed = [part.title for part in parts if any(isinstance(b, Failure) for b in part.blocks)]
+    buys = [] if found.bought.result is None else capacity_sentences(asked, found.bought.result)
+    first = summary_section(asked, found.examined, buys, found.claims, found.audits, failed)
+    subtitle = f"lp_routing {asked.versions.get('lp-routing', '')}: {quoted(asked.main)} against "
+    subtitle += f"the certified optimum{f'; {asked.date}' if asked.date else ''}"
+    well = not failed and all(each.comes_out for each in found.claims.result or ())
+    return page(f"Routing report: {asked.name}", subtitle, [first, *parts]), well
+
+
+def _failed(id: str, title: str, error: str) -> Section:  # noqa: A002
+    return Section(id, title, [Failure(error)])

@@ -9,9 +9,9 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lp_routing.report.html.content import Figure, Section
+from lp_routing.report.document import Figure, Section
 
-PARTS = "lp_routing.report.html"
+PARTS = "lp_routing.report"
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 """What has no place in text: control characters, and halves of a surrogate pair."""
 UNITS = re.compile(r"(?<=\d) (?=%)")

@@ -8,10 +8,17 @@ from lp_routing.audits.precision import precision_flips
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
 from lp_routing.report import plots
-from lp_routing.report.html.asked import Asked
-from lp_routing.report.html.content import Block, Failure, Figure, Paragraph, Section, quoted
-from lp_routing.report.html.examined import Examined, built
-from lp_routing.report.html.outcome import attempted
+from lp_routing.report.document import (
+    Asked,
+    Block,
+    Failure,
+    Figure,
+    Paragraph,
+    Section,
+    attempted,
+    quoted,
+)
+from lp_routing.report.layer_results import Examined, built
 from lp_routing.report.plots import as_svg
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from rich import box
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from lp_routing.evaluation.verify import Outcome, Row, chain, refuted
 
@@ -14,7 +14,7 @@ LEGEND = (
 )
 
 
-def layer_tables(outcomes: Sequence[Outcome]) -> list[Table]:
+def layer_tables(outcomes: Sequence[Outcome]) -> list[RichTable]:
     """One table for each layer, a section for each problem; 80 columns wide."""
     return [
         _layer_table(layer, list(group))
@@ -84,8 +84,8 @@ def count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def _layer_table(layer: int, outcomes: list[Outcome]) -> Table:
-    table = Table(
+def _layer_table(layer: int, outcomes: list[Outcome]) -> RichTable:
+    table = RichTable(
         title=f"Layer {layer}",
         title_justify="left",
         title_style="bold",

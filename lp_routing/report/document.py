@@ -1,9 +1,13 @@
-"""What a page is made of: sections of sentences, tables and figures, in plain text."""
+"""A report as data: what was asked, and sections of sentences, tables and figures in plain text.
 
-from collections.abc import Sequence
+`outcome` holds the result of a piece of work or why it failed, so that one failure loses nothing
+else. `lp_routing.report.html` renders the sections.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import ClassVar, Literal
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from lp_routing.errors import InputError
 
@@ -145,3 +149,84 @@ def in_words(error: BaseException) -> str:
 
     said = " ".join(str(error).split()) or "no message"
     return said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
+
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome(Generic[Result]):
+    """A result, or in words why there is none.
+
+    Attributes:
+        result: None where it failed.
+        error: "" where it did not.
+    """
+
+    result: Result | None
+    error: str = ""
+
+
+def outcome(work: Callable[[], Result]) -> Outcome[Result]:
+    """The result of the work, or what it raised."""
+    try:
+        return Outcome(work())
+    except Exception as error:
+        return Outcome(None, in_words(error))
+
+
+def attempted(what: str, make: Callable[[], Sequence[Block]]) -> Sequence[Block]:
+    """The blocks, or one that says why they could not be made.
+
+    Args:
+        what: is made, such as "Load per expert".
+        make: makes them.
+    """
+    made = outcome(make)
+    return [Failure(f"{what}: {made.error}")] if made.result is None else made.result
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for.
+
+    Attributes:
+        name: of the logits: of their file, without its folders, or "the sample".
+        layers: the numbers of the layers examined.
+        tokens: of each layer.
+        all_tokens: how many there are.
+        experts: E.
+        k: experts per token.
+        capacity_factor: of an equal share.
+        capacity: C, tokens an expert may take.
+        score: the name of the scores that judge.
+        routers: names of the catalogue; the first is the main one.
+        seed: of all that is drawn.
+        timed: whether times are shown, which differ from run to run.
+        command: that makes this page.
+        date: as the caller says it; "" where the page has none.
+        digest: sha256 of the examined logits (float64, row by row).
+        versions: package -> version.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+    tokens: int
+    all_tokens: int
+    experts: int
+    k: int
+    capacity_factor: float
+    capacity: int
+    score: str
+    routers: tuple[str, ...]
+    seed: int
+    timed: bool
+    command: str
+    date: str
+    digest: str
+    versions: Mapping[str, str]
+
+    @property
+    def main(self) -> str:
+        """The router that the report is about."""
+        return self.routers[0]

@@ -8,8 +8,8 @@ from lp_routing.certificate.certificate import Certificate
 from lp_routing.certificate.exact_arithmetic import Number
 from lp_routing.certificate.prices import Prices
 from lp_routing.evaluation.evaluate import ROUNDING, GapRow
-from lp_routing.report.html.asked import Asked
-from lp_routing.report.html.content import (
+from lp_routing.report.document import (
+    Asked,
     Block,
     Cell,
     Column,
@@ -21,7 +21,7 @@ from lp_routing.report.html.content import (
     counted,
     number,
 )
-from lp_routing.report.html.examined import Examined
+from lp_routing.report.layer_results import Examined
 
 EXACT, ROUNDED = "exact", "float64"
 

@@ -1,0 +1,291 @@
+"""What routers lose to the certified optimum.
+
+For the terminal: a table a layer, and in words what the best router loses (`gap_table`, `verdict`,
+`remarks`). For the page: what the main router loses in each layer, and what every router does
+(`layers_section`).
+"""
+
+from collections.abc import Sequence
+from math import isfinite
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from lp_routing.evaluation.evaluate import (
+    EXACT,
+    INFEASIBLE,
+    NOT_JUDGED,
+    NOT_TRIED,
+    OK,
+    ROUNDING,
+    GapRow,
+    max_over_mean,
+)
+from lp_routing.report.document import (
+    Asked,
+    Block,
+    Cell,
+    Column,
+    Failure,
+    Folded,
+    Outcome,
+    Paragraph,
+    Section,
+    Table,
+    number,
+    percent,
+    quoted,
+)
+from lp_routing.report.layer_results import Examined, dropped_at_best, has_share
+
+LEGEND = (
+    "gap: what is lost to the certified optimum, relative to it. INFEASIBLE: breaks a bound of the "
+    "problem, so that its value is no match for the optimum; breaks by: the worst broken bound, in "
+    "pairs. dropped: tokens that reach no expert. overlap: share of the optimum's pairs that are "
+    "taken too. topk: time from logits to assignment, in units of torch.topk on the scores. cold: "
+    "a rule with a memory on its first batch, where fixed prices drop by position and loss-free is "
+    "top-k; --warm-up gives it steps on this batch before, --warm-on on others."
+)
+
+
+def gap_table(title: str, rows: Sequence[GapRow], wide: bool = False) -> RichTable:
+    """One line for each router, the best feasible one first; 80 columns, 100 where `wide`."""
+    table = RichTable(
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("router", min_width=18, overflow="fold")
+    names = ["gap", "breaks by", "dropped", "max/mean"]
+    names += ["CV", "entropy", "overlap", "topk"] if wide else ["overlap", "topk"]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in sorted(rows, key=order):
+        cells = _cells(row)
+        table.add_row(Text(row.label), *(cells[name] for name in names), style=_style(row))
+    return table
+
+
+def order(row: GapRow) -> tuple[int, float]:
+    """Feasible routers by gap, then those that break bounds, by how much; without answer last."""
+    if not row.judged:
+        return 2, 0.0
+    if not row.feasible:
+        return 1, row.violation
+    return 0, row.relative_gap if isfinite(row.relative_gap) else 0.0
+
+
+def verdict(rows: Sequence[GapRow]) -> str:
+    """The problem, and the best routers that keep its bounds, in a sentence or two."""
+    first = rows[0]
+    if not isfinite(first.optimum):
+        return f"{first.problem}: no optimum to compare with. {first.optimum_status}"
+    says = f"{first.problem}: the optimum is {first.optimum:.6g}"
+    if not first.optimum_status.startswith("OPTIMAL"):
+        says += f" as far as is known ({first.optimum_status}; at most {first.bound:.6g})"
+    feasible = [row for row in rows if row.status == OK]
+    heuristics = [row for row in feasible if row.seeks != EXACT]
+    if not heuristics:
+        return f"{says}. No router keeps all bounds."
+    best = min(heuristics, key=order)
+    others = len([row for row in rows if row.seeks != EXACT]) - len(heuristics)
+    left = f"; {others} of the routers break bounds or gave no answer" if others else ""
+    return (
+        f"{says}. Best of those that keep all bounds: {best.label}, gap {in_percent(best)}, at "
+        f"{_units(best)} topk{left}."
+    )
+
+
+def remarks(rows: Sequence[GapRow]) -> list[str]:
+    """What broke or failed, a sentence a router."""
+    without = [row for row in rows if not row.judged]
+    broken = [row for row in rows if row.status == INFEASIBLE]
+    return [f"{row.label} {_why(row)}" for row in without] + [
+        f"{row.label} is INFEASIBLE: {row.breaks}" for row in broken
+    ]
+
+
+def in_percent(row: GapRow) -> str:
+    """`1.23 %`, `0 exactly`, `3e-05 %` where tiny, or `-` where there is no gap to speak of."""
+    if not isfinite(row.relative_gap):
+        return "-"
+    if row.gap == 0:
+        return "0 exactly"
+    if abs(row.relative_gap) < 5e-5:
+        return f"{100 * row.relative_gap:.0e} %"
+    return f"{100 * row.relative_gap:.2f} %"
+
+
+def _cells(row: GapRow) -> dict[str, str]:
+    if not row.judged:
+        return dict.fromkeys(_NAMES, "") | {"gap": _without_answer(row)}
+    return {
+        "gap": in_percent(row) if row.feasible else "INFEASIBLE",
+        "breaks by": f"{row.violation:.4g}" if row.violation else "",
+        "dropped": f"{row.dropped}",
+        "max/mean": f"{row.max_over_mean:.2f}" if row.pairs else "-",
+        "CV": f"{row.load_cv:.2f}" if row.pairs else "-",
+        "entropy": f"{row.load_entropy:.3f}" if row.pairs else "-",
+        "overlap": f"{100 * row.overlap:.1f} %" if isfinite(row.overlap) else "-",
+        "topk": _units(row),
+    }
+
+
+_NAMES = ("gap", "breaks by", "dropped", "max/mean", "CV", "entropy", "overlap", "topk")
+
+
+def _without_answer(row: GapRow) -> str:
+    return next((word for word in (NOT_JUDGED, NOT_TRIED) if row.status.startswith(word)), "failed")
+
+
+def _why(row: GapRow) -> str:
+    """`is not judged: ...`, `failed: RuntimeError: ...`."""
+    word = _without_answer(row)
+    return f"failed: {row.status}" if word == "failed" else f"is {row.status}"
+
+
+def _units(row: GapRow) -> str:
+    return f"{row.topk_units:.3g}" if isfinite(row.topk_units) else "-"
+
+
+def _style(row: GapRow) -> str:
+    if not row.judged:
+        return "red"
+    if not row.feasible:
+        return "bold magenta"
+    return "green" if row.relative_gap <= ROUNDING else "yellow"
+
+
+def layers_section(asked: Asked, outcomes: Sequence[Outcome[Examined]]) -> Section:
+    """Two tables, and a sentence for each router that has no gap."""
+    examined = [each.result for each in outcomes if each.result is not None]
+    failed = [
+        Failure(f"Layer {layer}: {each.error}")
+        for layer, each in zip(asked.layers, outcomes, strict=True)
+        if each.result is None
+    ]
+    blocks: list[Block] = [*failed]
+    if examined:
+        blocks += [
+            Paragraph(
+                "Lost: what a router's assignment lacks to the certified optimum, relative to it. "
+                "A router that breaks a bound of the problem has no such number: it takes what "
+                "nobody may take. Click a heading to sort."
+            ),
+            _by_layer(asked, examined),
+            _by_router(asked, examined),
+        ]
+        said = [f"Layer {each.layer}: {says}" for each in examined for says in remarks(each.rows)]
+        if said:
+            blocks.append(Folded("Which bounds are broken, and what failed", "\n".join(said)))
+    return Section("layers", "Layer by layer", blocks)
+
+
+def _by_layer(asked: Asked, examined: Sequence[Examined]) -> Table:
+    """One row a layer: the main router beside the optimum."""
+    columns = [
+        Column("layer", numeric=True),
+        Column("optimum", numeric=True),
+        Column(asked.main, numeric=True),
+        Column("lost", numeric=True),
+        Column("tokens dropped", numeric=True),
+        Column("dropped at the optimum", numeric=True),
+        Column("largest load / mean", numeric=True),
+        Column("at the optimum", numeric=True),
+        Column("dearest slot", numeric=True),
+        Column("pairs shared", numeric=True),
+    ]
+    return Table(
+        f"{quoted(asked.main)} beside the optimum, one row a layer. Values are sums of "
+        f"{asked.score} scores; the dearest slot is the largest shadow price of an expert: one "
+        "more place there brings at most that; pairs shared: of the optimum's pairs, those that "
+        "the router takes too.",
+        columns,
+        [_layer_row(each) for each in examined],
+    )
+
+
+def _layer_row(each: Examined) -> list[Cell]:
+    row, best, prices = each.rows[0], each.solution.assignment, each.solution.prices
+    expert = each.problem.family("expert")
+    dearest = float("nan")
+    if prices is not None and expert is not None:
+        dearest = float(prices.of(expert).max())
+    return [
+        Cell(str(each.layer), each.layer),
+        number(row.optimum),
+        number(row.value),
+        lost(row),
+        _count(row.dropped),
+        _count(None if best is None else dropped_at_best(each)),
+        number(row.max_over_mean, 3),
+        number(float("nan") if best is None else float(max_over_mean(best.load)), 3),
+        number(dearest, 3),
+        _share(row.overlap),
+    ]
+
+
+def _by_router(asked: Asked, examined: Sequence[Examined]) -> Table:
+    """One row a router and layer."""
+    columns = [
+        Column("router"),
+        Column("layer", numeric=True),
+        Column("lost", numeric=True),
+        Column("value", numeric=True),
+        Column("worst broken bound", numeric=True),
+        Column("tokens dropped", numeric=True),
+        Column("largest load / mean", numeric=True),
+        Column("pairs shared", numeric=True),
+        Column("causal"),
+        *([Column("time [topk]", numeric=True)] if asked.timed else []),
+    ]
+    timed = " Times are in units of torch.topk on the scores." if asked.timed else ""
+    return Table(
+        "Every router in every layer. The worst broken bound is in pairs beyond it; causal: "
+        f"whether the rule, by what it says of itself, never looks at later tokens.{timed}",
+        columns,
+        [
+            _router_row(row, each.layer, asked.timed)
+            for place in range(len(asked.routers))
+            for each in examined
+            for row in [each.rows[place]]
+        ],
+    )
+
+
+def _router_row(row: GapRow, layer: int, timed: bool) -> list[Cell]:
+    causal = {True: "yes", False: "no", None: "-"}[row.causal]
+    return [
+        Cell(row.label),
+        Cell(str(layer), layer),
+        lost(row),
+        number(row.value),
+        number(row.violation, 4) if row.violation else Cell("none" if row.judged else "-", 0.0),
+        _count(row.dropped),
+        number(row.max_over_mean, 3),
+        _share(row.overlap),
+        Cell(causal),
+        *([number(row.topk_units, 3)] if timed else []),
+    ]
+
+
+def lost(row: GapRow) -> Cell:
+    """What a router loses, or why there is no such number."""
+    if row.status == OK and not has_share(row):
+        return Cell("no share: the optimum is not above 0")
+    if row.status == OK:
+        says = "0 exactly" if row.gap == 0 else percent(row.relative_gap)
+        return Cell(says, row.relative_gap, "good" if row.relative_gap <= ROUNDING else "poor")
+    return Cell("breaks a bound" if row.feasible is False else "no answer", None, "bad")
+
+
+def _count(value: int | None) -> Cell:
+    return Cell("-") if value is None else Cell(f"{value:,}", value)
+
+
+def _share(value: float) -> Cell:
+    return Cell(f"{100 * value:.1f} %", value) if isfinite(value) else Cell("-")

@@ -1,0 +1,438 @@
+"""What figures share: looks, files, checks of input, an axis of experts, and images of categories.
+
+Colours, lines and sizes are set on matplotlib without pyplot or a backend. A figure is saved as a
+file or becomes part of an HTML page; the same figure gives the same bytes.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from itertools import cycle, islice
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, NamedTuple
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lp_routing.errors import InputError
+from lp_routing.problem.assignment import Assignment
+from lp_routing.solvers.solve import Solution
+from lp_routing.validation import as_tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 7.0
+"""Inches of every figure but the gap against time: the text of a page."""
+
+BLACK, GREY, PALE = "#000000", "#777777", "#C8C8C8"
+BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+)
+"""Okabe and Ito's palette, which colour-blind readers can tell apart (Okabe and Ito 2008)."""
+
+LONGEST = 60
+"""Characters of a name that are drawn."""
+
+NUMBER = "{x:,.10g}"
+"""Numbers as people write them: 60,000 and 0.001."""
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    "hatch.linewidth": 0.5,
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",  # the layout that was measured is the layout that is shown
+    "svg.hashsalt": "lp_routing",
+    "text.parse_math": False,  # a name with two dollar signs is a name
+}
+
+
+FORMATS = (".png", ".pdf", ".svg")
+NO_DATES = {
+    ".png": {"Software": None},
+    ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    ".svg": {"Creator": None, "Date": None, "Format": None, "Type": None},
+}
+"""What matplotlib would write about itself and the time, left out."""
+
+
+class Look(NamedTuple):
+    """How one of several curves or bars is told from the others, with and without colour."""
+
+    color: str
+    line: Any
+    marker: str
+    hatch: str
+
+
+def looks(count: int) -> list[Look]:
+    """Looks for so many curves or bars; neither colours nor lines repeat together before 35."""
+    colors = cycle((VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY, BLACK))
+    lines = cycle(("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))))
+    markers = cycle("osD^vPX<>")
+    hatches = cycle(("////", "....", "xxxx", "\\\\\\\\", "++++", ""))
+    return list(islice(map(Look, colors, lines, markers, hatches), count))
+
+
+def check_drawable(path: Path | None = None) -> None:
+    """Find out before the work that a figure cannot be drawn.
+
+    Args:
+        path: of the file to draw, where there is one.
+
+    Raises:
+        InputError: another ending than .png, .pdf or .svg; or no matplotlib, with what to install.
+    """
+    if path is not None and path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: expected a file ending in {', '.join(FORMATS)}.")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "plots need matplotlib: pip install 'lp-routing[plots]' (or pip install matplotlib)."
+        ) from error
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw in our style, whatever the caller's; also a decorator of functions that draw.
+
+    Raises:
+        InputError: no matplotlib.
+    """
+    check_drawable()
+    from matplotlib import style
+
+    with style.context(["default", STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # names in any script
+        yield
+
+
+def new_figure(height: float, title: str = "", width: float = WIDTH) -> "Figure":
+    """A figure of so many inches, and a title above them; nothing covers anything else."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    engine = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06)
+    says = wrapped(title, 66) if title else ""
+    figure = Figure(figsize=(width, height + 0.22 * len(says.splitlines())), layout=engine)
+    if says:
+        figure.suptitle(says, x=0.01, ha="left")
+    return figure
+
+
+def printable(text: object) -> str:
+    """Text from anywhere on one line; what has no shape becomes a replacement mark.
+
+    Control characters and halves of a surrogate pair would break an SVG file.
+    """
+    words = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
+
+
+def label(name: object) -> str:
+    """A name that can be drawn: one line of at most `LONGEST` characters."""
+    drawn = printable(name)
+    return drawn if len(drawn) <= LONGEST else f"{drawn[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def wrapped(text: object, width: int = 88) -> str:
+    """A title in lines that fit across the figure."""
+    return fill(printable(text), width)
+
+
+def plain_numbers(axes: "Axes", which: str = "both") -> None:
+    """Numbers on an axis without offset or powers."""
+    for name in ("x", "y") if which == "both" else (which,):
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_formatter(NUMBER)
+
+
+def whole_ticks(axes: "Axes", which: str, most: int = 9) -> None:
+    """At most so many ticks, at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(MaxNLocator(most, integer=True, min_n_ticks=1))
+    axis.set_major_formatter(NUMBER)
+
+
+def legend_below(figure: "Figure", handles: Any = None, labels: Any = None) -> None:
+    """One legend for the whole figure, under it, in as many columns as names leave room for."""
+    if handles is None:
+        pairs: dict[str, Any] = {}
+        for axes in figure.axes:
+            for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+                pairs.setdefault(name, handle)
+        handles, labels = list(pairs.values()), list(pairs)
+    if labels:
+        columns = max(1, min(4, len(labels), int(100 / (8 + max(map(len, labels))))))
+        figure.legend(handles, labels, loc="outside lower left", ncols=columns, borderaxespad=0.2)
+
+
+@house_style()
+def save(figure: "Figure", path: Path | str) -> None:
+    """Write a figure in the format of the file's ending, without dates.
+
+    Args:
+        figure: of any function here; or any other, which is drawn as it is.
+        path: ends in .png (200 dots an inch), .pdf or .svg.
+
+    Raises:
+        InputError: another ending, or a file that cannot be written.
+    """
+    path = Path(path)
+    check_drawable(path)
+    ending = path.suffix.lower()
+    try:
+        figure.savefig(path, format=ending[1:], metadata=NO_DATES[ending])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}).") from error
+
+
+@house_style()
+def as_svg(figure: "Figure", *, title: str = "", prefix: str = "") -> str:
+    """A figure as an <svg> element to put into an HTML page.
+
+    No XML header and no dates; text is drawn as outlines, so no font is needed; ids begin with a
+    prefix and its style sheet speaks of this element alone, so several figures share a page.
+
+    Args:
+        figure: of any function here.
+        title: what a screen reader says; the figure's own titles where left out.
+        prefix: of all ids, a letter first; made from the content where left out, so that only two
+            figures that are alike to the last byte need one each.
+
+    Raises:
+        InputError: a prefix that is no id.
+    """
+    if prefix and not re.fullmatch(r"[A-Za-z][\w.-]*", prefix, re.ASCII):
+        raise InputError(f"prefix={prefix!r}: expected a letter, then letters, digits, '-', '_'.")
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata=NO_DATES[".svg"])
+    svg = file.getvalue()
+    prefix = prefix or f"figure-{sha256(svg.encode()).hexdigest()[:12]}"
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(\sid=")', rf"\g<1>{prefix}-", svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    svg = svg.replace("*{", f"#{prefix} *{{", 1)  # else it would style the whole page
+    title = printable(title or _titles(figure))
+    opening = f'<svg id="{prefix}" role="img" aria-label={quoteattr(title)}'
+    head, rest = svg.removeprefix("<svg").split(">", 1)
+    return f"{opening}{head}>\n <title>{escape(title)}</title>{rest}".rstrip() + "\n"
+
+
+def _titles(figure: "Figure") -> str:
+    """The title of the figure and those of its panels, in a line."""
+    titles = [figure.get_suptitle(), *(axes.get_title("left") for axes in figure.axes)]
+    return " ".join(". ".join(title for title in titles if title).split()) or "figure"
+
+
+Numbers = NDArray[np.float64]
+
+
+def vector(values: Any, what: str, length: int | None = None) -> Numbers:
+    """One or more finite numbers, float64.
+
+    Raises:
+        InputError: no vector of real numbers, another length, empty, NaN or infinite.
+    """
+    expected = f"{'a vector of' if length is None else length} numbers"
+    tensor = as_tensor(values, what, expected)
+    if tensor.ndim != 1 or tensor.is_complex() or len(tensor) != (length or len(tensor)):
+        raise InputError(
+            f"{what}: expected {expected}, got {tensor.dtype} of shape {tuple(tensor.shape)}."
+        )
+    if not len(tensor):
+        raise InputError(f"{what}: there is nothing to draw.")
+    if not bool(tensor.isfinite().all()):
+        at = int((~tensor.isfinite()).nonzero()[0])
+        raise InputError(f"{what}[{at}] is {float(tensor[at])}: give finite numbers.")
+    drawn: Numbers = tensor.double().cpu().numpy()
+    return drawn
+
+
+def taken(source: Any, what: str) -> Tensor:
+    """The amounts (T, E) that an assignment or a solution holds, without those of padding.
+
+    Raises:
+        InputError: a solution without an assignment; amounts that are no matrix, NaN or negative.
+    """
+    if isinstance(source, Solution):
+        if source.assignment is None:
+            raise InputError(f"{what}: this solution holds no assignment ({source.status.name}).")
+        source = source.assignment
+    x = source.x if isinstance(source, Assignment) else source
+    x = as_tensor(x, what, "an Assignment, a Solution or amounts (T, E)")
+    if x.ndim != 2 or x.is_complex() or not x.numel():
+        raise InputError(
+            f"{what}: expected amounts (T, E), got {x.dtype} of shape {tuple(x.shape)}; "
+            f"take one layer or batch."
+        )
+    good = (x >= 0) & x.isfinite()
+    if not bool(good.all()):
+        i, j = (int(place) for place in (~good).nonzero()[0])
+        raise InputError(
+            f"{what}: the amount of token {i} at expert {j} is {float(x[i, j])}; expected >= 0."
+        )
+    if isinstance(source, Assignment) and source.mask is not None:
+        x = x.masked_fill(~source.mask[:, None], 0)
+    return x.cpu()
+
+
+def load_of(x: Tensor) -> Numbers:
+    """Tokens per expert, float64 (E,)."""
+    load: Numbers = x.sum(0, dtype=torch.float64).numpy()
+    return load
+
+
+def loads_of(sources: Mapping[str, Any]) -> dict[str, Numbers]:
+    """Name -> tokens per expert (E,), the same E for all.
+
+    Raises:
+        InputError: no mapping, an empty one, bad amounts, or different numbers of experts.
+    """
+    if not isinstance(sources, Mapping) or not sources:
+        raise InputError(
+            'loads: expected a mapping such as {"top-k": assignment, "optimum": solution}, got '
+            + (f"{type(sources).__name__}." if not isinstance(sources, Mapping) else "none.")
+        )
+    found: dict[str, Numbers] = {}
+    for name, source in sources.items():
+        what = f"loads[{name!r}]"
+        whole = isinstance(source, Assignment | Solution)
+        values = load_of(taken(source, what)) if whole else source
+        found[name] = vector(values, what)
+        if (found[name] < 0).any():
+            raise InputError(f"{what}: a count of tokens cannot be {found[name].min():g}.")
+    sizes = {name: len(values) for name, values in found.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError(f"loads: expected the same number of experts everywhere, got {sizes}.")
+    return found
+
+
+FEW = 32
+"""Up to so many experts each has its bars and its number on the axis."""
+
+
+def per_expert(values: Any, what: str, E: int) -> Numbers:
+    """A number for each expert, float64 (E,), from one for all or one each.
+
+    Raises:
+        InputError: another length, NaN or infinite.
+    """
+    if np.ndim(values) == 0:
+        return np.repeat(vector([values], what, 1), E)
+    return vector(values, what, E)
+
+
+def expert_axis(axes: "Axes", order: Any, by: str) -> None:
+    """Experts to the right: all their numbers where few, thinned beyond; ranks where sorted.
+
+    Args:
+        axes: whose places are 0 to E - 1.
+        order: (E,), the expert at each place.
+        by: what they are sorted by, such as "by price"; "" in index order.
+    """
+    E = len(order)
+    axes.set_xlim(-0.6, E - 0.4)
+    if E <= FEW:
+        axes.set_xticks(range(E), [str(int(expert)) for expert in order])
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlabel(f"expert {by}".rstrip())
+        return
+    whole_ticks(axes, "x")
+    axes.set_xlabel(f"rank of the expert {by}" if by else "expert")
+
+
+MOST_ROWS, MOST_COLUMNS = 512, 1024
+"""Cells that can be told apart on paper at the size of the figures here."""
+
+Codes = NDArray[np.int64]
+
+
+class Category(NamedTuple):
+    """What a cell may be: its colour, and its name in the key."""
+
+    color: str
+    name: str
+
+
+def blocks(members: Sequence[Tensor], rows: int, columns: int) -> Tensor:
+    """How many entries of each category lie in each cell, whole numbers (categories, r, c).
+
+    Args:
+        members: of each category, boolean (R, C).
+        rows: entries that share a cell, downwards; the last cell may have fewer.
+        columns: the same to the right.
+    """
+    stacked = torch.stack([each.cpu() for each in members])
+    count, R, C = stacked.shape
+    r, c = -(-R // rows), -(-C // columns)
+    padded = torch.zeros(count, r * rows, c * columns, dtype=torch.bool)
+    padded[:, :R, :C] = stacked
+    return padded.view(count, r, rows, c, columns).sum((2, 4))
+
+
+def draw_codes(
+    axes: "Axes", codes: Codes, categories: Sequence[Category], reach: tuple[int, int]
+) -> None:
+    """Cells as an image in the colours of their categories.
+
+    Args:
+        axes: where.
+        codes: (r, c), positions in `categories`.
+        categories: what the codes mean.
+        reach: entries downwards and to the right that the cells stand for, the last ones in full.
+    """
+    from matplotlib.colors import ListedColormap
+
+    axes.imshow(
+        codes,
+        cmap=ListedColormap([category.color for category in categories]),
+        vmin=-0.5,
+        vmax=len(categories) - 0.5,
+        aspect="auto",
+        interpolation="none",  # cells stay cells in files that are scaled by their reader
+        extent=(-0.5, reach[1] - 0.5, reach[0] - 0.5, -0.5),
+    )
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(True)
+
+
+def key_below(figure: "Figure", categories: Sequence[Category]) -> None:
+    """A patch for each category, with its name."""
+    from matplotlib.patches import Patch
+
+    patches: list[Any] = [
+        Patch(facecolor=each.color, edgecolor=BLACK, linewidth=0.5, label=each.name)
+        for each in categories
+    ]
+    figure.legend(handles=patches, loc="outside lower left", ncols=2, borderaxespad=0.2)
