@@ -1,6 +1,6 @@
 """Directives whose content is read off the package and the benchmarks, so that it cannot go stale.
 
-`router-table`: the catalogue. `gap-table`: what benchmarks/gap.csv says of each router.
+`router-table`: the catalogue. `router-classes`: a section for every family. `gap-table`: what benchmarks/gap.csv says of each router.
 `command-help`: the help of every command.
 """
 
@@ -12,10 +12,12 @@ from statistics import median
 import click
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 
 from lp_routing.cli import SUMMARIES, load
 from lp_routing.routers import CATALOGUE, Shape, StatefulRouter
+from lp_routing.routers.catalogue import REGISTERED
 
 GAP = Path(__file__).parents[2] / "benchmarks" / "gap.csv"
 SHAPE = Shape(k=2, capacity=80, T=1024, E=32)
@@ -93,6 +95,21 @@ class RouterTable(Table):
         return self.table(("name", "class", "seeks", "causal", "state"), router_rows())
 
 
+class RouterClasses(Directive):
+    """A section for each family of registered routers, with what their classes say."""
+
+    def run(self) -> list[nodes.Node]:
+        """The sections."""
+        made: list[nodes.Node] = []
+        for family in dict.fromkeys(entry.family for entry in REGISTERED):
+            names = (entry.kind.__name__ for entry in REGISTERED if entry.family == family)
+            lines = [f".. autoclass:: lp_routing.routers.{name}" for name in names]
+            section = nodes.section("", nodes.title("", family), ids=[nodes.make_id(family)])
+            self.state.nested_parse(StringList(lines, source="registry"), 0, section)
+            made.append(section)
+        return made
+
+
 class GapTable(Table):
     """Medians of benchmarks/gap.csv at one k and capacity factor."""
 
@@ -131,6 +148,7 @@ class CommandHelp(Directive):
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx's entry."""
     app.add_directive("router-table", RouterTable)
+    app.add_directive("router-classes", RouterClasses)
     app.add_directive("gap-table", GapTable)
     app.add_directive("command-help", CommandHelp)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -43,6 +43,7 @@ from lp_routing.routers.balance import (
 )
 from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
+from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
 from lp_routing.validation import as_scores, whole
 
@@ -114,6 +115,7 @@ def auction(
     return Auctioned(held[:T], Prices(experts=shifted), last * unit, rounds)
 
 
+@register("Balanced assignment", {"auction": lambda s: Auction(s.k)})
 @dataclass(frozen=True)
 class Auction(WeightedRule, Router):
     """BASE's balanced assignment (Lewis et al. 2021, eq. 3), by auction with epsilon scaling.
@@ -142,6 +144,7 @@ class Auction(WeightedRule, Router):
         "batches one after another"
     )
     causal = False
+    ties = "any"
 
     k: int = 1
     capacity: Capacity | None = None

@@ -15,6 +15,9 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.infeasibility import explain
 from lp_routing.validation import number
 
+LOWEST = -1e300
+"""Differences of scores over temperature are cut here, so that no allowed pair becomes -inf."""
+
 
 class Loads(NamedTuple):
     """Tokens per expert: at least `least`, at most `most`, in tokens."""
@@ -108,3 +111,29 @@ def stacked(scores: Tensor, rule: Callable[[Tensor], tuple[Tensor, ...]]) -> lis
         torch.stack(parts).reshape(scores.shape[:-2] + parts[0].shape)
         for parts in zip(*results, strict=True)
     ]
+
+
+def log_kernel(scores: Tensor, temperature: float, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Scores over the temperature, less the best along some dimensions, and that best score.
+
+    Both float64; -inf where a pair is forbidden, and a best score of 0 where all are.
+    """
+    wide = scores.double().contiguous()
+    best = wide.amax(dims, keepdim=True)
+    best = best.masked_fill(best == float("-inf"), 0.0)
+    kernel = ((wide - best) / temperature).clamp_(min=LOWEST)
+    return kernel.masked_fill_(scores == float("-inf"), float("-inf")), best
+
+
+def column_log_sums(values: Tensor) -> Tensor:
+    """logsumexp over the tokens, (..., T, E) to (..., E), alike for columns that are alike.
+
+    Each column is laid along memory for it: across it torch adds up the last columns in another
+    order than the others, and equal experts would get prices a last bit apart.
+    """
+    return values.mT.contiguous().logsumexp(-1)
+
+
+def toward(target: Tensor, log_sums: Tensor) -> Tensor:
+    """What lines of these log sums are raised by to reach a target; 0 for lines of nothing."""
+    return torch.where(log_sums == float("-inf"), 0.0, target - log_sums)

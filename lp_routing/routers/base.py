@@ -41,6 +41,11 @@ class Rule(ABC):
     def causal(self) -> bool:
         """Whether the experts of a token depend on no later token."""
 
+    @property
+    def ties(self) -> str:
+        """What decides between equal scores: "index", the lower one; "any", no rule of index."""
+        return "index"
+
     @abstractmethod
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """What the rule compares, (..., T, E); -inf for forbidden pairs and padding."""
@@ -64,8 +69,7 @@ class Router(Rule):
     its own. Ties go to the lower index: the lower expert within a token, the lower token within
     an expert, the lower token and then the lower expert within a pool. What ties is what is
     compared: by "softmax" and the other scores equal logits do. Rules that settle a whole
-    assignment at once (`Auction`, `MaxScore`, `MaxScoreFlow`, and `Sinkhorn` and
-    `CappedExpertChoice` rounded to their bounds) take one of the best where several tie, the same
+    assignment at once say `ties = "any"`: they take one of the best where several tie, the same
     for the same input, but by no rule of index.
     """
 

@@ -1,29 +1,17 @@
-"""Every router by name, built for a batch: what the command line and comparisons offer."""
+"""The registry of routers: every one by name, built for a batch.
+
+`@register` on the class of a router is all that puts it into the catalogue (what the command line
+and comparisons offer by name), into the documentation and under the tests that all routers pass.
+"""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 from lp_routing.errors import InputError
-from lp_routing.routers.auction import Auction
-from lp_routing.routers.base import AnyRouter
-from lp_routing.routers.dual_updates import BIP, LossFree, OnlineBIP, QuantileBalancing
-from lp_routing.routers.expert_choice import CappedExpertChoice, ExpertChoice
-from lp_routing.routers.max_score import MaxScore, MaxScoreFlow
-from lp_routing.routers.price import FixedPrices, PriceRouter
-from lp_routing.routers.random import HashRouter, NoisyTopK, RandomRouter, Sampled
-from lp_routing.routers.sinkhorn import Sinkhorn
-from lp_routing.routers.soft_top_k import SoftTopK
-from lp_routing.routers.sparse import (
-    Entmax,
-    EntmaxBudget,
-    ReLURouter,
-    RunningThreshold,
-    Threshold,
-    TopP,
-)
-from lp_routing.routers.token_choice import BatchPrioritised, GroupLimited, RandomSecond, TopK
-from lp_routing.routers.unified import Unified
+from lp_routing.routers.base import AnyRouter, Rule
+
+Kind = TypeVar("Kind", bound=type[Rule])
 
 
 class Shape(NamedTuple):
@@ -57,48 +45,49 @@ class Shape(NamedTuple):
         return math.gcd(self.E, 8)
 
 
-CATALOGUE: dict[str, Callable[[Shape], AnyRouter]] = {
-    "top-k": lambda s: TopK(s.k),
-    "drop by score": lambda s: TopK(s.k, s.capacity),
-    "drop by position, rank-major": lambda s: TopK(s.k, s.capacity, "position"),
-    "drop by position, token-major": lambda s: TopK(s.k, s.capacity, "position", "token"),
-    "expert choice": lambda s: ExpertChoice(s.share),
-    "unified": lambda s: Unified(s.k),
-    "served unified": lambda s: Unified(s.k, serve_all=True),
-    "group-limited top-k": lambda s: GroupLimited(s.k, s.groups, -(-s.groups // 2), "top2"),
-    "batch prioritised": lambda s: BatchPrioritised(s.k, s.capacity),
-    "random second": lambda s: RandomSecond(s.capacity),
-    "noisy top-k": lambda s: NoisyTopK(s.k),
-    "sampled": lambda s: Sampled(s.k),
-    "hash": lambda s: HashRouter(s.k),
-    "random": lambda s: RandomRouter(s.k),
-    "auction": lambda s: Auction(s.k),
-    "sinkhorn, top-k": lambda s: Sinkhorn(s.k),
-    "sinkhorn, balanced": lambda s: Sinkhorn(s.k, rounding="balanced"),
-    "capped expert choice, top-c": lambda s: CappedExpertChoice(s.share, s.cap),
-    "capped expert choice, capped": lambda s: CappedExpertChoice(s.share, s.cap, rounding="capped"),
-    "maxscore": lambda s: MaxScore(s.k),
-    "maxscore flow": lambda s: MaxScoreFlow(s.k),
-    "prices": lambda s: PriceRouter(s.k, s.capacity),
-    "fixed prices": lambda s: FixedPrices(s.k, s.capacity),
-    "loss-free": lambda s: LossFree(s.k),
-    "quantile balancing": lambda s: QuantileBalancing(s.k, rounds=10),
-    "quantile balancing, middle": lambda s: QuantileBalancing(s.k, rounds=10, place=0.5),
-    "BIP": lambda s: BIP(s.k, iterations=8, capacity=s.capacity),
-    "BIP, online": lambda s: OnlineBIP(s.k, window=256),
-    "soft top-k": lambda s: SoftTopK(s.k, alpha=0.1, truncate=0.05),
-    "entmax": lambda s: Entmax(),  # noqa: ARG005
-    "entmax, budget": lambda s: EntmaxBudget(s.k),
-    "top-p": lambda s: TopP(0.5),  # noqa: ARG005
-    "threshold": lambda s: Threshold(1 / s.E),
-    "running threshold": lambda s: RunningThreshold(s.k, rate=1.0, start=1 / s.E),
-    "ReLU": lambda s: ReLURouter(),  # noqa: ARG005
-}
-"""Name -> router for a `Shape`.
+Build = Callable[[Shape], AnyRouter]
 
-`ZeroComputation` is not here: which experts are free is a property of the model. Without capacity
-it is "top-k"; with one, calling the last experts of any model free would measure a fiction.
-"""
+
+class Entry(NamedTuple):
+    """A registered class of routers.
+
+    Attributes:
+        kind: the class.
+        family: heading of the documentation under which it stands.
+        rows: its names in the catalogue, and what builds a router for a `Shape` by each.
+    """
+
+    kind: type[Rule]
+    family: str
+    rows: Mapping[str, Build]
+
+
+REGISTERED: list[Entry] = []
+"""All routers of the package, in the order in which `lp_routing.routers` imports their files."""
+
+CATALOGUE: dict[str, Build] = {}
+"""Name -> router for a `Shape`: the rows of all that is registered."""
+
+
+def register(family: str, rows: Mapping[str, Build]) -> Callable[[Kind], Kind]:
+    """Register the class below under the names of its rows; see `Entry`.
+
+    A class without rows is documented and tested but has no name: `ZeroComputation`, as which
+    experts are free is a property of the model.
+
+    Raises:
+        InputError: a name that is taken.
+    """
+    taken = [name for name in rows if name in CATALOGUE]
+    if taken:
+        raise InputError(f"router {taken[0]!r} is registered twice; choose another name.")
+
+    def enter(kind: Kind) -> Kind:
+        REGISTERED.append(Entry(kind, family, rows))
+        CATALOGUE.update(rows)
+        return kind
+
+    return enter
 
 
 def router(name: str, shape: Shape) -> AnyRouter:

@@ -27,6 +27,7 @@ from lp_routing.routers.capacity import (
     check_capacity,
     resolve_capacity,
 )
+from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, check_rate
 from lp_routing.validation import flag, number, one_of, share, whole
@@ -35,6 +36,7 @@ EQUAL_SHARE = CapacityFactor(1.0)
 """T k / E tokens per expert, rounded up."""
 
 
+@register("Prices and biases", {"BIP": lambda s: BIP(s.k, iterations=8, capacity=s.capacity)})
 @dataclass(frozen=True)
 class BIP(WeightedRule, StatefulRouter[Tensor]):
     """Row top-k of score - q, q >= 0 found by turns of dual steps (Sun 2025, Algorithm 1).
@@ -102,6 +104,7 @@ class History:
     seen: Tensor
 
 
+@register("Prices and biases", {"BIP, online": lambda s: OnlineBIP(s.k, window=256)})
 @dataclass(frozen=True)
 class OnlineBIP(WeightedRule, StatefulRouter[History]):
     """`BIP` one token after another, each knowing only those before it (Sun 2025, Algorithm 3).
@@ -211,6 +214,7 @@ class OnlineBIP(WeightedRule, StatefulRouter[History]):
             )
 
 
+@register("Prices and biases", {"loss-free": lambda s: LossFree(s.k)})
 @dataclass(frozen=True)
 class LossFree(WeightedRule, StatefulRouter[Tensor]):
     """Row top-k of score + bias; weights are the scores without it (Wang et al. 2024).
@@ -263,6 +267,13 @@ class LossFree(WeightedRule, StatefulRouter[Tensor]):
         return chosen, bias + self.rate * (torch.sign(short) if self.update == "sign" else short)
 
 
+@register(
+    "Prices and biases",
+    {
+        "quantile balancing": lambda s: QuantileBalancing(s.k, rounds=10),
+        "quantile balancing, middle": lambda s: QuantileBalancing(s.k, rounds=10, place=0.5),
+    },
+)
 @dataclass(frozen=True)
 class QuantileBalancing(WeightedRule, StatefulRouter[Tensor]):
     """Row top-k of score - price, the prices found by turns of exact dual steps (Su 2026).

@@ -15,14 +15,23 @@ from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import at_most, exactly
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.routers.balance import per_batch, placed, positive, stacked
+from lp_routing.routers.balance import (
+    column_log_sums,
+    log_kernel,
+    per_batch,
+    placed,
+    positive,
+    stacked,
+    toward,
+)
 from lp_routing.routers.base import Router, ScoredRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
+from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
-from lp_routing.routers.sinkhorn import column_log_sums, log_kernel, toward
 from lp_routing.validation import one_of, share, whole
 
 
+@register("Expert choice", {"expert choice": lambda s: ExpertChoice(s.share)})
 @dataclass(frozen=True)
 class ExpertChoice(ScoredRule, Router):
     """Column top-C (Zhou et al. 2022, eq. 2), the optimum of `expert_choice`.
@@ -150,6 +159,15 @@ def _places(scores: Tensor, capacity: int) -> Tensor:
     return (scores > float("-inf")).sum(-2).clamp(max=capacity)
 
 
+@register(
+    "Expert choice",
+    {
+        "capped expert choice, top-c": lambda s: CappedExpertChoice(s.share, s.cap),
+        "capped expert choice, capped": lambda s: CappedExpertChoice(
+            s.share, s.cap, rounding="capped"
+        ),
+    },
+)
 @dataclass(frozen=True)
 class CappedExpertChoice(ScoredRule, Router):
     """Expert choice with at most k experts per token (Zhou et al. 2022, capped expert choice).
@@ -199,6 +217,11 @@ class CappedExpertChoice(ScoredRule, Router):
         whole(self.iterations, "iterations", 1)
         one_of(self.rounding, "rounding", ("top-c", "capped"))
         super().__post_init__()
+
+    @property
+    def ties(self) -> str:
+        """By index in the columns of the plan; by none where they are rounded together."""
+        return "index" if self.rounding == "top-c" else "any"
 
     def plan(self, scores: Tensor) -> CappedPlan:
         """The plan of each batch of scores (..., T, E), and whether it converged."""

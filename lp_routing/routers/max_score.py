@@ -13,6 +13,7 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.balance import Loads, balanced_problem, loads_of, per_batch
 from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
+from lp_routing.routers.catalogue import register
 from lp_routing.solvers.solve import Status, solve
 from lp_routing.validation import flag, whole
 
@@ -26,6 +27,7 @@ class _Flow(WeightedRule, Router):
     source = "Dong et al. 2025, arXiv 2508.12801 (MaxScore)"
     seeks = "balanced"
     causal = False
+    ties = "any"
 
     k: int = 2
     capacity: Capacity | None = None
@@ -57,6 +59,7 @@ class _Flow(WeightedRule, Router):
         """The rule on one batch (T, E) of real tokens."""
 
 
+@register("Balanced assignment", {"maxscore flow": lambda s: MaxScoreFlow(s.k)})
 @dataclass(frozen=True)
 class MaxScoreFlow(_Flow):
     """The minimum-cost maximum flow that MaxScore is stated as, solved exactly.
@@ -80,6 +83,7 @@ class MaxScoreFlow(_Flow):
         return _optimum(balanced_problem(scores, k, loads))
 
 
+@register("Balanced assignment", {"maxscore": lambda s: MaxScore(s.k)})
 @dataclass(frozen=True)
 class MaxScore(_Flow):
     """The rule that MaxScore's code uses in place of the flow, in two phases.

@@ -11,10 +11,12 @@ from lp_routing.errors import InputError
 from lp_routing.routers.base import StatefulRouter, WeightedRule
 from lp_routing.routers.capacity import (
     Capacity,
+    CapacityFactor,
     check_capacity,
     keep_first_tokens,
     resolve_capacity,
 )
+from lp_routing.routers.catalogue import register
 from lp_routing.routers.dual_ascent import Demand, ascend, coordinate_step, demand
 from lp_routing.routers.repair import exchanged, filled, without_excess
 from lp_routing.routers.selection import largest
@@ -38,6 +40,7 @@ LEAVERS = 4
 """Of so many times as many, the cheapest to leave experts above capacity, each expert has some."""
 
 
+@register("Prices and biases", {"prices": lambda s: PriceRouter(s.k, s.capacity)})
 @dataclass(frozen=True)
 class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
     """Prices by a few dual steps, top-k of score minus price, then repair (this project).
@@ -68,6 +71,7 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
     seeks = "capacity"
     cost = "k + 1 maxima of all tokens for each of up to 5 steps, fewer on samples, then repair"
     causal = False
+    ties = "any"
 
     k: int
     capacity: Capacity
@@ -90,39 +94,37 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
         """Boolean (..., T, E), and prices (..., E) for the next batch."""
         prices = _checked(state, scores)
         wide = _above(scores, self.rows)
-        capacity = self._capacity(scores)
-        now, prices = _ascended(wide, prices, self.k, capacity, self.steps)
+        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        capacity = resolve_capacity(self.capacity, scores, k)
+        now, prices = _ascended(wide, prices, k, capacity, whole(self.steps, "steps", 0))
         x, load = now.taken(wide.shape[2]), now.load(wide.shape[2])
         wrong = (load - capacity) * ((load > capacity) | (prices > 0))
-        astray = bool((wrong.abs().sum(1) > ASTRAY * wide.shape[1] * self.k).any())
+        astray = bool((wrong.abs().sum(1) > ASTRAY * wide.shape[1] * k).any())
         near = _movable(now, load, capacity)
         some, held = _rows(wide, near), _rows(x, near)
         # where there is room, a price at which just as many of these tokens come as fit
         room = capacity - load
         lowered_prices = prices.minimum(coordinate_step(some, now.of(near), held.sum(1) + room))
         prices = torch.where(room > 0, lowered_prices, prices)
-        held, load = exchanged(held, some - prices[:, None], prices, load, capacity, self.k)
+        held, load = exchanged(held, some - prices[:, None], prices, load, capacity, k)
         x.scatter_(1, near[..., None].expand_as(held), held)
         if bool((load > capacity).any()):
             x = without_excess(x, wide, capacity)
-        x = filled(x, wide, capacity, self.k, must=self.rows == "exactly")
+        x = filled(x, wide, capacity, k, must=self.rows == "exactly")
         if astray:
-            x = self._best_of(x, wide, capacity)
+            x = self._best_of(x, wide, capacity, k)
         return x.view(scores.shape), prices.view(*scores.shape[:-2], -1)
 
-    def _best_of(self, x: Tensor, wide: Tensor, capacity: int) -> Tensor:
+    def _best_of(self, x: Tensor, wide: Tensor, capacity: int, k: int) -> Tensor:
         """Each entry's better one: what prices led to, or row top-k with drops, filled up."""
-        free = demand(wide, torch.zeros_like(wide[:, 0]), self.k).taken(wide.shape[2])
+        free = demand(wide, torch.zeros_like(wide[:, 0]), k).taken(wide.shape[2])
         must = self.rows == "exactly"
-        plain = filled(without_excess(free, wide, capacity), wide, capacity, self.k, must=must)
+        plain = filled(without_excess(free, wide, capacity), wide, capacity, k, must=must)
         worth = [wide.masked_fill(~each, 0.0).sum((1, 2)) for each in (x, plain)]
         return torch.where((worth[0] >= worth[1])[:, None, None], x, plain)
 
-    def _capacity(self, scores: Tensor) -> int:
-        whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
-        return resolve_capacity(self.capacity, scores, self.k)
 
-
+@register("Prices and biases", {"fixed prices": lambda s: FixedPrices(s.k, s.capacity)})
 @dataclass(frozen=True)
 class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
     """Top-k of score minus prices that were fixed before the batch (this project): causal.
@@ -156,7 +158,7 @@ class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
     @property
     def causal(self) -> bool:
         """Unless a capacity that depends on the number of tokens is enforced."""
-        return not self.enforce or not hasattr(self.capacity, "factor")
+        return not self.enforce or not isinstance(self.capacity, CapacityFactor)
 
     def initial(self, scores: Tensor) -> Tensor:
         """Zeros (..., E): nothing is known yet."""
@@ -165,14 +167,14 @@ class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
 
     def step(self, scores: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Boolean (..., T, E), and prices (..., E) for the next batch."""
-        whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         prices = _checked(state, scores)
-        capacity = resolve_capacity(self.capacity, scores, self.k)
+        capacity = resolve_capacity(self.capacity, scores, k)
         priced = _wide(scores) - prices.view(*scores.shape[:-2], 1, -1)
-        chosen = largest(priced.masked_fill(priced <= 0, float("-inf")), self.k)
+        chosen = largest(priced.masked_fill(priced <= 0, float("-inf")), k)
         if self.enforce:
             chosen = keep_first_tokens(chosen, capacity)
-        after = _ascended(_above(scores, "at_most"), prices, self.k, capacity, STEPS)[1]
+        after = _ascended(_above(scores, "at_most"), prices, k, capacity, STEPS)[1]
         return chosen, after.view(*scores.shape[:-2], -1)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, WeightedRule, normalised
+from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import (
     check_seed,
     gumbel,
@@ -26,6 +27,7 @@ from lp_routing.validation import number, one_of, refuse_not_dense, whole
 EXPECTED_STD = "a finite number >= 0, or a floating-point tensor of such"
 
 
+@register("Chance", {"noisy top-k": lambda s: NoisyTopK(s.k)})
 @dataclass(frozen=True, eq=False)
 class NoisyTopK(WeightedRule, Router):
     """Row top-k of logits plus normal noise (Shazeer et al. 2017, eq. 3 to 5).
@@ -87,6 +89,7 @@ class NoisyTopK(WeightedRule, Router):
             ) from error
 
 
+@register("Chance", {"sampled": lambda s: Sampled(s.k)})
 @dataclass(frozen=True)
 class Sampled(WeightedRule, Router):
     """k experts per token drawn without replacement, each time in proportion to the scores left.
@@ -195,6 +198,7 @@ class Blind(WeightedRule, Router):
         return chosen.to(scores.dtype) / chosen.sum(-1, keepdim=True).clamp(min=1)
 
 
+@register("Chance", {"hash": lambda s: HashRouter(s.k)})
 @dataclass(frozen=True, eq=False)
 class HashRouter(Blind):
     """Experts by a fixed random hash of the token (Roller et al. 2021, the random hash).
@@ -239,6 +243,7 @@ class HashRouter(Blind):
         return uniform_by_number(self.seed, ids, E)
 
 
+@register("Chance", {"random": lambda s: RandomRouter(s.k)})
 @dataclass(frozen=True, eq=False)
 class RandomRouter(Blind):
     """k random allowed experts per token, each as likely as any other: the floor to compare with.

@@ -10,18 +10,19 @@ from torch import Tensor
 from lp_routing.certificate.prices import Prices
 from lp_routing.routers.balance import (
     balanced_problem,
+    column_log_sums,
     loads_of,
+    log_kernel,
     per_batch,
     placed,
     positive,
     stacked,
+    toward,
 )
 from lp_routing.routers.base import Router, WeightedRule
+from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
 from lp_routing.validation import one_of, share, whole
-
-LOWEST = -1e300
-"""Differences of scores over temperature are cut here, so that no allowed pair becomes -inf."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,32 +106,13 @@ def _scaled(
     return log_plan, potentials, row_error, column_error, taken, converged
 
 
-def log_kernel(scores: Tensor, temperature: float, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Scores over the temperature, less the best along some dimensions, and that best score.
-
-    Both float64; -inf where a pair is forbidden, and a best score of 0 where all are.
-    """
-    wide = scores.double().contiguous()
-    best = wide.amax(dims, keepdim=True)
-    best = best.masked_fill(best == float("-inf"), 0.0)
-    kernel = ((wide - best) / temperature).clamp_(min=LOWEST)
-    return kernel.masked_fill_(scores == float("-inf"), float("-inf")), best
-
-
-def column_log_sums(values: Tensor) -> Tensor:
-    """logsumexp over the tokens, (..., T, E) to (..., E), alike for columns that are alike.
-
-    Each column is laid along memory for it: across it torch adds up the last columns in another
-    order than the others, and equal experts would get prices a last bit apart.
-    """
-    return values.mT.contiguous().logsumexp(-1)
-
-
-def toward(target: Tensor, log_sums: Tensor) -> Tensor:
-    """What lines of these log sums are raised by to reach a target; 0 for lines of nothing."""
-    return torch.where(log_sums == float("-inf"), 0.0, target - log_sums)
-
-
+@register(
+    "Balanced assignment",
+    {
+        "sinkhorn, top-k": lambda s: Sinkhorn(s.k),
+        "sinkhorn, balanced": lambda s: Sinkhorn(s.k, rounding="balanced"),
+    },
+)
 @dataclass(frozen=True)
 class Sinkhorn(WeightedRule, Router):
     """Entropic transport, then whole experts (Clark et al. 2022, S-BASE; Cuturi 2013).
@@ -177,6 +159,11 @@ class Sinkhorn(WeightedRule, Router):
         whole(self.iterations, "iterations", 1)
         one_of(self.rounding, "rounding", ("top-k", "balanced"))
         super().__post_init__()
+
+    @property
+    def ties(self) -> str:
+        """By index in the rows of the plan; by none where they are rounded together."""
+        return "index" if self.rounding == "top-k" else "any"
 
     def plan(self, scores: Tensor) -> SinkhornPlan:
         """The plan of each batch of scores (..., T, E), and whether it converged."""

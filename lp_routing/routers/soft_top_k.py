@@ -10,9 +10,10 @@ from torch.autograd.function import once_differentiable
 
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
+from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
 from lp_routing.scores import check_logits, masked
-from lp_routing.validation import refuse_nan_and_inf, whole
+from lp_routing.validation import number, refuse_nan_and_inf, whole
 
 INF = float("inf")
 FAR = 1e6
@@ -147,6 +148,9 @@ def _per_line(value: float | Tensor, name: str, r: Tensor) -> Tensor:
         ) from error
 
 
+@register(
+    "Variable number of experts", {"soft top-k": lambda s: SoftTopK(s.k, alpha=0.1, truncate=0.05)}
+)
 @dataclass(frozen=True)
 class SoftTopK(Router):
     """Every token takes the experts on which `soft_top_k` puts enough of its mass k.
@@ -180,13 +184,9 @@ class SoftTopK(Router):
     normalise: Normalise = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in ("k", "alpha"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 < value < math.inf:
-                raise InputError(f"{name}={value!r}: expected a number above 0.")
-        if not isinstance(self.truncate, int | float) or not 0 <= self.truncate < 1:
-            raise InputError(f"truncate={self.truncate!r}: expected a number from 0 to below 1.")
+        number(self.k, "k", "a number above 0", lambda given: given > 0)
+        number(self.alpha, "alpha", "a number above 0", lambda given: given > 0)
+        number(self.truncate, "truncate", "a number from 0 to below 1", lambda g: 0 <= g < 1)
         if self.most is not None:
             whole(self.most, "most", 1)
         check_normalise(self.normalise)

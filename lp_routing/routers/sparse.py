@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Router, StatefulRouter, WeightedRule, check_state
+from lp_routing.routers.catalogue import register
 from lp_routing.scores import check_logits, check_rate, masked, named
 from lp_routing.validation import number, one_of, share
 
@@ -19,6 +20,7 @@ LEAST = {"softmax": 0.0, "sigmoid": 0.0, "unified": 0.0, "sqrt_softplus": 0.0}
 MOST = {"softmax": 1.0, "sigmoid": 1.0}
 
 
+@register("Variable number of experts", {"top-p": lambda _: TopP(0.5)})
 @dataclass(frozen=True)
 class TopP(WeightedRule, Router):
     """Every token takes its fewest best experts that hold a share p of its score (Huang 2024).
@@ -60,6 +62,7 @@ class TopP(WeightedRule, Router):
         return chosen & (scores > 0)
 
 
+@register("Variable number of experts", {"threshold": lambda s: Threshold(1 / s.E)})
 @dataclass(frozen=True)
 class Threshold(WeightedRule, Router):
     """Every pair whose score is at least a value fixed beforehand.
@@ -101,6 +104,7 @@ class Threshold(WeightedRule, Router):
         return scores >= self.value
 
 
+@register("Variable number of experts", {"ReLU": lambda _: ReLURouter()})
 @dataclass(frozen=True)
 class ReLURouter(Router):
     """Every pair with a positive logit, weighed by it: ReLU as router (ReMoE, Wang et al. 2024).
@@ -124,6 +128,10 @@ class ReLURouter(Router):
         return scores > 0
 
 
+@register(
+    "Variable number of experts",
+    {"running threshold": lambda s: RunningThreshold(s.k, rate=1.0, start=1 / s.E)},
+)
 @dataclass(frozen=True)
 class RunningThreshold(WeightedRule, StatefulRouter[Tensor]):
     """A threshold that follows the batches, so that tokens take `budget` experts on average.
@@ -293,6 +301,7 @@ def budget_temperature(logits: Tensor, budget: float, alpha: float = 1.5) -> Ten
     return torch.where(upper < INF, (lower + upper) / 2, without_end)[..., 0]
 
 
+@register("Variable number of experts", {"entmax": lambda _: Entmax()})
 @dataclass(frozen=True)
 class Entmax(Router):
     """Every token takes the support of its entmax probabilities, at least one expert.
@@ -328,6 +337,7 @@ class Entmax(Router):
         return scores > 0
 
 
+@register("Variable number of experts", {"entmax, budget": lambda s: EntmaxBudget(s.k)})
 @dataclass(frozen=True)
 class EntmaxBudget(Router):
     """`Entmax` at the temperature at which a pool takes `budget` experts per token on average.

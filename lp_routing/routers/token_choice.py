@@ -25,10 +25,20 @@ from lp_routing.routers.capacity import (
     keep_first_tokens,
     resolve_capacity,
 )
+from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import check_seed, largest, uniform
 from lp_routing.validation import as_tensor, number, one_of, whole
 
 
+@register(
+    "Token choice",
+    {
+        "top-k": lambda s: TopK(s.k),
+        "drop by score": lambda s: TopK(s.k, s.capacity),
+        "drop by position, rank-major": lambda s: TopK(s.k, s.capacity, "position"),
+        "drop by position, token-major": lambda s: TopK(s.k, s.capacity, "position", "token"),
+    },
+)
 @dataclass(frozen=True)
 class TopK(WeightedRule, Router):
     """Row top-k (Shazeer et al. 2017), optionally dropping what exceeds a capacity.
@@ -98,6 +108,7 @@ class TopK(WeightedRule, Router):
         return keep_first_choices(scores, chosen, capacity, k)
 
 
+@register("Token choice", {"batch prioritised": lambda s: BatchPrioritised(s.k, s.capacity)})
 @dataclass(frozen=True)
 class BatchPrioritised(WeightedRule, Router):
     """Row top-k, then places given by the priority of the token (Riquelme et al. 2021, Alg. 2).
@@ -149,6 +160,7 @@ class BatchPrioritised(WeightedRule, Router):
         return kept_scores(scores.double(), chosen).sum(-1)
 
 
+@register("Token choice", {"random second": lambda s: RandomSecond(s.capacity)})
 @dataclass(frozen=True)
 class RandomSecond(ScoredRule, Router):
     """Top-2 with a random second expert (Lepikhin et al. 2021, Algorithm 1).
@@ -219,6 +231,10 @@ def _shares(scores: Tensor, both: Tensor) -> Tensor:
     return kept / total.masked_fill(total == 0, 1.0)
 
 
+@register(
+    "Token choice",
+    {"group-limited top-k": lambda s: GroupLimited(s.k, s.groups, -(-s.groups // 2), "top2")},
+)
 @dataclass(frozen=True)
 class GroupLimited(WeightedRule, Router):
     """The best k experts inside the M best groups, groups being devices or nodes.
@@ -286,6 +302,7 @@ class GroupLimited(WeightedRule, Router):
         return best.masked_fill(nobody, 0.0).sum(-1).masked_fill(nobody.all(-1), float("-inf"))
 
 
+@register("Token choice", {})
 @dataclass(frozen=True)
 class ZeroComputation(WeightedRule, Router):
     """Row top-k over experts the last `free` of which (zero, copy, constant) compute nothing.

@@ -9,11 +9,19 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
+from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
 from lp_routing.scores import check_rate, masked, unified, unified_v1
 from lp_routing.validation import flag, one_of, whole
 
 
+@register(
+    "Unified",
+    {
+        "unified": lambda s: Unified(s.k),
+        "served unified": lambda s: Unified(s.k, serve_all=True),
+    },
+)
 @dataclass(frozen=True)
 class Unified(Router):
     """The N = k * (tokens in the pool) best pairs of each pool (Do, Le, Tran, arXiv 2503.22996).
