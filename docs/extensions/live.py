@@ -1,7 +1,7 @@
 """Directives whose content is read off the package and the benchmarks, so that it cannot go stale.
 
-`router-table`: the catalogue. `router-classes`: a section for every family. `gap-table`: what benchmarks/gap.csv says of each router.
-`command-help`: the help of every command.
+`router-table`: the catalogue. `router-classes`: a section for every family of routers.
+`gap-table`: what benchmarks/gap.csv says of each router. `command-help`: the help of every command.
 """
 
 import csv
