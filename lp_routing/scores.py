@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.validation import as_tensor, number, one_of, refuse_nan_and_inf, refuse_not_dense
+from lp_routing.validation import (
+    as_choice,
+    as_float,
+    as_tensor,
+    refuse_nan_and_inf,
+    refuse_not_dense,
+)
 
 ScoreFunction = Callable[[Tensor, Tensor | None], Tensor]
 """(logits (..., T, E), mask (..., T) or None) -> scores (..., T, E); -inf for padding."""
@@ -89,7 +95,7 @@ BY_NAME: dict[str, ScoreFunction] = {
 
 def check_rate(rate: float) -> None:
     """Raise `InputError` unless the rate is a number from 0 to 1."""
-    number(rate, "rate", "a number from 0 to 1", lambda given: 0 <= given <= 1)
+    as_float(rate, "rate", "a number from 0 to 1", lambda given: 0 <= given <= 1)
 
 
 def check_logits(values: Tensor, what: str = "logits") -> Tensor:
@@ -198,7 +204,7 @@ def competition_scores(outputs: Tensor, response: Literal["norm", "mean"] = "nor
 
     Cost: all experts on all tokens, and one pass over their outputs.
     """
-    one_of(response, "response", ("norm", "mean"))
+    as_choice(response, "response", ("norm", "mean"))
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         kind = f"{outputs.dtype}" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise InputError(

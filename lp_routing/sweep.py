@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 
 class WorkerError(RuntimeError):
@@ -341,7 +341,7 @@ def sweep(
         WorkerError: a process ended on its own, as for want of memory.
         KeyboardInterrupt: after its processes were ended.
     """
-    jobs, points = whole(jobs, "jobs", 1), list(points)
+    jobs, points = as_int(jobs, "jobs", 1), list(points)
     keys = [_key(point, number) for number, point in enumerate(points)]
     with ExitStack() as stack:
         file = None if path is None else stack.enter_context(ResultFile(Path(path), asked(task)))

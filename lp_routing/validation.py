@@ -119,7 +119,7 @@ def refuse_nan_and_inf(values: Tensor, what: str) -> None:
         )
 
 
-def number(value: object, name: str, expected: str, fits: Callable[[float], bool]) -> float:
+def as_float(value: object, name: str, expected: str, fits: Callable[[float], bool]) -> float:
     """`value` as a float if it is a finite number that fits; no boolean, text, tensor or NaN."""
     real = isinstance(value, Real) and not isinstance(value, bool)
     if real and math.isfinite(found := float(value)) and fits(found):  # type: ignore[arg-type]
@@ -127,19 +127,19 @@ def number(value: object, name: str, expected: str, fits: Callable[[float], bool
     raise InputError(f"{name}={value!r}: expected {expected}.")
 
 
-def share(value: float, name: str) -> float:
+def as_nonnegative(value: float, name: str) -> float:
     """`value` as a number >= 0, refusing NaN, infinity, booleans and everything else."""
-    return number(value, name, "a number >= 0, such as 1e-9", lambda given: given >= 0)
+    return as_float(value, name, "a number >= 0, such as 1e-9", lambda given: given >= 0)
 
 
-def flag(value: bool, name: str) -> bool:
+def as_bool(value: bool, name: str) -> bool:
     """`value` as a bool, refusing text and numbers, whose truth is not what they say."""
     if not isinstance(value, bool | np.bool_):
         raise InputError(f"{name}={value!r}: expected True or False.")
     return bool(value)
 
 
-def one_of(value: str, name: str, allowed: Sequence[str]) -> str:
+def as_choice(value: str, name: str, allowed: Sequence[str]) -> str:
     """`value` if it is one of the names allowed."""
     if not isinstance(value, str) or value not in allowed:
         names = " or ".join(f'"{choice}"' for choice in allowed)
@@ -147,7 +147,7 @@ def one_of(value: str, name: str, allowed: Sequence[str]) -> str:
     return value
 
 
-def whole(
+def as_int(
     value: SupportsIndex | float,
     name: str,
     smallest: int,

@@ -22,7 +22,7 @@ from lp_routing.audits.probe import (
     unasked,
 )
 from lp_routing.router_outputs import NoAnswer
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 NAME = "batch invariance"
 QUESTION = "Does a sequence go to the same experts whatever else is in the batch?"
@@ -50,7 +50,7 @@ def batch_invariance(
     Cost: one call a sequence, and six.
     """
     ask, logits = as_audited_router(router), as_logits(logits)
-    sequences = whole(sequences, "sequences", 2)
+    sequences = as_int(sequences, "sequences", 2)
     try:
         flat = logits.ndim == 2
         parts = logits.tensor_split(min(sequences, len(logits))) if flat else logits.unbind(0)

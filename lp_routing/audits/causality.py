@@ -26,7 +26,7 @@ from lp_routing.audits.probe import (
 )
 from lp_routing.errors import InputError
 from lp_routing.router_outputs import NoAnswer
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 NAME = "causality"
 QUESTION = "Do the experts of a token stay the same whatever tokens come later?"
@@ -52,7 +52,7 @@ def causality(router: RouterLike | AuditedRouter, logits: Tensor, *, cuts: int =
 
     Cost: three calls a cut.
     """
-    ask, logits, cuts = as_audited_router(router), as_logits(logits), whole(cuts, "cuts", 1)
+    ask, logits, cuts = as_audited_router(router), as_logits(logits), as_int(cuts, "cuts", 1)
     try:
         return _causality(ask, logits, cuts)
     except NoAnswer as reason:
@@ -168,7 +168,7 @@ def causality_map(
     Cost: a call a prefix.
     """
     ask, logits = as_audited_router(router), as_logits(logits)
-    prefixes = whole(prefixes, "prefixes", 2)
+    prefixes = as_int(prefixes, "prefixes", 2)
     if logits.ndim != 2 or len(logits) < 2:
         raise InputError(
             f"logits: expected one sequence (T, E) of two or more tokens, got shape "

@@ -15,7 +15,7 @@ from lp_routing.audits.probe import (
     unasked,
 )
 from lp_routing.router_outputs import NoAnswer
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 NAME = "prefill against decode"
 QUESTION = "Does a token go to the same experts when it comes alone, as in cached decoding?"
@@ -42,7 +42,7 @@ def prefill(router: RouterLike | AuditedRouter, logits: Tensor, *, most: int = 2
 
     Cost: one call, and one for each token asked about.
     """
-    ask, logits, most = as_audited_router(router), as_logits(logits), whole(most, "most", 1)
+    ask, logits, most = as_audited_router(router), as_logits(logits), as_int(most, "most", 1)
     try:
         return _prefill(ask, logits, most)
     except NoAnswer as reason:

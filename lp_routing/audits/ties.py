@@ -22,7 +22,7 @@ from lp_routing.audits.probe import (
     unasked,
 )
 from lp_routing.router_outputs import NoAnswer
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 NAME = "ties"
 QUESTION = "Are the experts of every token decided by its scores, and none by a tie?"
@@ -55,7 +55,7 @@ def ties(router: RouterLike | AuditedRouter, logits: Tensor, *, orders: int = 4)
 
     Cost: `2 * orders` calls on the logits, as many on logits without ties, and two.
     """
-    ask, logits, orders = as_audited_router(router), as_logits(logits), whole(orders, "orders", 1)
+    ask, logits, orders = as_audited_router(router), as_logits(logits), as_int(orders, "orders", 1)
     try:
         return _ties(ask, logits, orders)
     except NoAnswer as reason:

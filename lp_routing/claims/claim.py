@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.validation import refuse_nan_and_inf, whole
+from lp_routing.validation import as_int, refuse_nan_and_inf
 
 Number = float | int | bool | str | None
 Breaks = Callable[[Tensor], str | None]
@@ -205,8 +205,8 @@ def subject(logits: Tensor, *, k: int = 2, seed: int = 0) -> Subject:
     if bool(logits.isneginf().all()):
         raise InputError("claims: every pair of the logits is forbidden (-inf): nothing to check.")
     stacked = logits.detach() if logits.ndim == 3 else logits.detach()[None]
-    k = whole(k, "k", 1, logits.shape[-1], "E, the number of experts")
-    seed = whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
+    k = as_int(k, "k", 1, logits.shape[-1], "E, the number of experts")
+    seed = as_int(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
     return Subject(stacked.double(), k, seed)
 
 
@@ -360,8 +360,8 @@ def smallest(
     Raises:
         InputError: no entries, or sizes below 1.
     """
-    T, E = whole(most_tokens, "most_tokens", 1), whole(most_experts, "most_experts", 1)
-    limit = whole(limit, "limit", 1)
+    T, E = as_int(most_tokens, "most_tokens", 1), as_int(most_experts, "most_experts", 1)
+    limit = as_int(limit, "limit", 1)
     if not entries:
         raise InputError("entries: expected at least one number to choose scores from, got none.")
     tried = 0

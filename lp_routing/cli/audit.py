@@ -31,7 +31,7 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.report.audits import LEGEND, audit_tables, sentences
 from lp_routing.routers.capacity import CapacityFactor
 from lp_routing.routers.catalogue import CATALOGUE, Shape, router
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 HANDFUL = "top-k, drop by score, drop by position, token-major, expert choice, unified"
 
@@ -116,7 +116,7 @@ def _of_layer(
     """The findings of each router on logits (T, E), told one after the other."""
 
     T, E = logits.shape
-    k = whole(options.k, "k", 1, E, "E, the number of experts")
+    k = as_int(options.k, "k", 1, E, "E, the number of experts")
     capacity = CapacityFactor(options.capacity_factor).of(T, E, k)
     problem = RoutingProblem(logits, experts=at_most(capacity))
     found = {}

@@ -39,7 +39,7 @@ from lp_routing.errors import InputError
 from lp_routing.report.claims import LEGEND, claims_table, last_word, markdown_page
 from lp_routing.sweep import ERROR
 from lp_routing.traces import Trace
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 
 @click.command()
@@ -101,7 +101,7 @@ def _claims(console: Console, options: ClaimsOptions) -> bool:
     if options.page_path is not None and options.page_path == options.json_path:
         raise InputError(f"--markdown {options.page_path}: --json has this name; give another.")
     check_resumable(options.resume_path, (options.file, options.json_path, options.page_path))
-    whole(options.jobs, "jobs", 1)
+    as_int(options.jobs, "jobs", 1)
     trace = traces.sample() if options.file is None else traces.read(options.file)
     layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
     checked, said = _checked(console, todo, trace, layers, most, options)

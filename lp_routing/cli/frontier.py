@@ -45,7 +45,7 @@ from lp_routing.report.frontier import LEGEND, frontier_table, sentences
 from lp_routing.report.plots import check_drawable
 from lp_routing.routers import CATALOGUE
 from lp_routing.sweep import Record
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 HANDFULS = {
     "total": ("top-k", "unified"),
@@ -200,7 +200,7 @@ def _name(layers: Sequence[int], asked: Asked) -> str:
 def _asked(options: FrontierOptions) -> Asked:
     """The options that every place shares, checked as far as they can be without the logits."""
 
-    whole(options.jobs, "jobs", 1)
+    as_int(options.jobs, "jobs", 1)
     given = options.routers
     if given is None:
         names = list(HANDFULS[options.over])
@@ -218,7 +218,7 @@ def _asked(options: FrontierOptions) -> Asked:
         score=options.score,
         points=None if every else int(options.points),
         routers=tuple(names),
-        seed=whole(options.seed, "seed", 0),
+        seed=as_int(options.seed, "seed", 0),
     )
 
 

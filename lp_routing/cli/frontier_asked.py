@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lp_routing import scores
 from lp_routing.routers import CapacityFactor
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 
 @dataclass(frozen=True)
@@ -45,5 +45,5 @@ class Asked:
         """Raise `InputError` on what makes no sense for logits (L, T, E)."""
 
         _, T, E = logits.shape
-        whole(self.k, "k", 1, E, "E, the number of experts")
+        as_int(self.k, "k", 1, E, "E, the number of experts")
         self.capacity(T, E)

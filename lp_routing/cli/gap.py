@@ -39,7 +39,7 @@ from lp_routing.report.plots import check_drawable
 from lp_routing.report.plots.gap_against_time import draw
 from lp_routing.routers import CATALOGUE
 from lp_routing.traces import Trace
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 NOT_STATED = ("file", "json_path", "csv_path", "plot_path", "resume_path")
 """Options that are left out of the file of rows: paths on this machine."""
@@ -200,11 +200,11 @@ def _check_numbers(
 ) -> None:
     """Raise before anything is printed or measured, rather than after."""
 
-    whole(options.jobs, "jobs", 1)
-    whole(options.repeats, "repeats", 1)
-    whole(options.warm_up, "warm_up", 0)
-    whole(options.warm_on, "warm_on", 0)
-    whole(options.seed, "seed", 0)
+    as_int(options.jobs, "jobs", 1)
+    as_int(options.repeats, "repeats", 1)
+    as_int(options.warm_up, "warm_up", 0)
+    as_int(options.warm_on, "warm_on", 0)
+    as_int(options.seed, "seed", 0)
     all_tokens = trace.layer(layer)
     logits = all_tokens[: parse_tokens(options.tokens)]
     most = len(all_tokens) // len(logits) - 1

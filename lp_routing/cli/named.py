@@ -6,7 +6,7 @@ from lp_routing import scores
 from lp_routing.problem import named as problems
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers import CapacityFactor, Shape
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 PROBLEMS = (
     "capacity",
@@ -26,7 +26,7 @@ def stated(
 
     worth = scores.named(score)(logits, None)
     T, E = worth.shape
-    k = whole(k, "k", 1, E, "E, the number of experts")
+    k = as_int(k, "k", 1, E, "E, the number of experts")
     capacity, share = CapacityFactor(capacity_factor).of(T, E, k), T * k // E
     state = {
         "capacity": lambda: problems.capacity(worth, k, capacity),

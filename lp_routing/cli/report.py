@@ -46,7 +46,7 @@ from lp_routing.report.report import Found, worst
 from lp_routing.report.report import report as page_of
 from lp_routing.routers import CATALOGUE, Shape
 from lp_routing.traces import Trace
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 HANDFUL = (
     "drop by score, drop by position, token-major, batch prioritised, prices, top-k, "
@@ -140,7 +140,7 @@ def _asked(
 ) -> Asked:
     """What is asked for; raises on options that make no sense before any work is done."""
 
-    whole(options.seed, "seed", 0)
+    as_int(options.seed, "seed", 0)
     _, T, E = logits.shape
     _, shape = stated(logits[0], "capacity", options.k, options.capacity_factor, options.score)
     return Asked(

@@ -28,7 +28,7 @@ from lp_routing.routers.catalogue import CATALOGUE, Shape, router
 from lp_routing.scores import check_logits
 from lp_routing.solvers import HiGHS, Solver
 from lp_routing.solvers.solve import solve
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 LOGITS, LOG_OF_SCORES, SCORES = "logits", "log of scores", "scores as logits"
 
@@ -294,7 +294,7 @@ def comparisons(
 ) -> list[GapRow]:
     """The rows of `compare`, which needs pandas only to make a table of them."""
     _check(problem)
-    repeats, warm_up = whole(repeats, "repeats", 1), whole(warm_up, "warm_up", 0)
+    repeats, warm_up = as_int(repeats, "repeats", 1), as_int(warm_up, "warm_up", 0)
     scores = check_logits(problem.scores, "scores")
     given = given_logits(logits, scores)
     before = _batches(warm_on, warm_up, scores.shape[1])

@@ -25,7 +25,7 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers import CapacityFactor, ExpertChoice, Router, TopK, Unified
 from lp_routing.solvers import CVXPY, HiGHS
 from lp_routing.solvers.solve import Solution, Status, solve
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Case:
 def cases(layer: int, scores: Tensor, k: int, capacity_factor: float) -> list[Case]:
     """The seven named problems on scores (T, E), with their quick rules."""
     T, E = scores.shape
-    k = whole(k, "k", 1, E, "E, the number of experts")
+    k = as_int(k, "k", 1, E, "E, the number of experts")
     share = T * k // E
     capacity = CapacityFactor(capacity_factor).of(T, E, k)
     cap = min(2 * k, E)

@@ -23,7 +23,7 @@ from lp_routing.errors import InputError
 from lp_routing.routers.selection import largest
 from lp_routing.solvers.highs import NothingFound, Proved, search
 from lp_routing.solvers.linear_program import Vector
-from lp_routing.validation import Scores, as_scores, as_tensor, refuse_nan_and_inf, whole
+from lp_routing.validation import Scores, as_int, as_scores, as_tensor, refuse_nan_and_inf
 
 PATIENCE = 10
 """Steps without a better bound before they are halved."""
@@ -128,7 +128,7 @@ def bound_on_kept(
     Args and raises: as `heavy_hitters`. Cost: one pass over the scores a step.
     """
     values, times = _checked(scores, keep, k, counts)
-    steps = whole(steps, "steps", 0)
+    steps = as_int(steps, "steps", 0)
     choice = greedy(values, keep, k, counts=times)
     best, length, waited = choice.bound, 1.0, 0
     prices = _best_of(values, choice.x, k)[:, -1]
@@ -178,8 +178,8 @@ def _checked(scores: Scores, keep: int, k: int, counts: Any) -> tuple[Tensor, Te
             f"scores: expected numbers >= 0, got {float(values.min()):g}; a token may leave a slot "
             f"empty, so give scores such as the softmax, not logits."
         )
-    keep = whole(keep, "keep", 1, E, "E, the number of experts")
-    whole(k, "k", 1, keep, "keep, the experts that are left")
+    keep = as_int(keep, "keep", 1, E, "E, the number of experts")
+    as_int(k, "k", 1, keep, "keep, the experts that are left")
     if counts is None:
         return values, values.new_ones(T)
     times = as_tensor(counts, "counts", "one number per row").to(values.device).double()

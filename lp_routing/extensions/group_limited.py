@@ -23,7 +23,7 @@ from lp_routing.errors import InputError
 from lp_routing.routers.token_choice import GroupLimited
 from lp_routing.solvers.highs import Proved, search
 from lp_routing.solvers.linear_program import Vector
-from lp_routing.validation import Scores, as_scores, refuse_nan_and_inf, whole
+from lp_routing.validation import Scores, as_int, as_scores, refuse_nan_and_inf
 
 NEVER = float("-inf")
 CHUNK = 1 << 14
@@ -95,7 +95,7 @@ def searched_in_groups(
     """
     values = _checked(scores, k, groups, top_groups, exactly=capacity is None)
     if capacity is not None:
-        capacity = whole(capacity, "capacity", 0)
+        capacity = as_int(capacity, "capacity", 0)
     T, E = values.shape
     table = values.cpu().numpy()
     pairs, opened = T * E, T * groups
@@ -148,11 +148,11 @@ def _checked(
     values = as_scores(scores)
     refuse_nan_and_inf(values, "scores")
     E = values.shape[1]
-    groups = whole(groups, "groups", 1, E, "E, the number of experts")
+    groups = as_int(groups, "groups", 1, E, "E, the number of experts")
     if E % groups:
         raise InputError(f"groups={groups} does not divide E, the number of experts ({E}).")
-    top_groups = whole(top_groups, "top_groups", 1, groups, "groups, the number of groups")
-    whole(k, "k", 1, top_groups * E // groups, f"the experts of {top_groups} group(s)")
+    top_groups = as_int(top_groups, "top_groups", 1, groups, "groups, the number of groups")
+    as_int(k, "k", 1, top_groups * E // groups, f"the experts of {top_groups} group(s)")
     allowed = _grouped(values > NEVER, groups).sum(-1).topk(top_groups).values.sum(-1)
     if exactly and bool((allowed < k).any()):
         i = int((allowed < k).nonzero()[0])

@@ -32,7 +32,7 @@ from torch import Tensor
 from lp_routing.errors import InputError
 from lp_routing.routers.selection import largest
 from lp_routing.solvers.highs import Proved, search
-from lp_routing.validation import Scores, as_scores, as_tensor, refuse_nan_and_inf, whole
+from lp_routing.validation import Scores, as_int, as_scores, as_tensor, refuse_nan_and_inf
 
 STEPS = 100
 """Prices that are tried at most; some twenty are usual."""
@@ -135,7 +135,7 @@ def _checked(scores: Scores, k: int, costs: Costs, budget: float) -> tuple[Tenso
     values = as_scores(scores).double()
     refuse_nan_and_inf(values, "scores")
     T, E = values.shape
-    k = whole(k, "k", 1, E, "E, the number of experts")
+    k = as_int(k, "k", 1, E, "E, the number of experts")
     cost = as_tensor(costs, "costs", "numbers, one per expert").to(values.device).double()
     if tuple(cost.shape) != (E,) or not bool((cost.isfinite() & (cost >= 0)).all()):
         raise InputError(

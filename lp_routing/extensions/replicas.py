@@ -26,7 +26,7 @@ from scipy import sparse
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.validation import as_tensor, whole
+from lp_routing.validation import as_int, as_tensor
 
 Table = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -108,7 +108,7 @@ def edge_wise(
         InputError: as `spread`; a home that holds no replica of its expert.
     """
     load, held = _checked(loads, places)
-    sweeps = whole(sweeps, "sweeps", 0)
+    sweeps = as_int(sweeps, "sweeps", 0)
     amounts = _at_home(load, held, home)
     edges = [
         (j, a, b)
@@ -136,7 +136,7 @@ def confined_load(loads: Any, places: Any, devices: Sequence[int]) -> int:
     """
     load, held = _checked(loads, places)
     for device in devices:
-        whole(device, "device", 0, held.shape[1] - 1, "the last device")
+        as_int(device, "device", 0, held.shape[1] - 1, "the last device")
     return int(load[_confined(held, tuple(devices))].sum())
 
 

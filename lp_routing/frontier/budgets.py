@@ -27,10 +27,10 @@ from lp_routing.solvers.infeasibility import explain
 from lp_routing.solvers.solve import Status, solve
 from lp_routing.validation import (
     Scores,
+    as_bool,
+    as_float,
+    as_int,
     as_scores,
-    flag,
-    number,
-    whole,
 )
 
 NEVER = float("-inf")
@@ -190,8 +190,8 @@ def over_capacity(
     where tokens may go without: no slot is worth nothing, and there all may go where they like.
     """
     values = as_scores(scores)
-    k = whole(k, "k", 1, values.shape[1], "E, the number of experts")
-    tokens = exactly(k) if flag(serve, "serve") else at_most(k)
+    k = as_int(k, "k", 1, values.shape[1], "E, the number of experts")
+    tokens = exactly(k) if as_bool(serve, "serve") else at_most(k)
     family = Family(partial(_with_slots, values, tokens), _of_all_slots, solver, kept)
     if budgets is not None:
         return at_budgets(family, budgets)
@@ -275,7 +275,7 @@ def over_k(
     tokens' prices. Neither end costs a solve.
     """
     values = as_scores(scores)
-    capacity = whole(capacity, "capacity", 0)
+    capacity = as_int(capacity, "capacity", 0)
     family = Family(partial(_with_experts, values, capacity), _of_all_tokens, solver, kept)
     last = _all_experts(RoutingProblem(values), capacity)
     first = Point(0, 0.0, 0.0, float(values.amax(1).double().clamp(min=0).sum()))
@@ -332,7 +332,7 @@ class Samples:
         The first is the least that was tried and attains it; the second is one more than the
         largest that was tried and surely does not. None where there is none among those tried.
         """
-        wanted = number(value, "value", "a finite number", lambda _: True)
+        wanted = as_float(value, "value", "a finite number", lambda _: True)
         enough = self.budgets[self.values >= wanted].tolist()
         short = self.budgets[self.bounds < wanted].tolist()
         needed = short[-1] + 1 if short else int(self.budgets[0])
@@ -366,10 +366,10 @@ def over_experts_kept(
     values = as_scores(scores)
     RoutingProblem(values)  # sums beyond float64 are refused there
     E = values.shape[1]
-    k = whole(k, "k", 1, E, "E, the number of experts")
+    k = as_int(k, "k", 1, E, "E, the number of experts")
     found = []
     for keep in _tried(keeps, k, E):
-        if flag(exact, "exact"):
+        if as_bool(exact, "exact"):
             found.append((keep, best_kept(values, keep, k, time_limit_s=time_limit_s)))
         else:
             found.append((keep, greedy(values, keep, k)))
@@ -389,7 +389,7 @@ def _tried(keeps: Sequence[int] | None, k: int, E: int) -> list[int]:
     if keeps is None:
         spaced = torch.linspace(k, E, min(MOST, E - k + 1), dtype=torch.float64)
         return sorted({round(n) for n in spaced.tolist()})
-    given = [whole(n, "keeps", k, E, "E, the number of experts") for n in keeps]
+    given = [as_int(n, "keeps", k, E, "E, the number of experts") for n in keeps]
     if not given or sorted(set(given)) != given:
         raise InputError(f"keeps: expected whole numbers that rise, got {list(keeps)}.")
     return given

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.validation import as_tensor, number, whole
+from lp_routing.validation import as_float, as_int, as_tensor
 
 INF = float("inf")
 ROUNDING = 1e-9
@@ -41,7 +41,7 @@ class Concave:
     first: int = 0
 
     def __post_init__(self) -> None:
-        start = number(self.start, "start", "a finite number", lambda _: True)
+        start = as_float(self.start, "start", "a finite number", lambda _: True)
         slopes = as_tensor(self.slopes, "slopes", "a vector of numbers")
         if slopes.ndim != 1 or slopes.is_complex() or slopes.dtype == torch.bool:
             raise InputError(
@@ -52,7 +52,7 @@ class Concave:
         _check_order(slopes)
         object.__setattr__(self, "start", start)
         object.__setattr__(self, "slopes", slopes)
-        object.__setattr__(self, "first", whole(self.first, "first", 0))
+        object.__setattr__(self, "first", as_int(self.first, "first", 0))
 
     @property
     def last(self) -> int:
@@ -83,7 +83,7 @@ class Concave:
 
     def smallest(self, value: float) -> int | None:
         """The smallest whole budget that is worth at least `value`; None where none is."""
-        wanted = number(value, "value", "a finite number", lambda _: True)
+        wanted = as_float(value, "value", "a finite number", lambda _: True)
         rising = self.values[: int((self.slopes > 0).sum()) + 1]
         at = int(torch.searchsorted(rising, wanted))
         return self.first + at if at < len(rising) else None
@@ -311,7 +311,7 @@ class Certified:
         the curve is exact there. None where no budget is known to attain it, and where surely
         none does.
         """
-        wanted = number(value, "value", "a finite number", lambda _: True)
+        wanted = as_float(value, "value", "a finite number", lambda _: True)
         return self._first(self.value, wanted), self._first(self.bound, wanted)
 
     def as_concave(self) -> Concave:

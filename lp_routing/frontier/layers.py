@@ -28,9 +28,9 @@ from lp_routing.frontier.curves import Concave, Merged, merged
 from lp_routing.problem.bounds import at_least
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.validation import (
+    as_bool,
+    as_float,
     as_tensor,
-    flag,
-    number,
     refuse_nan_and_inf,
 )
 
@@ -59,7 +59,7 @@ def over_layers(scores: Tensor, *, serve: bool = False) -> Merged:
             f"scores: expected numbers (layers, tokens, experts), got shape "
             f"{tuple(values.shape)}; of one layer write scores[None]."
         )
-    tokens = at_least(1) if flag(serve, "serve") else None
+    tokens = at_least(1) if as_bool(serve, "serve") else None
     curves = []
     for layer, given in enumerate(values):
         try:
@@ -110,7 +110,7 @@ def best_budgets(scores: Tensor, pairs: float) -> Allocation:
     curves = _curves(values)
     whole = merged(curves)
     most = L * T + len(whole.owners)
-    pairs = number(
+    pairs = as_float(
         pairs,
         "pairs",
         f"a number from {L * T}, one for each token and layer, to {most}, all allowed pairs",

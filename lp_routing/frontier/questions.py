@@ -21,7 +21,7 @@ from lp_routing.router_outputs import as_taken
 from lp_routing.scores import check_logits
 from lp_routing.solvers import Solver
 from lp_routing.solvers.solve import Solution, Status, solve
-from lp_routing.validation import Scores, whole
+from lp_routing.validation import Scores, as_int
 
 INF = float("inf")
 
@@ -82,7 +82,7 @@ def slot_worth(problem: RoutingProblem, expert: int, *, solver: Solver | None = 
     Raises:
         InputError: an expert without an upper bound, or a problem without an assignment.
     """
-    expert = whole(expert, "expert", 0, problem.E - 1, "E - 1, the last expert")
+    expert = as_int(expert, "expert", 0, problem.E - 1, "E - 1, the last expert")
     family = problem.family("expert")
     if family is None or not bool(family.upper[expert].isfinite()):
         raise InputError(f"slot_worth: expert {expert} has no upper bound, so slots are free.")
@@ -100,7 +100,7 @@ def next_slot(shared: Merged, n: int) -> int:
     Raises:
         InputError: n is not whole, or no pair is left.
     """
-    n = whole(n, "n", shared.total.first, shared.total.last - 1, "the largest budget less one")
+    n = as_int(n, "n", shared.total.first, shared.total.last - 1, "the largest budget less one")
     return int(shared.owners[n - shared.total.first])
 
 
@@ -206,7 +206,7 @@ def router_curve(
         InputError: bad logits or budgets; what a router cannot answer.
     """
     values = check_logits(logits, "logits")
-    given = [whole(n, "budgets", 0) for n in budgets]
+    given = [as_int(n, "budgets", 0) for n in budgets]
     if not given or sorted(set(given)) != given:
         raise InputError(f"budgets: expected whole numbers that rise, got {list(budgets)}.")
     found = []

@@ -16,7 +16,7 @@ from lp_routing.frontier.curves import ROUNDING, Certified
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import Solver
 from lp_routing.solvers.solve import Solution, solve
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 
 class Point(NamedTuple):
@@ -72,7 +72,7 @@ def at_budgets(family: Family, budgets: Sequence[int]) -> Certified:
     Raises:
         InputError: no budgets, none that are whole and rise, or one without an assignment.
     """
-    given = [whole(n, "budgets", 0) for n in budgets]
+    given = [as_int(n, "budgets", 0) for n in budgets]
     if not given or sorted(set(given)) != given:
         raise InputError(f"budgets: expected whole numbers that rise, got {list(budgets)}.")
     return as_curve([solved(family, n) for n in given])
@@ -94,9 +94,9 @@ def refined(
         at: budgets that are solved in any case, as far as they lie between the ends; they do not
             count among the points.
     """
-    count = None if points is None else whole(points, "points", 2)
+    count = None if points is None else as_int(points, "points", 2)
     found = {end.budget: end for end in ends}
-    inside = {whole(n, "at", 0) for n in at} & set(range(ends[0].budget + 1, ends[1].budget))
+    inside = {as_int(n, "at", 0) for n in at} & set(range(ends[0].budget + 1, ends[1].budget))
     found |= {n: solved(family, n) for n in inside}
     small = ROUNDING * max(abs(number) for end in ends for number in end[1:])
     waiting = [_open_between(*pair) for pair in pairwise(found[n] for n in sorted(found))]

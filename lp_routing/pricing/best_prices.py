@@ -13,7 +13,7 @@ from lp_routing.pricing.narrowing import Drawn, narrowed, sampled, tick, what_is
 from lp_routing.pricing.priced import to_prices
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.process_group import Shards
-from lp_routing.validation import share, whole
+from lp_routing.validation import as_int, as_nonnegative
 
 
 def best_prices(
@@ -47,9 +47,9 @@ def best_prices(
     with shards.together():
         if not isinstance(problem, RoutingProblem):
             raise InputError(f"best_prices expects a RoutingProblem, got {type(problem).__name__}.")
-        max_passes = whole(max_passes, "max_passes", 1)
-        relative_gap = share(relative_gap, "relative_gap")
-        seed = whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
+        max_passes = as_int(max_passes, "max_passes", 1)
+        relative_gap = as_nonnegative(relative_gap, "relative_gap")
+        seed = as_int(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
         shards.same("best_prices", max_passes=max_passes, relative_gap=relative_gap, seed=seed)
         batch = batch_of(problem, shards, seed)
         dither = tick(batch.sample)

@@ -40,7 +40,7 @@ from lp_routing.process_group import Shards
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit
 from lp_routing.solvers.highs import HiGHS
 from lp_routing.solvers.infeasibility import explain
-from lp_routing.validation import share, whole
+from lp_routing.validation import as_int, as_nonnegative
 
 MOST_PASSES = 40
 DOUBTS = 1
@@ -108,8 +108,8 @@ class Pricing(Solver):
         except (RuntimeError, TypeError, AssertionError) as error:
             raise OptionError(f"Pricing(device={device!r}): {error}") from error
         self.dtype, self.start = dtype, start
-        self.relative_gap = share(relative_gap, "Pricing: relative_gap")
-        self.time_limit_s, self.seed = time_limit_s, whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
+        self.relative_gap = as_nonnegative(relative_gap, "Pricing: relative_gap")
+        self.time_limit_s, self.seed = time_limit_s, as_int(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
         self.shards = Shards(group)
 
     def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:  # noqa: ARG002

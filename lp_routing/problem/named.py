@@ -8,20 +8,20 @@ import math
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import at_least, at_most, between, exactly
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.validation import Scores, as_scores, whole
+from lp_routing.validation import Scores, as_int, as_scores
 
 
 def token_choice(scores: Scores, k: int) -> RoutingProblem:
     """Each token takes exactly k experts (Shazeer et al. 2017, eq. 5); fast rule: row top-k."""
     scores = as_scores(scores)
-    k = whole(k, "k", 0, scores.shape[1], "E, the number of experts")
+    k = as_int(k, "k", 0, scores.shape[1], "E, the number of experts")
     return RoutingProblem(scores, tokens=exactly(k))
 
 
 def expert_choice(scores: Scores, capacity: int) -> RoutingProblem:
     """Each expert takes exactly C tokens (Zhou et al. 2022); fast rule: column top-C."""
     scores = as_scores(scores)
-    capacity = whole(capacity, "capacity", 0, scores.shape[0], "T, the number of tokens")
+    capacity = as_int(capacity, "capacity", 0, scores.shape[0], "T, the number of tokens")
     return RoutingProblem(scores, experts=exactly(capacity))
 
 
@@ -31,15 +31,15 @@ def unified(scores: Scores, total: int) -> RoutingProblem:
     For a budget that need not be used up, write RoutingProblem(scores, total=at_most(N)).
     """
     scores = as_scores(scores)
-    total = whole(total, "total", 0, scores.numel(), "T * E, the number of pairs")
+    total = as_int(total, "total", 0, scores.numel(), "T * E, the number of pairs")
     return RoutingProblem(scores, total=exactly(total))
 
 
 def capacity(scores: Scores, k: int, capacity: int) -> RoutingProblem:
     """At most k experts a token and at most `capacity` tokens an expert (GShard, Switch, BIP)."""
     scores = as_scores(scores)
-    k = whole(k, "k", 0, scores.shape[1], "E, the number of experts")
-    capacity = whole(capacity, "capacity", 0)
+    k = as_int(k, "k", 0, scores.shape[1], "E, the number of experts")
+    capacity = as_int(capacity, "capacity", 0)
     return RoutingProblem(scores, tokens=at_most(k), experts=at_most(capacity))
 
 
@@ -54,19 +54,19 @@ def balanced(scores: Scores, k: int, capacity: int | None = None) -> RoutingProb
     """
     scores = as_scores(scores)
     T, E = scores.shape
-    k = whole(k, "k", 0, E, "E, the number of experts")
+    k = as_int(k, "k", 0, E, "E, the number of experts")
     if capacity is None:
         loads = between(T * k // E, math.ceil(T * k / E))
     else:
-        loads = exactly(whole(capacity, "capacity", 0, T, "T, the number of tokens"))
+        loads = exactly(as_int(capacity, "capacity", 0, T, "T, the number of tokens"))
     return RoutingProblem(scores, tokens=exactly(k), experts=loads)
 
 
 def capped_expert_choice(scores: Scores, capacity: int, k: int) -> RoutingProblem:
     """Each expert takes exactly `capacity` tokens, each token at most k (Zhou et al. 2022)."""
     scores = as_scores(scores)
-    capacity = whole(capacity, "capacity", 0, scores.shape[0], "T, the number of tokens")
-    k = whole(k, "k", 0, scores.shape[1], "E, the number of experts")
+    capacity = as_int(capacity, "capacity", 0, scores.shape[0], "T, the number of tokens")
+    k = as_int(k, "k", 0, scores.shape[1], "E, the number of experts")
     return RoutingProblem(scores, tokens=at_most(k), experts=exactly(capacity))
 
 
@@ -77,7 +77,7 @@ def served_unified(scores: Scores, total: int) -> RoutingProblem:
     """
     scores = as_scores(scores)
     T = scores.shape[0]
-    total = whole(total, "total", 0, scores.numel(), "T * E, the number of pairs")
+    total = as_int(total, "total", 0, scores.numel(), "T * E, the number of pairs")
     problem = RoutingProblem(scores, tokens=at_least(1), total=exactly(total))
     if total < T:
         raise InputError(

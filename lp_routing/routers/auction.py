@@ -45,7 +45,7 @@ from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
-from lp_routing.validation import as_scores, whole
+from lp_routing.validation import as_int, as_scores
 
 NEVER = float("-inf")
 USUAL = 2.0**-11
@@ -93,8 +93,8 @@ def auction(
     """
     scores = as_scores(scores)
     T, E = scores.shape
-    k = whole(k, "k", 1, E, "E, the number of experts")
-    loads = loads_of(T, E, k, None if capacity is None else whole(capacity, "capacity", 0))
+    k = as_int(k, "k", 1, E, "E, the number of experts")
+    loads = loads_of(T, E, k, None if capacity is None else as_int(capacity, "capacity", 0))
     problem = balanced_problem(scores, k, loads)
     if bool((problem.allowed_per_token < E).any()):
         placed(problem, Prices())  # says why there is no assignment, if there is none
@@ -151,7 +151,7 @@ class Auction(WeightedRule, Router):
     epsilon: float | None = None
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
+        as_int(self.k, "k", 1)
         if self.capacity is not None:
             check_capacity(self.capacity)
         if self.epsilon is not None:
@@ -160,7 +160,7 @@ class Auction(WeightedRule, Router):
 
     def select(self, scores: Tensor) -> Tensor:
         """The auction of each batch; boolean (..., T, E)."""
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         given = self.capacity
         capacity = None if given is None else resolve_capacity(given, scores, k)
         return per_batch(scores, lambda batch: auction(batch, k, capacity, self.epsilon).chosen)

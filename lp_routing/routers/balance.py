@@ -13,7 +13,7 @@ from lp_routing.feasible import feasible_assignment
 from lp_routing.problem.bounds import between, exactly
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.infeasibility import explain
-from lp_routing.validation import number
+from lp_routing.validation import as_float
 
 LOWEST = -1e300
 """Differences of scores over temperature are cut here, so that no allowed pair becomes -inf."""
@@ -101,7 +101,7 @@ def per_batch(scores: Tensor, rule: Callable[[Tensor], Tensor]) -> Tensor:
 
 def positive(value: float, name: str) -> float:
     """`value` as a finite number above 0, refusing everything else."""
-    return number(value, name, "a number above 0", lambda given: given > 0)
+    return as_float(value, name, "a number above 0", lambda given: given > 0)
 
 
 def stacked(scores: Tensor, rule: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.routers.selection import largest, ranks
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 MOST_TOKENS = 2**53
 Formula = Callable[[int, int, int, float], int]
@@ -65,8 +65,8 @@ class CapacityFactor:
         number = isinstance(self.factor, Real) and not isinstance(self.factor, bool)
         if not number or not 0 < self.factor < math.inf:
             raise InputError(f"capacity factor {self.factor!r}: expected a positive number.")
-        whole(self.minimum, "minimum", 0)
-        whole(self.alignment, "alignment", 1)
+        as_int(self.minimum, "minimum", 0)
+        as_int(self.alignment, "alignment", 1)
 
     def of(self, tokens: int, experts: int, k: int) -> int:
         """The capacity C of each expert for T tokens, E experts and K experts per token."""
@@ -87,7 +87,7 @@ def check_capacity(capacity: Capacity) -> None:
     if isinstance(capacity, CapacityFactor):
         return
     try:
-        whole(capacity, "capacity", 0)
+        as_int(capacity, "capacity", 0)
     except InputError as error:
         raise InputError(
             f"capacity={capacity!r}: expected a whole number of tokens >= 0, or "
@@ -99,7 +99,7 @@ def resolve_capacity(capacity: Capacity, scores: Tensor, k: int) -> int:
     """The capacity in tokens for scores (..., T, E); padding counts, as in the sources."""
     if isinstance(capacity, CapacityFactor):
         return capacity.of(scores.shape[-2], scores.shape[-1], k)
-    return whole(capacity, "capacity", 0)
+    return as_int(capacity, "capacity", 0)
 
 
 def keep_by_score(scores: Tensor, chosen: Tensor, capacity: int) -> Tensor:

@@ -30,7 +30,7 @@ from lp_routing.routers.capacity import (
 from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
 from lp_routing.scores import ScoreFunction, check_rate
-from lp_routing.validation import flag, number, one_of, share, whole
+from lp_routing.validation import as_bool, as_choice, as_float, as_int, as_nonnegative
 
 EQUAL_SHARE = CapacityFactor(1.0)
 """T k / E tokens per expert, rounded up."""
@@ -68,8 +68,8 @@ class BIP(WeightedRule, StatefulRouter[Tensor]):
     capacity: Capacity = EQUAL_SHARE
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
-        whole(self.iterations, "iterations", 1)
+        as_int(self.k, "k", 1)
+        as_int(self.iterations, "iterations", 1)
         check_capacity(self.capacity)
         super().__post_init__()
 
@@ -79,10 +79,10 @@ class BIP(WeightedRule, StatefulRouter[Tensor]):
 
     def step(self, scores: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Row top-k of score - q, and q (..., E) for the next batch."""
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         prices = check_state(state, (*scores.shape[:-2], scores.shape[-1]), "the experts' prices")
         capacity = resolve_capacity(self.capacity, scores, k)
-        for _ in range(whole(self.iterations, "iterations", 1)):
+        for _ in range(as_int(self.iterations, "iterations", 1)):
             paid = next_largest(scores - prices[..., None, :], k)
             prices = next_largest((scores - paid[..., None]).mT, capacity)
         return largest(scores - prices[..., None, :], k), prices
@@ -139,17 +139,17 @@ class OnlineBIP(WeightedRule, StatefulRouter[History]):
     capacity: int | None = None
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
-        whole(self.iterations, "iterations", 1)
-        whole(self.window, "window", 1)
+        as_int(self.k, "k", 1)
+        as_int(self.iterations, "iterations", 1)
+        as_int(self.window, "window", 1)
         if self.capacity is not None:
-            whole(self.capacity, "capacity", 0, self.window, "window, the tokens remembered")
+            as_int(self.capacity, "capacity", 0, self.window, "window, the tokens remembered")
         super().__post_init__()
 
     def initial(self, scores: Tensor) -> History:
         """Nobody came yet, nobody pays."""
         prices = cold_prices(scores)
-        window = whole(self.window, "window", 1)
+        window = as_int(self.window, "window", 1)
         margins = prices.new_full((*prices.shape, window), float("-inf"))
         seen = torch.zeros(prices.shape[:-1], dtype=torch.long, device=prices.device)
         return History(prices, margins, seen)
@@ -157,16 +157,16 @@ class OnlineBIP(WeightedRule, StatefulRouter[History]):
     def step(self, scores: Tensor, state: History) -> tuple[Tensor, History]:
         """Each token's top-k of score - q, and what the next batch should remember."""
         E = scores.shape[-1]
-        k = whole(self.k, "k", 1, E, "E, the number of experts")
+        k = as_int(self.k, "k", 1, E, "E, the number of experts")
         self._check(state, scores)
         given = math.ceil(self.window * k / E) if self.capacity is None else self.capacity
-        capacity = whole(given, "capacity", 0)
+        capacity = as_int(given, "capacity", 0)
         dtype = torch.promote_types(scores.dtype, state.margins.dtype)
         prices, margins = state.prices.to(dtype), state.margins.to(dtype, copy=True)
         wide = scores.to(dtype)
         real = (wide > float("-inf")).any(-1)
         seen = state.seen[..., None] + real.cumsum(-1)
-        places = (seen - real.long()) % whole(self.window, "window", 1)
+        places = (seen - real.long()) % as_int(self.window, "window", 1)
         paid = []
         for t, token in enumerate(wide.unbind(-2)):
             counts = real[..., t, None]
@@ -186,7 +186,7 @@ class OnlineBIP(WeightedRule, StatefulRouter[History]):
         window = margins.shape[-1]
         best = torch.topk(margins, min(capacity + 1, window)).values
         margin = token
-        for _ in range(whole(self.iterations, "iterations", 1)):
+        for _ in range(as_int(self.iterations, "iterations", 1)):
             margin = token - next_largest(token - prices, k)[..., None]
             # The (C+1)-th largest of the history and this margin lies between the (C+1)-th and
             # the C-th largest of the history alone.
@@ -248,9 +248,9 @@ class LossFree(WeightedRule, StatefulRouter[Tensor]):
     score: ScoreFunction | str = field(default="sigmoid", kw_only=True)
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
-        share(self.rate, "rate")
-        one_of(self.update, "update", ("sign", "proportional"))
+        as_int(self.k, "k", 1)
+        as_nonnegative(self.rate, "rate")
+        as_choice(self.update, "update", ("sign", "proportional"))
         super().__post_init__()
 
     def initial(self, scores: Tensor) -> Tensor:
@@ -259,7 +259,7 @@ class LossFree(WeightedRule, StatefulRouter[Tensor]):
 
     def step(self, scores: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Row top-k of score + bias, and the biases (..., E) for the next batch."""
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         bias = check_state(state, (*scores.shape[:-2], scores.shape[-1]), "the biases of experts")
         chosen = largest(scores + bias[..., None, :], k)
         load = chosen.sum(-2).to(bias.dtype)
@@ -310,10 +310,12 @@ class QuantileBalancing(WeightedRule, StatefulRouter[Tensor]):
     score: ScoreFunction | str = field(default="sigmoid", kw_only=True)
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
-        whole(self.rounds, "rounds", 1)
-        number(self.place, "place", "a number from 0 (lowest) to 1", lambda given: 0 <= given <= 1)
-        flag(self.lag, "lag")
+        as_int(self.k, "k", 1)
+        as_int(self.rounds, "rounds", 1)
+        as_float(
+            self.place, "place", "a number from 0 (lowest) to 1", lambda given: 0 <= given <= 1
+        )
+        as_bool(self.lag, "lag")
         super().__post_init__()
 
     @property
@@ -327,10 +329,10 @@ class QuantileBalancing(WeightedRule, StatefulRouter[Tensor]):
 
     def step(self, scores: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Row top-k of score - price, and the prices (..., E) for the next batch."""
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         before = check_state(state, (*scores.shape[:-2], scores.shape[-1]), "the experts' prices")
         after = before
-        for _ in range(whole(self.rounds, "rounds", 1)):
+        for _ in range(as_int(self.rounds, "rounds", 1)):
             after = balancing_round(scores, after, k, self.place)
         used = before if self.lag else after
         return largest(scores - used[..., None, :], k), after

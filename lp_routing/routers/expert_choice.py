@@ -28,7 +28,7 @@ from lp_routing.routers.base import Router, ScoredRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
-from lp_routing.validation import one_of, share, whole
+from lp_routing.validation import as_choice, as_int, as_nonnegative
 
 
 @register("Expert choice", {"expert choice": lambda s: ExpertChoice(s.share)})
@@ -120,9 +120,9 @@ def capped_plan(
         iterations: at most so many; a plan that needs more says so and is returned as it is.
             So are plans that cannot exist.
     """
-    whole(iterations, "iterations", 1)
+    as_int(iterations, "iterations", 1)
     positive(temperature, "temperature")
-    share(tolerance, "tolerance")
+    as_nonnegative(tolerance, "tolerance")
     limits = (temperature, tolerance, iterations)
     return CappedPlan(*stacked(scores, lambda batch: _projected(batch, capacity, k, *limits)))
 
@@ -211,11 +211,11 @@ class CappedExpertChoice(ScoredRule, Router):
 
     def __post_init__(self) -> None:
         check_capacity(self.capacity)
-        whole(self.k, "k", 1)
+        as_int(self.k, "k", 1)
         positive(self.temperature, "temperature")
-        share(self.tolerance, "tolerance")
-        whole(self.iterations, "iterations", 1)
-        one_of(self.rounding, "rounding", ("top-c", "capped"))
+        as_nonnegative(self.tolerance, "tolerance")
+        as_int(self.iterations, "iterations", 1)
+        as_choice(self.rounding, "rounding", ("top-c", "capped"))
         super().__post_init__()
 
     @property
@@ -245,7 +245,7 @@ class CappedExpertChoice(ScoredRule, Router):
         capacity = resolve_capacity(self.capacity, scores, k=1)
         if capacity > T:
             raise InputError(f"capacity={capacity} is more than T, the number of tokens ({T}).")
-        return capacity, whole(self.k, "k", 1, E, "E, the number of experts")
+        return capacity, as_int(self.k, "k", 1, E, "E, the number of experts")
 
     def _plan(self, scores: Tensor, capacity: int, k: int) -> CappedPlan:
         limits = (self.temperature, self.tolerance, self.iterations)

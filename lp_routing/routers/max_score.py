@@ -15,7 +15,7 @@ from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.routers.catalogue import register
 from lp_routing.solvers.solve import Status, solve
-from lp_routing.validation import flag, whole
+from lp_routing.validation import as_bool, as_int
 
 NEVER = float("-inf")
 
@@ -33,7 +33,7 @@ class _Flow(WeightedRule, Router):
     capacity: Capacity | None = None
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
+        as_int(self.k, "k", 1)
         if self.capacity is not None:
             check_capacity(self.capacity)
         super().__post_init__()
@@ -44,7 +44,7 @@ class _Flow(WeightedRule, Router):
         Raises:
             InputError: k > E, too little capacity, forbidden pairs that leave no assignment.
         """
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         given = self.capacity
         capacity = None if given is None else resolve_capacity(given, scores, k)
         E = scores.shape[-1]
@@ -123,7 +123,7 @@ class MaxScore(_Flow):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        flag(self.repeats, "repeats")
+        as_bool(self.repeats, "repeats")
 
     def _routed(self, scores: Tensor, k: int, loads: Loads) -> Tensor:
         first = first_choices(scores, k, loads)

@@ -20,7 +20,7 @@ from lp_routing.routers.catalogue import register
 from lp_routing.routers.dual_ascent import Demand, ascend, coordinate_step, demand
 from lp_routing.routers.repair import exchanged, filled, without_excess
 from lp_routing.routers.selection import largest
-from lp_routing.validation import flag, one_of, whole
+from lp_routing.validation import as_bool, as_choice, as_int
 
 SAMPLE, SHARE = 512, 8
 """At least so many tokens, or one in so many, set the prices first."""
@@ -79,10 +79,10 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
     steps: int = STEPS
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
+        as_int(self.k, "k", 1)
         check_capacity(self.capacity)
-        one_of(self.rows, "rows", ("at_most", "exactly"))
-        whole(self.steps, "steps", 0)
+        as_choice(self.rows, "rows", ("at_most", "exactly"))
+        as_int(self.steps, "steps", 0)
         super().__post_init__()
 
     def initial(self, scores: Tensor) -> Tensor:
@@ -94,9 +94,9 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
         """Boolean (..., T, E), and prices (..., E) for the next batch."""
         prices = _checked(state, scores)
         wide = _above(scores, self.rows)
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         capacity = resolve_capacity(self.capacity, scores, k)
-        now, prices = _ascended(wide, prices, k, capacity, whole(self.steps, "steps", 0))
+        now, prices = _ascended(wide, prices, k, capacity, as_int(self.steps, "steps", 0))
         x, load = now.taken(wide.shape[2]), now.load(wide.shape[2])
         wrong = (load - capacity) * ((load > capacity) | (prices > 0))
         astray = bool((wrong.abs().sum(1) > ASTRAY * wide.shape[1] * k).any())
@@ -150,9 +150,9 @@ class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
     enforce: bool = True
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
+        as_int(self.k, "k", 1)
         check_capacity(self.capacity)
-        flag(self.enforce, "enforce")
+        as_bool(self.enforce, "enforce")
         super().__post_init__()
 
     @property
@@ -167,7 +167,7 @@ class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
 
     def step(self, scores: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Boolean (..., T, E), and prices (..., E) for the next batch."""
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         prices = _checked(state, scores)
         capacity = resolve_capacity(self.capacity, scores, k)
         priced = _wide(scores) - prices.view(*scores.shape[:-2], 1, -1)

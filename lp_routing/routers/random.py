@@ -22,7 +22,7 @@ from lp_routing.routers.selection import (
     uniform_by_number,
 )
 from lp_routing.scores import check_logits, named
-from lp_routing.validation import number, one_of, refuse_not_dense, whole
+from lp_routing.validation import as_choice, as_float, as_int, refuse_not_dense
 
 EXPECTED_STD = "a finite number >= 0, or a floating-point tensor of such"
 
@@ -58,7 +58,7 @@ class NoisyTopK(WeightedRule, Router):
     normalise: Normalise = field(default="kept", kw_only=True)
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
+        as_int(self.k, "k", 1)
         _check_std(self.std)
         check_seed(self.seed)
         super().__post_init__()
@@ -75,7 +75,7 @@ class NoisyTopK(WeightedRule, Router):
 
     def select(self, scores: Tensor) -> Tensor:
         """Row top-k; boolean (..., T, E)."""
-        return largest(scores, whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts"))
+        return largest(scores, as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts"))
 
     def _std_for(self, logits: Tensor) -> Tensor:
         """The standard deviations where and as precise as the logits, broadcast to them."""
@@ -118,7 +118,7 @@ class Sampled(WeightedRule, Router):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
+        as_int(self.k, "k", 1)
         check_seed(self.seed)
         super().__post_init__()
 
@@ -128,7 +128,7 @@ class Sampled(WeightedRule, Router):
         Raises:
             InputError: k > E, or an allowed pair whose score is negative.
         """
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         forbidden = scores == float("-inf")
         if bool(((scores < 0) & ~forbidden).any()):
             raise InputError(
@@ -142,7 +142,7 @@ class Sampled(WeightedRule, Router):
 
 def _check_std(std: float | Tensor) -> None:
     if not isinstance(std, Tensor):
-        number(std, "std", EXPECTED_STD, lambda given: given >= 0)
+        as_float(std, "std", EXPECTED_STD, lambda given: given >= 0)
         return
     refuse_not_dense(std, "std")
     values = std.detach()
@@ -176,9 +176,9 @@ class Blind(WeightedRule, Router):
     weights: Literal["equal", "scores"] = "equal"
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
+        as_int(self.k, "k", 1)
         check_seed(self.seed)
-        one_of(self.weights, "weights", ("equal", "scores"))
+        as_choice(self.weights, "weights", ("equal", "scores"))
         super().__post_init__()
 
     @abstractmethod
@@ -187,7 +187,7 @@ class Blind(WeightedRule, Router):
 
     def select(self, scores: Tensor) -> Tensor:
         """The k allowed experts with the largest draws; boolean (..., T, E)."""
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         keys = self.keys(scores).expand_as(scores)
         return largest(keys.masked_fill(scores == float("-inf"), float("-inf")), k)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lp_routing.validation import whole
+from lp_routing.validation import as_int
 
 
 def largest(scores: Tensor, count: int | Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def largest(scores: Tensor, count: int | Tensor) -> Tensor:
     """
     n = scores.shape[-1]
     if not isinstance(count, Tensor):
-        count = whole(count, "count", 0)
+        count = as_int(count, "count", 0)
         if count >= n:
             return scores > float("-inf")
         if count == 0:
@@ -58,7 +58,7 @@ GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the odd step of SplitMix64
 
 def check_seed(seed: int) -> int:
     """The seed as an int; `InputError` unless it is a whole number from 0 to 2**63 - 1."""
-    return whole(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
+    return as_int(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
 
 
 def uniform(seed: int, shape: Sequence[int], device: torch.device, rule: str = "") -> Tensor:

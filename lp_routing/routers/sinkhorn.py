@@ -22,7 +22,7 @@ from lp_routing.routers.balance import (
 from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
-from lp_routing.validation import one_of, share, whole
+from lp_routing.validation import as_choice, as_int, as_nonnegative
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +75,9 @@ def sinkhorn(
         iterations: at most so many; a plan that needs more says so and is returned as it is. So
             are plans that cannot exist, for forbidden pairs.
     """
-    whole(iterations, "iterations", 1)
+    as_int(iterations, "iterations", 1)
     positive(temperature, "temperature")
-    share(tolerance, "tolerance")
+    as_nonnegative(tolerance, "tolerance")
     parts = stacked(scores, lambda batch: _scaled(batch, k, temperature, tolerance, iterations))
     return SinkhornPlan(*parts)
 
@@ -153,11 +153,11 @@ class Sinkhorn(WeightedRule, Router):
     rounding: Literal["top-k", "balanced"] = "top-k"
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
+        as_int(self.k, "k", 1)
         positive(self.temperature, "temperature")
-        share(self.tolerance, "tolerance")
-        whole(self.iterations, "iterations", 1)
-        one_of(self.rounding, "rounding", ("top-k", "balanced"))
+        as_nonnegative(self.tolerance, "tolerance")
+        as_int(self.iterations, "iterations", 1)
+        as_choice(self.rounding, "rounding", ("top-k", "balanced"))
         super().__post_init__()
 
     @property
@@ -167,7 +167,7 @@ class Sinkhorn(WeightedRule, Router):
 
     def plan(self, scores: Tensor) -> SinkhornPlan:
         """The plan of each batch of scores (..., T, E), and whether it converged."""
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         return sinkhorn(scores, k, self.temperature, self.tolerance, self.iterations)
 
     def select(self, scores: Tensor) -> Tensor:
@@ -176,13 +176,13 @@ class Sinkhorn(WeightedRule, Router):
         Raises:
             InputError: k > E; forbidden pairs that leave no balanced assignment to round to.
         """
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         if self.rounding == "top-k":
             return largest(self.plan(scores).log_plan, k)
         return per_batch(scores, self._placed)
 
     def _placed(self, scores: Tensor) -> Tensor:
         T, E = scores.shape
-        k = whole(self.k, "k", 1)
+        k = as_int(self.k, "k", 1)
         problem = balanced_problem(scores, k, loads_of(T, E, k))
         return placed(problem, Prices(experts=-self.temperature * self.plan(scores).potentials))

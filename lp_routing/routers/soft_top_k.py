@@ -13,7 +13,7 @@ from lp_routing.routers.base import Normalise, Router, check_normalise, normalis
 from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
 from lp_routing.scores import check_logits, masked
-from lp_routing.validation import number, refuse_nan_and_inf, whole
+from lp_routing.validation import as_float, as_int, refuse_nan_and_inf
 
 INF = float("inf")
 FAR = 1e6
@@ -184,11 +184,11 @@ class SoftTopK(Router):
     normalise: Normalise = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        number(self.k, "k", "a number above 0", lambda given: given > 0)
-        number(self.alpha, "alpha", "a number above 0", lambda given: given > 0)
-        number(self.truncate, "truncate", "a number from 0 to below 1", lambda g: 0 <= g < 1)
+        as_float(self.k, "k", "a number above 0", lambda given: given > 0)
+        as_float(self.alpha, "alpha", "a number above 0", lambda given: given > 0)
+        as_float(self.truncate, "truncate", "a number from 0 to below 1", lambda g: 0 <= g < 1)
         if self.most is not None:
-            whole(self.most, "most", 1)
+            as_int(self.most, "most", 1)
         check_normalise(self.normalise)
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -270,7 +270,7 @@ def layer_budgets(eta: Tensor, total: float, experts: int | None = None) -> Tens
     L = len(eta)
     if not isinstance(total, int | float) or not L < total < math.inf:
         raise InputError(f"total={total!r}: expected more than L, the number of layers ({L}).")
-    if experts is not None and total - L + 1 > whole(experts, "experts", 1):
+    if experts is not None and total - L + 1 > as_int(experts, "experts", 1):
         raise InputError(
             f"total={total!r} could ask one of {L} layers for {total - L + 1:g} of {experts} "
             f"experts; it must be at most {experts + L - 1}."

@@ -13,7 +13,7 @@ from lp_routing.errors import InputError
 from lp_routing.routers.base import Router, StatefulRouter, WeightedRule, check_state
 from lp_routing.routers.catalogue import register
 from lp_routing.scores import check_logits, check_rate, masked, named
-from lp_routing.validation import number, one_of, share
+from lp_routing.validation import as_choice, as_float, as_nonnegative
 
 INF = float("inf")
 LEAST = {"softmax": 0.0, "sigmoid": 0.0, "unified": 0.0, "sqrt_softplus": 0.0}
@@ -43,7 +43,7 @@ class TopP(WeightedRule, Router):
     p: float
 
     def __post_init__(self) -> None:
-        number(self.p, "p", "a share above 0, at most 1", lambda given: 0 < given <= 1)
+        as_float(self.p, "p", "a share above 0, at most 1", lambda given: 0 < given <= 1)
         super().__post_init__()
 
     def select(self, scores: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Threshold(WeightedRule, Router):
     value: float
 
     def __post_init__(self) -> None:
-        number(self.value, "value", "a finite number", lambda given: True)  # noqa: ARG005
+        as_float(self.value, "value", "a finite number", lambda given: True)  # noqa: ARG005
         super().__post_init__()
         if isinstance(self.score, str) and self.value < LEAST.get(self.score, -INF):
             raise InputError(
@@ -167,12 +167,12 @@ class RunningThreshold(WeightedRule, StatefulRouter[Tensor]):
     start: float = 0.0
 
     def __post_init__(self) -> None:
-        number(self.budget, "budget", "a number of experts above 0", lambda given: given > 0)
-        one_of(self.update, "update", ("quantile", "step"))
+        as_float(self.budget, "budget", "a number of experts above 0", lambda given: given > 0)
+        as_choice(self.update, "update", ("quantile", "step"))
         if self.update == "quantile":
             check_rate(self.rate)
-        share(self.rate, "rate")
-        number(self.start, "start", "a finite number", lambda given: True)  # noqa: ARG005
+        as_nonnegative(self.rate, "rate")
+        as_float(self.start, "start", "a finite number", lambda given: True)  # noqa: ARG005
         super().__post_init__()
 
     def initial(self, scores: Tensor) -> Tensor:
@@ -286,7 +286,7 @@ def budget_temperature(logits: Tensor, budget: float, alpha: float = 1.5) -> Ten
     temperature.
     """
     expected = "a number of experts per token, at least 1 (entmax gives every token one)"
-    budget = number(budget, "budget", expected, lambda given: given >= 1)
+    budget = as_float(budget, "budget", expected, lambda given: given >= 1)
     entry = entry_temperatures(logits, alpha)
     tokens = (entry < INF).any(-1).sum(-1)
     entry = torch.sort(entry.flatten(-2)).values
@@ -325,7 +325,7 @@ class Entmax(Router):
 
     def __post_init__(self) -> None:
         _check_alpha(self.alpha)
-        number(self.temperature, "temperature", "a number above 0", lambda given: given > 0)
+        as_float(self.temperature, "temperature", "a number above 0", lambda given: given > 0)
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """Entmax probabilities (..., T, E); -inf for forbidden pairs and padding."""
@@ -390,4 +390,4 @@ def _support(z: Tensor, alpha: float) -> Tensor:
 
 
 def _check_alpha(alpha: float) -> None:
-    number(alpha, "alpha", "1.5 (entmax) or 2 (sparsemax)", lambda given: given in (1.5, 2))
+    as_float(alpha, "alpha", "1.5 (entmax) or 2 (sparsemax)", lambda given: given in (1.5, 2))

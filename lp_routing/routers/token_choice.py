@@ -27,7 +27,7 @@ from lp_routing.routers.capacity import (
 )
 from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import check_seed, largest, uniform
-from lp_routing.validation import as_tensor, number, one_of, whole
+from lp_routing.validation import as_choice, as_float, as_int, as_tensor
 
 
 @register(
@@ -74,11 +74,11 @@ class TopK(WeightedRule, Router):
     order: Literal["rank", "token"] = "rank"
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
+        as_int(self.k, "k", 1)
         if self.capacity is not None:
             check_capacity(self.capacity)
-        one_of(self.by, "by", ("score", "position"))
-        one_of(self.order, "order", ("rank", "token"))
+        as_choice(self.by, "by", ("score", "position"))
+        as_choice(self.order, "order", ("rank", "token"))
         super().__post_init__()
 
     @property
@@ -96,7 +96,7 @@ class TopK(WeightedRule, Router):
 
     def select(self, scores: Tensor) -> Tensor:
         """Row top-k, then dropping; boolean (..., T, E)."""
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         chosen = largest(scores, k)
         if self.capacity is None:
             return chosen
@@ -138,14 +138,14 @@ class BatchPrioritised(WeightedRule, Router):
     priority: Literal["max", "sum"] = "max"
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
+        as_int(self.k, "k", 1)
         check_capacity(self.capacity)
-        one_of(self.priority, "priority", ("max", "sum"))
+        as_choice(self.priority, "priority", ("max", "sum"))
         super().__post_init__()
 
     def select(self, scores: Tensor) -> Tensor:
         """Row top-k, then dropping by priority; boolean (..., T, E)."""
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         chosen = largest(scores, k)
         order = self._priority(scores, chosen).sort(descending=True, stable=True).indices
         rows = order[..., None].expand_as(scores)
@@ -270,10 +270,10 @@ class GroupLimited(WeightedRule, Router):
     rank_by: Literal["max", "top2"] = "max"
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
-        groups = whole(self.groups, "groups", 1)
-        whole(self.top_groups, "top_groups", 1, groups, "groups, the number of groups")
-        one_of(self.rank_by, "rank_by", ("max", "top2"))
+        as_int(self.k, "k", 1)
+        groups = as_int(self.groups, "groups", 1)
+        as_int(self.top_groups, "top_groups", 1, groups, "groups, the number of groups")
+        as_choice(self.rank_by, "rank_by", ("max", "top2"))
         super().__post_init__()
 
     def select(self, scores: Tensor) -> Tensor:
@@ -282,13 +282,15 @@ class GroupLimited(WeightedRule, Router):
         Raises:
             InputError: the groups do not divide E, or hold fewer than k experts.
         """
-        E, groups = scores.shape[-1], whole(self.groups, "groups", 1)
+        E, groups = scores.shape[-1], as_int(self.groups, "groups", 1)
         if E % groups:
             raise InputError(
                 f"groups={groups} does not divide E, the number of experts ({E}); give a divisor."
             )
-        top_groups = whole(self.top_groups, "top_groups", 1)
-        k = whole(self.k, "k", 1, top_groups * E // groups, f"the experts of {top_groups} group(s)")
+        top_groups = as_int(self.top_groups, "top_groups", 1)
+        k = as_int(
+            self.k, "k", 1, top_groups * E // groups, f"the experts of {top_groups} group(s)"
+        )
         inside = scores.reshape(*scores.shape[:-1], groups, E // groups)
         closed = ~largest(self._worth(inside), top_groups)
         return largest(inside.masked_fill(closed[..., None], float("-inf")).flatten(-2), k)
@@ -342,7 +344,7 @@ class ZeroComputation(WeightedRule, Router):
     order: Literal["rank", "token"] = "rank"
 
     def __post_init__(self) -> None:
-        whole(self.free, "free", 0)
+        as_int(self.free, "free", 0)
         if self.factor is not None:
             _check_positive(self.factor, "factor")
         _check_positive(self.tau, "tau")
@@ -383,7 +385,7 @@ class ZeroComputation(WeightedRule, Router):
         )
 
     def _free(self, experts: int) -> int:
-        return whole(self.free, "free", 0, experts - 1, "E - 1, all experts but one")
+        return as_int(self.free, "free", 0, experts - 1, "E - 1, all experts but one")
 
 
 def cost(assignment: Assignment, costs: Tensor | Sequence[float]) -> Tensor:
@@ -407,4 +409,4 @@ def cost(assignment: Assignment, costs: Tensor | Sequence[float]) -> Tensor:
 
 
 def _check_positive(value: float, name: str) -> None:
-    number(value, name, "a positive number", lambda given: given > 0)
+    as_float(value, name, "a positive number", lambda given: given > 0)

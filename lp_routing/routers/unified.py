@@ -12,7 +12,7 @@ from lp_routing.routers.base import Normalise, Router, check_normalise, normalis
 from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
 from lp_routing.scores import check_rate, masked, unified, unified_v1
-from lp_routing.validation import flag, one_of, whole
+from lp_routing.validation import as_bool, as_choice, as_int
 
 
 @register(
@@ -56,12 +56,12 @@ class Unified(Router):
     normalise: Normalise = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        whole(self.k, "k", 1)
+        as_int(self.k, "k", 1)
         check_rate(self.rate)
         check_normalise(self.normalise)
         for name, allowed in _CHOICES.items():
-            one_of(getattr(self, name), name, allowed)
-        flag(self.serve_all, "serve_all")
+            as_choice(getattr(self, name), name, allowed)
+        as_bool(self.serve_all, "serve_all")
 
     @property
     def seeks(self) -> str:
@@ -78,7 +78,7 @@ class Unified(Router):
 
     def select(self, scores: Tensor) -> Tensor:
         """Top-N of each flattened pool; boolean (..., T, E)."""
-        k = whole(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         pooled = self._pooled(scores)
         served = (
             largest(pooled, 1) if self.serve_all else torch.zeros_like(pooled, dtype=torch.bool)

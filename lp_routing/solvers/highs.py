@@ -17,7 +17,7 @@ from lp_routing.errors import InputError, OptionError
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit, refuse_unknown
 from lp_routing.solvers.linear_program import SparseProgram, Vector, linear_program
-from lp_routing.validation import share
+from lp_routing.validation import as_nonnegative
 
 if TYPE_CHECKING:
     import highspy
@@ -290,7 +290,7 @@ def search(
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    time_limit_s = share(time_limit_s, "time_limit_s")
+    time_limit_s = as_nonnegative(time_limit_s, "time_limit_s")
     scale = float(np.abs(worth).max(initial=0.0)) or 1.0  # HiGHS's tolerances are absolute
     found = milp(
         -worth / scale,

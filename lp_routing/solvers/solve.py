@@ -21,7 +21,7 @@ from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import BY_NAME, Answer, Outcome, Solver
 from lp_routing.solvers.infeasibility import Infeasibility, explain
-from lp_routing.validation import share
+from lp_routing.validation import as_nonnegative
 
 
 class Status(Enum):
@@ -118,7 +118,7 @@ def solve(
         )
     solver = _solver(solver)
     tolerance = solver.tolerance if tolerance is None else tolerance
-    tolerance = share(tolerance, "solve: tolerance")
+    tolerance = as_nonnegative(tolerance, "solve: tolerance")
     began = time.perf_counter()
     asked = problem
     if integral and not problem.is_integral:

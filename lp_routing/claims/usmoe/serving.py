@@ -28,7 +28,7 @@ from lp_routing.routers.token_choice import TopK
 from lp_routing.scores import softmax, unified
 from lp_routing.solvers import HiGHS
 from lp_routing.solvers.solve import Status, solve
-from lp_routing.validation import Scores, as_scores, number, refuse_nan_and_inf, whole
+from lp_routing.validation import Scores, as_float, as_int, as_scores, refuse_nan_and_inf
 
 TINY = 2048
 """HiGHS is the quicker one on so few pairs."""
@@ -116,9 +116,9 @@ def inference_cost(
     """
     scores = as_scores(scores).double()
     T, E = scores.shape
-    k = whole(k, "k", 1, E, "E, the number of experts")
+    k = as_int(k, "k", 1, E, "E, the number of experts")
     for factor in factors:
-        number(factor, "factors", "numbers above 0", lambda given: 0 < given < math.inf)
+        as_float(factor, "factors", "numbers above 0", lambda given: 0 < given < math.inf)
     refuse_nan_and_inf(scores, "inference_cost: scores")
     if bool((scores < 0).any()):
         raise InputError(

@@ -29,7 +29,7 @@ from lp_routing.report.plots._style import (
     whole_ticks,
     wrapped,
 )
-from lp_routing.validation import as_tensor, one_of
+from lp_routing.validation import as_choice, as_tensor
 
 MOST = 1001
 """Budgets drawn of a curve that is known at every one: more than there are dots on paper."""
@@ -280,7 +280,7 @@ def frontier(
         InputError: an unknown `over`; no points; NaN; lengths that differ; a bound below its
             value; routers outside the curve's budgets.
     """
-    axis, unit = AXES[one_of(over, "over", list(AXES))]
+    axis, unit = AXES[as_choice(over, "over", list(AXES))]
     drawn = as_curve(curve)
     others = [as_router(router, drawn) for router in routers]
     priced = drawn.joined and len(drawn.budgets) > 1

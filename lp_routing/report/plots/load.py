@@ -31,7 +31,7 @@ from lp_routing.report.plots._style import (
     wrapped,
 )
 from lp_routing.solvers.solve import Solution
-from lp_routing.validation import flag
+from lp_routing.validation import as_bool
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,9 @@ def load(
     first = next(iter(drawn))
     E = len(drawn[first])
     limits = None if capacity is None else per_expert(capacity, "capacity", E)
-    order = np.argsort(-drawn[first], kind="stable") if flag(ordered, "ordered") else np.arange(E)
+    order = (
+        np.argsort(-drawn[first], kind="stable") if as_bool(ordered, "ordered") else np.arange(E)
+    )
     by = f"by load of {label(first)}" if ordered else ""
     drawn = {name: values[order] for name, values in drawn.items()}
     limits = None if limits is None else limits[order]
@@ -157,7 +159,9 @@ def prices(solution: Solution, *, ordered: bool = False, title: str = "") -> "Fi
         InputError: not a solution; no prices, no assignment, or no bounds on experts.
     """
     price, load, upper = _of(solution)
-    order = np.argsort(-price, kind="stable") if flag(ordered, "ordered") else np.arange(len(price))
+    order = (
+        np.argsort(-price, kind="stable") if as_bool(ordered, "ordered") else np.arange(len(price))
+    )
     price, load, upper = price[order], load[order], upper[order]
     full = load >= upper - FULL
     figure = new_figure(4.4, title)
