@@ -20,7 +20,7 @@ class GroupError(RuntimeError):
     """A process of the group failed, left, or did not answer in time."""
 
 
-class Shards:
+class ProcessGroup:
     """The processes that hold a problem's tokens; with group=None, this process alone.
 
     Args:
@@ -112,4 +112,4 @@ class Shards:
         return [value for _, value in received]
 
 
-ALONE = Shards()
+ALONE = ProcessGroup()

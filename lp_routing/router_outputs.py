@@ -16,29 +16,31 @@ ACCEPTED = (
 )
 
 
-class NoAnswer(InputError):
+class NoRouterOutput(InputError):
     """Why a router gave no answer: what it raised or returned, or that it did not return."""
 
 
-def as_map(answer: Any, logits: Tensor) -> Tensor:
+def as_choice_mask(answer: Any, logits: Tensor) -> Tensor:
     """A router's answer as a map of booleans, of the shape of the logits and on their device.
 
     Args:
-        answer: what `as_taken` reads, without fractions.
+        answer: what `as_amounts` reads, without fractions.
         logits: what the router was given.
 
     Raises:
-        NoAnswer: as `as_taken`; fractions, NaN.
+        NoAnswer: as `as_amounts`; fractions, NaN.
     """
-    taken = as_taken(answer, logits)
+    taken = as_amounts(answer, logits)
     binary = (taken == 0) | (taken == 1)
     if not bool(binary.all()):
         where = [int(i) for i in (~binary).nonzero()[0]]
-        raise NoAnswer(f"its map holds {taken[tuple(where)].item()} at {where}; expected 0 or 1")
+        raise NoRouterOutput(
+            f"its map holds {taken[tuple(where)].item()} at {where}; expected 0 or 1"
+        )
     return taken == 1
 
 
-def as_taken(answer: Any, logits: Tensor) -> Tensor:
+def as_amounts(answer: Any, logits: Tensor) -> Tensor:
     """A router's answer as amounts of the shape of the logits, on their device.
 
     Args:
@@ -58,16 +60,16 @@ def as_taken(answer: Any, logits: Tensor) -> Tensor:
     if isinstance(answer, Assignment):
         answer = answer.x
     if not isinstance(answer, Tensor | np.ndarray | list | tuple):
-        raise NoAnswer(f"it returned {type(answer).__name__}; expected {ACCEPTED}")
+        raise NoRouterOutput(f"it returned {type(answer).__name__}; expected {ACCEPTED}")
     try:
         told = as_tensor(answer, "its answer", ACCEPTED).to(logits.device)
     except InputError as error:
-        raise NoAnswer(str(error)) from error
+        raise NoRouterOutput(str(error)) from error
     whole = not told.is_floating_point() and not told.is_complex()
     if told.shape == logits.shape and (not whole or bool(((told == 0) | (told == 1)).all())):
         return told
     if not whole or told.dtype == torch.bool or told.shape[:-1] != logits.shape[:-1]:
-        raise NoAnswer(
+        raise NoRouterOutput(
             f"it returned {told.dtype} of shape {tuple(told.shape)} for logits of shape "
             f"{tuple(logits.shape)}; expected {ACCEPTED}"
         )
@@ -92,10 +94,10 @@ def _the_one(answers: Any, logits: Tensor) -> Any:
         if len(found) == 1:
             return found[0]
         if found:
-            raise NoAnswer(
+            raise NoRouterOutput(
                 f"{len(found)} entries of its tuple could say who goes where; return one of them"
             )
-    raise NoAnswer(f"no entry of its tuple says who goes where; expected {ACCEPTED}")
+    raise NoRouterOutput(f"no entry of its tuple says who goes where; expected {ACCEPTED}")
 
 
 def _kind(tensor: Tensor) -> str:
@@ -110,11 +112,11 @@ def _named(experts: Tensor, E: int) -> Tensor:
     bad = (experts < -1) | (experts >= E)
     if bool(bad.any()):
         where = [int(i) for i in bad.nonzero()[0]]
-        raise NoAnswer(f"it names expert {int(experts[tuple(where)])} of {E} at {where}")
+        raise NoRouterOutput(f"it names expert {int(experts[tuple(where)])} of {E} at {where}")
     places = experts.where(experts >= 0, E)
     times = experts.new_zeros((*experts.shape[:-1], E + 1))
     times = times.scatter_add(-1, places, torch.ones_like(places))[..., :E]
     if bool((times > 1).any()):
         *token, expert = (int(i) for i in (times > 1).nonzero()[0])
-        raise NoAnswer(f"it names expert {expert} twice for token {token}")
+        raise NoRouterOutput(f"it names expert {expert} twice for token {token}")
     return times == 1

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import lp_routing as lpr
 from lp_routing.audits import (
     AuditedRouter,
-    NoAnswer,
-    as_map,
+    NoRouterOutput,
+    as_choice_mask,
     batch_invariance,
     causality,
     chosen,
@@ -56,17 +56,17 @@ tables = st.lists(
     ],
 )
 def test_every_usual_answer_is_read_as_the_same_map(answer):
-    assert as_map(answer, LOGITS).dtype == torch.bool
-    assert torch.equal(as_map(answer, LOGITS), MAP)
+    assert as_choice_mask(answer, LOGITS).dtype == torch.bool
+    assert torch.equal(as_choice_mask(answer, LOGITS), MAP)
 
 
 def test_indices_may_name_nobody_or_everybody():
-    assert as_map(torch.tensor([[-1, 2], [-1, -1]]), LOGITS).tolist() == [
+    assert as_choice_mask(torch.tensor([[-1, 2], [-1, -1]]), LOGITS).tolist() == [
         [False, False, True],
         [False] * 3,
     ]
     everybody = torch.tensor([[0, 1, 2], [2, 0, 1]])
-    assert as_map(everybody, LOGITS).all()
+    assert as_choice_mask(everybody, LOGITS).all()
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_indices_may_name_nobody_or_everybody():
     ],
 )
 def test_anything_else_is_refused_in_words(answer, says):
-    with pytest.raises(NoAnswer, match=says):
-        as_map(answer, LOGITS)
+    with pytest.raises(NoRouterOutput, match=says):
+        as_choice_mask(answer, LOGITS)
 
 
 def test_a_router_may_write_to_its_logits_and_needs_no_gradients():
@@ -111,9 +111,9 @@ def test_an_audited_router_says_why_there_is_no_answer():
     def raises(_):
         raise ZeroDivisionError("one\ntwo")
 
-    with pytest.raises(NoAnswer, match=r"^it raised ZeroDivisionError: one$"):
+    with pytest.raises(NoRouterOutput, match=r"^it raised ZeroDivisionError: one$"):
         AuditedRouter(raises)(LOGITS)
-    with pytest.raises(NoAnswer, match=r"it did not return in 0\.05 s"):
+    with pytest.raises(NoRouterOutput, match=r"it did not return in 0\.05 s"):
         AuditedRouter(lambda _: forever.wait(), limit_s=0.05)(LOGITS)
     forever.set()
 

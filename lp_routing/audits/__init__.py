@@ -9,7 +9,7 @@ from lp_routing.audits.probe import LIMIT_S, AuditedRouter, Example, Finding, ch
 from lp_routing.audits.scale import WAYS, scale
 from lp_routing.audits.suite import audit, repeatable
 from lp_routing.audits.ties import ties
-from lp_routing.router_outputs import NoAnswer, as_map
+from lp_routing.router_outputs import NoRouterOutput, as_choice_mask
 
 __all__ = [
     "FORMATS",
@@ -19,9 +19,9 @@ __all__ = [
     "CausalityMap",
     "Example",
     "Finding",
-    "NoAnswer",
+    "NoRouterOutput",
     "PrecisionFlips",
-    "as_map",
+    "as_choice_mask",
     "audit",
     "batch_invariance",
     "causality",

@@ -21,7 +21,7 @@ from lp_routing.audits.probe import (
     try_all,
     unasked,
 )
-from lp_routing.router_outputs import NoAnswer
+from lp_routing.router_outputs import NoRouterOutput
 from lp_routing.validation import as_int
 
 NAME = "batch invariance"
@@ -55,7 +55,7 @@ def batch_invariance(
         flat = logits.ndim == 2
         parts = logits.tensor_split(min(sequences, len(logits))) if flat else logits.unbind(0)
         return _batch_invariance(ask, _Batch(tuple(parts), flat))
-    except NoAnswer as reason:
+    except NoRouterOutput as reason:
         return unasked(NAME, QUESTION, reason)
 
 

@@ -25,7 +25,7 @@ from lp_routing.audits.probe import (
     unasked,
 )
 from lp_routing.errors import InputError
-from lp_routing.router_outputs import NoAnswer
+from lp_routing.router_outputs import NoRouterOutput
 from lp_routing.validation import as_int
 
 NAME = "causality"
@@ -55,14 +55,14 @@ def causality(router: RouterLike | AuditedRouter, logits: Tensor, *, cuts: int =
     ask, logits, cuts = as_audited_router(router), as_logits(logits), as_int(cuts, "cuts", 1)
     try:
         return _causality(ask, logits, cuts)
-    except NoAnswer as reason:
+    except NoRouterOutput as reason:
         return unasked(NAME, QUESTION, reason)
 
 
 def _causality(ask: AuditedRouter, logits: Tensor, cuts: int) -> Finding:
     T = logits.shape[-2]
     if T == 1:
-        raise NoAnswer("there is one token, and none later")
+        raise NoRouterOutput("there is one token, and none later")
     full = ask(logits)
     others = (negated(logits), redrawn(logits))
     asked = []

@@ -10,10 +10,10 @@ from lp_routing.audits.probe import (
     as_logits,
     unasked,
 )
-from lp_routing.certificate.violations import as_amounts, violations_of
+from lp_routing.certificate.violations import assignment_amounts, violations_of
 from lp_routing.errors import InputError
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.router_outputs import NoAnswer
+from lp_routing.router_outputs import NoRouterOutput
 
 NAME = "feasibility"
 QUESTION = "Does the router meet every bound of the problem?"
@@ -52,9 +52,9 @@ def feasibility(
         )
     try:
         x = ask(logits)
-    except NoAnswer as reason:
+    except NoRouterOutput as reason:
         return unasked(NAME, QUESTION, reason)
-    broken, count = violations_of(problem, as_amounts(problem, x.to(problem.scores.device)))
+    broken, count = violations_of(problem, assignment_amounts(problem, x.to(problem.scores.device)))
     forbidden = problem.T * problem.E - int(problem.allowed_per_token.sum())
     of = sum(len(family) for family in problem.families) + forbidden
     if not count:

@@ -20,7 +20,7 @@ from lp_routing.audits.probe import (
     unasked,
 )
 from lp_routing.errors import InputError
-from lp_routing.router_outputs import NoAnswer
+from lp_routing.router_outputs import NoRouterOutput
 
 FORMATS = {
     "bf16": torch.bfloat16,
@@ -61,7 +61,7 @@ def precision(
     question = f"Does every token keep its experts when logits are rounded to {rounded_to}?"
     try:
         before, after = ask(logits), ask(rounded(logits, FORMATS[rounded_to]))
-    except NoAnswer as reason:
+    except NoRouterOutput as reason:
         return unasked(name, question, reason)
     ways = ("as it is", f"in {rounded_to}")
     probe = compare("rounded", before, after, ways)

@@ -14,7 +14,7 @@ from lp_routing.audits.probe import (
     unanswered,
     unasked,
 )
-from lp_routing.router_outputs import NoAnswer
+from lp_routing.router_outputs import NoRouterOutput
 from lp_routing.validation import as_int
 
 NAME = "prefill against decode"
@@ -45,7 +45,7 @@ def prefill(router: RouterLike | AuditedRouter, logits: Tensor, *, most: int = 2
     ask, logits, most = as_audited_router(router), as_logits(logits), as_int(most, "most", 1)
     try:
         return _prefill(ask, logits, most)
-    except NoAnswer as reason:
+    except NoRouterOutput as reason:
         return unasked(NAME, QUESTION, reason)
 
 
@@ -57,7 +57,7 @@ def _prefill(ask: AuditedRouter, logits: Tensor, most: int) -> Finding:
         asked[t] = True
         try:
             alone[..., t : t + 1, :] = ask(logits[..., t : t + 1, :])
-        except NoAnswer as reason:
+        except NoRouterOutput as reason:
             return unanswered(NAME, QUESTION, f"when token {t} comes alone", reason)
     ways = (f"when all {T} tokens come at once", "when it comes alone")
     probe = compare("alone", full, alone, ways, asked)

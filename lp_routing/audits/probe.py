@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.router_outputs import ACCEPTED, NoAnswer, as_map
+from lp_routing.router_outputs import ACCEPTED, NoRouterOutput, as_choice_mask
 from lp_routing.scores import check_logits
 
 Verdict = Literal["holds", "fails", "not asked"]
@@ -164,14 +164,14 @@ def try_all(
         NoAnswer: it answered none of them.
     """
     probes: list[Probe] = []
-    refused: dict[str, NoAnswer] = {}
+    refused: dict[str, NoRouterOutput] = {}
     for name, ask in named:
         try:
             probes.append(ask())
-        except NoAnswer as reason:
+        except NoRouterOutput as reason:
             refused.setdefault(name, reason)
     if not probes:
-        raise next(iter(refused.values()), NoAnswer("there is nothing to ask"))
+        raise next(iter(refused.values()), NoRouterOutput("there is nothing to ask"))
     return probes, [f"Not all asked ({name}): {stripped(why)}." for name, why in refused.items()]
 
 
@@ -248,7 +248,7 @@ def _share(probe: Probe) -> float:
 
 
 RouterLike = Callable[..., Any]
-"""logits (T, E) or (B, T, E) -> anything that `as_map` reads."""
+"""logits (T, E) or (B, T, E) -> anything that `as_choice_mask` reads."""
 
 LIMIT_S = 30.0
 
@@ -324,7 +324,7 @@ def chosen(router: RouterLike, logits: Tensor, mask: Tensor | None = None) -> Te
         NoAnswer: it returned what names no pairs; what it raises itself is passed on.
     """
     copy = logits.clone()  # a router may write to what it is given
-    return as_map(router(copy) if mask is None else router(copy, mask=mask), logits)
+    return as_choice_mask(router(copy) if mask is None else router(copy, mask=mask), logits)
 
 
 def _within(limit_s: float, call: Callable[[], Tensor]) -> Tensor:
@@ -341,11 +341,11 @@ def _within(limit_s: float, call: Callable[[], Tensor]) -> Tensor:
     thread.start()
     thread.join(limit_s)
     if not outcome:
-        raise NoAnswer(f"it did not return in {limit_s:g} s")
+        raise NoRouterOutput(f"it did not return in {limit_s:g} s")
     result = outcome[0]
-    if isinstance(result, NoAnswer):
+    if isinstance(result, NoRouterOutput):
         raise result
     if isinstance(result, BaseException):
         first_line = (str(result).splitlines() or [""])[0]
-        raise NoAnswer(f"it raised {type(result).__name__}: {first_line}") from result
+        raise NoRouterOutput(f"it raised {type(result).__name__}: {first_line}") from result
     return result

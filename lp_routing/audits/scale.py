@@ -19,7 +19,7 @@ from lp_routing.audits.probe import (
     unasked,
 )
 from lp_routing.errors import InputError
-from lp_routing.router_outputs import NoAnswer
+from lp_routing.router_outputs import NoRouterOutput
 
 FACTOR, OFFSET = 60.0, 1000.0
 SHARE_FORBIDDEN = 8
@@ -59,13 +59,13 @@ def _moved(ask: AuditedRouter, logits: Tensor, name: str, way: str) -> Finding:
     before, after = MOVES[way](logits)
     try:
         if not bool(((after < float("inf")) & (logits.isfinite() == after.isfinite())).all()):
-            raise NoAnswer(f"logits {way} do not fit {logits.dtype}")
+            raise NoRouterOutput(f"logits {way} do not fit {logits.dtype}")
         plain = ask(before)
-    except NoAnswer as reason:
+    except NoRouterOutput as reason:
         return unasked(name, question, reason)
     try:
         moved = ask(after)
-    except NoAnswer as reason:
+    except NoRouterOutput as reason:
         return unanswered(name, question, f"on logits {way}", reason)
     probe = compare(way, plain, moved, ("on logits as they are", f"on logits {way}"))
     return found(name, question, f"with logits {way}", [probe])
@@ -76,11 +76,11 @@ def _forbidden(ask: AuditedRouter, logits: Tensor, name: str, way: str) -> Findi
     try:
         plain = ask(logits)
         pairs = FORBIDS[way](plain) | (logits == float("-inf"))
-    except NoAnswer as reason:
+    except NoRouterOutput as reason:
         return unasked(name, question, reason)
     try:
         after = ask(logits.masked_fill(pairs, float("-inf")))
-    except NoAnswer as reason:
+    except NoRouterOutput as reason:
         return unanswered(name, question, f"with {way}", reason)
     bad = (after & pairs).any(-1)
     count, of = int(bad.sum()), bad.numel()
@@ -140,7 +140,7 @@ def _usual(chosen: Tensor) -> int:
     E = chosen.shape[-1]
     usual = -(-int(chosen.sum()) // chosen[..., 0].numel())
     if usual >= E:
-        raise NoAnswer(f"its tokens have {usual} of {E} experts, so none can be forbidden")
+        raise NoRouterOutput(f"its tokens have {usual} of {E} experts, so none can be forbidden")
     return usual
 
 

@@ -27,7 +27,7 @@ from lp_routing.audits.probe import (
 from lp_routing.audits.scale import WAYS, scale
 from lp_routing.audits.ties import ties
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.router_outputs import NoAnswer
+from lp_routing.router_outputs import NoRouterOutput
 
 NAME = "repeatable"
 QUESTION = "Does the same input give the same experts every time?"
@@ -60,7 +60,7 @@ def repeatable(router: RouterLike | AuditedRouter, logits: Tensor) -> Finding:
                 (OTHER, partial(_again, OTHER, ask, logits, plain, 1)),
             ]
         )
-    except NoAnswer as reason:
+    except NoRouterOutput as reason:
         return unanswered(NAME, QUESTION, "on the logits as they are", reason)
     more = []
     if any(p.name == OTHER and p.example for p in probes):
@@ -136,4 +136,4 @@ def _obstacle(first: Finding) -> str | None:
 
 
 def _decline(reason: str, _logits: Tensor) -> NoReturn:
-    raise NoAnswer(reason)
+    raise NoRouterOutput(reason)

@@ -21,7 +21,7 @@ from lp_routing.audits.probe import (
     try_all,
     unasked,
 )
-from lp_routing.router_outputs import NoAnswer
+from lp_routing.router_outputs import NoRouterOutput
 from lp_routing.validation import as_int
 
 NAME = "ties"
@@ -58,7 +58,7 @@ def ties(router: RouterLike | AuditedRouter, logits: Tensor, *, orders: int = 4)
     ask, logits, orders = as_audited_router(router), as_logits(logits), as_int(orders, "orders", 1)
     try:
         return _ties(ask, logits, orders)
-    except NoAnswer as reason:
+    except NoRouterOutput as reason:
         return unasked(NAME, QUESTION, reason)
 
 
@@ -140,7 +140,7 @@ def _turned(
         return ask(logits.index_select(axis, order)).index_select(axis, order.argsort())
 
     if not all(torch.equal(there_and_back(control[0], order), control[1]) for order in orders):
-        raise NoAnswer(f"in another order of {name} it chooses otherwise without any tie")
+        raise NoRouterOutput(f"in another order of {name} it chooses otherwise without any tie")
     ways = ("as they stand", f"with the {name} in another order")
     probes = [compare(name, given[1], there_and_back(given[0], o), ways) for o in orders]
     return merged(name, probes)

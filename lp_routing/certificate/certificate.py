@@ -37,7 +37,7 @@ from lp_routing.certificate.prices import Prices, clipped, pair_prices
 from lp_routing.certificate.violations import (
     Taken,
     Violation,
-    as_amounts,
+    assignment_amounts,
     nothing_taken,
     taken_in,
     violations_in,
@@ -45,7 +45,7 @@ from lp_routing.certificate.violations import (
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.process_group import ALONE, Shards
+from lp_routing.process_group import ALONE, ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -234,9 +234,9 @@ def certify(
             f"certify expects a RoutingProblem, an assignment and Prices, got "
             f"{type(problem).__name__} and {type(prices).__name__}; without prices, give Prices()."
         )
-    shards = Shards(group)
+    shards = ProcessGroup(group)
     with shards.together():
-        x = as_amounts(problem, assignment)
+        x = assignment_amounts(problem, assignment)
         table = clipped(problem, prices)
         tables = _on_grids(problem, table, shards) if exact else [table]
         sums = _of_all(shards, token_sums(problem, x, tables, exact=exact))
@@ -248,7 +248,7 @@ def certificate_of(
     sums: TokenSums,
     tables: list[dict[str, Tensor]],
     exact: bool = False,
-    shards: Shards = ALONE,
+    shards: ProcessGroup = ALONE,
 ) -> Certificate:
     """The certificate that the sums over all tokens make, with the tables they were made with."""
     bound: Number
@@ -274,7 +274,7 @@ def dual_bound(problem: RoutingProblem, prices: Prices, *, group: Any = None) ->
     Where prices are so much larger than scores that rounding could show, it is evaluated exactly.
     With a `group`, the bound of the tokens of all its ranks together, as in `certify`.
     """
-    shards = Shards(group)
+    shards = ProcessGroup(group)
     with shards.together():
         table = clipped(problem, prices)
         sums = _of_all(shards, token_sums(problem, None, [table]))
@@ -282,7 +282,7 @@ def dual_bound(problem: RoutingProblem, prices: Prices, *, group: Any = None) ->
 
 
 def exact_bound(
-    problem: RoutingProblem, table: dict[str, Tensor], shards: Shards = ALONE
+    problem: RoutingProblem, table: dict[str, Tensor], shards: ProcessGroup = ALONE
 ) -> Number:
     """`dual_bound` without rounding, from clipped prices: a Fraction, or -inf."""
     tables = _on_grids(problem, table, shards)
@@ -290,7 +290,7 @@ def exact_bound(
     return _best_bound(problem, sums.earned, tables)
 
 
-def _of_all(shards: Shards, sums: TokenSums) -> TokenSums:
+def _of_all(shards: ProcessGroup, sums: TokenSums) -> TokenSums:
     """The sums over the tokens of all ranks, in the order of ranks."""
     return reduce(add, shards.gathered(sums))
 
@@ -306,7 +306,7 @@ def _largest_pair_price(problem: RoutingProblem, table: dict[str, Tensor]) -> fl
 
 
 def _on_grids(
-    problem: RoutingProblem, table: dict[str, Tensor], shards: Shards
+    problem: RoutingProblem, table: dict[str, Tensor], shards: ProcessGroup
 ) -> list[dict[str, Tensor]]:
     """The prices as they are, and rounded to the grid of the scores: in 53 bits, so sums are exact.
 
@@ -332,7 +332,7 @@ def _grid_of_scores(problem: RoutingProblem) -> int:
 
 
 def _float_bound(
-    problem: RoutingProblem, earned: Earned, table: dict[str, Tensor], shards: Shards
+    problem: RoutingProblem, earned: Earned, table: dict[str, Tensor], shards: ProcessGroup
 ) -> float:
     """The bound in float64, evaluated exactly after all where too much cancels in it."""
     if not earned.possible:

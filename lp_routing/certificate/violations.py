@@ -137,7 +137,7 @@ def taken_in(
     )
 
 
-def as_amounts(
+def assignment_amounts(
     problem: RoutingProblem, assignment: Assignment | Tensor | np.ndarray[Any, Any]
 ) -> Tensor:
     """The (T, E) amounts of an assignment, where and as they are; their entries are not read.

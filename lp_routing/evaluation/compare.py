@@ -22,7 +22,7 @@ from lp_routing.evaluation.evaluate import EXACT, NOT_JUDGED, GapRow, Judge, sha
 from lp_routing.pricing import Pricing
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.router_outputs import as_taken
+from lp_routing.router_outputs import as_amounts
 from lp_routing.routers.base import Rule, StatefulRouter
 from lp_routing.routers.catalogue import CATALOGUE, Shape, router
 from lp_routing.scores import check_logits
@@ -143,7 +143,7 @@ class Trial:
             self.run, state = _runner(router, values, warm_up, before)
             self.row = replace(self.row, routed_on=given.words, state=state)
             self.first_s, result = _timed(self.run, values)
-            self.row = judge.judged(self.row, as_taken(result, values))
+            self.row = judge.judged(self.row, as_amounts(result, values))
         except Exception as error:
             self._failed(error)
 

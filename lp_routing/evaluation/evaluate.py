@@ -16,7 +16,7 @@ from torch import Tensor
 from lp_routing.certificate.certificate import Certificate, certify
 from lp_routing.certificate.prices import Prices
 from lp_routing.certificate.ties import ties
-from lp_routing.certificate.violations import as_amounts
+from lp_routing.certificate.violations import assignment_amounts
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.constraints import Family
@@ -247,7 +247,7 @@ class Judge:
         Raises:
             InputError: amounts of another shape, NaN, infinite.
         """
-        x = as_amounts(self.problem, amounts).to(self.problem.scores.device)
+        x = assignment_amounts(self.problem, amounts).to(self.problem.scores.device)
         certificate = self._certificate(x)
         feasible = certificate.keeps_bounds(ROUNDING)
         known = self.truth.status is not Status.INFEASIBLE and math.isfinite(certificate.bound)

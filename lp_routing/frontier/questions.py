@@ -17,7 +17,7 @@ from lp_routing.frontier.curves import Certified, Concave, Merged
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.named import balanced, served_unified, token_choice, unified
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.router_outputs import as_taken
+from lp_routing.router_outputs import as_amounts
 from lp_routing.scores import check_logits
 from lp_routing.solvers import Solver
 from lp_routing.solvers.solve import Solution, Status, solve
@@ -213,7 +213,7 @@ def router_curve(
     for n in given:
         router = make(n)
         name = name or getattr(router, "__name__", type(router).__name__)
-        taken = as_taken(router(values.clone()), values)
+        taken = as_amounts(router(values.clone()), values)
         found.append(certify(problem_at(n), taken, Prices()))
     return RouterCurve(
         name,

@@ -11,7 +11,7 @@ from lp_routing.pricing.priced import Priced, priced_constraints
 from lp_routing.pricing.rows import Contest, Rows, joined, rows_of
 from lp_routing.pricing.screen import screen
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.process_group import Shards
+from lp_routing.process_group import ProcessGroup
 
 GROWTH = 4
 """Each sample is so many times as large as the one before."""
@@ -49,7 +49,7 @@ class Batch:
     short: bool
 
 
-def batch_of(problem: RoutingProblem, shards: Shards, seed: int) -> Batch:
+def batch_of(problem: RoutingProblem, shards: ProcessGroup, seed: int) -> Batch:
     """Number the rows of all ranks, and draw a sample from each in proportion to its tokens.
 
     Raises:
@@ -95,7 +95,7 @@ def batch_of(problem: RoutingProblem, shards: Shards, seed: int) -> Batch:
 
 def contested(
     batch: Batch,
-    shards: Shards,
+    shards: ProcessGroup,
     low: Array,
     high: Array,
     x: Tensor | None = None,
@@ -142,7 +142,7 @@ def _mixed(parts: list[Rows], generator: torch.Generator) -> Rows:
     return rows.take(torch.randperm(len(rows), generator=generator))
 
 
-def _check_the_same(shards: Shards, problem: RoutingProblem, priced: Priced) -> None:
+def _check_the_same(shards: ProcessGroup, problem: RoutingProblem, priced: Priced) -> None:
     """Raise on every rank where ranks state different constraints."""
     multiple = problem.multiplicity is not None
     mine = (problem.E, priced.kinds, priced.lower.tolist(), priced.upper.tolist(), multiple)

@@ -12,7 +12,7 @@ from lp_routing.pricing.batch import Batch, batch_of, contested
 from lp_routing.pricing.narrowing import Drawn, narrowed, sampled, tick, what_is_left
 from lp_routing.pricing.priced import to_prices
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.process_group import Shards
+from lp_routing.process_group import ProcessGroup
 from lp_routing.validation import as_int, as_nonnegative
 
 
@@ -43,7 +43,7 @@ def best_prices(
     Raises:
         InputError: not a problem, numbers that make no sense.
     """
-    shards = Shards(group)
+    shards = ProcessGroup(group)
     with shards.together():
         if not isinstance(problem, RoutingProblem):
             raise InputError(f"best_prices expects a RoutingProblem, got {type(problem).__name__}.")
@@ -67,7 +67,7 @@ def best_prices(
 
 
 def _one_pass(
-    problem: RoutingProblem, batch: Batch, drawn: Drawn, shards: Shards
+    problem: RoutingProblem, batch: Batch, drawn: Drawn, shards: ProcessGroup
 ) -> tuple[Drawn, float]:
     """Clear the markets of all tokens that are contested in a box; what the next pass could gain.
 

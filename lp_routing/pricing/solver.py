@@ -36,7 +36,7 @@ from lp_routing.pricing.narrowing import Drawn, around, sampled, tick, unlimited
 from lp_routing.pricing.priced import to_prices, to_vector
 from lp_routing.pricing.search import ALL, OUT_OF_TIME, Settled, Terms, settle
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.process_group import Shards
+from lp_routing.process_group import ProcessGroup
 from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit
 from lp_routing.solvers.highs import HiGHS
 from lp_routing.solvers.infeasibility import explain
@@ -110,7 +110,7 @@ class Pricing(Solver):
         self.dtype, self.start = dtype, start
         self.relative_gap = as_nonnegative(relative_gap, "Pricing: relative_gap")
         self.time_limit_s, self.seed = time_limit_s, as_int(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
-        self.shards = Shards(group)
+        self.shards = ProcessGroup(group)
 
     def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:  # noqa: ARG002
         """Search for the prices; amounts are whole with or without `integral`."""

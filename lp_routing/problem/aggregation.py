@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.process_group import Shards
+from lp_routing.process_group import ProcessGroup
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -72,7 +72,7 @@ def merge_alike(problem: RoutingProblem) -> Merged:
     return Merged(alike, row, problem.families)
 
 
-def merge_alike_of_all(problem: RoutingProblem, shards: Shards) -> Merged:
+def merge_alike_of_all(problem: RoutingProblem, shards: ProcessGroup) -> Merged:
     """The same for the tokens of all ranks, on every rank; what is merged is exchanged.
 
     Args:

@@ -12,7 +12,7 @@ from lp_routing.evaluation.compare import comparisons, exact_solver
 from lp_routing.evaluation.evaluate import ROUNDING, GapRow
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.router_outputs import as_taken
+from lp_routing.router_outputs import as_amounts
 from lp_routing.routers.base import AnyRouter, StatefulRouter
 from lp_routing.routers.catalogue import Shape, router
 from lp_routing.solvers.solve import Solution, Status, solve
@@ -100,7 +100,7 @@ def built(name: str, shape: Shape, seed: int) -> AnyRouter:
 def cold(found: AnyRouter, logits: Tensor) -> Tensor:
     """What a router takes on its first batch, amounts (T, E)."""
     answer: Any = found(logits.clone())
-    return as_taken(answer[0] if isinstance(found, StatefulRouter) else answer, logits)
+    return as_amounts(answer[0] if isinstance(found, StatefulRouter) else answer, logits)
 
 
 def _taken(name: str, shape: Shape, seed: int, logits: Tensor) -> Assignment | None:

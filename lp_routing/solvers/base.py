@@ -15,7 +15,7 @@ from torch import Tensor
 from lp_routing.certificate.prices import Prices
 from lp_routing.errors import OptionError
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.process_group import ALONE, Shards
+from lp_routing.process_group import ALONE, ProcessGroup
 
 
 class Outcome(Enum):
@@ -57,7 +57,7 @@ class Solver(ABC):
 
     tolerance: float = 1e-9
     own_scale: bool = False
-    shards: Shards = ALONE
+    shards: ProcessGroup = ALONE
 
     @property
     def name(self) -> str:

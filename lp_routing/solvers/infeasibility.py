@@ -25,7 +25,7 @@ from lp_routing.placing.flow import cut
 from lp_routing.problem.aggregation import Array, Merged, merge_alike_of_all
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.process_group import ALONE, Shards
+from lp_routing.process_group import ALONE, ProcessGroup
 from lp_routing.solvers.linear_program import LinearProgram, Vector, linear_program
 
 TINY = 1e-7
@@ -95,7 +95,7 @@ class Clash(NamedTuple):
         )
 
 
-def explain(problem: RoutingProblem, shards: Shards = ALONE) -> Infeasibility | None:
+def explain(problem: RoutingProblem, shards: ProcessGroup = ALONE) -> Infeasibility | None:
     """Find and prove a clash of bounds, or None where none can be proved.
 
     What is found is the smallest total amount by which bounds must be broken: by one maximum flow
