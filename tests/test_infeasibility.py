@@ -12,7 +12,7 @@ from scipy.optimize import LinearConstraint, milp
 
 import lp_routing as lpr
 from lp_routing import at_least, at_most, between, exactly
-from lp_routing.problem.aggregation import merge_alike
+from lp_routing.problem.aggregation import aggregate_rows
 from lp_routing.solvers import infeasibility
 from lp_routing.solvers.infeasibility import explain
 from tests.cases import FEASIBLE, INFEASIBLE
@@ -163,7 +163,7 @@ def test_merged_rows_have_the_bound_of_all_rows_on_scores_of_zero(problem, some)
         total=float(some[4]),
         **{f"{kind}s": some[5 : 5 + len(family)] for kind, family in groups.items() if family},
     )
-    merged = merge_alike(problem).problem
+    merged = aggregate_rows(problem).problem
     bound = lpr.dual_bound(without_scores(problem), prices)
     assert lpr.dual_bound(merged, prices) == pytest.approx(bound)
 
@@ -171,7 +171,7 @@ def test_merged_rows_have_the_bound_of_all_rows_on_scores_of_zero(problem, some)
 def test_rows_that_allow_the_same_pairs_are_one_row():
     scores = torch.rand(5, 70)
     scores[1, 69] = scores[3, 69] = scores[4, 0] = -INF
-    merged = merge_alike(lpr.RoutingProblem(scores, tokens=between(1, 3)))
+    merged = aggregate_rows(lpr.RoutingProblem(scores, tokens=between(1, 3)))
     assert merged.row.tolist() == [0, 1, 0, 1, 2]
     assert merged.problem.multiplicity.tolist() == [2, 2, 1]
     assert [bound.tolist() for bound in merged.problem.token_bounds()] == [[2, 2, 1], [6, 6, 3]]
@@ -182,7 +182,7 @@ def test_rows_of_several_copies_are_alike_where_their_bounds_a_copy_are():
     problem = lpr.RoutingProblem(
         torch.rand(4, 3), tokens=between([1, 2, 3, 3], [2, 4, 6, INF]), multiplicity=[1, 2, 3, 3]
     )
-    merged = merge_alike(problem)
+    merged = aggregate_rows(problem)
     assert merged.row.tolist() == [0, 0, 0, 1]
     assert merged.problem.multiplicity.tolist() == [6, 3]
     assert [bound.tolist() for bound in merged.problem.token_bounds()] == [[6, 3], [12, INF]]
@@ -193,20 +193,20 @@ def test_rows_of_several_copies_with_fractions_a_copy_merge_with_their_like_alon
     problem = lpr.RoutingProblem(
         torch.rand(3, 2), tokens=exactly([1, 1, 2]), multiplicity=[3, 3, 6]
     )
-    merged = merge_alike(problem)
+    merged = aggregate_rows(problem)
     assert merged.row.tolist() == [0, 0, 1]
     assert merged.problem.token_bounds()[0].tolist() == [2, 2]
 
 
 def test_without_bounds_on_tokens_copies_do_not_tell_rows_apart():
-    merged = merge_alike(lpr.RoutingProblem(torch.rand(3, 2), multiplicity=[1, 2, 5]))
+    merged = aggregate_rows(lpr.RoutingProblem(torch.rand(3, 2), multiplicity=[1, 2, 5]))
     assert merged.row.tolist() == [0, 0, 0]
     assert merged.problem.multiplicity.tolist() == [8]
 
 
 def test_token_groups_tell_rows_apart():
     groups = [([0, 1, 2, 3], at_most(4)), ([2, 3], at_most(1)), ([5], at_most(1))]
-    merged = merge_alike(lpr.RoutingProblem(torch.rand(7, 2), token_groups=groups))
+    merged = aggregate_rows(lpr.RoutingProblem(torch.rand(7, 2), token_groups=groups))
     assert merged.row.tolist() == [0, 0, 1, 1, 2, 3, 2]
     assert merged.problem.family("token_group").members.tolist() == [
         [True, True, False, False],
@@ -234,7 +234,7 @@ def test_tokens_and_experts_that_need_the_same_pairs():
 
 def test_prices_that_prove_nothing_are_not_believed(monkeypatch):
     problem = lpr.RoutingProblem(torch.rand(8, 4), tokens=exactly(2), experts=at_most(3))
-    proved = infeasibility._elastic_duals(lpr.linear_program(merge_alike(problem).problem))
+    proved = infeasibility._elastic_duals(lpr.linear_program(aggregate_rows(problem).problem))
     assert proved.tolist() == [-1, 1, 1, 1, 1]
     for wrong in (0 * proved, -proved, np.array([-1, 1, 1, 0, 1.0]), None):
         monkeypatch.setattr(infeasibility, "_cut_duals", lambda _, wrong=wrong: wrong)
@@ -246,7 +246,7 @@ def test_a_million_tokens_that_may_go_anywhere_are_one_row():
     T, E = 1 << 20, 16
     slots = [T * 2 // E] * (E - 1) + [T * 2 // E - 1]
     problem = lpr.RoutingProblem(torch.zeros(T, E), tokens=exactly(2), experts=at_most(slots))
-    assert merge_alike(problem).problem.T == 1
+    assert aggregate_rows(problem).problem.T == 1
     found = explain(problem)
     assert len(found.needs) == T
     assert found.shortfall == 1
@@ -262,7 +262,7 @@ def test_thousands_of_patterns():
     liking = torch.rand(T, E, generator=seeded) + 0.6 * torch.linspace(0, 1, E)
     scores = torch.full((T, E), -INF).scatter_(1, liking.topk(4, 1).indices, 0.0)
     problem = lpr.RoutingProblem(scores, tokens=exactly(2), experts=exactly(T * 2 // E))
-    assert 1_000 < merge_alike(problem).problem.T < T
+    assert 1_000 < aggregate_rows(problem).problem.T < T
     found = explain(problem)
     bound = lpr.dual_bound(without_scores(problem), found.prices)
     assert found.shortfall == pytest.approx(-bound)

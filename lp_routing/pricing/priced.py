@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.certificate.prices import Prices, clipped, from_table
-from lp_routing.problem.aggregation import classes_of
+from lp_routing.problem.aggregation import group_classes
 from lp_routing.problem.constraints import Family, disjoint_sets
 from lp_routing.problem.problem import RoutingProblem
 
@@ -137,7 +137,7 @@ def _places(groups: Family | None, device: torch.device) -> tuple[Tensor | None,
     """Which set of token groups each token is in, int64 (T,), and those sets, (places, groups)."""
     if groups is None or groups.members is None:
         return None, torch.zeros(0, 0, dtype=torch.float64, device=device)
-    place, first = classes_of(groups.members)
+    place, first = group_classes(groups.members)
     sets = groups.members[:, torch.as_tensor(first, device=device)].T.double()
     return torch.as_tensor(place, device=device), sets
 

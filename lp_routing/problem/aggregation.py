@@ -24,7 +24,7 @@ WORD = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Merged:
+class AggregatedProblem:
     """A problem without scores, in which no two rows are alike.
 
     Attributes:
@@ -41,7 +41,7 @@ class Merged:
     families: tuple[Family, ...]
 
 
-def merge_alike(problem: RoutingProblem) -> Merged:
+def aggregate_rows(problem: RoutingProblem) -> AggregatedProblem:
     """Merge the rows that differ in nothing but their scores; O(T) memory beside the scores."""
     lower, upper, unit = _per_unit(problem)
     row = _told_apart(_columns(problem, lower, upper, unit), problem.T)
@@ -69,17 +69,17 @@ def merge_alike(problem: RoutingProblem) -> Merged:
     without_scores[(problem.scores[at] == float("-inf")).cpu()] = float("-inf")
     alike = RoutingProblem(without_scores, multiplicity=in_all(unit))
     alike = alike.with_families(tuple(merged(family) for family in problem.families))
-    return Merged(alike, row, problem.families)
+    return AggregatedProblem(alike, row, problem.families)
 
 
-def merge_alike_of_all(problem: RoutingProblem, shards: ProcessGroup) -> Merged:
+def aggregate_rows_of_all_ranks(problem: RoutingProblem, shards: ProcessGroup) -> AggregatedProblem:
     """The same for the tokens of all ranks, on every rank; what is merged is exchanged.
 
     Args:
         problem: this rank's tokens under the bounds of all, without groups of tokens.
         shards: the ranks.
     """
-    own = merge_alike(problem)
+    own = aggregate_rows(problem)
     if shards.alone:
         return own
     bounds = [_on_cpu(each.token_bounds()) for each in (problem, own.problem)]
@@ -88,9 +88,9 @@ def merge_alike_of_all(problem: RoutingProblem, shards: ProcessGroup) -> Merged:
     firsts = np.cumsum([0, *map(len, scores)])[:-1].tolist()
     others = tuple(family for family in own.problem.families if family.kind != "token")
     joined = RoutingProblem(torch.cat(scores), multiplicity=torch.cat(copies))
-    again = merge_alike(joined.with_families((_tokens(within), *others)))
+    again = aggregate_rows(joined.with_families((_tokens(within), *others)))
     row = np.concatenate([part.numpy() + first for part, first in zip(rows, firsts, strict=True)])
-    return Merged(again.problem, again.row[row], (_tokens(before), *others))
+    return AggregatedProblem(again.problem, again.row[row], (_tokens(before), *others))
 
 
 def _on_cpu(sides: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,7 @@ def _tokens(parts: tuple[tuple[Tensor, Tensor], ...]) -> Family:
     return Family("token", torch.cat(lower), torch.cat(upper))
 
 
-def classes_of(members: Tensor) -> tuple[Array, Array]:
+def group_classes(members: Tensor) -> tuple[Array, Array]:
     """Which tokens lie in the same groups (G, T): a number each, (T,), and the first of each."""
     row = np.zeros(members.shape[1], dtype=np.int64)
     _split(row, members)

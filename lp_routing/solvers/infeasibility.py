@@ -22,7 +22,7 @@ import scipy.sparse as sp
 from lp_routing.certificate.certificate import dual_bound
 from lp_routing.certificate.prices import Prices, from_table
 from lp_routing.placing.flow import cut
-from lp_routing.problem.aggregation import Array, Merged, merge_alike_of_all
+from lp_routing.problem.aggregation import AggregatedProblem, Array, aggregate_rows_of_all_ranks
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.process_group import ALONE, ProcessGroup
@@ -107,7 +107,7 @@ def explain(problem: RoutingProblem, shards: ProcessGroup = ALONE) -> Infeasibil
         shards: the processes; each gets the same answer about the tokens of all, numbered in the
             order of ranks.
     """
-    merged = merge_alike_of_all(problem, shards)
+    merged = aggregate_rows_of_all_ranks(problem, shards)
     program = linear_program(merged.problem)
     duals = _cut_duals(merged.problem)
     if duals is None:
@@ -173,7 +173,7 @@ def _by_kind(program: LinearProgram, duals: Vector) -> dict[str, Vector]:
     return {family.kind: part for family, part in zip(families, parts, strict=True)}
 
 
-def _clash(merged: Merged, program: LinearProgram, duals: Vector) -> Clash:
+def _clash(merged: AggregatedProblem, program: LinearProgram, duals: Vector) -> Clash:
     """Demands and supplies of the clash, each weighted with its price (1 for a cut)."""
     by_kind = _by_kind(program, duals)
     needs, gives = [], []
