@@ -35,11 +35,11 @@ from lp_routing.certificate.exact_arithmetic import (
 )
 from lp_routing.certificate.prices import Prices, clipped, pair_prices
 from lp_routing.certificate.violations import (
-    Taken,
+    PrimalSums,
     Violation,
     assignment_amounts,
-    nothing_taken,
-    taken_in,
+    no_primal_sums,
+    primal_sums,
     violations_in,
 )
 from lp_routing.errors import InputError
@@ -49,7 +49,7 @@ from lp_routing.process_group import ALONE, ProcessGroup
 
 
 @dataclass(frozen=True)
-class Earned:
+class DualSums:
     """What tokens would earn, each alone, at given prices: their part of a bound.
 
     Attributes:
@@ -62,9 +62,9 @@ class Earned:
     magnitude: float = 0.0
     possible: bool = True
 
-    def __add__(self, other: "Earned") -> "Earned":
+    def __add__(self, other: "DualSums") -> "DualSums":
         """What two sets of tokens would earn."""
-        return Earned(
+        return DualSums(
             self.worth + other.worth,
             self.magnitude + other.magnitude,
             self.possible and other.possible,
@@ -72,7 +72,7 @@ class Earned:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenSums:
+class CertificateSums:
     """All that a certificate needs of a set of tokens; two sets add up with `+`.
 
     Attributes:
@@ -80,13 +80,13 @@ class TokenSums:
         earned: what the tokens would earn, once for each table of prices.
     """
 
-    taken: Taken
-    earned: tuple[Earned, ...]
+    taken: PrimalSums
+    earned: tuple[DualSums, ...]
 
-    def __add__(self, other: "TokenSums") -> "TokenSums":
+    def __add__(self, other: "CertificateSums") -> "CertificateSums":
         """The sums of two sets of tokens."""
         pairs = zip(self.earned, other.earned, strict=True)
-        return TokenSums(self.taken + other.taken, tuple(a + b for a, b in pairs))
+        return CertificateSums(self.taken + other.taken, tuple(a + b for a, b in pairs))
 
 
 def token_sums(
@@ -95,7 +95,7 @@ def token_sums(
     tables: Sequence[dict[str, Tensor]],
     *,
     exact: bool = False,
-) -> TokenSums:
+) -> CertificateSums:
     """The sums over all tokens of a problem, each chunk of rows read once for each table.
 
     Args:
@@ -108,24 +108,24 @@ def token_sums(
         InputError: NaN or infinite amounts.
     """
     dot: Dot = exact_dot if exact else float_dot
-    sums = TokenSums(nothing_taken(problem), tuple(Earned() for _ in tables))
+    sums = CertificateSums(no_primal_sums(problem), tuple(DualSums() for _ in tables))
     paid = [pair_prices(problem, table) for table in tables]
     chunks = zip(*(best_response(problem, *p, exact_order=exact) for p in paid), strict=True)
     for responses in chunks:
         rows, scores = responses[0].rows, responses[0].matrix
         taken = sums.taken
         if x is not None:
-            taken = taken + taken_in(problem, rows, scores, x[rows], dot)
+            taken = taken + primal_sums(problem, rows, scores, x[rows], dot)
         pairs = zip(sums.earned, responses, strict=True)
-        sums = TokenSums(taken, tuple(earned + _earned_by(r, dot) for earned, r in pairs))
+        sums = CertificateSums(taken, tuple(earned + _earned_by(r, dot) for earned, r in pairs))
     return sums
 
 
-def _earned_by(response: Response, dot: Dot) -> Earned:
+def _earned_by(response: Response, dot: Dot) -> DualSums:
     if not response.possible:
-        return Earned(possible=False)
+        return DualSums(possible=False)
     amounts = response.amounts
-    return Earned(
+    return DualSums(
         worth=dot(amounts, response.scores) - dot(amounts, response.prices),
         magnitude=float_dot(amounts, response.scores.abs() + response.prices.abs()),
     )
@@ -245,7 +245,7 @@ def certify(
 
 def certificate_of(
     problem: RoutingProblem,
-    sums: TokenSums,
+    sums: CertificateSums,
     tables: list[dict[str, Tensor]],
     exact: bool = False,
     shards: ProcessGroup = ALONE,
@@ -290,7 +290,7 @@ def exact_bound(
     return _best_bound(problem, sums.earned, tables)
 
 
-def _of_all(shards: ProcessGroup, sums: TokenSums) -> TokenSums:
+def _of_all(shards: ProcessGroup, sums: CertificateSums) -> CertificateSums:
     """The sums over the tokens of all ranks, in the order of ranks."""
     return reduce(add, shards.gathered(sums))
 
@@ -332,7 +332,7 @@ def _grid_of_scores(problem: RoutingProblem) -> int:
 
 
 def _float_bound(
-    problem: RoutingProblem, earned: Earned, table: dict[str, Tensor], shards: ProcessGroup
+    problem: RoutingProblem, earned: DualSums, table: dict[str, Tensor], shards: ProcessGroup
 ) -> float:
     """The bound in float64, evaluated exactly after all where too much cancels in it."""
     if not earned.possible:
@@ -345,7 +345,7 @@ def _float_bound(
 
 
 def _best_bound(
-    problem: RoutingProblem, earned: Sequence[Earned], tables: Sequence[dict[str, Tensor]]
+    problem: RoutingProblem, earned: Sequence[DualSums], tables: Sequence[dict[str, Tensor]]
 ) -> Number:
     """The smallest of the bounds of several tables, in exact arithmetic; -inf if none exists."""
     if not all(each.possible for each in earned):

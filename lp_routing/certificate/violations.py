@@ -33,7 +33,7 @@ class Violation(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Broken:
+class BrokenBounds:
     """Broken constraints of one kind; at most `NAMED` are kept, the worst ones.
 
     Attributes:
@@ -50,7 +50,7 @@ class Broken:
     excess: Tensor
     count: int
 
-    def __add__(self, other: "Broken") -> "Broken":
+    def __add__(self, other: "BrokenBounds") -> "BrokenBounds":
         """Those of both, the worst ones kept in their order."""
         if not self.count or not other.count:
             return self if self.count else other
@@ -67,7 +67,7 @@ class Broken:
 
 
 @dataclass(frozen=True, eq=False)
-class Taken:
+class PrimalSums:
     """What an assignment takes, summed over tokens: shards of the tokens add up with `+`.
 
     Attributes:
@@ -85,12 +85,12 @@ class Taken:
     load: Tensor
     groups: Tensor
     whole: bool
-    pairs: Broken
-    tokens: Broken
+    pairs: BrokenBounds
+    tokens: BrokenBounds
 
-    def __add__(self, other: "Taken") -> "Taken":
+    def __add__(self, other: "PrimalSums") -> "PrimalSums":
         """What two sets of tokens take together."""
-        return Taken(
+        return PrimalSums(
             self.value + other.value,
             self.size + other.size,
             self.load + other.load,
@@ -101,15 +101,15 @@ class Taken:
         )
 
 
-def nothing_taken(problem: RoutingProblem) -> Taken:
+def no_primal_sums(problem: RoutingProblem) -> PrimalSums:
     """What no tokens take: the sum to start from."""
     nobody = problem.scores[:0]
-    return replace(taken_in(problem, slice(0, 0), nobody, nobody), value=0)  # adds to fractions
+    return replace(primal_sums(problem, slice(0, 0), nobody, nobody), value=0)  # adds to fractions
 
 
-def taken_in(
+def primal_sums(
     problem: RoutingProblem, rows: slice, scores: Tensor, x: Tensor, dot: Dot = float_dot
-) -> Taken:
+) -> PrimalSums:
     """What some rows of a problem take: scores (n, E) and amounts x (n, E) of these rows.
 
     Raises:
@@ -126,7 +126,7 @@ def taken_in(
     worth = worth.where(allowed, 0.0)
     per_token = amounts.new_zeros(len(x)).index_add_(0, token, amounts)
     token_noise = torch.zeros_like(per_token).index_fill_(0, token[noise > 0], ROUNDING)
-    return Taken(
+    return PrimalSums(
         value=dot(amounts, worth),
         size=float_dot(amounts, worth.abs()),
         load=amounts.new_zeros(problem.E).index_add_(0, expert, amounts),
@@ -165,13 +165,13 @@ def violations_of(problem: RoutingProblem, x: Tensor) -> tuple[tuple[Violation, 
     Raises:
         InputError: NaN or infinite amounts.
     """
-    taken = nothing_taken(problem)
+    taken = no_primal_sums(problem)
     for rows in problem.row_chunks():
-        taken += taken_in(problem, rows, problem.scores[rows], x[rows])
+        taken += primal_sums(problem, rows, problem.scores[rows], x[rows])
     return violations_in(problem, taken)
 
 
-def violations_in(problem: RoutingProblem, taken: Taken) -> tuple[tuple[Violation, ...], int]:
+def violations_in(problem: RoutingProblem, taken: PrimalSums) -> tuple[tuple[Violation, ...], int]:
     """As `violations_of`, from the sums over all tokens."""
     found, count = _pairs_in_words(taken.pairs), taken.pairs.count
     noise = taken.load.new_full((1,), 0.0 if taken.whole else ROUNDING)
@@ -204,7 +204,7 @@ def _in_groups(problem: RoutingProblem, rows: slice, per_token: Tensor) -> Tenso
 
 def _broken_pairs(
     problem: RoutingProblem, rows: slice, pairs: Tensor, amounts: Tensor, allowed: Tensor
-) -> Broken:
+) -> BrokenBounds:
     """Those of the taken pairs (n, 2) that are negative, forbidden or taken too often."""
     most = allowed.double()
     if problem.multiplicity is not None:
@@ -215,7 +215,9 @@ def _broken_pairs(
     return _worst(where, amounts[bad], most[bad], excess[bad], count=len(bad))
 
 
-def _broken_tokens(problem: RoutingProblem, rows: slice, counted: Tensor, noise: Tensor) -> Broken:
+def _broken_tokens(
+    problem: RoutingProblem, rows: slice, counted: Tensor, noise: Tensor
+) -> BrokenBounds:
     family = problem.family("token")
     if family is None:
         return _outside(counted[:0], counted[:0], counted[:0], noise[:0])
@@ -229,7 +231,7 @@ def _noise(amounts: Tensor) -> Tensor:
 
 def _outside(
     counted: Tensor, lower: Tensor, upper: Tensor, noise: Tensor, first: int = 0
-) -> Broken:
+) -> BrokenBounds:
     """Rows of a family, from number `first`, whose count (n,) lies outside their bounds (n,)."""
     excess = torch.maximum(counted - upper, lower - counted)
     limit = torch.where(counted > upper, upper, lower)
@@ -239,15 +241,17 @@ def _outside(
     return _worst(where, counted[bad], limit[bad], excess[bad], count=len(bad))
 
 
-def _worst(where: Tensor, counted: Tensor, limit: Tensor, excess: Tensor, count: int) -> Broken:
+def _worst(
+    where: Tensor, counted: Tensor, limit: Tensor, excess: Tensor, count: int
+) -> BrokenBounds:
     """The `NAMED` worst of some broken constraints, in their own order."""
     if len(excess) > NAMED:
         kept = torch.topk(excess, NAMED).indices.sort().values
         where, counted, limit, excess = where[kept], counted[kept], limit[kept], excess[kept]
-    return Broken(where, counted, limit, excess, count)
+    return BrokenBounds(where, counted, limit, excess, count)
 
 
-def _pairs_in_words(broken: Broken) -> list[Violation]:
+def _pairs_in_words(broken: BrokenBounds) -> list[Violation]:
     found = []
     for (i, j), amount, most, excess in broken.rows():
         limit = "at least 0" if amount < 0 else f"at most {most:g}"
@@ -257,7 +261,7 @@ def _pairs_in_words(broken: Broken) -> list[Violation]:
     return sorted(found, key=lambda violation: -violation.amount)
 
 
-def _bounds_in_words(family: Family, broken: Broken) -> list[Violation]:
+def _bounds_in_words(family: Family, broken: BrokenBounds) -> list[Violation]:
     found = []
     for (row, _), counted, limit, excess in broken.rows():
         word = "at most" if counted > limit else "at least"
