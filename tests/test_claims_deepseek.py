@@ -11,7 +11,7 @@ from lp_routing.claims import deepseek
 from lp_routing.claims.claim import smallest
 from lp_routing.claims.deepseek import O8
 from lp_routing.extensions.group_limited import of_proxy
-from lp_routing.solvers.highs import Proved
+from lp_routing.solvers.highs import BoundedChoice
 
 LOGITS = torch.randn(2, 40, 32, generator=torch.Generator().manual_seed(0))
 
@@ -61,7 +61,7 @@ def test_where_experts_make_no_groups_nothing_is_asked(E):
 def off_by(amount):
     """The best choice as it is, its value wrong."""
 
-    def faulty(scores, *args, **kwargs) -> Proved:
+    def faulty(scores, *args, **kwargs) -> BoundedChoice:
         found = deepseek_best(scores, *args, **kwargs)
         return replace(found, value=found.value + amount, bound=found.bound + amount)
 
@@ -91,7 +91,7 @@ def test_a_proxy_that_misses_where_it_should_be_right_is_found_out(monkeypatch):
     def worst(scores, *args):
         found = of_proxy(-scores, *args)
         best = deepseek_best(scores, *args[:-1])
-        return Proved(found.x, float(scores[found.x].sum()), best.value, "")
+        return BoundedChoice(found.x, float(scores[found.x].sum()), best.value, "")
 
     monkeypatch.setattr(deepseek, "of_proxy", worst)
     assert O8.check(LOGITS).agrees is False

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 import lp_routing as lpr
 from lp_routing.feasible import feasible_assignment
-from lp_routing.solvers import Answer, Outcome
+from lp_routing.solvers import SolverResult, SolverStatus
 from tests import kkt
 from tests.strategies import problems
 
@@ -19,7 +19,7 @@ class OutOfTime(lpr.Solver):
         self.x, self.prices = x, prices
 
     def answer(self, problem, *, integral=False):
-        return Answer(Outcome.TIME_LIMIT, self.x, self.prices, said="out of time")
+        return SolverResult(SolverStatus.TIME_LIMIT, self.x, self.prices, said="out of time")
 
 
 @pytest.mark.parametrize("stated", [lpr.balanced, lambda s, k: lpr.capacity(s, k, 130)])

@@ -14,7 +14,7 @@ from lp_routing.pricing.narrowing import tick
 from lp_routing.pricing.priced import priced_constraints, to_prices, to_vector
 from lp_routing.pricing.rows import NEVER, everything, joined, nobody, rows_of
 from lp_routing.pricing.screen import screen
-from lp_routing.solvers.base import Outcome
+from lp_routing.solvers.base import SolverStatus
 from lp_routing.solvers.highs import BASIC, UPPER, HiGHS
 from tests.strategies import prices_for, problems
 from tests.test_hard_cases import integers, skewed
@@ -282,7 +282,7 @@ def test_where_simplex_fails_from_that_start_it_starts_from_scratch(monkeypatch)
     def stalls(highs, program, *, integral=False, start=None):
         starts.append(start is not None)
         found = run(highs, program, integral=integral, start=start)
-        return found if start is None else found._replace(outcome=Outcome.FAILED, columns=None)
+        return found if start is None else found._replace(outcome=SolverStatus.FAILED, columns=None)
 
     monkeypatch.setattr(HiGHS, "run", stalls)
     scores = skewed(512, 16)

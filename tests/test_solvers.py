@@ -112,9 +112,9 @@ def test_the_kkt_checks_reject_what_is_wrong():
 def test_only_solve_says_optimal_and_only_after_certifying():
     class Liar(lpr.Solver):
         def answer(self, problem, *, integral=False):
-            from lp_routing.solvers import Answer, Outcome
+            from lp_routing.solvers import SolverResult, SolverStatus
 
-            return Answer(Outcome.FINISHED, self.x, lpr.Prices(), said="Liar: optimal!")
+            return SolverResult(SolverStatus.FINISHED, self.x, lpr.Prices(), said="Liar: optimal!")
 
     problem = lpr.token_choice([[2, 1]], 1)
     liar = Liar()
@@ -135,9 +135,9 @@ def test_only_solve_says_optimal_and_only_after_certifying():
 def test_a_false_claim_of_infeasibility_is_not_believed():
     class Pessimist(lpr.Solver):
         def answer(self, problem, *, integral=False):
-            from lp_routing.solvers import Answer, Outcome
+            from lp_routing.solvers import SolverResult, SolverStatus
 
-            return Answer(Outcome.INFEASIBLE, None, None, said="Pessimist: no way")
+            return SolverResult(SolverStatus.INFEASIBLE, None, None, said="Pessimist: no way")
 
     solution = lpr.solve(lpr.token_choice([[2, 1]], 1), Pessimist())
     assert solution.status is lpr.Status.FAILED

@@ -15,11 +15,11 @@ from lp_routing.extensions.group_limited import (
 )
 from lp_routing.extensions.knapsack import Priced, searched_within_budget, within_budget
 from lp_routing.extensions.replicas import Spread, confined_load, edge_wise, spread
-from lp_routing.solvers.highs import Proved
+from lp_routing.solvers.highs import BoundedChoice
 
 __all__ = [
+    "BoundedChoice",
     "Priced",
-    "Proved",
     "Spread",
     "best_in_groups",
     "best_kept",

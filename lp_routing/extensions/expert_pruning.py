@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.routers.selection import largest
-from lp_routing.solvers.highs import NothingFound, Proved, search
+from lp_routing.solvers.highs import BoundedChoice, NothingFound, search
 from lp_routing.solvers.linear_program import Vector
 from lp_routing.validation import Scores, as_int, as_scores, as_tensor, refuse_nan_and_inf
 
@@ -36,7 +36,7 @@ def heavy_hitters(
     *,
     counts: Any = None,
     by: Literal["tokens", "score"] = "tokens",
-) -> Proved:
+) -> BoundedChoice:
     """Keep the M most used experts; x boolean (E,). Ties go to the lower expert.
 
     Args:
@@ -59,7 +59,7 @@ def heavy_hitters(
     return _judged(values, times, x, k, f"heavy hitters by {by}")
 
 
-def greedy(scores: Scores, keep: int, k: int, *, counts: Any = None) -> Proved:
+def greedy(scores: Scores, keep: int, k: int, *, counts: Any = None) -> BoundedChoice:
     """Keep one expert after the other, each time the one that adds most; x boolean (E,).
 
     Ties go to the lower expert. Cost: M passes over the scores.
@@ -79,7 +79,7 @@ def greedy(scores: Scores, keep: int, k: int, *, counts: Any = None) -> Proved:
 
 def best_kept(
     scores: Scores, keep: int, k: int, *, counts: Any = None, time_limit_s: float = 60.0
-) -> Proved:
+) -> BoundedChoice:
     """The best M experts to keep, by HiGHS on rows that are merged where equal; x boolean (E,).
 
     Only y need be whole: given the kept experts, a token's best k are. Where the time ends first,
@@ -113,7 +113,7 @@ def best_kept(
     value = kept_value(values, x, k, counts=times)
     if value < start.value:
         x, value = start.x, start.value
-    return Proved(x, value, max(min(found.bound, proved), value), found.ended)
+    return BoundedChoice(x, value, max(min(found.bound, proved), value), found.ended)
 
 
 def bound_on_kept(
@@ -201,14 +201,14 @@ def _gains(values: Tensor, times: Tensor, best: Tensor) -> Tensor:
     return times @ (values - best[:, -1:]).clamp(min=0)
 
 
-def _judged(values: Tensor, times: Tensor, x: Tensor, k: int, words: str) -> Proved:
+def _judged(values: Tensor, times: Tensor, x: Tensor, k: int, words: str) -> BoundedChoice:
     """A choice with the better of two bounds: all experts, and its value plus the largest gains."""
     best = _best_of(values, x, k)
     value = float(times @ best.sum(-1))
     gains = _gains(values, times, best).masked_fill(x, 0.0)
     by_gains = value + float(gains.topk(int(x.sum())).values.sum())
     everything = float(times @ values.topk(k).values.sum(-1))
-    return Proved(x, value, min(by_gains, max(everything, value)), words)
+    return BoundedChoice(x, value, min(by_gains, max(everything, value)), words)
 
 
 def _merged(values: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.routers.token_choice import GroupLimited
-from lp_routing.solvers.highs import Proved, search
+from lp_routing.solvers.highs import BoundedChoice, search
 from lp_routing.solvers.linear_program import Vector
 from lp_routing.validation import Scores, as_int, as_scores, refuse_nan_and_inf
 
@@ -31,7 +31,7 @@ CHUNK = 1 << 14
 HALVINGS = 44
 
 
-def best_in_groups(scores: Scores, k: int, groups: int, top_groups: int) -> Proved:
+def best_in_groups(scores: Scores, k: int, groups: int, top_groups: int) -> BoundedChoice:
     """The best k experts per token in at most M groups, for any number of tokens; x (T, E).
 
     Within a group the best come first, so a choice is how many each group gives: group after
@@ -51,7 +51,7 @@ def best_in_groups(scores: Scores, k: int, groups: int, top_groups: int) -> Prov
     values = _checked(scores, k, groups, top_groups)
     x = torch.cat([_by_table(rows, k, groups, top_groups) for rows in torch.split(values, CHUNK)])
     value = _worth(values, x)
-    return Proved(x, value, value, "dynamic programming over groups")
+    return BoundedChoice(x, value, value, "dynamic programming over groups")
 
 
 def relaxed_in_groups(scores: Scores, k: int, groups: int, top_groups: int) -> float:
@@ -78,7 +78,7 @@ def searched_in_groups(
     capacity: int | None = None,
     integral: bool = True,
     time_limit_s: float = 60.0,
-) -> Proved:
+) -> BoundedChoice:
     """The same by HiGHS, also where experts take at most C tokens; x (T, E).
 
     With a capacity a token takes at most k experts, since k may not be had. One column for each
@@ -113,12 +113,12 @@ def searched_in_groups(
     x = torch.as_tensor(found.x[:pairs].reshape(T, E)).to(values.device)
     x = x > 0.5 if integral else x
     value = _worth(values, x)
-    return Proved(x, value, max(found.bound, value), found.ended)
+    return BoundedChoice(x, value, max(found.bound, value), found.ended)
 
 
 def of_proxy(
     scores: Scores, k: int, groups: int, top_groups: int, rank_by: Literal["max", "top2"] = "max"
-) -> Proved:
+) -> BoundedChoice:
     """DeepSeek's choice, its value, and as the bound what the best choice is worth; x (T, E).
 
     Groups are ranked by a proxy, their best score ("max", DeepSeek-V2) or the sum of their
@@ -138,7 +138,7 @@ def of_proxy(
             f"allowed experts, fewer than k={k}; forbid fewer pairs."
         )
     best = best_in_groups(values, k, groups, top_groups)
-    return Proved(x, _worth(values, x), best.value, best.ended)
+    return BoundedChoice(x, _worth(values, x), best.value, best.ended)
 
 
 def _checked(

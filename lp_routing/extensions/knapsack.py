@@ -31,7 +31,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.routers.selection import largest
-from lp_routing.solvers.highs import Proved, search
+from lp_routing.solvers.highs import BoundedChoice, search
 from lp_routing.validation import Scores, as_int, as_scores, as_tensor, refuse_nan_and_inf
 
 STEPS = 100
@@ -43,7 +43,7 @@ Costs = Tensor | Sequence[float]
 
 
 @dataclass(frozen=True, eq=False)
-class Priced(Proved):
+class Priced(BoundedChoice):
     """A choice within a budget of cost, with the price that proves how good it is.
 
     Attributes:
@@ -102,7 +102,7 @@ def searched_within_budget(
     *,
     integral: bool = True,
     time_limit_s: float = 60.0,
-) -> Proved:
+) -> BoundedChoice:
     """The same by HiGHS: branch and bound, or with integral=False the LP; x (T, E).
 
     For some thousand pairs.
@@ -127,7 +127,7 @@ def searched_within_budget(
     x = torch.as_tensor(found.x.reshape(T, E)).to(values.device)
     x = x > 0.5 if integral else x
     value = _worth(values, x)
-    return Proved(x, value, max(found.bound, value), found.ended)
+    return BoundedChoice(x, value, max(found.bound, value), found.ended)
 
 
 def _checked(scores: Scores, k: int, costs: Costs, budget: float) -> tuple[Tensor, Tensor, float]:

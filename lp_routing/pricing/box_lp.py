@@ -20,7 +20,7 @@ import scipy.sparse as sp
 
 from lp_routing.pricing.priced import Priced
 from lp_routing.pricing.rows import NEVER, Contest
-from lp_routing.solvers.base import Outcome
+from lp_routing.solvers.base import SolverStatus
 from lp_routing.solvers.highs import BASIC, LOWER, UPPER, Basis, HiGHS
 from lp_routing.solvers.linear_program import SparseProgram
 
@@ -41,7 +41,7 @@ class Restricted(NamedTuple):
         said: HiGHS's own words.
     """
 
-    outcome: Outcome
+    outcome: SolverStatus
     prices: Array
     amounts: Array
     missed: Array
@@ -93,7 +93,7 @@ def solve_in_box(
         rows=np.concatenate([basis.rows, np.full(len(centre), BASIC)]),
     )
     run = highs.run(program, start=start)
-    if run.outcome is Outcome.FAILED:  # simplex may stall from a start that is all but optimal
+    if run.outcome is SolverStatus.FAILED:  # simplex may stall from a start that is all but optimal
         run = highs.run(program)
     amounts = np.zeros_like(value)
     if run.columns is None or run.row_duals is None:

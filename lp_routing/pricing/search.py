@@ -14,7 +14,7 @@ from lp_routing.pricing.narrowing import CALM, MOST, Drawn, narrowed, unlimited,
 from lp_routing.pricing.priced import Priced
 from lp_routing.pricing.rows import NEVER, Contest
 from lp_routing.pricing.screen import Pairs, all_of, screen
-from lp_routing.solvers.base import Outcome
+from lp_routing.solvers.base import SolverStatus
 from lp_routing.solvers.highs import HiGHS
 
 ENOUGH = 20_000
@@ -79,7 +79,7 @@ class Settled(NamedTuple):
 
     drawn: Drawn
     pairs: Pairs | None = None
-    outcome: Outcome = Outcome.FINISHED
+    outcome: SolverStatus = SolverStatus.FINISHED
     said: str = ""
 
 
@@ -116,8 +116,8 @@ def settle(
             del levels[1:]
             limit = max(limit, contest.pairs)
         found = _tried(terms, levels, limit)
-        if found.outcome is not Outcome.FINISHED:
-            said = OUT_OF_TIME if found.outcome is Outcome.TIME_LIMIT else found.said
+        if found.outcome is not SolverStatus.FINISHED:
+            said = OUT_OF_TIME if found.outcome is SolverStatus.TIME_LIMIT else found.said
             return Settled(levels[-1].drawn, outcome=found.outcome, said=said)
         if not found.missed.any():
             return _done(levels, found)
@@ -138,7 +138,7 @@ def _tried(terms: Terms, levels: list[Level], limit: int) -> Restricted:
     level, left = levels[-1], terms.deadline - time.perf_counter()
     if left <= 0:
         nothing = np.zeros(0)
-        return Restricted(Outcome.TIME_LIMIT, nothing, nothing, nothing, OUT_OF_TIME)
+        return Restricted(SolverStatus.TIME_LIMIT, nothing, nothing, nothing, OUT_OF_TIME)
     return _solve(terms.priced, level, HiGHS(time_limit_s=None if left == float("inf") else left))
 
 

@@ -37,7 +37,7 @@ from lp_routing.pricing.priced import to_prices, to_vector
 from lp_routing.pricing.search import ALL, OUT_OF_TIME, Settled, Terms, settle
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.process_group import ProcessGroup
-from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit
+from lp_routing.solvers.base import Solver, SolverResult, SolverStatus, check_time_limit
 from lp_routing.solvers.highs import HiGHS
 from lp_routing.solvers.infeasibility import explain
 from lp_routing.validation import as_int, as_nonnegative
@@ -112,7 +112,7 @@ class Pricing(Solver):
         self.time_limit_s, self.seed = time_limit_s, as_int(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
         self.shards = ProcessGroup(group)
 
-    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:  # noqa: ARG002
+    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:  # noqa: ARG002
         """Search for the prices; amounts are whole with or without `integral`."""
         with self.shards.together():
             self.shards.same(
@@ -130,11 +130,11 @@ class Pricing(Solver):
                 )
             return self._search(problem)
 
-    def _search(self, problem: RoutingProblem) -> Answer:
+    def _search(self, problem: RoutingProblem) -> SolverResult:
         deadline = time.perf_counter() + (self.time_limit_s or float("inf"))
         batch = batch_of(problem, self.shards, self.seed)
         if batch.short and self._impossible(problem):
-            return Answer(Outcome.INFEASIBLE, None, None, said=INFEASIBLE)
+            return SolverResult(SolverStatus.INFEASIBLE, None, None, said=INFEASIBLE)
         dither = tick(batch.sample)
         terms = Terms(batch.priced, batch.typical, batch.pairs <= ALL, deadline)
         drawn = self.shards.agreed(lambda: self._first_box(problem, batch, dither))
@@ -146,7 +146,7 @@ class Pricing(Solver):
         for effort in range(MOST_PASSES):
             if self.shards.agreed(lambda: time.perf_counter() > deadline):
                 prices = to_prices(problem, batch.priced, torch.as_tensor(drawn.course.prices))
-                return Answer(Outcome.TIME_LIMIT, None, prices, said=OUT_OF_TIME)
+                return SolverResult(SolverStatus.TIME_LIMIT, None, prices, said=OUT_OF_TIME)
             settled = self._pass(problem, batch, terms, drawn, dither, x, effort)
             drawn = settled.drawn
             prices = to_prices(problem, batch.priced, torch.as_tensor(drawn.course.prices))
@@ -155,10 +155,10 @@ class Pricing(Solver):
                 if dither:
                     prices = self._on_grid(problem, batch, prices)
                 return self._finished(problem, terms, x, prices)
-            if settled.outcome is not Outcome.FINISHED:
-                if settled.outcome is Outcome.FAILED and self._impossible(problem):
-                    return Answer(Outcome.INFEASIBLE, None, prices, said=settled.said)
-                return Answer(settled.outcome, None, prices, said=settled.said)
+            if settled.outcome is not SolverStatus.FINISHED:
+                if settled.outcome is SolverStatus.FAILED and self._impossible(problem):
+                    return SolverResult(SolverStatus.INFEASIBLE, None, prices, said=settled.said)
+                return SolverResult(settled.outcome, None, prices, said=settled.said)
             if effort == 0 and self.start is not None:  # the start was of no use
                 drawn = self.shards.agreed(
                     lambda: sampled(batch, np.zeros(len(batch.priced)), dither)
@@ -173,18 +173,20 @@ class Pricing(Solver):
                 close = feasible_assignment(problem, prices)
             if close is not None and self._will_do(problem, close, prices):
                 said = f"Pricing: stopped within the relative gap {self.relative_gap:g}"
-                return Answer(Outcome.FINISHED, close, prices, said=said)
+                return SolverResult(SolverStatus.FINISHED, close, prices, said=said)
             if in_doubt and close is None and self._impossible(problem):
-                return Answer(Outcome.INFEASIBLE, None, prices, said=INFEASIBLE)
-        return Answer(Outcome.FAILED, None, prices, said=said)
+                return SolverResult(SolverStatus.INFEASIBLE, None, prices, said=INFEASIBLE)
+        return SolverResult(SolverStatus.FAILED, None, prices, said=said)
 
-    def _finished(self, problem: RoutingProblem, terms: Terms, x: Tensor, prices: Prices) -> Answer:
+    def _finished(
+        self, problem: RoutingProblem, terms: Terms, x: Tensor, prices: Prices
+    ) -> SolverResult:
         """The answer; where scores hardly differ, that of the whole LP, if it is small."""
-        found = Answer(Outcome.FINISHED, x, prices)
+        found = SolverResult(SolverStatus.FINISHED, x, prices)
         if not terms.few or not self.shards.alone or _proved(problem, x, prices):
             return found
         again = self._whole_lp(problem, terms.deadline)
-        return again if again.outcome is Outcome.FINISHED else found
+        return again if again.outcome is SolverStatus.FINISHED else found
 
     def _first_box(self, problem: RoutingProblem, batch: Batch, dither: float) -> Drawn:
         """From samples; or around the prices to start from."""
@@ -215,11 +217,11 @@ class Pricing(Solver):
         """Whether it can be proved that no assignment exists."""
         return explain(problem, self.shards) is not None
 
-    def _whole_lp(self, problem: RoutingProblem, deadline: float) -> Answer:
+    def _whole_lp(self, problem: RoutingProblem, deadline: float) -> SolverResult:
         """The whole LP for HiGHS as it stands, presolve and all: among ties, boxes stall it."""
         left = deadline - time.perf_counter()
         if left <= 0:
-            return Answer(Outcome.TIME_LIMIT, None, None, said=OUT_OF_TIME)
+            return SolverResult(SolverStatus.TIME_LIMIT, None, None, said=OUT_OF_TIME)
         highs = HiGHS(time_limit_s=None if left == float("inf") else left)
         answer = highs.answer_near_one(problem)
         return replace(answer, said=answer.said.replace("HiGHS", self.name))

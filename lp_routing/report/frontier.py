@@ -43,7 +43,7 @@ from lp_routing.report.figures import drawn
 from lp_routing.report.layer_results import Examined, built
 from lp_routing.report.plots.frontier import RouterPoints
 from lp_routing.routers.base import AnyRouter
-from lp_routing.solvers.base import Answer
+from lp_routing.solvers.base import SolverResult
 from lp_routing.solvers.solve import Status, solve
 
 SHOWN_AS_ZERO = 1e-14
@@ -248,7 +248,7 @@ class Noting(Pricing):
         super().__init__(seed=seed)
         self.noted: dict[int, list[float]] = {}
 
-    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
+    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:
         """As `Pricing`."""
         answer = super().answer(problem, integral=integral)
         experts = problem.family("expert")

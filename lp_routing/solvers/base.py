@@ -18,7 +18,7 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.process_group import ALONE, ProcessGroup
 
 
-class Outcome(Enum):
+class SolverStatus(Enum):
     """How a solver says it ended."""
 
     FINISHED = auto()
@@ -28,7 +28,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class SolverResult:
     """What a solver returns, not yet believed.
 
     Attributes:
@@ -39,7 +39,7 @@ class Answer:
         said: the solver's own words.
     """
 
-    outcome: Outcome
+    outcome: SolverStatus
     x: np.ndarray[Any, np.dtype[np.float64]] | Tensor | None
     prices: Prices | None
     bound: float | None = None
@@ -65,10 +65,10 @@ class Solver(ABC):
         return type(self).__name__
 
     @abstractmethod
-    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
+    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:
         """Solve the LP, or with `integral` the problem in whole numbers."""
 
-    def answer_near_one(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
+    def answer_near_one(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:
         """The same with scores brought near 1 by a power of two, as tolerances are absolute."""
         power = math.frexp(problem.typical_score or problem.score_scale)[1]
         if power:

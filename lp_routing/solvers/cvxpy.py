@@ -13,7 +13,13 @@ from lp_routing.certificate.prices import Prices, from_table
 from lp_routing.errors import InputError, OptionError
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit, refuse_unknown
+from lp_routing.solvers.base import (
+    Solver,
+    SolverResult,
+    SolverStatus,
+    check_time_limit,
+    refuse_unknown,
+)
 from lp_routing.solvers.highs import LP_DEFAULTS, option_names
 
 if TYPE_CHECKING:
@@ -124,7 +130,7 @@ class CVXPY(Solver):
         """`CVXPY (CLARABEL)`."""
         return f"CVXPY ({self.backend})"
 
-    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
+    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:
         """Solve the LP with the chosen backend."""
         import cvxpy as cp
 
@@ -140,11 +146,11 @@ class CVXPY(Solver):
         except (TypeError, ValueError) as error:
             raise OptionError(f"{self.name} refuses its options {self.options}: {error}") from error
         except cp.SolverError as error:
-            return Answer(Outcome.FAILED, None, None, said=f"{self.name}: {error}")
+            return SolverResult(SolverStatus.FAILED, None, None, said=f"{self.name}: {error}")
         status = str(model.problem.status)
-        outcome = _OUTCOMES.get(status, Outcome.FAILED)
+        outcome = _OUTCOMES.get(status, SolverStatus.FAILED)
         x = None if model.x.value is None else np.asarray(model.x.value, dtype=float)
-        return Answer(
+        return SolverResult(
             outcome=outcome,
             x=x,
             prices=None if x is None else _prices(problem, model),
@@ -153,12 +159,12 @@ class CVXPY(Solver):
 
 
 _OUTCOMES = {
-    "optimal": Outcome.FINISHED,
-    "optimal_inaccurate": Outcome.FINISHED,
-    "infeasible": Outcome.INFEASIBLE,
-    "infeasible_inaccurate": Outcome.INFEASIBLE,
-    "infeasible_or_unbounded": Outcome.INFEASIBLE,
-    "user_limit": Outcome.TIME_LIMIT,
+    "optimal": SolverStatus.FINISHED,
+    "optimal_inaccurate": SolverStatus.FINISHED,
+    "infeasible": SolverStatus.INFEASIBLE,
+    "infeasible_inaccurate": SolverStatus.INFEASIBLE,
+    "infeasible_or_unbounded": SolverStatus.INFEASIBLE,
+    "user_limit": SolverStatus.TIME_LIMIT,
 }
 
 

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from lp_routing.errors import InputError, OptionError
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit, refuse_unknown
+from lp_routing.solvers.base import (
+    Solver,
+    SolverResult,
+    SolverStatus,
+    check_time_limit,
+    refuse_unknown,
+)
 from lp_routing.solvers.linear_program import SparseProgram, Vector, linear_program
 from lp_routing.validation import as_nonnegative
 
@@ -35,7 +41,7 @@ MILP_DEFAULTS: dict[str, Any] = {"mip_rel_gap": 0.0, "mip_abs_gap": 0.0}
 class Run(NamedTuple):
     """What HiGHS made of an explicit LP: columns (n,), row duals (rows,), or None."""
 
-    outcome: Outcome
+    outcome: SolverStatus
     columns: Vector | None
     row_duals: Vector | None
     bound: float | None
@@ -78,11 +84,11 @@ class HiGHS(Solver):
         refuse_unknown("HiGHS", options, option_names())
         self._new_highs()
 
-    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
+    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:
         """Solve the LP with the simplex method to a vertex, or the MILP by branch and bound."""
         program = linear_program(problem)
         run = self.run(program, integral=integral)
-        return Answer(
+        return SolverResult(
             outcome=run.outcome,
             x=None if run.columns is None else program.amounts(run.columns),
             prices=None if run.row_duals is None else program.prices(run.row_duals),
@@ -102,7 +108,7 @@ class HiGHS(Solver):
         status = highs.getModelStatus()
         solution = highs.getSolution()
         return Run(
-            outcome=_outcomes().get(status, Outcome.FAILED),
+            outcome=_outcomes().get(status, SolverStatus.FAILED),
             columns=np.array(solution.col_value) if solution.value_valid else None,
             row_duals=np.array(solution.row_dual) if solution.dual_valid else None,
             bound=float(highs.getInfo().mip_dual_bound) if integral else None,
@@ -177,20 +183,20 @@ def option_names() -> tuple[str, ...]:
 
 
 @cache
-def _outcomes() -> dict[Any, Outcome]:
+def _outcomes() -> dict[Any, SolverStatus]:
     """HiGHS's model statuses in ours; what is not listed is FAILED."""
     from highspy import HighsModelStatus as Model
 
     return {
-        Model.kOptimal: Outcome.FINISHED,
-        Model.kModelEmpty: Outcome.FINISHED,
-        Model.kInfeasible: Outcome.INFEASIBLE,
+        Model.kOptimal: SolverStatus.FINISHED,
+        Model.kModelEmpty: SolverStatus.FINISHED,
+        Model.kInfeasible: SolverStatus.INFEASIBLE,
         # 0 <= x <= m bounds every routing problem, so "one of the two" can only be this one
-        Model.kUnboundedOrInfeasible: Outcome.INFEASIBLE,
-        Model.kTimeLimit: Outcome.TIME_LIMIT,
-        Model.kIterationLimit: Outcome.TIME_LIMIT,
-        Model.kInterrupt: Outcome.TIME_LIMIT,
-        Model.kSolutionLimit: Outcome.TIME_LIMIT,
+        Model.kUnboundedOrInfeasible: SolverStatus.INFEASIBLE,
+        Model.kTimeLimit: SolverStatus.TIME_LIMIT,
+        Model.kIterationLimit: SolverStatus.TIME_LIMIT,
+        Model.kInterrupt: SolverStatus.TIME_LIMIT,
+        Model.kSolutionLimit: SolverStatus.TIME_LIMIT,
     }
 
 
@@ -226,7 +232,7 @@ BY_LP, BY_SEARCH = "linear program (HiGHS)", "branch and bound (HiGHS)"
 
 
 @dataclass(frozen=True, eq=False)
-class Proved:
+class BoundedChoice:
     """A choice, and a proof of how good it is.
 
     Attributes:

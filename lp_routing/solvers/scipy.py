@@ -8,7 +8,13 @@ import scipy.sparse as sp
 
 from lp_routing.errors import InputError, OptionError
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.solvers.base import Answer, Outcome, Solver, check_time_limit, refuse_unknown
+from lp_routing.solvers.base import (
+    Solver,
+    SolverResult,
+    SolverStatus,
+    check_time_limit,
+    refuse_unknown,
+)
 from lp_routing.solvers.linear_program import LinearProgram, linear_program
 
 OPTIONS = (
@@ -25,7 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "dual_feasibility_tolerance": 1e-10,
 }
 """As in `HiGHS`, and for the same reasons."""
-_OUTCOMES = {0: Outcome.FINISHED, 1: Outcome.TIME_LIMIT, 2: Outcome.INFEASIBLE}
+_OUTCOMES = {0: SolverStatus.FINISHED, 1: SolverStatus.TIME_LIMIT, 2: SolverStatus.INFEASIBLE}
 
 
 class SciPy(Solver):
@@ -52,7 +58,7 @@ class SciPy(Solver):
         if time_limit_s is not None:
             self.options["time_limit"] = time_limit_s
 
-    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> Answer:
+    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:
         """Solve the LP with `linprog`."""
         from scipy.optimize import linprog
 
@@ -80,8 +86,8 @@ class SciPy(Solver):
             duals[equal] = -result.eqlin.marginals
             duals[capped] -= result.ineqlin.marginals[: len(capped)]
             duals[floored] += result.ineqlin.marginals[len(capped) :]
-        return Answer(
-            outcome=_OUTCOMES.get(result.status, Outcome.FAILED),
+        return SolverResult(
+            outcome=_OUTCOMES.get(result.status, SolverStatus.FAILED),
             x=None if result.x is None else program.amounts(result.x),
             prices=None if result.x is None else program.prices(duals),
             said=f"SciPy: {result.message}",

@@ -19,7 +19,7 @@ from lp_routing.feasible import feasible_assignment
 from lp_routing.pricing import Pricing
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.solvers import BY_NAME, Answer, Outcome, Solver
+from lp_routing.solvers import BY_NAME, Solver, SolverResult, SolverStatus
 from lp_routing.solvers.infeasibility import Infeasibility, explain
 from lp_routing.validation import as_nonnegative
 
@@ -139,7 +139,7 @@ def _solver(solver: Solver | str) -> Solver:
     )
 
 
-def _answer(problem: RoutingProblem, solver: Solver, integral: bool) -> Answer:
+def _answer(problem: RoutingProblem, solver: Solver, integral: bool) -> SolverResult:
     """Ask the solver, with scores scaled by a power of two if its tolerances are absolute."""
     if solver.own_scale:
         return solver.answer(problem, integral=integral)
@@ -153,20 +153,20 @@ def _answer(problem: RoutingProblem, solver: Solver, integral: bool) -> Answer:
     return answer
 
 
-def _nothing_allowed(problem: RoutingProblem) -> Answer:
+def _nothing_allowed(problem: RoutingProblem) -> SolverResult:
     """Every pair is forbidden: no column is left to ask a solver about."""
     demanded = any(bool((family.lower > 0).any()) for family in problem.families)
-    outcome = Outcome.INFEASIBLE if demanded else Outcome.FINISHED
+    outcome = SolverStatus.INFEASIBLE if demanded else SolverStatus.FINISHED
     x = np.zeros((problem.T, problem.E))
-    return Answer(outcome, x, from_table(problem, {}), said="every pair is forbidden")
+    return SolverResult(outcome, x, from_table(problem, {}), said="every pair is forbidden")
 
 
 def _judged(
-    problem: RoutingProblem, solver: Solver, answer: Answer, tolerance: float, began: float
+    problem: RoutingProblem, solver: Solver, answer: SolverResult, tolerance: float, began: float
 ) -> Solution:
     """Certify an answer and name its status."""
     prices, assignment, certificate = answer.prices, None, None
-    infeasible, group = answer.outcome is Outcome.INFEASIBLE, solver.shards.group
+    infeasible, group = answer.outcome is SolverStatus.INFEASIBLE, solver.shards.group
     infeasibility = explain(problem, solver.shards) if infeasible else None
     if infeasibility is None:
         prices, assignment = _best_so_far(problem, answer, group)
@@ -194,7 +194,7 @@ def _judged(
 
 
 def _status(
-    answer: Answer,
+    answer: SolverResult,
     infeasibility: Infeasibility | None,
     certificate: Certificate | None,
     tolerance: float,
@@ -203,20 +203,20 @@ def _status(
         return Status.INFEASIBLE
     if certificate is not None and certificate.proves_optimal(tolerance):
         return Status.OPTIMAL
-    if answer.outcome is Outcome.TIME_LIMIT:
+    if answer.outcome is SolverStatus.TIME_LIMIT:
         return Status.TIME_LIMIT
     if certificate is not None and certificate.keeps_bounds(tolerance):
         return Status.FEASIBLE
     return Status.FAILED
 
 
-def _no_whole_assignment(answer: Answer) -> bool:
+def _no_whole_assignment(answer: SolverResult) -> bool:
     """Branch and bound found the problem infeasible; its search is the only proof there is."""
-    return answer.outcome is Outcome.INFEASIBLE and answer.bound is not None
+    return answer.outcome is SolverStatus.INFEASIBLE and answer.bound is not None
 
 
 def _best_so_far(
-    problem: RoutingProblem, answer: Answer, group: Any
+    problem: RoutingProblem, answer: SolverResult, group: Any
 ) -> tuple[Prices | None, Assignment | None]:
     """The solver's prices and amounts; when it was stopped early, better ones if there are any.
 
@@ -224,7 +224,7 @@ def _best_so_far(
     """
     prices = answer.prices
     found = [] if answer.x is None else [_made_whole(problem, answer.x)]
-    if answer.outcome is Outcome.TIME_LIMIT and group is None:
+    if answer.outcome is SolverStatus.TIME_LIMIT and group is None:
         free = Prices()
         prices = min(prices or free, free, key=lambda candidate: dual_bound(problem, candidate))
         quick = feasible_assignment(problem, prices)
@@ -272,7 +272,7 @@ def _with_search_bound(
 
 def _explanation(
     status: Status,
-    answer: Answer,
+    answer: SolverResult,
     infeasibility: Infeasibility | None,
     certificate: Certificate | None,
 ) -> str:
