@@ -20,7 +20,7 @@ from benchmarks.scores import skewed_logits
 from benchmarks.side_by_side.cases import GPT_OSS, GPT_OSS_EXPERTS, Case, build
 from benchmarks.side_by_side.rows import machine_in_words, versions_in_words
 from lp_routing.evaluation.compare import OPTIMUM, comparisons
-from lp_routing.evaluation.evaluate import NOT_TRIED, GapRow, in_words
+from lp_routing.evaluation.evaluate import NOT_TRIED, RouterResult, bounds_in_words
 from lp_routing.report.plots.gap_against_time import draw
 from lp_routing.routers import CATALOGUE, Shape, StatefulRouter, router
 
@@ -136,7 +136,7 @@ def measured(
             name: too_slow(name, case, steps, options.limit, [*known, *new]) for name in names
         }
         tried = [name for name in names if not reasons[name]]
-        rows = _skipped(reasons, in_words(problem), steps)
+        rows = _skipped(reasons, bounds_in_words(problem), steps)
         if tried:
             rows += comparisons(
                 problem,
@@ -206,11 +206,11 @@ def too_slow(name: str, case: Case, steps: int, limit_s: float, known: Sequence[
     )
 
 
-def _skipped(reasons: dict[str, str], words: str, steps: int) -> list[GapRow]:
+def _skipped(reasons: dict[str, str], words: str, steps: int) -> list[RouterResult]:
     """A row for each router that is not tried."""
     age = f"after {steps} step(s)" if steps else ""
     return [
-        GapRow(router=name, problem=words, state=age, status=f"{NOT_TRIED}: {reason}")
+        RouterResult(router=name, problem=words, state=age, status=f"{NOT_TRIED}: {reason}")
         for name, reason in reasons.items()
         if reason
     ]
@@ -241,10 +241,10 @@ def report(lines: Sequence[Measured], picture: Path) -> int:
     return 1 if found else 0
 
 
-def panels(lines: Sequence[Measured]) -> dict[str, list[GapRow]]:
+def panels(lines: Sequence[Measured]) -> dict[str, list[RouterResult]]:
     """What is drawn: for each kind of scores K = 2, factor 1.25, of synthetic ones the largest."""
     K, factor = DRAWN
-    found: dict[str, list[GapRow]] = {}
+    found: dict[str, list[RouterResult]] = {}
     for scores in dict.fromkeys(line.scores for line in lines):
         own = [line for line in lines if line.column == (scores, K, factor)]
         size = max(((line.T, line.E) for line in own), default=(0, 0))

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lp_routing.evaluation.evaluate import NOT_JUDGED, NOT_TRIED, OK, GapRow
+from lp_routing.evaluation.evaluate import NOT_JUDGED, NOT_TRIED, OK, RouterResult
 
 ROUNDING = 1e-9
 
@@ -34,7 +34,7 @@ class Measured:
     factor: float
     capacity: int
     warm_up: int
-    row: GapRow
+    row: RouterResult
     limit_s: float
     seed: int
     versions: str
@@ -74,7 +74,7 @@ def read(path: Path) -> list[Measured]:
         return []
     with path.open(newline="") as file:
         return [
-            Measured(row=GapRow(**_values(GapRow, line)), **_values(Measured, line))
+            Measured(row=RouterResult(**_values(RouterResult, line)), **_values(Measured, line))
             for line in csv.DictReader(file)
         ]
 
@@ -127,7 +127,7 @@ def table(lines: Sequence[Measured]) -> Table:
     return result
 
 
-def _median_gap(rows: Sequence[GapRow]) -> str:
+def _median_gap(rows: Sequence[RouterResult]) -> str:
     judged = [row for row in rows if row.judged]
     left_out = [row for row in rows if row.status.startswith((NOT_JUDGED, NOT_TRIED))]
     if len(judged) + len(left_out) < len(rows):

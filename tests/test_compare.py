@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lp_routing as lpr
-from lp_routing.evaluation.compare import OPTIMUM, Optimum, compare, comparisons, given_logits
-from lp_routing.evaluation.evaluate import GapRow, Judge, in_words, shape_of
+from lp_routing.evaluation.compare import OPTIMUM, Optimum, compare, comparisons, router_input
+from lp_routing.evaluation.evaluate import Evaluator, RouterResult, bounds_in_words, shape_of
 from lp_routing.routers import (
     CATALOGUE,
     Entmax,
@@ -41,7 +41,7 @@ BEST = torch.tensor([[0, 1], [1, 0]], dtype=torch.bool)
 DROP = TopK(1, 1, score="logits")
 
 
-def rows(problem, routers, **options) -> dict[str, GapRow]:
+def rows(problem, routers, **options) -> dict[str, RouterResult]:
     """The rows by the name of the router, on logits equal to the scores; one timed call each."""
     given = {"repeats": 1, "logits": problem.scores, **options}
     found = comparisons(problem, routers, **given)
@@ -244,12 +244,12 @@ def test_scores_below_zero_are_taken_for_logits():
 
 def test_forbidden_pairs_stay_forbidden_and_underflow_does_not_forbid():
     scores = torch.tensor([[1.0, 0.0, -math.inf], [-math.inf] * 3])
-    given = given_logits(None, scores)
+    given = router_input(None, scores)
     assert given.words == "log of scores"
     assert (given.values > -math.inf).tolist() == [[True, True, False], [False] * 3]
     half = torch.softmax(LOGITS, 1).bfloat16().float()
-    assert given_logits(None, half).words == "log of scores"
-    assert given_logits(None, half / 2).values is None
+    assert router_input(None, half).words == "log of scores"
+    assert router_input(None, half / 2).values is None
 
 
 def test_amounts_may_come_as_numpy_as_an_assignment_or_beside_a_state():
@@ -401,7 +401,7 @@ def test_the_table_has_a_row_a_router_and_a_column_a_number():
     frame = compare(PROBLEM, routers, logits=LIKED, repeats=1)
     assert isinstance(frame, pandas.DataFrame)
     assert frame.sort_values("gap").router.iloc[0] == "drop"  # who breaks bounds is not the best
-    assert list(frame.columns) == list(GapRow.__dataclass_fields__)
+    assert list(frame.columns) == list(RouterResult.__dataclass_fields__)
     assert frame.gap[2] == 1.0
     assert frame.dropped[1] is pandas.NA
     assert frame.feasible.tolist() == [False, pandas.NA, True]
@@ -438,7 +438,7 @@ def test_a_record_holds_nothing_that_json_cannot():
     ids=str,
 )
 def test_bounds_in_words(problem, words):
-    assert in_words(problem) == words
+    assert bounds_in_words(problem) == words
 
 
 WIDE = torch.ones(12, 4)
@@ -464,7 +464,7 @@ def test_the_shape_for_routers_is_read_off_the_bounds(problem, shape):
 
 
 def test_a_judge_refuses_what_is_no_assignment():
-    judge = Judge(PROBLEM, lpr.solve(PROBLEM))
+    judge = Evaluator(PROBLEM, lpr.solve(PROBLEM))
     with pytest.raises(lpr.InputError, match="amounts of shape"):
         judge.judged(judge.nothing("x"), torch.ones(2, 3))
 

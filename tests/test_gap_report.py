@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 import lp_routing as lpr
-from lp_routing.evaluation.evaluate import EXACT, GapRow
+from lp_routing.evaluation.evaluate import EXACT, RouterResult
 from lp_routing.report.gap import LEGEND, gap_table, in_percent, remarks, verdict
 from lp_routing.report.plots.gap_against_time import Point, draw, pareto_front, points
 
-GOOD = GapRow(
+GOOD = RouterResult(
     router="good",
     problem="tokens at_most(2)",
     value=9.0,
@@ -46,7 +46,7 @@ CHEAT = replace(
     breaks="expert_1 counts 12, at most 5 (and 2 more)",
 )
 EXACTLY = replace(GOOD, router="optimum", gap=0.0, relative_gap=0.0, topk_units=30.0, seeks=EXACT)
-FAILED = GapRow(
+FAILED = RouterResult(
     router="failed one",
     problem="tokens at_most(2)",
     optimum=10.0,

@@ -17,7 +17,7 @@ import lp_routing as lpr
 from lp_routing.audits import precision
 from lp_routing.audits.causality import CausalityMap, causality_map
 from lp_routing.audits.precision import PrecisionFlips, precision_flips
-from lp_routing.evaluation.evaluate import GapRow
+from lp_routing.evaluation.evaluate import RouterResult
 from lp_routing.frontier.curves import Concave
 from lp_routing.problem.assignment import Assignment
 from lp_routing.report import plots
@@ -119,7 +119,7 @@ def growing(T=40):
     return CausalityMap(torch.tensor([1, 6, 12, 17, 23, 29, 34, T]), changed)
 
 
-ROW = GapRow(
+ROW = RouterResult(
     router="good", problem="p", optimum=10.0, relative_gap=0.1, feasible=True, topk_units=4.0
 )
 CHEAT = replace(ROW, router="cheat", status="INFEASIBLE", feasible=False, topk_units=2.0)

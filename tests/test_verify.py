@@ -14,7 +14,7 @@ from rich.console import Console
 import lp_routing as lpr
 from lp_routing.cli import main
 from lp_routing.evaluation.verify import (
-    Finding,
+    VerifyFinding,
     cases,
     chain,
     examine,
@@ -88,7 +88,7 @@ def test_a_rule_that_claims_nothing_is_not_refuted(outcomes):
 
 
 def test_a_finding_that_does_not_hold_is_refuted(outcomes):
-    false = Finding(3, "two is three", holds=False)
+    false = VerifyFinding(3, "two is three", holds=False)
     wrong = [replace(outcomes[0], findings=(*outcomes[0].findings, false)), *outcomes[1:]]
     assert refuted(wrong) == ["layer 3: two is three"]
     both = tampered(wrong, ("unified", "Unified"), status="FEASIBLE")

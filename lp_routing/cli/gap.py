@@ -33,7 +33,7 @@ from lp_routing.cli.options import (
 from lp_routing.cli.sections import OWN, Section, sections_of
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import OPTIMUM
-from lp_routing.evaluation.evaluate import GapRow
+from lp_routing.evaluation.evaluate import RouterResult
 from lp_routing.report.gap import LEGEND, gap_table, remarks, verdict
 from lp_routing.report.plots import check_drawable
 from lp_routing.report.plots.gap_against_time import draw
@@ -154,7 +154,7 @@ def _gap(console: Console, options: GapOptions) -> None:
     if idle:
         console.print(f"Seek no named problem, not judged: {'; '.join(idle)}.", highlight=False)
 
-    def told(place: Place, rows: Sequence[GapRow]) -> None:
+    def told(place: Place, rows: Sequence[RouterResult]) -> None:
         layer, section = place
         title = f"Layer {layer}, {section}" if options.problem_name == OWN else f"Layer {layer}"
         console.print(gap_table(title, rows, wide=console.width >= WIDE))
@@ -177,7 +177,7 @@ def _gap(console: Console, options: GapOptions) -> None:
     console.print(LEGEND, style="dim", highlight=False)
     _write(found, trace.source, options)
     if options.plot_path is not None:
-        panels: dict[str, list[GapRow]] = {}
+        panels: dict[str, list[RouterResult]] = {}
         for (_, section), rows in found.items():
             panels.setdefault(f"{trace.source}: {section}", []).extend(rows)
         draw(panels, options.plot_path)
@@ -259,7 +259,7 @@ def _check_outputs(options: GapOptions) -> None:
     check_resumable(options.resume_path, (options.file, *outputs.values()))
 
 
-def _write(found: Mapping[Place, Sequence[GapRow]], source: str, options: GapOptions) -> None:
+def _write(found: Mapping[Place, Sequence[RouterResult]], source: str, options: GapOptions) -> None:
     """The rows as JSON and as CSV, where asked for."""
     records = [
         {"layer": layer, "scores": section.score, **row.as_record()}

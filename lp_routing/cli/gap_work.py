@@ -15,7 +15,7 @@ from lp_routing.cli.named import stated
 from lp_routing.cli.options import first_tokens
 from lp_routing.cli.sections import Section
 from lp_routing.evaluation.compare import comparisons
-from lp_routing.evaluation.evaluate import GapRow
+from lp_routing.evaluation.evaluate import RouterResult
 from lp_routing.traces import Trace
 
 Place = tuple[int, Section]
@@ -25,13 +25,13 @@ def measured(
     console: Console,
     trace: Trace,
     places: Sequence[Place],
-    told: Callable[[Place, list[GapRow]], None],
+    told: Callable[[Place, list[RouterResult]], None],
     *,
     tokens: int | None,
     resume_path: Path | None,
     jobs: int,
     **options: Any,
-) -> dict[Place, list[GapRow]]:
+) -> dict[Place, list[RouterResult]]:
     """The rows of each layer and problem; each told in their order, as soon as may be.
 
     Where places fail, the others are told all the same, and the last word is an error.
@@ -55,7 +55,7 @@ def measured(
         **options,
     )
     points = [{"layer": layer, **section._asdict()} for layer, section in places]
-    found: dict[Place, list[GapRow]] = {}
+    found: dict[Place, list[RouterResult]] = {}
 
     def tell(number: int, record: Mapping[str, Any]) -> None:
         if "rows" in record:
@@ -104,9 +104,9 @@ def section_rows(
     return {"rows": [row.as_record() for row in rows]}
 
 
-def _row(record: Mapping[str, Any]) -> GapRow:
+def _row(record: Mapping[str, Any]) -> RouterResult:
     """A row of its record: where a number is unknown, NaN again."""
 
-    unknown = {f.name: f.default for f in fields(GapRow) if record[f.name] is None}
+    unknown = {f.name: f.default for f in fields(RouterResult) if record[f.name] is None}
     numbers = {name: nan for name, usual in unknown.items() if isinstance(usual, float)}
-    return GapRow(**{**record, **numbers})
+    return RouterResult(**{**record, **numbers})

@@ -36,7 +36,7 @@ from lp_routing.cli.options import (
 from lp_routing.errors import InputError
 from lp_routing.evaluation.verify import (
     Case,
-    Outcome,
+    VerifiedCase,
     cases,
     chain,
     examine_all,
@@ -124,7 +124,7 @@ def _verify(console: Console, options: VerifyOptions) -> bool:
     return not refuted(outcomes)
 
 
-def _tell(progress: Progress, task: TaskID, outcome: Outcome) -> None:
+def _tell(progress: Progress, task: TaskID, outcome: VerifiedCase) -> None:
     """Move the bar; where there is no terminal to draw one, say a line."""
     progress.advance(task)
     if not progress.console.is_terminal:
@@ -148,7 +148,7 @@ def _cases(trace: Trace, options: VerifyOptions) -> list[Case]:
 
 
 def _as_json(
-    outcomes: list[Outcome], source: str, options: VerifyOptions, tokens: int
+    outcomes: list[VerifiedCase], source: str, options: VerifyOptions, tokens: int
 ) -> dict[str, Any]:
 
     findings = [f for outcome in outcomes for f in outcome.findings] + chain(outcomes)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.evaluation.evaluate import EXACT, NOT_JUDGED, GapRow, Judge, shape_of
+from lp_routing.evaluation.evaluate import EXACT, NOT_JUDGED, Evaluator, RouterResult, shape_of
 from lp_routing.pricing import Pricing
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
@@ -40,7 +40,7 @@ PROBED = 256
 
 
 @dataclass(frozen=True, eq=False)
-class GivenLogits:
+class RouterInput:
     """What routers are called with.
 
     Attributes:
@@ -74,7 +74,7 @@ class GivenLogits:
         return ""
 
 
-def given_logits(logits: Tensor | None, scores: Tensor) -> GivenLogits:
+def router_input(logits: Tensor | None, scores: Tensor) -> RouterInput:
     """The logits that a caller gave, checked, or those that the problem's scores (T, E) tell.
 
     The log of softmax scores has these scores as its softmax. Scores of which some are negative
@@ -90,18 +90,18 @@ def given_logits(logits: Tensor | None, scores: Tensor) -> GivenLogits:
                 f"compare: expected logits of the shape of the problem's scores, "
                 f"{tuple(scores.shape)}, got {tuple(values.shape)}."
             )
-        return GivenLogits(values, LOGITS)
+        return RouterInput(values, LOGITS)
     forbidden = scores == float("-inf")
     worth = scores.masked_fill(forbidden, 0.0)
     if bool((worth < 0).any()):
-        return GivenLogits(scores, SCORES)
+        return RouterInput(scores, SCORES)
     off = (worth.sum(-1) - 1).abs().masked_fill(forbidden.all(-1), 0.0)
     if bool((off <= SUM_TOLERANCE).all()):
         least = torch.finfo(scores.dtype).tiny  # the log of an underflow must not forbid the pair
-        return GivenLogits(
+        return RouterInput(
             worth.clamp(min=least).log().masked_fill(forbidden, float("-inf")), LOG_OF_SCORES
         )
-    return GivenLogits(None, "")
+    return RouterInput(None, "")
 
 
 PATIENCE_S = 0.25
@@ -109,10 +109,10 @@ PATIENCE_S = 0.25
 
 
 @dataclass(eq=False)
-class Trial:
+class _RouterRun:
     """A router at work, and what is known of it so far."""
 
-    row: GapRow
+    row: RouterResult
     run: Callable[[Tensor], Any] | None = None
     first_s: float = 0.0
     seconds: list[float] = field(default_factory=list)
@@ -121,8 +121,8 @@ class Trial:
     def begin(
         self,
         make: Callable[[], Any],
-        judge: Judge,
-        given: GivenLogits,
+        judge: Evaluator,
+        given: RouterInput,
         warm_up: int,
         before: Sequence[Tensor] = (),
     ) -> None:
@@ -161,7 +161,7 @@ class Trial:
             self.units.append(unit)
             self.seconds.append(seconds)
 
-    def finished(self, unit: float) -> GapRow:
+    def finished(self, unit: float) -> RouterResult:
         """The row with its times, in units of `unit` seconds."""
         if not self.seconds:
             return self.row
@@ -248,7 +248,7 @@ def compare(
         shape: what the catalogue's routers are built for; read off the bounds where left out.
 
     Returns:
-        A row for each router, in their order, with the columns of `GapRow`; `status` is "ok",
+        A row for each router, in their order, with the columns of `RouterResult`; `status` is "ok",
         INFEASIBLE where it breaks a bound (it then has no gap), or how the router failed: a
         failure loses no other row. What is unknown is NaN, or NA among booleans and counts.
 
@@ -276,7 +276,7 @@ def compare(
         seed=seed,
         shape=shape,
     )
-    frame = DataFrame([asdict(row) for row in rows], columns=[f.name for f in fields(GapRow)])
+    frame = DataFrame([asdict(row) for row in rows], columns=[f.name for f in fields(RouterResult)])
     return frame.astype({"feasible": "boolean", "causal": "boolean", "dropped": "Int64"})
 
 
@@ -291,19 +291,19 @@ def comparisons(
     warm_on: Sequence[Tensor] | None = None,
     seed: int = 0,
     shape: Shape | None = None,
-) -> list[GapRow]:
+) -> list[RouterResult]:
     """The rows of `compare`, which needs pandas only to make a table of them."""
     _check(problem)
     repeats, warm_up = as_int(repeats, "repeats", 1), as_int(warm_up, "warm_up", 0)
     scores = check_logits(problem.scores, "scores")
-    given = given_logits(logits, scores)
+    given = router_input(logits, scores)
     before = _batches(warm_on, warm_up, scores.shape[1])
     shape = shape_of(problem) if shape is None else shape
     makers = _makers(routers, problem, shape, seed)
-    judge = Judge(
+    judge = Evaluator(
         problem, solve(problem, exact_solver(problem, seed) if solver is None else solver)
     )
-    trials = [Trial(judge.nothing(name)) for name in makers]
+    trials = [_RouterRun(judge.nothing(name)) for name in makers]
     for trial, make in zip(trials, makers.values(), strict=True):
         trial.begin(make, judge, given, warm_up, before)
     called_with = scores if given.values is None else given.values

@@ -136,7 +136,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class GapRow:
+class RouterResult:
     """One router on one problem; NaN or None where there is no number.
 
     Attributes:
@@ -216,7 +216,7 @@ class GapRow:
         }
 
 
-class Judge:
+class Evaluator:
     """A problem and what is known of its optimum.
 
     Args:
@@ -226,14 +226,14 @@ class Judge:
 
     def __init__(self, problem: RoutingProblem, truth: Solution) -> None:
         self.problem, self.truth = problem, truth
-        self.words = in_words(problem)
+        self.words = bounds_in_words(problem)
         self.settled = _settled(problem, truth)
         self.mask = problem.allowed_per_token > 0
 
-    def nothing(self, name: str) -> GapRow:
+    def nothing(self, name: str) -> RouterResult:
         """The row of a router before it took anything."""
         says = self.truth.explanation
-        return GapRow(
+        return RouterResult(
             router=name,
             problem=self.words,
             optimum=float(self.truth.value) if math.isfinite(self.truth.value) else NAN,
@@ -241,7 +241,7 @@ class Judge:
             optimum_status=self.truth.status.name + (f": {says}" if says else ""),
         )
 
-    def judged(self, row: GapRow, amounts: Tensor | np.ndarray[Any, Any]) -> GapRow:
+    def judged(self, row: RouterResult, amounts: Tensor | np.ndarray[Any, Any]) -> RouterResult:
         """The row with everything that amounts (T, E) say.
 
         Raises:
@@ -290,7 +290,7 @@ class Judge:
         return float((self.settled & (x > 0)).sum() / self.settled.sum())
 
 
-def in_words(problem: RoutingProblem) -> str:
+def bounds_in_words(problem: RoutingProblem) -> str:
     """The bounds of a problem, such as "tokens at_most(2), experts at_most(160)"."""
     return ", ".join(_family_in_words(family) for family in problem.families) or "no bounds"
 

@@ -125,7 +125,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Finding:
+class VerifyFinding:
     """A statement about one layer that was checked by number."""
 
     layer: int
@@ -134,13 +134,13 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class VerifiedCase:
     """Rows and findings of one case."""
 
     case: str
     layer: int
     rows: tuple[Row, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[VerifyFinding, ...]
 
 
 def row_of(
@@ -182,14 +182,14 @@ def _number(value: Any) -> float | None:
     return float(value) if isfinite(value) else None
 
 
-def rows_as_json(outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
+def rows_as_json(outcomes: Sequence[VerifiedCase]) -> Iterator[dict[str, Any]]:
     """Each row as a dictionary of JSON values."""
     for outcome in outcomes:
         for row in outcome.rows:
             yield asdict(row)
 
 
-def chain(outcomes: Sequence[Outcome]) -> list[Finding]:
+def chain(outcomes: Sequence[VerifiedCase]) -> list[VerifyFinding]:
     """At equal budget the optima are ordered: each at most that of unified, which has fewer bounds.
 
     One finding for each layer and each of token choice, expert choice and balanced that placed as
@@ -208,11 +208,13 @@ def chain(outcomes: Sequence[Outcome]) -> list[Finding]:
             continue
         low, high = row.value or 0.0, ceiling.value or 0.0
         says = f"{problem} {low:.6g} <= unified {high:.6g} at equal budget ({row.pairs:g} pairs)"
-        findings.append(Finding(layer, says, low <= high + ROUNDING * max(abs(low), abs(high))))
+        findings.append(
+            VerifyFinding(layer, says, low <= high + ROUNDING * max(abs(low), abs(high)))
+        )
     return findings
 
 
-def refuted(outcomes: Sequence[Outcome]) -> list[str]:
+def refuted(outcomes: Sequence[VerifiedCase]) -> list[str]:
     """What was claimed and did not come out, in words; empty where all is as theory says."""
     failed = [
         f"layer {row.layer}, {row.problem}: {row.method} ended {row.status}"
@@ -231,18 +233,18 @@ AGREEMENT = 1e-6
 """Two solvers agree where their values differ by less than this, relative to the scale."""
 
 
-def examine(case: Case) -> Outcome:
+def examine(case: Case) -> VerifiedCase:
     """Solve a case with two solvers, judge its quick rules, and check what theory says of it."""
     truth = solve(case.problem, HiGHS())
     second = solve(case.problem, CVXPY("CLARABEL"))
     rows = [_solver_row(case, truth, exact=True), _solver_row(case, second, exact=False)]
     rows += [_rule_row(case, rule, truth) for rule in case.rules]
-    return Outcome(case.name, case.layer, tuple(rows), (_agreement(case, truth, second),))
+    return VerifiedCase(case.name, case.layer, tuple(rows), (_agreement(case, truth, second),))
 
 
 def examine_all(
-    todo: list[Case], jobs: int, done: Callable[[Outcome], None] = lambda _: None
-) -> list[Outcome]:
+    todo: list[Case], jobs: int, done: Callable[[VerifiedCase], None] = lambda _: None
+) -> list[VerifiedCase]:
     """Examine cases in `jobs` processes, telling `done` of each; outcomes in order."""
     if jobs == 1:
         return [_told(_outcome(case, partial(examine, case)), done) for case in todo]
@@ -255,16 +257,16 @@ def examine_all(
     return [found[index] for index in range(len(todo))]
 
 
-def _outcome(case: Case, examined: Callable[[], Outcome]) -> Outcome:
+def _outcome(case: Case, examined: Callable[[], VerifiedCase]) -> VerifiedCase:
     """The outcome, or what stopped it: one case that fails must not lose the others."""
     try:
         return examined()
     except Exception as error:
         says = f"{case.name}: stopped by {type(error).__name__}: {error}"
-        return Outcome(case.name, case.layer, (), (Finding(case.layer, says, False),))
+        return VerifiedCase(case.name, case.layer, (), (VerifyFinding(case.layer, says, False),))
 
 
-def _told(outcome: Outcome, done: Callable[[Outcome], None]) -> Outcome:
+def _told(outcome: VerifiedCase, done: Callable[[VerifiedCase], None]) -> VerifiedCase:
     done(outcome)
     return outcome
 
@@ -317,10 +319,10 @@ def _rule_row(case: Case, rule: Rule, truth: Solution) -> Row:
     )
 
 
-def _agreement(case: Case, truth: Solution, second: Solution) -> Finding:
+def _agreement(case: Case, truth: Solution, second: Solution) -> VerifyFinding:
     says = f"{case.name}: {truth.solver} and {second.solver} agree"
     if Status.INFEASIBLE in (truth.status, second.status):
-        return Finding(case.layer, f"{says} (infeasible)", truth.status is second.status)
+        return VerifyFinding(case.layer, f"{says} (infeasible)", truth.status is second.status)
     first, other = float(truth.value), float(second.value)
     scale = max(abs(first), case.problem.smallest_score)
-    return Finding(case.layer, says, abs(first - other) <= AGREEMENT * scale)
+    return VerifyFinding(case.layer, says, abs(first - other) <= AGREEMENT * scale)

@@ -7,7 +7,7 @@ from math import isfinite
 from lp_routing.certificate.certificate import Certificate
 from lp_routing.certificate.exact_arithmetic import Number
 from lp_routing.certificate.prices import Prices
-from lp_routing.evaluation.evaluate import ROUNDING, GapRow
+from lp_routing.evaluation.evaluate import ROUNDING, RouterResult
 from lp_routing.report.document import (
     Asked,
     Block,
@@ -96,7 +96,7 @@ def _certified(
     ]
 
 
-def _measured(row: GapRow, layer: int, prices: Cell) -> list[Cell]:
+def _measured(row: RouterResult, layer: int, prices: Cell) -> list[Cell]:
     """A row of `comparisons`, which evaluates tiny gaps exactly and the others in float64."""
     exactly = isfinite(row.relative_gap) and abs(row.relative_gap) <= ROUNDING
     gap = row.bound - row.value

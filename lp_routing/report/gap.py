@@ -19,7 +19,7 @@ from lp_routing.evaluation.evaluate import (
     NOT_TRIED,
     OK,
     ROUNDING,
-    GapRow,
+    RouterResult,
     max_over_mean,
 )
 from lp_routing.report.document import (
@@ -49,7 +49,7 @@ LEGEND = (
 )
 
 
-def gap_table(title: str, rows: Sequence[GapRow], wide: bool = False) -> RichTable:
+def gap_table(title: str, rows: Sequence[RouterResult], wide: bool = False) -> RichTable:
     """One line for each router, the best feasible one first; 80 columns, 100 where `wide`."""
     table = RichTable(
         title=Text(title),
@@ -70,7 +70,7 @@ def gap_table(title: str, rows: Sequence[GapRow], wide: bool = False) -> RichTab
     return table
 
 
-def order(row: GapRow) -> tuple[int, float]:
+def order(row: RouterResult) -> tuple[int, float]:
     """Feasible routers by gap, then those that break bounds, by how much; without answer last."""
     if not row.judged:
         return 2, 0.0
@@ -79,7 +79,7 @@ def order(row: GapRow) -> tuple[int, float]:
     return 0, row.relative_gap if isfinite(row.relative_gap) else 0.0
 
 
-def verdict(rows: Sequence[GapRow]) -> str:
+def verdict(rows: Sequence[RouterResult]) -> str:
     """The problem, and the best routers that keep its bounds, in a sentence or two."""
     first = rows[0]
     if not isfinite(first.optimum):
@@ -100,7 +100,7 @@ def verdict(rows: Sequence[GapRow]) -> str:
     )
 
 
-def remarks(rows: Sequence[GapRow]) -> list[str]:
+def remarks(rows: Sequence[RouterResult]) -> list[str]:
     """What broke or failed, a sentence a router."""
     without = [row for row in rows if not row.judged]
     broken = [row for row in rows if row.status == INFEASIBLE]
@@ -109,7 +109,7 @@ def remarks(rows: Sequence[GapRow]) -> list[str]:
     ]
 
 
-def in_percent(row: GapRow) -> str:
+def in_percent(row: RouterResult) -> str:
     """`1.23 %`, `0 exactly`, `3e-05 %` where tiny, or `-` where there is no gap to speak of."""
     if not isfinite(row.relative_gap):
         return "-"
@@ -120,7 +120,7 @@ def in_percent(row: GapRow) -> str:
     return f"{100 * row.relative_gap:.2f} %"
 
 
-def _cells(row: GapRow) -> dict[str, str]:
+def _cells(row: RouterResult) -> dict[str, str]:
     if not row.judged:
         return dict.fromkeys(_NAMES, "") | {"gap": _without_answer(row)}
     return {
@@ -138,21 +138,21 @@ def _cells(row: GapRow) -> dict[str, str]:
 _NAMES = ("gap", "breaks by", "dropped", "max/mean", "CV", "entropy", "overlap", "topk")
 
 
-def _without_answer(row: GapRow) -> str:
+def _without_answer(row: RouterResult) -> str:
     return next((word for word in (NOT_JUDGED, NOT_TRIED) if row.status.startswith(word)), "failed")
 
 
-def _why(row: GapRow) -> str:
+def _why(row: RouterResult) -> str:
     """`is not judged: ...`, `failed: RuntimeError: ...`."""
     word = _without_answer(row)
     return f"failed: {row.status}" if word == "failed" else f"is {row.status}"
 
 
-def _units(row: GapRow) -> str:
+def _units(row: RouterResult) -> str:
     return f"{row.topk_units:.3g}" if isfinite(row.topk_units) else "-"
 
 
-def _style(row: GapRow) -> str:
+def _style(row: RouterResult) -> str:
     if not row.judged:
         return "red"
     if not row.feasible:
@@ -257,7 +257,7 @@ def _by_router(asked: Asked, examined: Sequence[Examined]) -> Table:
     )
 
 
-def _router_row(row: GapRow, layer: int, timed: bool) -> list[Cell]:
+def _router_row(row: RouterResult, layer: int, timed: bool) -> list[Cell]:
     causal = {True: "yes", False: "no", None: "-"}[row.causal]
     return [
         Cell(row.label),
@@ -273,7 +273,7 @@ def _router_row(row: GapRow, layer: int, timed: bool) -> list[Cell]:
     ]
 
 
-def lost(row: GapRow) -> Cell:
+def lost(row: RouterResult) -> Cell:
     """What a router loses, or why there is no such number."""
     if row.status == OK and not has_share(row):
         return Cell("no share: the optimum is not above 0")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lp_routing.certificate.certificate import Certificate, certify
 from lp_routing.evaluation.compare import comparisons, exact_solver
-from lp_routing.evaluation.evaluate import ROUNDING, GapRow
+from lp_routing.evaluation.evaluate import ROUNDING, RouterResult
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.router_outputs import as_amounts
@@ -40,7 +40,7 @@ class Examined:
     shape: Shape
     solution: Solution
     certificate: Certificate | None
-    rows: Sequence[GapRow]
+    rows: Sequence[RouterResult]
     taken: Assignment | None
     main: Certificate | None
 
@@ -111,7 +111,7 @@ def _taken(name: str, shape: Shape, seed: int, logits: Tensor) -> Assignment | N
         return None
 
 
-def has_share(row: GapRow) -> bool:
+def has_share(row: RouterResult) -> bool:
     """Whether what it loses is a share of something: of an optimum above 0, or of none at all."""
     return isfinite(row.relative_gap) and (row.optimum > 0 or row.gap == 0)
 

@@ -10,7 +10,7 @@ from statistics import mean
 
 from lp_routing.audits import Finding
 from lp_routing.claims.claim import Checked
-from lp_routing.evaluation.evaluate import GapRow
+from lp_routing.evaluation.evaluate import RouterResult
 from lp_routing.report.audits import audits_section
 from lp_routing.report.certificates import certificates_section
 from lp_routing.report.claims import claims_section
@@ -134,7 +134,7 @@ def _loss(asked: Asked, examined: Sequence[Examined]) -> str:
     return " ".join(said)
 
 
-def _drops(rows: Sequence[GapRow], examined: Sequence[Examined]) -> str:
+def _drops(rows: Sequence[RouterResult], examined: Sequence[Examined]) -> str:
     dropped = [row.dropped for row in rows if row.dropped is not None]
     at_best = [dropped_at_best(e) for e in examined if e.solution.assignment is not None]
     if not dropped or not at_best:

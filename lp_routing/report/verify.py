@@ -6,7 +6,7 @@ from itertools import groupby
 from rich import box
 from rich.table import Table as RichTable
 
-from lp_routing.evaluation.verify import Outcome, Row, chain, refuted
+from lp_routing.evaluation.verify import Row, VerifiedCase, chain, refuted
 
 LEGEND = (
     "gap: what is lost, relative to the optimum (for solvers: what is left unproved). breaks by: "
@@ -14,7 +14,7 @@ LEGEND = (
 )
 
 
-def layer_tables(outcomes: Sequence[Outcome]) -> list[RichTable]:
+def layer_tables(outcomes: Sequence[VerifiedCase]) -> list[RichTable]:
     """One table for each layer, a section for each problem; 80 columns wide."""
     return [
         _layer_table(layer, list(group))
@@ -22,7 +22,7 @@ def layer_tables(outcomes: Sequence[Outcome]) -> list[RichTable]:
     ]
 
 
-def verdict(outcomes: Sequence[Outcome]) -> str:
+def verdict(outcomes: Sequence[VerifiedCase]) -> str:
     """The last line: what was proved, or what was refuted."""
     failed = refuted(outcomes)
     if failed:
@@ -59,7 +59,7 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
     return "; ".join(sentences) + "."
 
 
-def chain_lines(outcomes: Sequence[Outcome]) -> list[str]:
+def chain_lines(outcomes: Sequence[VerifiedCase]) -> list[str]:
     """The order of the optima at equal budget, one line a layer."""
     lines = []
     for layer, findings in groupby(chain(outcomes), key=lambda finding: finding.layer):
@@ -69,7 +69,7 @@ def chain_lines(outcomes: Sequence[Outcome]) -> list[str]:
     return lines
 
 
-def clashes(outcomes: Sequence[Outcome]) -> list[str]:
+def clashes(outcomes: Sequence[VerifiedCase]) -> list[str]:
     """Why each infeasible problem is: one sentence each."""
     return [
         f"Layer {row.layer}, {row.problem}: {row.explanation}"
@@ -84,7 +84,7 @@ def count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def _layer_table(layer: int, outcomes: list[Outcome]) -> RichTable:
+def _layer_table(layer: int, outcomes: list[VerifiedCase]) -> RichTable:
     table = RichTable(
         title=f"Layer {layer}",
         title_justify="left",

@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from lp_routing.errors import InputError
-from lp_routing.evaluation.evaluate import GapRow
+from lp_routing.evaluation.evaluate import RouterResult
 from lp_routing.report.plots._style import (
     BLACK,
     BLUE,
@@ -55,9 +55,9 @@ class Point(NamedTuple):
         return isfinite(self.gap)
 
 
-def points(rows: Sequence[GapRow]) -> list[Point]:
+def points(rows: Sequence[RouterResult]) -> list[Point]:
     """One point for each router that has a time and an answer to the question of bounds."""
-    by_router: dict[str, list[GapRow]] = {}
+    by_router: dict[str, list[RouterResult]] = {}
     for row in rows:
         if row.judged and isfinite(row.topk_units) and isfinite(row.optimum):
             by_router.setdefault(row.label, []).append(row)
@@ -83,7 +83,9 @@ def pareto_front(drawn: Sequence[Point]) -> list[Point]:
 
 
 @house_style()
-def gap_against_time(panels: Mapping[str, Sequence[GapRow]], *, broken: bool = True) -> "Figure":
+def gap_against_time(
+    panels: Mapping[str, Sequence[RouterResult]], *, broken: bool = True
+) -> "Figure":
     """Gap against time of routers, two panels for each title.
 
     The upper one shows the routers that keep all bounds, with the Pareto front; the lower one the
@@ -120,7 +122,7 @@ def gap_against_time(panels: Mapping[str, Sequence[GapRow]], *, broken: bool = T
     return figure
 
 
-def draw(panels: Mapping[str, Sequence[GapRow]], path: Path, *, broken: bool = True) -> None:
+def draw(panels: Mapping[str, Sequence[RouterResult]], path: Path, *, broken: bool = True) -> None:
     """`gap_against_time` as a file in the format of its ending.
 
     Raises:
