@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
 from lp_routing.extensions.knapsack import (
-    Priced,
+    BudgetedChoice,
     searched_within_budget,
     within_budget,
 )
@@ -64,7 +64,7 @@ def examine(subject: Subject) -> Evidence:
     return Evidence(not against, sentence, numbers)
 
 
-def _out_of_order(found: Priced, *, kinds: int, rounding: float) -> list[str]:
+def _out_of_order(found: BudgetedChoice, *, kinds: int, rounding: float) -> list[str]:
     """Money overspent, or a gap beyond one exchange, or beyond none where two costs are all."""
     against, room = [], 0.0 if kinds == 2 else 1.0
     if found.cost > found.budget * (1 + RELATIVE):

@@ -13,13 +13,13 @@ from lp_routing.extensions.group_limited import (
     relaxed_in_groups,
     searched_in_groups,
 )
-from lp_routing.extensions.knapsack import Priced, searched_within_budget, within_budget
+from lp_routing.extensions.knapsack import BudgetedChoice, searched_within_budget, within_budget
 from lp_routing.extensions.replicas import Spread, confined_load, edge_wise, spread
 from lp_routing.solvers.highs import BoundedChoice
 
 __all__ = [
     "BoundedChoice",
-    "Priced",
+    "BudgetedChoice",
     "Spread",
     "best_in_groups",
     "best_kept",

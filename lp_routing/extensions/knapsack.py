@@ -43,7 +43,7 @@ Costs = Tensor | Sequence[float]
 
 
 @dataclass(frozen=True, eq=False)
-class Priced(BoundedChoice):
+class BudgetedChoice(BoundedChoice):
     """A choice within a budget of cost, with the price that proves how good it is.
 
     Attributes:
@@ -57,7 +57,7 @@ class Priced(BoundedChoice):
     budget: float
 
 
-def within_budget(scores: Scores, k: int, costs: Costs, budget: float) -> Priced:
+def within_budget(scores: Scores, k: int, costs: Costs, budget: float) -> BudgetedChoice:
     """k experts per token at a total cost of at most B, by one price; x boolean (T, E).
 
     The bound is the LP's value, up to the rounding of the price, and needs no solver. Ties at a
@@ -79,7 +79,7 @@ def within_budget(scores: Scores, k: int, costs: Costs, budget: float) -> Priced
     budget, words = float(budget), "weak duality with one price"
     dear = _taken(values, k, cost, 0.0)
     if dear.cost <= limit:
-        return Priced(dear.x, dear.worth, dear.worth, words, 0.0, dear.cost, budget)
+        return BudgetedChoice(dear.x, dear.worth, dear.worth, words, 0.0, dear.cost, budget)
     cheap = _taken(values, k, cost, _prohibitive(values, cost))
     best = (float("inf"), 0.0)
     for _ in range(STEPS):
@@ -91,7 +91,7 @@ def within_budget(scores: Scores, k: int, costs: Costs, budget: float) -> Priced
             break
         cheap, dear = (taken, dear) if taken.cost <= limit else (cheap, taken)
     x = _improved(values, cheap, dear, cost, limit)
-    return Priced(x, _worth(values, x), best[0], words, best[1], _total(x, cost), budget)
+    return BudgetedChoice(x, _worth(values, x), best[0], words, best[1], _total(x, cost), budget)
 
 
 def searched_within_budget(
@@ -168,7 +168,7 @@ def _prohibitive(values: Tensor, cost: Tensor) -> float:
     return 2 * float(finite.max() - finite.min()) / float(steps.min()) or 1.0
 
 
-class Taken(NamedTuple):
+class ChoiceAtPrice(NamedTuple):
     """What tokens take at some price: pairs boolean (T, E), their score and their cost."""
 
     x: Tensor
@@ -180,9 +180,9 @@ class Taken(NamedTuple):
         return self.worth + price * (budget - self.cost)
 
 
-def _taken(values: Tensor, k: int, cost: Tensor, price: float) -> Taken:
+def _taken(values: Tensor, k: int, cost: Tensor, price: float) -> ChoiceAtPrice:
     x = largest(values - price * cost, k)
-    return Taken(x, _worth(values, x), _total(x, cost))
+    return ChoiceAtPrice(x, _worth(values, x), _total(x, cost))
 
 
 def _total(x: Tensor, cost: Tensor) -> float:
@@ -195,7 +195,9 @@ def _worth(values: Tensor, x: Tensor) -> float:
     return float((values.masked_fill(x == 0, 0.0) * x).sum())
 
 
-def _improved(values: Tensor, cheap: Taken, dear: Taken, cost: Tensor, limit: float) -> Tensor:
+def _improved(
+    values: Tensor, cheap: ChoiceAtPrice, dear: ChoiceAtPrice, cost: Tensor, limit: float
+) -> Tensor:
     """The cheap choice with experts exchanged for those of the dear one, most gain per cost first.
 
     Where the two differ, all experts are level at the price, so each exchange stands alone.
