@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lp_routing.errors import InputError
-from lp_routing.frontier.curves import Concave, merged
+from lp_routing.frontier.curves import ExactCurve, merged
 
 
 def curve(start, *slopes):
-    return Concave(start, torch.tensor(slopes, dtype=torch.float64))
+    return ExactCurve(start, torch.tensor(slopes, dtype=torch.float64))
 
 
 # From 1 up by 3, up by 1, down by 2: values 1, 4, 5, 3.
@@ -84,8 +84,8 @@ def test_slopes_support_the_curve_from_above(some):
         (lambda: curve(0, math.nan), "finite"),
         (lambda: curve(0, -math.inf), "finite"),
         (lambda: curve(math.nan, 1), "start"),
-        (lambda: Concave(0, torch.zeros(2, 2)), "vector"),
-        (lambda: Concave(0, torch.zeros(2, dtype=torch.bool)), "vector"),
+        (lambda: ExactCurve(0, torch.zeros(2, 2)), "vector"),
+        (lambda: ExactCurve(0, torch.zeros(2, dtype=torch.bool)), "vector"),
         (lambda: BENT.value(3.5), "0 to 3"),
         (lambda: BENT.left(-1), "0 to 3"),
         (lambda: BENT.right(math.nan), "0 to 3"),

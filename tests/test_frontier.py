@@ -219,7 +219,7 @@ def test_a_value_above_what_prices_prove_is_refused():
     values = curve.values.clone()
     values[2] += 0.01
     with pytest.raises(lpr.InputError, match="a value, bound or price is wrong"):
-        frontier.Certified(curve.budgets, values, curve.bounds, curve.prices)
+        frontier.CertifiedCurve(curve.budgets, values, curve.bounds, curve.prices)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_value_above_what_prices_prove_is_refused():
 )
 def test_points_that_make_no_curve_are_refused(columns, says):
     with pytest.raises(lpr.InputError, match=says):
-        frontier.Certified(*map(torch.tensor, columns))
+        frontier.CertifiedCurve(*map(torch.tensor, columns))
 
 
 # --- experts kept -------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from lp_routing.audits import precision
 from lp_routing.audits.causality import CausalityMap, causality_map
 from lp_routing.audits.precision import PrecisionFlips, precision_flips
 from lp_routing.evaluation.evaluate import RouterResult
-from lp_routing.frontier.curves import Concave
+from lp_routing.frontier.curves import ExactCurve
 from lp_routing.problem.assignment import Assignment
 from lp_routing.report import plots
 from lp_routing.report.plots._style import blocks, looks
@@ -151,7 +151,7 @@ KINDS = ("frontier", "gap", "load", "prices", "assignment", "causality", "flips"
 
 
 def test_an_exact_curve_is_drawn_through_its_breakpoints_with_its_slopes():
-    curve = Concave(1.0, torch.tensor([4.0, 4, 4, 2, 2, -1]))
+    curve = ExactCurve(1.0, torch.tensor([4.0, 4, 4, 2, 2, -1]))
     above, below = plots.frontier(curve).axes
     line = above.lines[0]
     assert line.get_xdata().tolist() == [0, 3, 5, 6]
@@ -165,7 +165,7 @@ def test_an_exact_curve_is_drawn_through_its_breakpoints_with_its_slopes():
 
 def test_a_long_exact_curve_is_thinned_and_keeps_its_ends():
     slopes = torch.linspace(3, 1, 5000, dtype=torch.float64)
-    line = plots.frontier(Concave(0.0, slopes)).axes[0].lines[0]
+    line = plots.frontier(ExactCurve(0.0, slopes)).axes[0].lines[0]
     assert len(line.get_xdata()) == 1001
     assert line.get_xdata()[[0, -1]].tolist() == [0, 5000]
     assert line.get_ydata()[-1] == pytest.approx(float(slopes.sum()))
@@ -618,7 +618,7 @@ def test_gaps_of_nothing_stand_where_the_axis_says():
 
 
 def test_the_budget_in_use_is_marked_in_every_panel():
-    curve = Concave(0.0, torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64), 0)
+    curve = ExactCurve(0.0, torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64), 0)
     figure = plots.frontier(curve, over="total", in_use=2)
     for axes in figure.axes:
         assert [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [2]

@@ -4,7 +4,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from lp_routing.frontier.curves import Certified, Concave
+from lp_routing.frontier.curves import ExactCurve
 
 Curve: TypeAlias = "Concave | Certified"
 """Known at every whole budget, or solved at some and bounded between them."""
@@ -15,7 +15,7 @@ Interval = list[float]
 
 def ends(curve: Curve) -> tuple[int, int]:
     """The smallest and the largest budget."""
-    if isinstance(curve, Concave):
+    if isinstance(curve, ExactCurve):
         return curve.first, curve.first + len(curve.slopes)
     return int(curve.budgets[0]), int(curve.budgets[-1])
 
@@ -32,7 +32,7 @@ def points_of(curve: Curve, count: int | None, mark: int) -> list[dict[str, Any]
     its breakpoints; of a certified one, those that were solved.
     """
     first, last = ends(curve)
-    if not isinstance(curve, Concave):
+    if not isinstance(curve, ExactCurve):
         chosen = curve.budgets.tolist()
     else:
         chosen = curve.breakpoints().tolist() if count is None else _spread(curve, count)
@@ -40,7 +40,7 @@ def points_of(curve: Curve, count: int | None, mark: int) -> list[dict[str, Any]
     return [point(curve, n) for n in sorted(budgets)]
 
 
-def _spread(curve: Concave, count: int) -> list[int]:
+def _spread(curve: ExactCurve, count: int) -> list[int]:
     """The smallest budgets that attain evenly spaced values, and the last."""
     rising = curve.values[: int((curve.slopes > 0).sum()) + 1]
     targets = torch.linspace(float(rising[0]), float(rising[-1]), count, dtype=torch.float64)
@@ -64,12 +64,12 @@ def point(curve: Curve, n: int) -> dict[str, Any]:
 def span(curve: Curve, n: int) -> tuple[float, float]:
     """What budget n attains, and its proved bound."""
     value = float(curve.value(n))
-    return value, value if isinstance(curve, Concave) else float(curve.bound(n))
+    return value, value if isinstance(curve, ExactCurve) else float(curve.bound(n))
 
 
 def _adds(curve: Curve, n: int) -> Interval:
     """What one unit on top of n adds: the least and the most that the proofs allow."""
-    if isinstance(curve, Concave):
+    if isinstance(curve, ExactCurve):
         return [float(curve.right(n))] * 2
     return [float(side) for side in curve.right(n)]
 
@@ -81,7 +81,7 @@ def attains(curve: Curve, value: float) -> list[int | None] | None:
     is forgiven, for rounding.
     """
     wanted = value - 1e-12 * abs(value)
-    if isinstance(curve, Concave):
+    if isinstance(curve, ExactCurve):
         found = curve.smallest(wanted)
         return None if found is None else [found, found]
     enough, needed = curve.smallest(wanted)

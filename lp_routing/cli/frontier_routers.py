@@ -11,7 +11,7 @@ from lp_routing import frontier
 from lp_routing.cli.frontier_asked import Asked
 from lp_routing.cli.frontier_points import Curve, ends
 from lp_routing.frontier import RouterCurve
-from lp_routing.frontier.curves import Concave
+from lp_routing.frontier.curves import ExactCurve
 from lp_routing.problem.named import capacity, unified
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers import Shape, router
@@ -27,7 +27,7 @@ def beside(logits: Tensor, worth: Tensor, curve: Curve, asked: Asked, at: int) -
     The budget `at` is among them where it is one of a router's.
     """
     L, T, E = worth.shape
-    if isinstance(curve, Concave):
+    if isinstance(curve, ExactCurve):
         _, last = ends(curve)
         budgets = [T * K for K in range(1, E + 1) if last >= L * T * K]
     else:

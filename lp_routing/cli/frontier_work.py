@@ -16,7 +16,7 @@ from lp_routing.cli.frontier_points import Curve, attains, ends, largest, point,
 from lp_routing.cli.frontier_routers import beside
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import exact_solver
-from lp_routing.frontier.curves import Certified, Concave, Merged
+from lp_routing.frontier.curves import CertifiedCurve, ExactCurve, SharedBudget
 from lp_routing.problem.named import capacity
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.solve import solve
@@ -55,12 +55,12 @@ def bought(
     answers = _answers(worth, curve, asked)
     if shared is not None:
         answers |= _of_layers(shared, answers["at"])
-    exact = isinstance(curve, Concave)
+    exact = isinstance(curve, ExactCurve)
     return {
         "points": points_of(curve, asked.points, answers["at"]),
         "largest": largest(curve),
-        "breakpoints": len(curve.breakpoints()) if isinstance(curve, Concave) else None,
-        "between": 0.0 if isinstance(curve, Concave) else curve.gap,
+        "breakpoints": len(curve.breakpoints()) if isinstance(curve, ExactCurve) else None,
+        "between": 0.0 if isinstance(curve, ExactCurve) else curve.gap,
         "certified": None if exact else _as_json(curve, CERTIFIED),
         "routers": [
             _as_json(each, OWN) | {"bounds": [span(curve, int(n))[1] for n in each.budgets]}
@@ -77,12 +77,12 @@ def curve_of(record: Mapping[str, Any], logits: Tensor, asked: Asked) -> Curve:
     if kept is None:
         return _curve(asked.worth(logits), asked)[0]
     values = {name: torch.tensor(kept[name], dtype=torch.float64) for name in kept}
-    return Certified(**{**values, "budgets": values["budgets"].long()})
+    return CertifiedCurve(**{**values, "budgets": values["budgets"].long()})
 
 
 def _curve(
     worth: Tensor, asked: Asked, kept: KeptPoints | None = None
-) -> tuple[Curve, Merged | None]:
+) -> tuple[Curve, SharedBudget | None]:
     """What budgets buy where pairs are worth (L, T, E), and how layers share one."""
 
     if asked.over == "layers":
@@ -157,7 +157,7 @@ def _dearest(worth: Tensor, k: int, C: int) -> dict[str, Any]:
     return {"expert": expert, "last": float(last), "next": float(more)}
 
 
-def _of_layers(shared: Merged, at: int) -> dict[str, Any]:
+def _of_layers(shared: SharedBudget, at: int) -> dict[str, Any]:
     """Who gets the next pair, and the best split of the budget in use."""
 
     following = frontier.next_slot(shared, at) if at < ends(shared.total)[1] else None

@@ -1,13 +1,13 @@
 """What a budget buys: the optimal value of every budget, routers beside it, shadow prices."""
 
 from lp_routing.frontier.budgets import (
-    Samples,
+    SampledCurve,
     over_capacity,
     over_experts_kept,
     over_k,
     over_total,
 )
-from lp_routing.frontier.curves import Certified, Interval
+from lp_routing.frontier.curves import CertifiedCurve, Interval
 from lp_routing.frontier.layers import Allocation, best_budgets, over_layers, worth_of_budgets
 from lp_routing.frontier.questions import (
     Cost,
@@ -24,12 +24,12 @@ from lp_routing.frontier.refine import Point
 
 __all__ = [
     "Allocation",
-    "Certified",
+    "CertifiedCurve",
     "Cost",
     "Interval",
     "Point",
     "RouterCurve",
-    "Samples",
+    "SampledCurve",
     "SlotWorth",
     "best_budgets",
     "cost_of_balance",

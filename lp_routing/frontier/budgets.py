@@ -17,8 +17,8 @@ from lp_routing.certificate.prices import Prices
 from lp_routing.certificate.ties import token_prices
 from lp_routing.errors import InputError
 from lp_routing.extensions import best_kept, bound_on_kept, greedy
-from lp_routing.frontier.curves import Certified, Concave
-from lp_routing.frontier.refine import Family, Point, at_budgets, refined, solved
+from lp_routing.frontier.curves import CertifiedCurve, ExactCurve
+from lp_routing.frontier.refine import BudgetFamily, Point, at_budgets, refined, solved
 from lp_routing.problem.bounds import Bounds, at_most, exactly
 from lp_routing.problem.constraints import Family as Rows
 from lp_routing.problem.problem import RoutingProblem
@@ -38,7 +38,7 @@ NEVER = float("-inf")
 
 def over_total(
     problem: RoutingProblem, *, points: int | None = 20, solver: Solver | None = None
-) -> Concave | Certified:
+) -> ExactCurve | CertifiedCurve:
     """The best value of exactly N pairs, for every N that has an assignment.
 
     Args:
@@ -48,10 +48,10 @@ def over_total(
         solver: who solves these; left out, `Pricing` where optima are whole, HiGHS elsewhere.
 
     Returns:
-        `Concave`, exact at every budget, where tokens alone are bounded, or nothing: from what
+        `ExactCurve`, exact at every budget, where tokens alone are bounded, or nothing: from what
         tokens must have to all that they may. Rows that meet in the total alone are merged: the
         next pair is always the best that is left, as in USMoE's flattened top-N (Do et al. 2025).
-        Elsewhere `Certified`, whose prices are those of a pair.
+        Elsewhere `CertifiedCurve`, whose prices are those of a pair.
 
     Raises:
         InputError: a bound on the total; bounds of tokens that are not whole, or ask for more than
@@ -66,7 +66,7 @@ def over_total(
     if any(family.kind != "token" for family in problem.families):
         return _solved_at(problem, points, solver)
     units = _units(problem)
-    return Concave(units.start, _falling(units.values), units.first)
+    return ExactCurve(units.start, _falling(units.values), units.first)
 
 
 class _Units(NamedTuple):
@@ -126,8 +126,10 @@ def _falling(values: Tensor) -> Tensor:
     return rising[forbidden:].flip(0)
 
 
-def _solved_at(problem: RoutingProblem, points: int | None, solver: Solver | None) -> Certified:
-    family = Family(partial(_with_total, problem), _of_a_pair, solver)
+def _solved_at(
+    problem: RoutingProblem, points: int | None, solver: Solver | None
+) -> CertifiedCurve:
+    family = BudgetFamily(partial(_with_total, problem), _of_a_pair, solver)
     first, last = (_extreme(problem, sign) for sign in (-1.0, 1.0))
     low = solved(family, first)
     return refined(family, (low, low if first == last else solved(family, last)), points)
@@ -161,7 +163,7 @@ def over_capacity(
     serve: bool = False,
     solver: Solver | None = None,
     kept: MutableMapping[int, Point] | None = None,
-) -> Certified:
+) -> CertifiedCurve:
     """The best value of every capacity C: each expert at most C tokens, each token at most k.
 
     From the least C that has an assignment to where more changes nothing: there token choice fits.
@@ -192,7 +194,7 @@ def over_capacity(
     values = as_scores(scores)
     k = as_int(k, "k", 1, values.shape[1], "E, the number of experts")
     tokens = exactly(k) if as_bool(serve, "serve") else at_most(k)
-    family = Family(partial(_with_slots, values, tokens), _of_all_slots, solver, kept)
+    family = BudgetFamily(partial(_with_slots, values, tokens), _of_all_slots, solver, kept)
     if budgets is not None:
         return at_budgets(family, budgets)
     free = RoutingProblem(values, tokens=tokens)
@@ -230,7 +232,7 @@ def _last(free: RoutingProblem, k: int, serve: bool) -> Point:
     return Point(int(load.max()), value, value, 0.0)
 
 
-def _first_that_serves(family: Family, k: int, last: int) -> Point:
+def _first_that_serves(family: BudgetFamily, k: int, last: int) -> Point:
     """The least capacity that serves every token; `last` does."""
     T, E = family.problem_at(last).scores.shape
     low, high = -(-T * k // E) - 1, last  # fewer slots than pairs serve nobody
@@ -251,7 +253,7 @@ def over_k(
     at: Sequence[int] = (),
     solver: Solver | None = None,
     kept: MutableMapping[int, Point] | None = None,
-) -> Certified:
+) -> CertifiedCurve:
     """The best value of every K: each token at most K experts, each expert at most C tokens.
 
     From 0 to where more changes nothing: there every expert has the C tokens it is best for.
@@ -276,7 +278,7 @@ def over_k(
     """
     values = as_scores(scores)
     capacity = as_int(capacity, "capacity", 0)
-    family = Family(partial(_with_experts, values, capacity), _of_all_tokens, solver, kept)
+    family = BudgetFamily(partial(_with_experts, values, capacity), _of_all_tokens, solver, kept)
     last = _all_experts(RoutingProblem(values), capacity)
     first = Point(0, 0.0, 0.0, float(values.amax(1).double().clamp(min=0).sum()))
     return refined(family, (last if last.budget == 0 else first, last), points, at)
@@ -306,7 +308,7 @@ MOST = 20
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class SampledCurve:
     """Budgets that were tried, of a curve that rises but need not be concave.
 
     Attributes:
@@ -346,7 +348,7 @@ def over_experts_kept(
     keeps: Sequence[int] | None = None,
     exact: bool = False,
     time_limit_s: float = 60.0,
-) -> Samples:
+) -> SampledCurve:
     """What tokens' k best are worth where only M of E experts are kept, for some M.
 
     Choosing the M is a facility-location problem, not a linear program with whole optima, and its
@@ -377,7 +379,7 @@ def over_experts_kept(
         each.bound if exact else min(each.bound, bound_on_kept(values, keep, k))
         for keep, each in found
     ]
-    return Samples(
+    return SampledCurve(
         torch.tensor([keep for keep, _ in found]),
         torch.tensor([each.value for _, each in found], dtype=torch.float64),
         torch.tensor(bounds, dtype=torch.float64),

@@ -1,7 +1,7 @@
 """Concave value curves: what a budget is worth.
 
-`Concave` is exact at every budget, and `merged` splits one budget best over several of them.
-`Certified` is known at the budgets that were solved; their values and prices bound all between.
+`ExactCurve` is exact at every budget, and `merged` splits one budget best over several of them.
+`CertifiedCurve` is known at the budgets that were solved; their values and prices bound all between.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ Budget = float | Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Concave:
+class ExactCurve:
     """The value of `first` to `last` units: straight from each whole budget to the next.
 
     Attributes:
@@ -132,7 +132,7 @@ def _check_order(slopes: Tensor) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Merged:
+class SharedBudget:
     """The best total of some curves for every budget they share, and who gets which unit.
 
     Attributes:
@@ -141,7 +141,7 @@ class Merged:
         firsts: the smallest budget of each curve, L of them.
     """
 
-    total: Concave
+    total: ExactCurve
     owners: Tensor
     firsts: tuple[int, ...]
 
@@ -164,7 +164,7 @@ class Merged:
         return parts
 
 
-def merged(curves: Sequence[Concave]) -> Merged:
+def merged(curves: Sequence[ExactCurve]) -> SharedBudget:
     """The best split of every budget: units in order of their slopes, ties to the earlier curve.
 
     Best because the slopes of each curve never rise: the n largest slopes of all curves are units
@@ -180,8 +180,8 @@ def merged(curves: Sequence[Concave]) -> Merged:
     owners = torch.arange(len(curves), device=slopes.device).repeat_interleave(lengths)
     ordered = torch.sort(slopes, descending=True, stable=True)
     firsts = tuple(curve.first for curve in curves)
-    total = Concave(sum(curve.start for curve in curves), ordered.values, sum(firsts))
-    return Merged(total, owners[ordered.indices], firsts)
+    total = ExactCurve(sum(curve.start for curve in curves), ordered.values, sum(firsts))
+    return SharedBudget(total, owners[ordered.indices], firsts)
 
 
 class Interval(NamedTuple):
@@ -200,7 +200,7 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Certified:
+class CertifiedCurve:
     """A concave curve between two envelopes: chords of what is attained, least of the tangents.
 
     The optimum is a concave function of a bound's right-hand side, and the dual bound at fixed
@@ -314,7 +314,7 @@ class Certified:
         wanted = as_float(value, "value", "a finite number", lambda _: True)
         return self._first(self.value, wanted), self._first(self.bound, wanted)
 
-    def as_concave(self) -> Concave:
+    def as_concave(self) -> ExactCurve:
         """Breakpoints and slopes, unit by unit, where every whole budget is proved.
 
         Raises:
@@ -328,7 +328,7 @@ class Certified:
         every = torch.arange(self.first, self.last + 1, device=self.values.device)
         slopes = self.value(every).diff()
         falling: Tensor = torch.cummin(slopes, 0).values if len(slopes) else slopes  # by rounding
-        return Concave(float(self.values[0]), falling, self.first)
+        return ExactCurve(float(self.values[0]), falling, self.first)
 
     def checked(self, n: Budget) -> Tensor:
         """Budgets as float64.

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.frontier.budgets import NEVER, over_total
-from lp_routing.frontier.curves import Concave, Merged, merged
+from lp_routing.frontier.curves import ExactCurve, SharedBudget, merged
 from lp_routing.problem.bounds import at_least
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.validation import (
@@ -35,7 +35,7 @@ from lp_routing.validation import (
 )
 
 
-def over_layers(scores: Tensor, *, serve: bool = False) -> Merged:
+def over_layers(scores: Tensor, *, serve: bool = False) -> SharedBudget:
     """The best total of every budget that layers share, and which layer gets which pair.
 
     Args:
@@ -66,7 +66,7 @@ def over_layers(scores: Tensor, *, serve: bool = False) -> Merged:
             curve = over_total(RoutingProblem(given, tokens=tokens))
         except InputError as error:
             raise InputError(f"layer {layer}: {error}") from error
-        if isinstance(curve, Concave):  # tokens alone are bounded
+        if isinstance(curve, ExactCurve):  # tokens alone are bounded
             curves.append(curve)
     return merged(curves)
 
@@ -157,12 +157,12 @@ def bound_at(scores: Tensor, pairs: float, price: float) -> float:
     return float(price * pairs + (best + others).sum())
 
 
-def _curves(values: Tensor) -> list[Concave]:
+def _curves(values: Tensor) -> list[ExactCurve]:
     """What pairs beyond one for each token are worth to each layer, the floor included."""
     ordered = values.sort(dim=-1, descending=True).values
     rest = ordered[..., 1:].flatten(1).sort(dim=-1, descending=True).values
     floors = ordered[..., 0].sum(-1).tolist()
-    return [Concave(floor, r[r > NEVER]) for floor, r in zip(floors, rest, strict=True)]
+    return [ExactCurve(floor, r[r > NEVER]) for floor, r in zip(floors, rest, strict=True)]
 
 
 def _checked(scores: Tensor) -> Tensor:

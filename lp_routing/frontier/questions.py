@@ -12,8 +12,8 @@ from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import exact_solver
 from lp_routing.evaluation.evaluate import ROUNDING
-from lp_routing.frontier.budgets import Samples
-from lp_routing.frontier.curves import Certified, Concave, Merged
+from lp_routing.frontier.budgets import SampledCurve
+from lp_routing.frontier.curves import CertifiedCurve, ExactCurve, SharedBudget
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.named import balanced, served_unified, token_choice, unified
 from lp_routing.problem.problem import RoutingProblem
@@ -50,7 +50,7 @@ class Cost(NamedTuple):
 
 
 def smallest_budget(
-    curve: Concave | Certified | Samples, value: float
+    curve: ExactCurve | CertifiedCurve | SampledCurve, value: float
 ) -> tuple[int | None, int | None]:
     """The smallest budgets that are (surely enough, surely needed) for a value.
 
@@ -59,7 +59,7 @@ def smallest_budget(
     Raises:
         InputError: a value that is no finite number.
     """
-    if isinstance(curve, Concave):
+    if isinstance(curve, ExactCurve):
         found = curve.smallest(value)
         return found, found
     return curve.smallest(value)
@@ -94,7 +94,7 @@ def slot_worth(problem: RoutingProblem, expert: int, *, solver: Solver | None = 
     return SlotWorth(last, _optimum(_moved(problem, expert, 1), solver, none=-INF) - here)
 
 
-def next_slot(shared: Merged, n: int) -> int:
+def next_slot(shared: SharedBudget, n: int) -> int:
     """The layer that should get the next pair where n are split best.
 
     Raises:

@@ -12,7 +12,7 @@ from lp_routing.certificate.certificate import dual_bound
 from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import exact_solver
-from lp_routing.frontier.curves import ROUNDING, Certified
+from lp_routing.frontier.curves import ROUNDING, CertifiedCurve
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import Solver
 from lp_routing.solvers.solve import Solution, solve
@@ -28,7 +28,7 @@ class Point(NamedTuple):
     price: float
 
 
-class Family(NamedTuple):
+class BudgetFamily(NamedTuple):
     """Problems that differ in one budget n.
 
     Attributes:
@@ -44,7 +44,7 @@ class Family(NamedTuple):
     kept: MutableMapping[int, Point] | None = None
 
 
-def solved(family: Family, n: int) -> Point:
+def solved(family: BudgetFamily, n: int) -> Point:
     """The point of budget n, solved if it was not before.
 
     Raises:
@@ -66,7 +66,7 @@ def solved(family: Family, n: int) -> Point:
     return point
 
 
-def at_budgets(family: Family, budgets: Sequence[int]) -> Certified:
+def at_budgets(family: BudgetFamily, budgets: Sequence[int]) -> CertifiedCurve:
     """Solve at these budgets and nowhere else.
 
     Raises:
@@ -79,8 +79,8 @@ def at_budgets(family: Family, budgets: Sequence[int]) -> Certified:
 
 
 def refined(
-    family: Family, ends: tuple[Point, Point], points: int | None, at: Sequence[int] = ()
-) -> Certified:
+    family: BudgetFamily, ends: tuple[Point, Point], points: int | None, at: Sequence[int] = ()
+) -> CertifiedCurve:
     """Solve where the proofs leave most open, one budget after the other (Eisner and Severance).
 
     Eisner and Severance 1976, "Mathematical techniques for efficient record segmentation in large
@@ -115,11 +115,11 @@ def refined(
     return as_curve([found[n] for n in sorted(found)])
 
 
-def as_curve(points: Sequence[Point]) -> Certified:
+def as_curve(points: Sequence[Point]) -> CertifiedCurve:
     """The curve of solved budgets, in their order."""
     budgets, *columns = zip(*points, strict=True)
     values, bounds, prices = (torch.tensor(column, dtype=torch.float64) for column in columns)
-    return Certified(torch.tensor(budgets), values, bounds, prices)
+    return CertifiedCurve(torch.tensor(budgets), values, bounds, prices)
 
 
 class _Open(NamedTuple):

@@ -17,7 +17,7 @@ from rich.text import Text
 from lp_routing import frontier
 from lp_routing.errors import InputError
 from lp_routing.evaluation.evaluate import ROUNDING
-from lp_routing.frontier.curves import Certified
+from lp_routing.frontier.curves import CertifiedCurve
 from lp_routing.pricing import Pricing
 from lp_routing.problem.named import capacity as capacity_problem
 from lp_routing.problem.problem import RoutingProblem
@@ -292,7 +292,7 @@ class Bought:
     """
 
     layer: int
-    curve: Certified
+    curve: CertifiedCurve
     around: Sequence[Solved]
     enough: Sequence[Solved]
     routers: Sequence[RouterPoints]
@@ -471,7 +471,7 @@ def _solved(found: Bought) -> list[Solved]:
     return [by_capacity[C] for C in sorted(by_capacity)]
 
 
-def _lost_cells(router: RouterPoints, curve: Certified) -> dict[int, Cell]:
+def _lost_cells(router: RouterPoints, curve: CertifiedCurve) -> dict[int, Cell]:
     """Capacity -> what a router lacks to the bound there."""
     found = {}
     tried = zip(

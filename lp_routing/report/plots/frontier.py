@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lp_routing.errors import InputError
 from lp_routing.evaluation.evaluate import ROUNDING
-from lp_routing.frontier.curves import Concave
+from lp_routing.frontier.curves import ExactCurve
 from lp_routing.report.plots._style import (
     BLACK,
     BLUE,
@@ -36,7 +36,7 @@ MOST = 1001
 
 
 class Points(Protocol):
-    """Budgets at which values are proved, such as `lp_routing.frontier.Certified`.
+    """Budgets at which values are proved, such as `lp_routing.frontier.CertifiedCurve`.
 
     With `prices` and `bound(n)` they are a concave curve, joined by chords; without, samples.
     """
@@ -116,14 +116,14 @@ class Curve:
         return float((self.bounds - self.attained).max()) / scale
 
 
-def as_curve(given: Concave | Points) -> Curve:
+def as_curve(given: ExactCurve | Points) -> Curve:
     """Any curve as what is drawn of it.
 
     Raises:
         InputError: not a curve, no points, budgets that do not rise, NaN, lengths that differ, or a
             bound below its value.
     """
-    if isinstance(given, Concave):
+    if isinstance(given, ExactCurve):
         return _of_concave(given)
     for field in ("budgets", "values", "bounds"):
         if not hasattr(given, field):
@@ -147,7 +147,7 @@ def as_curve(given: Concave | Points) -> Curve:
     return Curve(budgets, values, dense, bound, prices, joined=True, exact=False)
 
 
-def _of_concave(curve: Concave) -> Curve:
+def _of_concave(curve: ExactCurve) -> Curve:
     first = curve.first
     N = len(curve.slopes)
     changes = (curve.slopes[1:] != curve.slopes[:-1]).nonzero()[:, 0].cpu().numpy() + 1
@@ -250,7 +250,7 @@ FEW = 60
 
 @house_style()
 def frontier(
-    curve: Concave | Points,
+    curve: ExactCurve | Points,
     routers: Sequence[RouterPoints] = (),
     *,
     over: str = "total",
@@ -260,7 +260,7 @@ def frontier(
     """The value of every budget; what routers make of it, and lose; the shadow prices.
 
     Args:
-        curve: exact (`Concave`), certified at some budgets (`lp_routing.frontier.Certified`), or
+        curve: exact (`ExactCurve`), certified at some budgets (`lp_routing.frontier.CertifiedCurve`), or
             samples with `budgets`, `values`, `bounds` alone. The band between value and bound is
             drawn where there is one; points are marked where there are at most 60.
         routers: curves of routers, with `name`, `budgets`, `values`, `feasible`. A budget at which
