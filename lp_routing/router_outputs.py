@@ -28,7 +28,7 @@ def as_choice_mask(answer: Any, logits: Tensor) -> Tensor:
         logits: what the router was given.
 
     Raises:
-        NoAnswer: as `as_amounts`; fractions, NaN.
+        NoRouterOutput: as `as_amounts`; fractions, NaN.
     """
     taken = as_amounts(answer, logits)
     binary = (taken == 0) | (taken == 1)
@@ -52,7 +52,7 @@ def as_amounts(answer: Any, logits: Tensor) -> Tensor:
         logits: what the router was given.
 
     Raises:
-        NoAnswer: anything else, indices that are out of range or named twice. Whether amounts
+        NoRouterOutput: anything else, indices that are out of range or named twice. Whether amounts
             make sense is not asked.
     """
     if isinstance(answer, tuple | list) and any(_tells(entry) for entry in answer):

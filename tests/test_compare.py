@@ -110,10 +110,19 @@ def test_several_broken_bounds_are_counted():
     ("router", "says"),
     [
         (broken, "RuntimeError: no such device"),
-        (lambda logits: torch.ones(3, 3), r"NoAnswer: it returned torch.float32 of shape \(3, 3\)"),
-        (lambda logits: "none", "NoAnswer: it returned str; expected an Assignment"),
-        (lambda logits: torch.tensor([[0], [2]]), r"NoAnswer: it names expert 2 of 2 at \[1, 0\]"),
-        (lambda logits: (torch.ones(2, 1), torch.ones(2, 1)), "NoAnswer: no entry of its tuple"),
+        (
+            lambda logits: torch.ones(3, 3),
+            r"NoRouterOutput: it returned torch.float32 of shape \(3, 3\)",
+        ),
+        (lambda logits: "none", "NoRouterOutput: it returned str; expected an Assignment"),
+        (
+            lambda logits: torch.tensor([[0], [2]]),
+            r"NoRouterOutput: it names expert 2 of 2 at \[1, 0\]",
+        ),
+        (
+            lambda logits: (torch.ones(2, 1), torch.ones(2, 1)),
+            "NoRouterOutput: no entry of its tuple",
+        ),
         (lambda logits: logits * math.nan, "InputError: assignment"),
         (lambda logits: -logits.bool().float(), "InputError: load: a count of tokens cannot be -2"),
         (TopK(3), r"InputError: k=3 is more than E"),

@@ -163,7 +163,7 @@ def causality_map(
 
     Raises:
         InputError: bad logits, fewer than two tokens or prefixes, or a router that is not callable.
-        NoAnswer: the router did not answer for some length.
+        NoRouterOutput: the router did not answer for some length.
 
     Cost: a call a prefix.
     """

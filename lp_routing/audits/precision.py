@@ -159,7 +159,7 @@ def precision_flips(
 
     Raises:
         InputError: bad logits, no or an unknown format, or a router that is not callable.
-        NoAnswer: the router did not answer.
+        NoRouterOutput: the router did not answer.
 
     Cost: a call, one more for each format, and a sort.
     """

@@ -161,7 +161,7 @@ def try_all(
     """The probes the router answered, and a sentence for each name under which it did not.
 
     Raises:
-        NoAnswer: it answered none of them.
+        NoRouterOutput: it answered none of them.
     """
     probes: list[Probe] = []
     refused: dict[str, NoRouterOutput] = {}
@@ -321,7 +321,7 @@ def chosen(router: RouterLike, logits: Tensor, mask: Tensor | None = None) -> Te
     """Ask a router once for the pairs it chooses; boolean, of the shape of the logits.
 
     Raises:
-        NoAnswer: it returned what names no pairs; what it raises itself is passed on.
+        NoRouterOutput: it returned what names no pairs; what it raises itself is passed on.
     """
     copy = logits.clone()  # a router may write to what it is given
     return as_choice_mask(router(copy) if mask is None else router(copy, mask=mask), logits)

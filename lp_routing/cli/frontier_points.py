@@ -4,9 +4,9 @@ from typing import Any, TypeAlias
 
 import torch
 
-from lp_routing.frontier.curves import ExactCurve
+from lp_routing.frontier.curves import CertifiedCurve, ExactCurve
 
-Curve: TypeAlias = "Concave | Certified"
+Curve: TypeAlias = ExactCurve | CertifiedCurve
 """Known at every whole budget, or solved at some and bounded between them."""
 
 Interval = list[float]

@@ -20,7 +20,7 @@ from lp_routing.extensions import best_kept, bound_on_kept, greedy
 from lp_routing.frontier.curves import CertifiedCurve, ExactCurve
 from lp_routing.frontier.refine import BudgetFamily, Point, at_budgets, refined, solved
 from lp_routing.problem.bounds import Bounds, at_most, exactly
-from lp_routing.problem.constraints import Family as Rows
+from lp_routing.problem.constraints import Family
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import Solver
 from lp_routing.solvers.infeasibility import explain
@@ -137,7 +137,7 @@ def _solved_at(
 
 def _with_total(problem: RoutingProblem, n: int) -> RoutingProblem:
     amount = torch.tensor([float(n)], dtype=torch.float64, device=problem.scores.device)
-    return problem.with_families((*problem.families, Rows("total", amount, amount)))
+    return problem.with_families((*problem.families, Family("total", amount, amount)))
 
 
 def _of_a_pair(problem: RoutingProblem, prices: Prices) -> float:  # noqa: ARG001

@@ -1,7 +1,7 @@
 """Concave value curves: what a budget is worth.
 
 `ExactCurve` is exact at every budget, and `merged` splits one budget best over several of them.
-`CertifiedCurve` is known at the budgets that were solved; their values and prices bound all between.
+`CertifiedCurve` is known at solved budgets; their values and prices bound all between.
 """
 
 from collections.abc import Callable, Sequence
@@ -436,10 +436,6 @@ def least_lines(lines: list[Line]) -> tuple[list[Line], list[float]]:
         else:
             kept.append(line)
     return kept, turns
-
-
-def _steepest_then_lowest(line: Line) -> tuple[float, float]:
-    return -line.price, line.bound - line.price * line.budget
 
 
 def _meeting(steep: Line, flat: Line) -> float:

@@ -260,7 +260,7 @@ def frontier(
     """The value of every budget; what routers make of it, and lose; the shadow prices.
 
     Args:
-        curve: exact (`ExactCurve`), certified at some budgets (`lp_routing.frontier.CertifiedCurve`), or
+        curve: exact (`ExactCurve`), certified at some budgets (`CertifiedCurve`), or
             samples with `budgets`, `values`, `bounds` alone. The band between value and bound is
             drawn where there is one; points are marked where there are at most 60.
         routers: curves of routers, with `name`, `budgets`, `values`, `feasible`. A budget at which
