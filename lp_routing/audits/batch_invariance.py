@@ -18,6 +18,7 @@ from lp_routing.audits.probe import (
     found,
     negated,
     redrawn,
+    register,
     try_all,
     unasked,
 )
@@ -28,6 +29,7 @@ NAME = "batch invariance"
 QUESTION = "Does a sequence go to the same experts whatever else is in the batch?"
 
 
+@register()
 def batch_invariance(
     router: RouterLike | AuditedRouter, logits: Tensor, *, sequences: int = 4
 ) -> Finding:

@@ -21,6 +21,7 @@ from lp_routing.audits.probe import (
     found,
     negated,
     redrawn,
+    register,
     try_all,
     unasked,
 )
@@ -32,6 +33,7 @@ NAME = "causality"
 QUESTION = "Do the experts of a token stay the same whatever tokens come later?"
 
 
+@register()
 def causality(router: RouterLike | AuditedRouter, logits: Tensor, *, cuts: int = 8) -> Finding:
     """Cut the sequence at several places; route the prefix alone, and before other tokens.
 

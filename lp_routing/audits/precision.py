@@ -17,6 +17,7 @@ from lp_routing.audits.probe import (
     as_logits,
     compare,
     found,
+    register,
     unasked,
 )
 from lp_routing.errors import InputError
@@ -32,6 +33,7 @@ FORMATS = {
 QUANTILES = (0.1, 0.5, 0.9)
 
 
+@register(*({"rounded_to": name} for name in FORMATS))
 def precision(
     router: RouterLike | AuditedRouter, logits: Tensor, *, rounded_to: str = "bf16"
 ) -> Finding:

@@ -11,6 +11,7 @@ from lp_routing.audits.probe import (
     as_logits,
     compare,
     found,
+    register,
     unanswered,
     unasked,
 )
@@ -21,6 +22,7 @@ NAME = "prefill against decode"
 QUESTION = "Does a token go to the same experts when it comes alone, as in cached decoding?"
 
 
+@register()
 def prefill(router: RouterLike | AuditedRouter, logits: Tensor, *, most: int = 256) -> Finding:
     """Route all tokens at once, then single tokens, each in a call of its own.
 

@@ -7,9 +7,10 @@ is the answer to one question, with the number of tokens, the first of them, and
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from numbers import Real
 from threading import Thread
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -349,3 +350,20 @@ def _within(limit_s: float, call: Callable[[], Tensor]) -> Tensor:
         first_line = (str(result).splitlines() or [""])[0]
         raise NoRouterOutput(f"it raised {type(result).__name__}: {first_line}") from result
     return result
+
+
+Audit = Callable[[AuditedRouter, Tensor], Finding]
+Asked = TypeVar("Asked", bound=Callable[..., Finding])
+
+AUDITS: list[Audit] = []
+"""What `lp_routing.audits.audit` asks, in the order in which `lp_routing.audits` imports them."""
+
+
+def register(*variants: Mapping[str, Any]) -> Callable[[Asked], Asked]:
+    """Ask the audit below with every set of its options, or once with none."""
+
+    def enter(audit: Asked) -> Asked:
+        AUDITS.extend(partial(audit, **options) for options in variants or ({},))
+        return audit
+
+    return enter

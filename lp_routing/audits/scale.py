@@ -15,6 +15,7 @@ from lp_routing.audits.probe import (
     counted,
     first_example,
     found,
+    register,
     unanswered,
     unasked,
 )
@@ -25,6 +26,68 @@ FACTOR, OFFSET = 60.0, 1000.0
 SHARE_FORBIDDEN = 8
 
 
+def _times(logits: Tensor) -> tuple[Tensor, Tensor]:
+    return logits, logits * FACTOR
+
+
+def _plus(logits: Tensor) -> tuple[Tensor, Tensor]:
+    moved = logits + OFFSET
+    return moved - OFFSET, moved
+
+
+def _minus(logits: Tensor) -> tuple[Tensor, Tensor]:
+    moved = logits - OFFSET
+    return moved + OFFSET, moved
+
+
+def _entries(chosen: Tensor) -> Tensor:
+    """Some pairs of every token, never so many that it could not have as many experts as usual."""
+    E = chosen.shape[-1]
+    count = min(max(1, E // SHARE_FORBIDDEN), E - _usual(chosen))
+    draw = torch.Generator().manual_seed(4)
+    return (torch.rand(chosen.shape, generator=draw).argsort(-1) < count).to(chosen.device)
+
+
+def _expert(chosen: Tensor) -> Tensor:
+    """All pairs of the expert that has most tokens."""
+    _usual(chosen)
+    pairs = torch.zeros_like(chosen)
+    pairs[..., int(chosen.flatten(0, -2).sum(0).argmax())] = True
+    return pairs
+
+
+def _token(chosen: Tensor) -> Tensor:
+    """All pairs of the first token (of each sequence)."""
+    pairs = torch.zeros_like(chosen)
+    pairs[..., 0, :] = True
+    return pairs
+
+
+def _usual(chosen: Tensor) -> int:
+    """Experts a token has on average, rounded up; one more must be there."""
+    E = chosen.shape[-1]
+    usual = -(-int(chosen.sum()) // chosen[..., 0].numel())
+    if usual >= E:
+        raise NoRouterOutput(f"its tokens have {usual} of {E} experts, so none can be forbidden")
+    return usual
+
+
+MOVES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "times 60": _times,
+    "plus 1000": _plus,
+    "minus 1000": _minus,
+}
+"""Logits -> what to compare with, and what to ask."""
+FORBIDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "-inf entries": _entries,
+    "-inf expert": _expert,
+    "-inf token": _token,
+}
+"""The map of the plain answer -> the pairs to forbid."""
+WAYS = (*MOVES, *FORBIDS)
+
+
+@register(*({"way": way} for way in WAYS))
 def scale(router: RouterLike | AuditedRouter, logits: Tensor, *, way: str = "times 60") -> Finding:
     """Route changed logits; NaN, errors and calls that do not return are what is looked for.
 
@@ -96,64 +159,3 @@ def _forbidden(ask: AuditedRouter, logits: Tensor, name: str, way: str) -> Findi
         of=of,
         example=example,
     )
-
-
-def _times(logits: Tensor) -> tuple[Tensor, Tensor]:
-    return logits, logits * FACTOR
-
-
-def _plus(logits: Tensor) -> tuple[Tensor, Tensor]:
-    moved = logits + OFFSET
-    return moved - OFFSET, moved
-
-
-def _minus(logits: Tensor) -> tuple[Tensor, Tensor]:
-    moved = logits - OFFSET
-    return moved + OFFSET, moved
-
-
-def _entries(chosen: Tensor) -> Tensor:
-    """Some pairs of every token, never so many that it could not have as many experts as usual."""
-    E = chosen.shape[-1]
-    count = min(max(1, E // SHARE_FORBIDDEN), E - _usual(chosen))
-    draw = torch.Generator().manual_seed(4)
-    return (torch.rand(chosen.shape, generator=draw).argsort(-1) < count).to(chosen.device)
-
-
-def _expert(chosen: Tensor) -> Tensor:
-    """All pairs of the expert that has most tokens."""
-    _usual(chosen)
-    pairs = torch.zeros_like(chosen)
-    pairs[..., int(chosen.flatten(0, -2).sum(0).argmax())] = True
-    return pairs
-
-
-def _token(chosen: Tensor) -> Tensor:
-    """All pairs of the first token (of each sequence)."""
-    pairs = torch.zeros_like(chosen)
-    pairs[..., 0, :] = True
-    return pairs
-
-
-def _usual(chosen: Tensor) -> int:
-    """Experts a token has on average, rounded up; one more must be there."""
-    E = chosen.shape[-1]
-    usual = -(-int(chosen.sum()) // chosen[..., 0].numel())
-    if usual >= E:
-        raise NoRouterOutput(f"its tokens have {usual} of {E} experts, so none can be forbidden")
-    return usual
-
-
-MOVES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
-    "times 60": _times,
-    "plus 1000": _plus,
-    "minus 1000": _minus,
-}
-"""Logits -> what to compare with, and what to ask."""
-FORBIDS: dict[str, Callable[[Tensor], Tensor]] = {
-    "-inf entries": _entries,
-    "-inf expert": _expert,
-    "-inf token": _token,
-}
-"""The map of the plain answer -> the pairs to forbid."""
-WAYS = (*MOVES, *FORBIDS)

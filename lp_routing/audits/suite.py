@@ -1,17 +1,13 @@
 """All audits of one router on one batch, after asking whether it answers twice the same."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
 from torch import Tensor
 
-from lp_routing.audits.batch_invariance import batch_invariance
-from lp_routing.audits.causality import causality
 from lp_routing.audits.feasibility import feasibility
-from lp_routing.audits.precision import FORMATS, precision
-from lp_routing.audits.prefill import prefill
 from lp_routing.audits.probe import (
+    AUDITS,
     LIMIT_S,
     AuditedRouter,
     Finding,
@@ -24,8 +20,6 @@ from lp_routing.audits.probe import (
     try_all,
     unanswered,
 )
-from lp_routing.audits.scale import WAYS, scale
-from lp_routing.audits.ties import ties
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.router_outputs import NoRouterOutput
 
@@ -76,18 +70,6 @@ def repeatable(router: RouterLike | AuditedRouter, logits: Tensor) -> Finding:
 def _again(name: str, ask: AuditedRouter, logits: Tensor, plain: Tensor, seed: int) -> Probe:
     ways = ("when asked first", "when asked again" + (" with another seed" if seed else ""))
     return compare(name, plain, ask(logits, seed=seed), ways)
-
-
-Audit = Callable[[AuditedRouter, Tensor], Finding]
-AUDITS: tuple[Audit, ...] = (
-    causality,
-    batch_invariance,
-    prefill,
-    ties,
-    *(partial(precision, rounded_to=name) for name in FORMATS),
-    *(partial(scale, way=way) for way in WAYS),
-)
-"""What is asked of a router that gives the same answer twice."""
 
 
 def audit(

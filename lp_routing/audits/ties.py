@@ -18,6 +18,7 @@ from lp_routing.audits.probe import (
     compare,
     found,
     merged,
+    register,
     try_all,
     unasked,
 )
@@ -30,6 +31,7 @@ AXES = {"experts": -1, "tokens": -2}
 WORD = re.compile(r"\b(ties?|tied)\b", re.IGNORECASE)
 
 
+@register()
 def ties(router: RouterLike | AuditedRouter, logits: Tensor, *, orders: int = 4) -> Finding:
     """Put experts, or tokens, in another order, route, and put the answer back.
 
