@@ -122,7 +122,7 @@ def measured(
     """The rows of one case that the file lacks: all cold, then those with a state warm."""
     instance = build(case, options.data)
     logits = logits_of(case)
-    problem = lpr.capacity(instance.scores, case.K, instance.capacity)
+    problem = lpr.problems.capacity(instance.scores, case.K, instance.capacity)
     shape = Shape(case.K, instance.capacity, case.T, case.E)
     have = {line.key for line in known}
     new: list[Measured] = []

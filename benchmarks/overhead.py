@@ -60,8 +60,8 @@ def main() -> None:
     """Print one row a problem, and the peak memory of the whole run."""
     print(f"T={T} E={E} K={K} seed={SEED}, medians of {REPEATS}, alternating")
     scores = skewed_scores(T, E, SEED)
-    print(row("capacity", lpr.capacity(scores, K, T * K // E)), flush=True)
-    print(row("balanced", lpr.balanced(scores, K)))
+    print(row("capacity", lpr.problems.capacity(scores, K, T * K // E)), flush=True)
+    print(row("balanced", lpr.problems.balanced(scores, K)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory of this process: {peak:.0f} MiB")
     print(versions())

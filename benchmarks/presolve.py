@@ -16,8 +16,8 @@ def main() -> None:
     for T in (256, 512, 1024):
         scores = skewed_scores(T, E, SEED)
         for name, problem in {
-            "balanced": lpr.balanced(scores, K),
-            "capacity": lpr.capacity(scores, K, T * K // E),
+            "balanced": lpr.problems.balanced(scores, K),
+            "capacity": lpr.problems.capacity(scores, K, T * K // E),
         }.items():
             off, on = lpr.solve(problem), lpr.solve(problem, lpr.HiGHS(presolve="on"))
             print(

@@ -36,7 +36,7 @@ def row(name: str, batches: list[Tensor]) -> str:
     worst = 0.0
     for scores in batches:
         T, E = scores.shape
-        problem = lpr.capacity(scores, K, int(-(-FACTOR * T * K // E)))
+        problem = lpr.problems.capacity(scores, K, int(-(-FACTOR * T * K // E)))
         fresh = lpr.solve(problem, lpr.Pricing())
         if prices is not None:
             again = lpr.solve(problem, lpr.Pricing(start=prices))
@@ -56,7 +56,9 @@ def row(name: str, batches: list[Tensor]) -> str:
 def main() -> None:
     """Print one row for each stream of batches."""
     print(f"K={K} capacity factor {FACTOR} seed={SEED}; {torch.get_num_threads()} threads")
-    lpr.solve(lpr.capacity(torch.rand(64, 4), 1, 20), lpr.Pricing())  # loads what loads late
+    lpr.solve(
+        lpr.problems.capacity(torch.rand(64, 4), 1, 20), lpr.Pricing()
+    )  # loads what loads late
     for layer in (0, 3):
         stream = batches_of_the_sample(layer, 1024)
         print(row(f"sample layer {layer}, {len(stream)} x 1,024 x 32", stream), flush=True)

@@ -59,7 +59,7 @@ def profiled(T: int) -> None:
 
 def main() -> None:
     """Profile each size."""
-    lpr.solve(lpr.capacity(torch.rand(64, 4), 1, 20), lpr.Pricing())
+    lpr.solve(lpr.problems.capacity(torch.rand(64, 4), 1, 20), lpr.Pricing())
     for T in [int(T) for T in sys.argv[1:]] or [4096, 65536, 1048576]:
         profiled(T)
     print(versions())

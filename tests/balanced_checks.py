@@ -24,7 +24,7 @@ def distinct(*shape, seed=0):
 def stated(scores, k, capacity=None):
     """The problem of k experts a token and equal loads, or at most `capacity` tokens an expert."""
     if capacity is None:
-        return lpr.balanced(scores, k)
+        return lpr.problems.balanced(scores, k)
     return lpr.RoutingProblem(scores, tokens=lpr.exactly(k), experts=lpr.at_most(capacity))
 
 

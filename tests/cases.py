@@ -33,22 +33,24 @@ def _impossible(name, problem):
 
 CASES = [
     # Each token keeps its two best: 5+4, 3+2.
-    _case("token choice", lpr.token_choice([[5, 4, 1], [1, 3, 2]], 2), 14, [0, 0, 0]),
+    _case("token choice", lpr.problems.token_choice([[5, 4, 1], [1, 3, 2]], 2), 14, [0, 0, 0]),
     # Each expert keeps its best token: 5, 4, 2.
-    _case("expert choice", lpr.expert_choice([[5, 4, 1], [1, 3, 2]], 1), 11),
+    _case("expert choice", lpr.problems.expert_choice([[5, 4, 1], [1, 3, 2]], 1), 11),
     # The four largest of all six: 5, 4, 3, 2.
-    _case("unified", lpr.unified([[5, 4, 1], [1, 3, 2]], 4), 14),
+    _case("unified", lpr.problems.unified([[5, 4, 1], [1, 3, 2]], 4), 14),
     # Every token must be served, so token 1 gets 1 although 4, 3, 2 are left elsewhere: 9+8+1.
-    _case("served unified", lpr.served_unified([[9, 8, 7], [1, 0, 0]], 3), 18),
+    _case("served unified", lpr.problems.served_unified([[9, 8, 7], [1, 0, 0]], 3), 18),
     # design.md: `<=` lets experts stay short and takes all five tens ...
-    _case("capacity, not balanced", lpr.capacity(ONE_LIKED, 2, 2), 50),
+    _case("capacity, not balanced", lpr.problems.capacity(ONE_LIKED, 2, 2), 50),
     # ... while `=` makes somebody pay: expert 0 must take a second token, worth 0 instead of 10.
-    _case("balanced, not capacity", lpr.balanced(ONE_LIKED, 2), 40),
+    _case("balanced, not capacity", lpr.problems.balanced(ONE_LIKED, 2), 40),
     # Both want expert 0 (values 3 and 2), it has one slot; token 1 moves and loses only 1.
     # One more slot would be worth 2 - 1 = 1, so that is the price of expert 0.
-    _case("one slot, two suitors", lpr.capacity([[3, 1], [2, 1]], 1, 1), 4, None),
+    _case("one slot, two suitors", lpr.problems.capacity([[3, 1], [2, 1]], 1, 1), 4, None),
     # The same with a token 1 that may go nowhere else: it is dropped, and the slot is worth 2.
-    _case("a suitor with no other way", lpr.capacity([[3, 2.5], [2, -INF]], 1, 1), 4.5, None),
+    _case(
+        "a suitor with no other way", lpr.problems.capacity([[3, 2.5], [2, -INF]], 1, 1), 4.5, None
+    ),
     # Three identical tokens at one expert of capacity 2: two pay 5, one goes for 1.
     _case(
         "three tokens in one row",
@@ -57,9 +59,9 @@ CASES = [
         [4, 0],
     ),
     # All scores equal: every perfect balance is optimal.
-    _case("all equal", lpr.balanced(torch.ones(6, 3), 1), 6),
+    _case("all equal", lpr.problems.balanced(torch.ones(6, 3), 1), 6),
     # Negative scores under `=`: the least bad, -1 and -2.
-    _case("all negative", lpr.token_choice([[-1, -5], [-2, -3]], 1), -3, [0, 0]),
+    _case("all negative", lpr.problems.token_choice([[-1, -5], [-2, -3]], 1), -3, [0, 0]),
     # Negative scores under `<=`: best to do nothing.
     _case("do nothing", lpr.RoutingProblem([[-1.0, -5.0]], tokens=at_most(1)), 0),
     # A floor of one on expert 1 costs 9 - 2 = 7, and so would one more: a negative price.
@@ -101,7 +103,7 @@ CASES = [
         3,
     ),
     # One token, one expert.
-    _case("smallest", lpr.balanced([[3.0]], 1), 3),
+    _case("smallest", lpr.problems.balanced([[3.0]], 1), 3),
     # No bounds at all: every positive score.
     _case("free", lpr.RoutingProblem([[3.0, -1.0], [2.0, 0.5]]), 5.5),
     # Eight tokens want two each, four experts have three each: 16 against 12.

@@ -1,4 +1,4 @@
-"""What each rank of a process group runs in tests/test_process_group.py: `torchrun tests/sharded.py ...`.
+"""What each rank of a process group runs: `torchrun tests/sharded.py ...` (test_process_group).
 
 Arguments: what to do, a folder for results, and the number of rows of each rank.
 """

@@ -74,6 +74,12 @@ def test_an_arrow_that_runs_back_is_found():
     assert arrows_back("solvers", "from lp_routing.problem.problem import RoutingProblem") == []
 
 
+def test_users_meet_few_names():
+    modules = [name for name in lpr.__all__ if inspect.ismodule(getattr(lpr, name))]
+    assert len(lpr.__all__) - len(modules) <= 26
+    assert len(modules) <= 12
+
+
 @pytest.mark.parametrize("name", lpr.__all__)
 def test_every_public_name_is_documented(name):
     thing = getattr(lpr, name)

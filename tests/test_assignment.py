@@ -189,10 +189,10 @@ def of_total(problem):
 
 
 CERTIFIED = {
-    "TopK": (raw(2), lambda scores: lpr.token_choice(scores, 2)),
-    "ExpertChoice": (ExpertChoice(3), lambda scores: lpr.expert_choice(scores, 3)),
-    "Unified": (Unified(2), of_total(lpr.unified)),
-    "served": (Unified(2, serve_all=True), of_total(lpr.served_unified)),
+    "TopK": (raw(2), lambda scores: lpr.problems.token_choice(scores, 2)),
+    "ExpertChoice": (ExpertChoice(3), lambda scores: lpr.problems.expert_choice(scores, 3)),
+    "Unified": (Unified(2), of_total(lpr.problems.unified)),
+    "served": (Unified(2, serve_all=True), of_total(lpr.problems.served_unified)),
 }
 
 
@@ -226,7 +226,7 @@ def test_routers_reach_the_certified_optimum_of_their_problem(router, problem, s
 def test_dropping_keeps_to_the_capacity_and_misses_the_optimum():
     # Both want expert 0, one place: dropping keeps a value of 3, but moving token 0 gives 2 + 3.
     scores = torch.tensor([[3.0, 2.0], [3.0, 0.0]])
-    problem = lpr.capacity(scores, 1, 1)
+    problem = lpr.problems.capacity(scores, 1, 1)
     routed = raw(1, capacity=1)(scores)
     proof = lpr.certify(problem, routed, lpr.solve(problem, "highs").prices, exact=True)
     assert routed.x.int().tolist() == [[1, 0], [0, 0]]

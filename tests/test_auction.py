@@ -100,7 +100,7 @@ def everybody_likes_the_same(T, E, seed=0):
 @pytest.mark.parametrize(("T", "E", "k"), [(96, 8, 1), (96, 8, 2), (97, 8, 3), (50, 16, 5)])
 def test_skewed_batches_come_within_the_proved_bound_of_the_exact_optimum(T, E, k):
     scores = everybody_likes_the_same(T, E)
-    problem = lpr.balanced(scores, k)
+    problem = lpr.problems.balanced(scores, k)
     truth = lpr.solve(problem, lpr.HiGHS())
     places = E * -(-T * k // E)
     spread = float((scores.amax(1) - scores.amin(1)).max())
@@ -125,7 +125,10 @@ def test_where_everything_ties_loads_are_equal_all_the_same(T, E, k):
     for scores in (torch.zeros(T, E), torch.ones(T, 1) * torch.arange(E), torch.full((T, E), -7.5)):
         sold = auction(scores, k)
         assert broken(sold.chosen, scores, k) == []
-        assert lpr.certify(lpr.balanced(scores, k), sold.chosen, sold.prices).relative_gap < 0.05
+        assert (
+            lpr.certify(lpr.problems.balanced(scores, k), sold.chosen, sold.prices).relative_gap
+            < 0.05
+        )
 
 
 def test_a_token_without_a_choice_takes_what_it_must_and_others_make_room():

@@ -321,7 +321,7 @@ def test_dropped_tokens_and_forbidden_pairs_break_bounds():
 
 def test_feasibility_wants_a_problem_of_the_same_shape():
     assert feasibility(TopK(1), CROWD, None).sentence == "Not asked: no problem was given."
-    problem = lpr.token_choice(CROWD, 1)
+    problem = lpr.problems.token_choice(CROWD, 1)
     with pytest.raises(lpr.InputError, match=r"scores have shape \(3, 2\) and the logits \(2, 2\)"):
         feasibility(TopK(1), CROWD[:2], problem)
     with pytest.raises(lpr.InputError, match="expected a RoutingProblem, got str"):
@@ -344,7 +344,7 @@ NAMES = [
 
 
 def test_all_audits_of_token_choice():
-    problem = lpr.token_choice(normal, 2)
+    problem = lpr.problems.token_choice(normal, 2)
     findings = audit(TopK(2, score="logits"), normal, problem=problem)
     assert [finding.audit for finding in findings] == NAMES
     assert {f.verdict for f in findings if not f.audit.startswith("precision")} == {"holds"}
@@ -391,7 +391,9 @@ def test_nothing_else_is_asked_of_a_router_that_gives_no_answer_or_never_the_sam
         (lambda logits: logits * NAN, "the router gives no answer on the logits as they are"),
         (counts, "the same input gives other experts each time"),
     ):
-        first, *others = audit(router, normal, problem=lpr.token_choice(normal, 1), limit_s=0.05)
+        first, *others = audit(
+            router, normal, problem=lpr.problems.token_choice(normal, 1), limit_s=0.05
+        )
         assert first.verdict == "fails"
         assert {finding.sentence for finding in others} == {f"Not asked: {why}."}
         assert [finding.audit for finding in others] == NAMES[1:]

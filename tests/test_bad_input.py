@@ -18,15 +18,15 @@ SCORES = torch.arange(15.0).reshape(5, 3)
 ONE_EACH = lpr.exactly(1)
 
 NAMED = {
-    "token_choice": lambda scores: lpr.token_choice(scores, 1),
-    "expert_choice": lambda scores: lpr.expert_choice(scores, 1),
-    "unified": lambda scores: lpr.unified(scores, 1),
-    "capacity": lambda scores: lpr.capacity(scores, 1, 1),
-    "balanced": lambda scores: lpr.balanced(scores, 1),
-    "capped_expert_choice": lambda scores: lpr.capped_expert_choice(scores, 1, 1),
-    "served_unified": lambda scores: lpr.served_unified(scores, 1),
+    "token_choice": lambda scores: lpr.problems.token_choice(scores, 1),
+    "expert_choice": lambda scores: lpr.problems.expert_choice(scores, 1),
+    "unified": lambda scores: lpr.problems.unified(scores, 1),
+    "capacity": lambda scores: lpr.problems.capacity(scores, 1, 1),
+    "balanced": lambda scores: lpr.problems.balanced(scores, 1),
+    "capped_expert_choice": lambda scores: lpr.problems.capped_expert_choice(scores, 1, 1),
+    "served_unified": lambda scores: lpr.problems.served_unified(scores, 1),
     "RoutingProblem": lpr.RoutingProblem,
-    "with_scores": lambda scores: lpr.token_choice(SCORES, 1).with_scores(scores),
+    "with_scores": lambda scores: lpr.problems.token_choice(SCORES, 1).with_scores(scores),
 }
 
 
@@ -65,7 +65,7 @@ def test_scores_that_are_no_matrix_of_numbers_are_refused(state, scores, says):
     "dtype", ["u1", "u2", "u4", "u8", "i1", "i4", "i8", "f2", "f4", "f8", ">f8"]
 )
 def test_scores_of_every_real_type_are_the_same_problem(dtype):
-    problem = lpr.token_choice(SCORES.numpy().astype(dtype), 1)
+    problem = lpr.problems.token_choice(SCORES.numpy().astype(dtype), 1)
     assert problem.scores.double().tolist() == SCORES.tolist()
     assert lpr.solve(problem).value == SCORES[:, 2].sum()
 
@@ -82,7 +82,7 @@ def test_scores_in_every_container_are_the_same_problem(kind):
         "reversed": np.ascontiguousarray(SCORES.numpy()[::-1])[::-1],
         "strided": SCORES.repeat_interleave(2, 1)[:, ::2],
     }[kind]
-    problem = lpr.token_choice(scores, 1)
+    problem = lpr.problems.token_choice(scores, 1)
     assert problem.scores.double().tolist() == SCORES.tolist()
     assert not problem.scores.requires_grad
 
@@ -90,7 +90,7 @@ def test_scores_in_every_container_are_the_same_problem(kind):
 def test_float8_scores_are_solved_or_refused_in_words():
     scores = SCORES.to(torch.float8_e4m3fn)
     try:
-        problem = lpr.token_choice(scores, 1)
+        problem = lpr.problems.token_choice(scores, 1)
     except lpr.InputError as refusal:
         assert "float8" in str(refusal)  # noqa: PT017
     else:
@@ -148,7 +148,7 @@ def test_a_token_that_needs_an_expert_and_may_go_to_none_is_refused():
 
 def test_scores_of_another_shape_are_refused():
     with pytest.raises(lpr.InputError, match=r"with_scores: expected .* \(5, 3\), got \(3, 5\)"):
-        lpr.token_choice(SCORES, 1).with_scores(SCORES.T)
+        lpr.problems.token_choice(SCORES, 1).with_scores(SCORES.T)
 
 
 def test_bounds_that_no_whole_number_satisfies_are_refused():

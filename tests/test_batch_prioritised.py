@@ -144,7 +144,7 @@ def test_it_never_beats_the_optimum_it_seeks():
     logits = tied(12, 4, seed=3)
     scores = lpr.scores.softmax(logits).double()
     value = float(BatchPrioritised(2, 4)(logits).weights.double().sum())
-    best = lpr.solve(lpr.capacity(scores, 2, 4)).value
+    best = lpr.solve(lpr.problems.capacity(scores, 2, 4)).value
     assert value <= best + 1e-9
 
 

@@ -13,9 +13,9 @@ from tests.test_hard_cases import skewed
 @pytest.mark.parametrize(
     "problem",
     [
-        lpr.capacity(skewed(4096, 64), 2, 160),
-        lpr.balanced(skewed(2048, 32), 2),
-        lpr.capacity(lpr.scores.softmax(lpr.traces.sample().layer(2)), 2, 320),
+        lpr.problems.capacity(skewed(4096, 64), 2, 160),
+        lpr.problems.balanced(skewed(2048, 32), 2),
+        lpr.problems.capacity(lpr.scores.softmax(lpr.traces.sample().layer(2)), 2, 320),
         lpr.RoutingProblem(skewed(2000, 16), tokens=lpr.at_most(2), experts=lpr.at_most(250.5)),
     ],
     ids=["capacity", "balanced", "sample", "half a pair"],
@@ -31,14 +31,14 @@ def test_no_more_passes_are_taken_than_granted(monkeypatch):
     module = sys.modules["lp_routing.pricing.best_prices"]
     real = module.contested
     monkeypatch.setattr(module, "contested", lambda *a, **k: passes.append(1) or real(*a, **k))
-    lpr.best_prices(lpr.capacity(skewed(2048, 32), 2, 150), relative_gap=0, max_passes=2)
+    lpr.best_prices(lpr.problems.capacity(skewed(2048, 32), 2, 150), relative_gap=0, max_passes=2)
     assert len(passes) <= 2
 
 
 def test_memory_mapped_scores_serve(tmp_path):
     np.save(tmp_path / "scores.npy", skewed(2048, 32).float().numpy())
     mapped = np.load(tmp_path / "scores.npy", mmap_mode="r")
-    problem = lpr.capacity(mapped, 2, 150)
+    problem = lpr.problems.capacity(mapped, 2, 150)
     solution = lpr.solve(problem, lpr.Pricing())
     assert solution.status is lpr.Status.OPTIMAL
     bound = lpr.dual_bound(problem, lpr.best_prices(problem))
@@ -55,4 +55,4 @@ def test_memory_mapped_scores_serve(tmp_path):
 )
 def test_what_makes_no_sense_is_refused(call, words):
     with pytest.raises(lpr.InputError, match=words):
-        call(lpr.token_choice(torch.ones(3, 2), 1))
+        call(lpr.problems.token_choice(torch.ones(3, 2), 1))

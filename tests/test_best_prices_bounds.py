@@ -52,7 +52,7 @@ def test_the_bound_is_valid_whatever_the_problem(problem):
 
 
 def test_any_sample_leads_to_prices_that_are_as_close():
-    problem = lpr.balanced(skewed(4096, 64), 2)
+    problem = lpr.problems.balanced(skewed(4096, 64), 2)
     best = float(lpr.solve(problem, lpr.Pricing()).value)
     for seed in range(3):
         found = lpr.best_prices(problem, relative_gap=0, max_passes=8, seed=seed)
@@ -73,7 +73,7 @@ def test_any_sample_leads_to_prices_that_are_as_close():
 )
 def test_options_that_make_no_sense_are_refused_by_name(options, words):
     with pytest.raises(lpr.InputError, match=words):
-        lpr.best_prices(lpr.token_choice(torch.ones(3, 2), 1), **options)
+        lpr.best_prices(lpr.problems.token_choice(torch.ones(3, 2), 1), **options)
 
 
 @given(problems())

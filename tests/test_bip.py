@@ -19,7 +19,7 @@ def raw(k, **options):
 
 
 def bound(scores, k, capacity, prices):
-    return lpr.dual_bound(lpr.capacity(scores, k, capacity), lpr.Prices(experts=prices))
+    return lpr.dual_bound(lpr.problems.capacity(scores, k, capacity), lpr.Prices(experts=prices))
 
 
 # Three tokens like expert 0, by 6, 4 and 1; k = 1 and one place each, two turns.
@@ -38,7 +38,7 @@ def test_the_turns_by_hand():
     # The best is 8 + 2, with token 2 empty-handed: prices (5, 1) prove it, the turns stop at 11.
     assert bound(THREE, 1, 1, state) == 11
     assert bound(THREE, 1, 1, torch.tensor([5.0, 1.0])) == 10
-    assert lpr.solve(lpr.capacity(THREE, 1, 1)).value == 10
+    assert lpr.solve(lpr.problems.capacity(THREE, 1, 1)).value == 10
 
 
 # Claim O1: with <= the best is 401 (the last token takes only the 1), with = it is 352. BIP's
@@ -52,8 +52,8 @@ def test_it_seeks_the_problem_with_at_most_not_the_balanced_one():
     assert state.tolist() == [49.0, 49.0, 0.0]
     assert bound(PAPER, 2, 2, state) == 402
     assert bound(PAPER, 2, 2, torch.tensor([50.0, 50.0, 0.0])) == 401
-    assert lpr.solve(lpr.capacity(PAPER, 2, 2)).value == 401
-    assert lpr.solve(lpr.balanced(PAPER, 2)).value == 352
+    assert lpr.solve(lpr.problems.capacity(PAPER, 2, 2)).value == 401
+    assert lpr.solve(lpr.problems.balanced(PAPER, 2)).value == 352
     assert routed.load.tolist() == [3, 3, 0]  # ties at the price: above the capacity of 2
 
 
@@ -110,7 +110,7 @@ tables = st.lists(
 @given(table=tables, k=st.integers(1, 4), capacity=st.integers(0, 5))
 def test_the_dual_value_never_rises_and_never_falls_below_the_optimum(table, k, capacity):
     scores = torch.tensor(table, dtype=torch.float64)
-    best = lpr.solve(lpr.capacity(scores, k, capacity)).value
+    best = lpr.solve(lpr.problems.capacity(scores, k, capacity)).value
     state, last = None, math.inf
     for _ in range(4):
         _, state = raw(k, iterations=1, capacity=capacity)(scores, state)

@@ -199,16 +199,20 @@ E = r" is more than E, the number of experts \(3\)"
 T = r" is more than T, the number of tokens \(5\)"
 N = r" is more than T \* E, the number of pairs \(15\)"
 WHOLE_ARGUMENTS = {
-    "token_choice k": (lambda k: lpr.token_choice(SCORES, k), 4, E),
-    "expert_choice capacity": (lambda C: lpr.expert_choice(SCORES, C), 6, T),
-    "unified total": (lambda N: lpr.unified(SCORES, N), 16, N),
-    "capacity k": (lambda k: lpr.capacity(SCORES, k, 1), 4, E),
-    "capacity capacity": (lambda C: lpr.capacity(SCORES, 1, C), None, None),
-    "balanced k": (lambda k: lpr.balanced(SCORES, k), 4, E),
-    "balanced capacity": (lambda C: lpr.balanced(SCORES, 1, 2 if C is None else C), 6, T),
-    "capped_expert_choice capacity": (lambda C: lpr.capped_expert_choice(SCORES, C, 1), 6, T),
-    "capped_expert_choice k": (lambda k: lpr.capped_expert_choice(SCORES, 1, k), 4, E),
-    "served_unified total": (lambda N: lpr.served_unified(SCORES, N), 16, N),
+    "token_choice k": (lambda k: lpr.problems.token_choice(SCORES, k), 4, E),
+    "expert_choice capacity": (lambda C: lpr.problems.expert_choice(SCORES, C), 6, T),
+    "unified total": (lambda N: lpr.problems.unified(SCORES, N), 16, N),
+    "capacity k": (lambda k: lpr.problems.capacity(SCORES, k, 1), 4, E),
+    "capacity capacity": (lambda C: lpr.problems.capacity(SCORES, 1, C), None, None),
+    "balanced k": (lambda k: lpr.problems.balanced(SCORES, k), 4, E),
+    "balanced capacity": (lambda C: lpr.problems.balanced(SCORES, 1, 2 if C is None else C), 6, T),
+    "capped_expert_choice capacity": (
+        lambda C: lpr.problems.capped_expert_choice(SCORES, C, 1),
+        6,
+        T,
+    ),
+    "capped_expert_choice k": (lambda k: lpr.problems.capped_expert_choice(SCORES, 1, k), 4, E),
+    "served_unified total": (lambda N: lpr.problems.served_unified(SCORES, N), 16, N),
 }
 
 
@@ -240,4 +244,4 @@ def test_served_unified_refuses_a_budget_below_one_expert_a_token():
     with pytest.raises(
         lpr.InputError, match=r"total=4 cannot give each of the 5 tokens .* least 5"
     ):
-        lpr.served_unified(SCORES, 4)
+        lpr.problems.served_unified(SCORES, 4)

@@ -14,7 +14,7 @@ from tests.strategies import prices_for, problems
 
 INF = float("inf")
 # Two tokens want expert 0 (3 and 2); it has one slot; token 1 can have 1 at expert 1. Optimum 4.
-SUITORS = lpr.capacity([[3, 1], [2, 1]], 1, 1)
+SUITORS = lpr.problems.capacity([[3, 1], [2, 1]], 1, 1)
 BEST = torch.tensor([[True, False], [False, True]])
 RIGHT = lpr.Prices(experts=torch.tensor([1.5, 0.0]))
 
@@ -150,7 +150,11 @@ def test_exact_and_rounded_bounds_agree(data):
 def test_exact_gaps_are_zero_on_softmax_scores_of_every_dtype(dtype, seed):
     logits = torch.randn(48, 8, generator=torch.Generator().manual_seed(seed)) * 3
     scores = torch.softmax(logits, 1).to(dtype)
-    for problem in (lpr.balanced(scores, 2), lpr.capacity(scores, 2, 13), lpr.unified(scores, 96)):
+    for problem in (
+        lpr.problems.balanced(scores, 2),
+        lpr.problems.capacity(scores, 2, 13),
+        lpr.problems.unified(scores, 96),
+    ):
         solution = lpr.solve(problem)
         certificate = lpr.certify(problem, solution.assignment, solution.prices, exact=True)
         assert isinstance(certificate.bound, Fraction)
@@ -161,7 +165,7 @@ def test_exact_gaps_are_zero_on_softmax_scores_of_every_dtype(dtype, seed):
 def test_exact_arithmetic_sees_a_gap_that_float64_rounds_away():
     # 1 + 2**-60 is not a float64 number, but 1 and 2**-60 are, as two scores of two tokens.
     scores = torch.tensor([[1.0, 1.0], [2.0**-60, 0.0]], dtype=torch.float64)
-    problem = lpr.token_choice(scores, 1)
+    problem = lpr.problems.token_choice(scores, 1)
     worse = torch.tensor([[True, False], [False, True]])
     assert lpr.certify(problem, worse, lpr.Prices()).gap == 0
     assert lpr.certify(problem, worse, lpr.Prices(), exact=True).gap == Fraction(1, 2**60)
@@ -191,7 +195,9 @@ def test_the_bound_of_an_impossible_row_is_minus_infinity():
 def test_a_certificate_of_many_chunks_is_that_of_one(monkeypatch):
     import lp_routing.problem.problem as module
 
-    problem = lpr.capacity(torch.rand(50, 4, generator=torch.Generator().manual_seed(0)), 2, 20)
+    problem = lpr.problems.capacity(
+        torch.rand(50, 4, generator=torch.Generator().manual_seed(0)), 2, 20
+    )
     solution = lpr.solve(problem)
     whole = lpr.certify(problem, solution.assignment, solution.prices, exact=True)
     monkeypatch.setattr(module, "CHUNK_ENTRIES", 12)
@@ -216,8 +222,8 @@ def test_masks_of_large_negative_numbers_are_solved_like_forbidden_pairs(mask):
     generator = torch.Generator().manual_seed(1)
     scores = torch.rand(64, 8, generator=generator, dtype=torch.float64)
     hidden = torch.rand(64, 8, generator=generator) < 0.1
-    masked = lpr.balanced(scores.masked_fill(hidden, mask), 2)
-    forbidden = lpr.balanced(scores.masked_fill(hidden, -INF), 2)
+    masked = lpr.problems.balanced(scores.masked_fill(hidden, mask), 2)
+    forbidden = lpr.problems.balanced(scores.masked_fill(hidden, -INF), 2)
     found, best = lpr.solve(masked), lpr.solve(forbidden)
     assert found.status is best.status is lpr.Status.OPTIMAL
     assert float(found.value) == pytest.approx(float(best.value), rel=1e-9)
@@ -234,7 +240,7 @@ def test_the_lowest_number_of_a_dtype_is_refused_as_a_mask(dtype):
 @pytest.mark.parametrize("price", [1e10, 1e16, 1e17, 1e100])
 def test_prices_far_above_the_scores_give_a_true_bound(price):
     # the prices of all experts may shift together; float64 would lose the scores beside them
-    problem = lpr.balanced(torch.eye(2, dtype=torch.float64), 1)
+    problem = lpr.problems.balanced(torch.eye(2, dtype=torch.float64), 1)
     prices = lpr.Prices(experts=torch.full((2,), price, dtype=torch.float64))
     certificate = lpr.certify(problem, [[0, 1], [1, 0]], prices)
     assert certificate.bound >= 2

@@ -70,9 +70,9 @@ def test_the_trials_agree_with_the_other_brute_force(scores):
     for k in range(1, E + 1):
         for most in (0, 1, math.ceil(T * k / E), T):
             mine = best_by_trial(scores, range(k + 1), range(most + 1))
-            assert mine == best_value(lpr.capacity(scores, k, most))
+            assert mine == best_value(lpr.problems.capacity(scores, k, most))
         if T * k % E == 0:
-            assert exactly_balanced(scores, k) == best_value(lpr.balanced(scores, k))
+            assert exactly_balanced(scores, k) == best_value(lpr.problems.balanced(scores, k))
 
 
 def test_bounds_that_cannot_be_met_have_no_value():
@@ -91,12 +91,14 @@ def test_the_dual_is_that_of_the_library(scores):
     prices = torch.arange(E).double() - 1
     for k in range(1, E + 1):
         if T * k % E == 0:
-            problem = lpr.balanced(scores, k)
+            problem = lpr.problems.balanced(scores, k)
             assert balanced_dual(scores, prices, k) == lpr.dual_bound(
                 problem, lpr.Prices(experts=prices)
             )
         most = math.ceil(T * k / E)
-        costly = lpr.dual_bound(lpr.capacity(scores, k, most), lpr.Prices(experts=prices + 1))
+        costly = lpr.dual_bound(
+            lpr.problems.capacity(scores, k, most), lpr.Prices(experts=prices + 1)
+        )
         assert bip.at_most_dual(scores, prices + 1, k, most) == costly
 
 

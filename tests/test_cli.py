@@ -94,13 +94,13 @@ def test_the_values_are_those_of_the_stated_problems(file, tmp_path):
     assert verify(file, *arguments, "--json", tmp_path / "rows.json").exit_code == 0
     scores = lpr.scores.sigmoid(torch.from_numpy(LOGITS[0]))
     stated = {
-        "token_choice": lpr.token_choice(scores, 1),
-        "expert_choice": lpr.expert_choice(scores, 3),
-        "unified": lpr.unified(scores, 12),
-        "served_unified": lpr.served_unified(scores, 12),
-        "capacity": lpr.capacity(scores, 1, 5),  # 12 * 1 / 4 * 1.5 = 4.5, rounded up
-        "balanced": lpr.balanced(scores, 1),
-        "capped_expert_choice": lpr.capped_expert_choice(scores, 3, 2),
+        "token_choice": lpr.problems.token_choice(scores, 1),
+        "expert_choice": lpr.problems.expert_choice(scores, 3),
+        "unified": lpr.problems.unified(scores, 12),
+        "served_unified": lpr.problems.served_unified(scores, 12),
+        "capacity": lpr.problems.capacity(scores, 1, 5),  # 12 * 1 / 4 * 1.5 = 4.5, rounded up
+        "balanced": lpr.problems.balanced(scores, 1),
+        "capped_expert_choice": lpr.problems.capped_expert_choice(scores, 3, 2),
     }
     found = {
         row["problem"]: row["value"]

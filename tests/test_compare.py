@@ -36,7 +36,7 @@ trials = sys.modules["lp_routing.evaluation.compare"]
 # the optimum sends token 1 there, 2 + 3 = 5. Top-1 takes 4 + 3 = 7 and breaks the capacity by one;
 # dropping by score keeps token 0 (4 > 3) and drops token 1: 4. The logits are the scores here.
 LIKED = torch.tensor([[4.0, 2.0], [3.0, 0.0]])
-PROBLEM = lpr.capacity(LIKED, 1, 1)
+PROBLEM = lpr.problems.capacity(LIKED, 1, 1)
 BEST = torch.tensor([[0, 1], [1, 0]], dtype=torch.bool)
 DROP = TopK(1, 1, score="logits")
 
@@ -101,7 +101,7 @@ def test_a_router_that_breaks_a_bound_is_infeasible_and_has_no_gap():
 
 
 def test_several_broken_bounds_are_counted():
-    tight = lpr.capacity(torch.tensor([[3.0, 2.0], [3.0, 2.0]]), 1, 1)
+    tight = lpr.problems.capacity(torch.tensor([[3.0, 2.0], [3.0, 2.0]]), 1, 1)
     row = rows(tight, {"all": lambda scores: torch.ones(2, 2)})["all"]
     assert row.breaks.endswith("(and 3 more)")
 
@@ -162,7 +162,7 @@ def test_a_router_that_cannot_be_built_is_a_row_too(monkeypatch):
 
 def test_a_router_that_overwrites_its_input_harms_nobody():
     scores = LIKED.clone()
-    problem = lpr.capacity(scores, 1, 1)
+    problem = lpr.problems.capacity(scores, 1, 1)
     found = rows(problem, {"vandal": lambda given: given.zero_().bool(), "drop": DROP})
     assert found["drop"].gap == 1.0
     assert found["vandal"].value == 0.0
@@ -211,7 +211,7 @@ IN_THEIR_SCORES = {
     "ReLU": ReLURouter(),
 }
 LOGITS = 3 * torch.randn(40, 8, generator=torch.Generator().manual_seed(3)) + 1
-SHARES = lpr.capacity(lpr.scores.softmax(LOGITS), 2, 13)
+SHARES = lpr.problems.capacity(lpr.scores.softmax(LOGITS), 2, 13)
 
 
 @pytest.mark.parametrize("name", IN_THEIR_SCORES)
@@ -237,7 +237,7 @@ def test_without_logits_it_takes_the_same_or_is_not_judged(name):
 
 
 def test_scores_that_tell_no_logits_judge_nobody_but_the_optimum():
-    gates = lpr.capacity(torch.sigmoid(LOGITS), 2, 13)
+    gates = lpr.problems.capacity(torch.sigmoid(LOGITS), 2, 13)
     found = rows(gates, {"top": TopK(2), "mine": lambda x: x, "best": Optimum(gates)}, logits=None)
     for name in ("top", "mine"):
         assert found[name].status.startswith("not judged: the scores are no softmax")
@@ -246,7 +246,7 @@ def test_scores_that_tell_no_logits_judge_nobody_but_the_optimum():
 
 
 def test_scores_below_zero_are_taken_for_logits():
-    plain = lpr.capacity(LOGITS, 2, 13)
+    plain = lpr.problems.capacity(LOGITS, 2, 13)
     row = rows(plain, {"entmax": Entmax()}, logits=None)["entmax"]
     assert (row.pairs, row.routed_on) == (Entmax()(LOGITS).x.sum(), "scores as logits")
 
@@ -277,17 +277,17 @@ def test_amounts_may_come_as_numpy_as_an_assignment_or_beside_a_state():
 
 
 def test_overlap_is_left_out_where_ties_leave_the_optimum_open():
-    level = lpr.capacity(torch.ones(8, 2), 1, 4)
+    level = lpr.problems.capacity(torch.ones(8, 2), 1, 4)
     row = rows(level, {"first": TopK(1, 4)})["first"]
     assert row.feasible
     assert math.isnan(row.overlap)
-    settled = lpr.capacity(torch.eye(2).repeat(4, 1), 1, 4)
+    settled = lpr.problems.capacity(torch.eye(2).repeat(4, 1), 1, 4)
     assert rows(settled, {"first": TopK(1, 4)})["first"].overlap == 1.0
 
 
 def test_tokens_that_may_go_nowhere_are_not_dropped():
     scores = torch.cat([LIKED, torch.full((2, 2), -math.inf)])
-    row = rows(lpr.capacity(scores, 1, 1), {"drop": DROP})["drop"]
+    row = rows(lpr.problems.capacity(scores, 1, 1), {"drop": DROP})["drop"]
     assert (row.dropped, row.dropped_fraction) == (1, 0.5)
 
 
@@ -357,7 +357,7 @@ def test_the_unit_is_the_same_for_all_rows():
 def test_the_catalogue_is_compared_by_name_on_any_precision():
     draw = torch.Generator().manual_seed(0)
     scores = torch.rand(24, 4, generator=draw).to(torch.bfloat16)
-    found = rows(lpr.capacity(scores, 2, 15), [OPTIMUM, *CATALOGUE])
+    found = rows(lpr.problems.capacity(scores, 2, 15), [OPTIMUM, *CATALOGUE])
     assert list(found) == [OPTIMUM, *CATALOGUE]
     assert {row.status for row in found.values()} == {"ok", "INFEASIBLE"}
     assert (found[OPTIMUM].gap, found[OPTIMUM].feasible) == (0.0, True)
@@ -434,9 +434,9 @@ def test_a_record_holds_nothing_that_json_cannot():
     ("problem", "words"),
     [
         (PROBLEM, "tokens at_most(1), experts at_most(1)"),
-        (lpr.token_choice(LIKED, 2), "tokens exactly(2)"),
-        (lpr.served_unified(LIKED, 3), "tokens at_least(1), total exactly(3)"),
-        (lpr.balanced(torch.ones(3, 2), 1), "tokens exactly(1), experts between(1, 2)"),
+        (lpr.problems.token_choice(LIKED, 2), "tokens exactly(2)"),
+        (lpr.problems.served_unified(LIKED, 3), "tokens at_least(1), total exactly(3)"),
+        (lpr.problems.balanced(torch.ones(3, 2), 1), "tokens exactly(1), experts between(1, 2)"),
         (lpr.RoutingProblem(LIKED, tokens=lpr.at_most([1, 2])), "tokens at_most(1..2)"),
         (
             lpr.RoutingProblem(LIKED, expert_groups=[lpr.Group([0, 1], lpr.at_most(2.5))]),
@@ -456,15 +456,15 @@ WIDE = torch.ones(12, 4)
 @pytest.mark.parametrize(
     ("problem", "shape"),
     [
-        (lpr.capacity(WIDE, 2, 7), Shape(2, 7, 12, 4)),
-        (lpr.token_choice(WIDE, 3), Shape(3, 12, 12, 4)),
-        (lpr.expert_choice(WIDE, 6), Shape(2, 6, 12, 4)),
-        (lpr.capped_expert_choice(WIDE, 6, 4), Shape(2, 6, 12, 4)),
-        (lpr.unified(WIDE, 24), Shape(2, 12, 12, 4)),
-        (lpr.served_unified(WIDE, 24), Shape(2, 12, 12, 4)),
-        (lpr.balanced(WIDE, 2), Shape(2, 6, 12, 4)),
+        (lpr.problems.capacity(WIDE, 2, 7), Shape(2, 7, 12, 4)),
+        (lpr.problems.token_choice(WIDE, 3), Shape(3, 12, 12, 4)),
+        (lpr.problems.expert_choice(WIDE, 6), Shape(2, 6, 12, 4)),
+        (lpr.problems.capped_expert_choice(WIDE, 6, 4), Shape(2, 6, 12, 4)),
+        (lpr.problems.unified(WIDE, 24), Shape(2, 12, 12, 4)),
+        (lpr.problems.served_unified(WIDE, 24), Shape(2, 12, 12, 4)),
+        (lpr.problems.balanced(WIDE, 2), Shape(2, 6, 12, 4)),
         (lpr.RoutingProblem(WIDE), Shape(4, 12, 12, 4)),
-        (lpr.capacity(WIDE, 0, 0), Shape(1, 0, 12, 4)),
+        (lpr.problems.capacity(WIDE, 0, 0), Shape(1, 0, 12, 4)),
     ],
     ids=["capacity", "token", "expert", "capped", "unified", "served", "balanced", "none", "zero"],
 )

@@ -51,7 +51,7 @@ def test_any_other_rule_and_any_problem_takes_them_as_scores():
     outputs = torch.randn(8, 4, 16, generator=torch.Generator().manual_seed(0))
     scores = competition_scores(outputs)
     routed = ExpertChoice(2, score="logits")(scores)
-    best = lpr.solve(lpr.expert_choice(scores, 2)).value
+    best = lpr.solve(lpr.problems.expert_choice(scores, 2)).value
     assert float(routed.weights.double().sum()) == pytest.approx(best, rel=1e-9)
 
 

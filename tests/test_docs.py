@@ -95,13 +95,15 @@ def inventory(site: Path) -> set[str]:
 
 
 def public_names(module: ModuleType) -> set[str]:
-    """All names in `__all__`, and those of public modules among them."""
+    """All names in `__all__`, and those of public modules among them, each where users find it."""
     names = set()
     for name in module.__all__:
         value = getattr(module, name)
-        names.add(f"{module.__name__}.{name}")
-        if isinstance(value, ModuleType) and hasattr(value, "__all__"):
-            names |= public_names(value)
+        if isinstance(value, ModuleType):
+            names |= {value.__name__, *(public_names(value) if hasattr(value, "__all__") else ())}
+        else:
+            on_top = getattr(lpr, name, None) is value
+            names.add(f"lp_routing.{name}" if on_top else f"{module.__name__}.{name}")
     return names
 
 

@@ -101,7 +101,7 @@ def test_no_assignment_is_worth_more_than_the_plan_by_more_than_its_entropy(
     assert (plan.plan.sum(1) <= k + 1e-5).all()
     assert torch.allclose(plan.plan.sum(0), torch.full((5,), float(capacity)).double(), rtol=1e-5)
     entropy = -float((plan.plan * plan.log_plan).sum())
-    problem = lpr.capped_expert_choice(scores, capacity, k)
+    problem = lpr.problems.capped_expert_choice(scores, capacity, k)
     best = float(lpr.solve(problem, lpr.HiGHS()).value)
     assert best - float((plan.plan * scores).sum()) <= temperature * entropy + 1e-3
     assert best - float((plan.plan.roll(1, 0) * scores).sum()) > temperature * entropy
@@ -110,7 +110,7 @@ def test_no_assignment_is_worth_more_than_the_plan_by_more_than_its_entropy(
 def test_a_cold_plan_is_rounded_near_the_optimum_and_its_prices_prove_it():
     scores = distinct(64, 8) + torch.linspace(0, 3, 64)[:, None]
     router = CappedExpertChoice(12, 2, 0.2, rounding="capped")
-    problem = lpr.capped_expert_choice(scores, 12, 2)
+    problem = lpr.problems.capped_expert_choice(scores, 12, 2)
     chosen, plan = router.select(scores), router.plan(scores)
     assert plan.converged
     proof = lpr.certify(problem, chosen, lpr.Prices(experts=-0.2 * plan.potentials))

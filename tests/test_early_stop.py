@@ -12,7 +12,7 @@ from tests import kkt
 from tests.strategies import problems
 
 
-class OutOfTime(lpr.Solver):
+class OutOfTime(lpr.solvers.Solver):
     """Stops at once with what it is given."""
 
     def __init__(self, x=None, prices=None):
@@ -22,7 +22,9 @@ class OutOfTime(lpr.Solver):
         return SolverResult(SolverStatus.TIME_LIMIT, self.x, self.prices, said="out of time")
 
 
-@pytest.mark.parametrize("stated", [lpr.balanced, lambda s, k: lpr.capacity(s, k, 130)])
+@pytest.mark.parametrize(
+    "stated", [lpr.problems.balanced, lambda s, k: lpr.problems.capacity(s, k, 130)]
+)
 def test_highs_at_its_time_limit_leaves_a_feasible_assignment_and_a_bound(stated):
     scores = torch.rand(2048, 32, generator=torch.Generator().manual_seed(0))
     problem = stated(scores, 2)
@@ -34,21 +36,21 @@ def test_highs_at_its_time_limit_leaves_a_feasible_assignment_and_a_bound(stated
 
 
 def test_a_solver_with_nothing_in_hand_still_yields_an_assignment():
-    problem = lpr.capacity([[3, 1], [2, 1]], 1, 1)
+    problem = lpr.problems.capacity([[3, 1], [2, 1]], 1, 1)
     solution = lpr.solve(problem, OutOfTime())
     assert solution.status is lpr.Status.TIME_LIMIT
     assert (solution.value, solution.bound) == (4, 5)
 
 
 def test_a_worse_or_broken_assignment_in_hand_is_replaced():
-    problem = lpr.capacity([[3, 1], [2, 1]], 1, 1)
+    problem = lpr.problems.capacity([[3, 1], [2, 1]], 1, 1)
     for x in (np.zeros((2, 2)), np.ones((2, 2)), np.array([[0.5, 0], [0, 0]])):
         assert lpr.solve(problem, OutOfTime(x)).value == 4
 
 
 def test_an_optimal_assignment_with_its_proof_is_optimal_however_it_was_stopped():
     # the largest score is below 1 and above 1/2, so a solver sees the scores unscaled
-    problem = lpr.capacity([[0.75, 0.25], [0.5, 0.25]], 1, 1)
+    problem = lpr.problems.capacity([[0.75, 0.25], [0.5, 0.25]], 1, 1)
     prices = lpr.Prices(experts=torch.tensor([0.375, 0.0]))
     solution = lpr.solve(problem, OutOfTime(np.array([[1.0, 0], [0, 1]]), prices))
     assert solution.status is lpr.Status.OPTIMAL
@@ -91,7 +93,7 @@ def test_more_copies_than_fit_32_bits_are_no_obstacle():
 def test_a_stopped_solver_leaves_nearly_the_optimum_of_a_skewed_balanced_problem():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(512, 4, generator=generator) @ torch.randn(4, 16, generator=generator)
-    problem = lpr.balanced(torch.softmax(logits, 1), 2)
+    problem = lpr.problems.balanced(torch.softmax(logits, 1), 2)
     best = lpr.solve(problem)
     assert lpr.solve(problem, OutOfTime()).value > 0.8 * best.value
     assert lpr.solve(problem, OutOfTime(prices=best.prices)).value > 0.8 * best.value

@@ -62,13 +62,13 @@ def test_tokens_choose_at_the_prices():
     # expert 0 costs 4: token 0 keeps it (6 > 5), token 1 goes to expert 1 (1 < 2)
     problem = lpr.RoutingProblem([[10, 5], [5, 2]], tokens=at_most(1))
     dear = lpr.Prices(experts=torch.tensor([4.0, 0.0]))
-    problem = lpr.capacity(problem.scores, 1, 1)
+    problem = lpr.problems.capacity(problem.scores, 1, 1)
     assert feasible_assignment(problem, dear).tolist() == [[1, 0], [0, 1]]
 
 
 def test_room_that_prices_leave_empty_is_filled_by_score():
     # at a price of 9 nobody wants expert 0, yet its slot is worth 5
-    problem = lpr.capacity([[5.0], [4.0]], 1, 1)
+    problem = lpr.problems.capacity([[5.0], [4.0]], 1, 1)
     dear = lpr.Prices(experts=torch.tensor([9.0]))
     assert feasible_assignment(problem, dear).tolist() == [[1], [0]]
 
@@ -76,13 +76,15 @@ def test_room_that_prices_leave_empty_is_filled_by_score():
 def test_ties_go_to_the_lower_token_then_the_lower_expert():
     x = feasible_assignment(lpr.RoutingProblem(torch.ones(3, 3), total=at_most(4)), NO_PRICES)
     assert x.tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
-    x = feasible_assignment(lpr.capacity(torch.ones(3, 3), 1, 2), NO_PRICES)
+    x = feasible_assignment(lpr.problems.capacity(torch.ones(3, 3), 1, 2), NO_PRICES)
     assert x.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0]]
 
 
 def test_negative_scores_are_taken_only_where_they_must_be():
-    assert feasible_assignment(lpr.token_choice([[-1, -2]], 1), NO_PRICES).tolist() == [[1, 0]]
-    assert not feasible_assignment(lpr.capacity([[-1, -2]], 1, 1), NO_PRICES).any()
+    assert feasible_assignment(lpr.problems.token_choice([[-1, -2]], 1), NO_PRICES).tolist() == [
+        [1, 0]
+    ]
+    assert not feasible_assignment(lpr.problems.capacity([[-1, -2]], 1, 1), NO_PRICES).any()
     needed = lpr.RoutingProblem([[-1, -3], [-2, -1]], experts=at_least(1))
     assert feasible_assignment(needed, NO_PRICES).tolist() == [[1, 0], [0, 1]]
 
@@ -97,8 +99,8 @@ def test_the_worthiest_are_kept_within_each_room():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_scores_of_any_width_give_the_same_assignment(dtype):
     scores = (torch.rand(60, 8, generator=torch.Generator().manual_seed(3)) * 64).round() / 64
-    expected = feasible_assignment(lpr.balanced(scores.double(), 2), NO_PRICES)
-    found = feasible_assignment(lpr.balanced(scores.to(dtype), 2), NO_PRICES)
+    expected = feasible_assignment(lpr.problems.balanced(scores.double(), 2), NO_PRICES)
+    found = feasible_assignment(lpr.problems.balanced(scores.to(dtype), 2), NO_PRICES)
     assert found.dtype == torch.bool
     assert found.equal(expected)
 
@@ -120,11 +122,13 @@ def test_bounds_that_are_fractions_are_rounded_inwards():
 
 def test_prices_of_another_problem_are_refused():
     with pytest.raises(lpr.InputError, match="expected 2, got 3"):
-        feasible_assignment(lpr.capacity([[1, 2]], 1, 1), lpr.Prices(experts=torch.ones(3)))
+        feasible_assignment(
+            lpr.problems.capacity([[1, 2]], 1, 1), lpr.Prices(experts=torch.ones(3))
+        )
 
 
 def test_sorting_in_blocks_and_asking_for_fewer_at_a_time_keep_all_bounds(monkeypatch):
-    problem = lpr.balanced(random_scores(300, 12), 5)
+    problem = lpr.problems.balanced(random_scores(300, 12), 5)
     at_once = feasible_assignment(problem, NO_PRICES)
     monkeypatch.setattr(rounds, "BLOCK", 7)
     assert feasible_assignment(problem, NO_PRICES).equal(at_once)
@@ -215,13 +219,13 @@ def test_the_common_problems_need_no_flow(k, monkeypatch):
     tight = -(-1024 * k // 16)
     devices = lpr.groups_by([j // 4 for j in range(16)], at_most(5 * tight))
     for problem in (
-        lpr.balanced(scores, k),
-        lpr.capacity(scores, k, tight),
-        lpr.capped_expert_choice(scores, tight, k),
-        lpr.served_unified(scores, 1024 * k),
+        lpr.problems.balanced(scores, k),
+        lpr.problems.capacity(scores, k, tight),
+        lpr.problems.capped_expert_choice(scores, tight, k),
+        lpr.problems.served_unified(scores, 1024 * k),
         lpr.RoutingProblem(-scores, tokens=exactly(k), experts=at_most(tight)),
         lpr.RoutingProblem(scores, tokens=exactly(k), expert_groups=devices),
-        lpr.balanced(scores.masked_fill(scores < scores.median(1, True).values, -INF), 1),
+        lpr.problems.balanced(scores.masked_fill(scores < scores.median(1, True).values, -INF), 1),
     ):
         found = feasible_assignment(problem, NO_PRICES)
         assert kkt.primal_feasibility(problem, found) == 0
@@ -268,9 +272,9 @@ def test_near_the_best_prices_little_is_lost(factor):
     scores = random_scores(8192, 32)
     capacity = int(factor * 2 * 8192 / 32)
     prices = quantile_prices(scores, 2, capacity)
-    problems = [lpr.capacity(scores, 2, capacity)]
+    problems = [lpr.problems.capacity(scores, 2, capacity)]
     if factor == 1:
-        problems.append(lpr.balanced(scores, 2))
+        problems.append(lpr.problems.balanced(scores, 2))
     for problem in problems:
         bound = lpr.dual_bound(problem, prices)
         assert worth(problem, feasible_assignment(problem, prices)) > 0.999 * bound

@@ -181,7 +181,7 @@ def test_a_curve_that_is_proved_has_breakpoints_and_slopes():
     assert (curve.slopes.tolist(), curve.breakpoints().tolist()) == ([3, 2], [0, 1, 2])
     scores = drawn(0, T=24)
     slopes = frontier.over_capacity(scores, 2, points=None).as_concave().slopes
-    every = [best(lpr.capacity(scores, 2, C)) for C in range(len(slopes) + 1)]
+    every = [best(lpr.problems.capacity(scores, 2, C)) for C in range(len(slopes) + 1)]
     optima = torch.tensor(every, dtype=torch.float64)
     assert slopes.tolist() == pytest.approx(optima.diff().tolist(), abs=1e-6)
     with pytest.raises(lpr.InputError, match="with points=None"):
@@ -296,7 +296,7 @@ def test_a_routers_curve_is_what_it_takes_and_whether_it_may():
     """Top-1 that minds no capacity takes 5 always; two tokens fit in two slots, not in one."""
     logits = SMALL.clone()
     curve = frontier.router_curve(
-        lambda _: lpr.routers.TopK(1), [1, 2], lambda C: lpr.capacity(SMALL, 1, C), logits
+        lambda _: lpr.routers.TopK(1), [1, 2], lambda C: lpr.problems.capacity(SMALL, 1, C), logits
     )
     assert (curve.name, curve.budgets.tolist()) == ("TopK", [1, 2])
     assert (curve.values.tolist(), curve.feasible.tolist()) == ([5, 5], [False, True])
@@ -309,7 +309,7 @@ def test_no_router_is_above_the_optimum():
     own = frontier.router_curve(
         lambda C: lpr.routers.TopK(2, C),
         [int(C) for C in curve.budgets if C],
-        lambda C: lpr.capacity(scores, 2, C),
+        lambda C: lpr.problems.capacity(scores, 2, C),
         logits,
         name="drop by score",
     )
@@ -329,7 +329,7 @@ def test_smallest_budget_of_each_kind():
 
 def test_a_slot_by_hand():
     """With one slot each: 3. Expert 0 with none: token 0 goes to 1; with two: 3 + 2."""
-    problem = lpr.capacity(SMALL, 1, 1)
+    problem = lpr.problems.capacity(SMALL, 1, 1)
     assert frontier.slot_worth(problem, 0) == (2, 2)
     assert frontier.slot_worth(problem, 1) == (0, 0)
 
@@ -353,13 +353,13 @@ def test_a_slot_is_worth_what_the_optimum_gains(seed):
 
 
 def test_a_slot_that_cannot_be_taken_away_or_added():
-    balanced = lpr.balanced(torch.rand(4, 2), 1)
+    balanced = lpr.problems.balanced(torch.rand(4, 2), 1)
     assert frontier.slot_worth(balanced, 0) == (math.inf, -math.inf)
-    assert frontier.slot_worth(lpr.capacity(SMALL, 1, 0), 0) == (math.inf, 3)
+    assert frontier.slot_worth(lpr.problems.capacity(SMALL, 1, 0), 0) == (math.inf, 3)
     with pytest.raises(lpr.InputError, match="expert 0 has no upper bound"):
-        frontier.slot_worth(lpr.token_choice(SMALL, 1), 0)
+        frontier.slot_worth(lpr.problems.token_choice(SMALL, 1), 0)
     with pytest.raises(lpr.InputError, match="expert=2"):
-        frontier.slot_worth(lpr.capacity(SMALL, 1, 1), 2)
+        frontier.slot_worth(lpr.problems.capacity(SMALL, 1, 1), 2)
 
 
 def test_costs_by_hand():
@@ -375,7 +375,7 @@ def test_costs_by_hand():
 @pytest.mark.parametrize(
     ("ask", "says"),
     [
-        (lambda: frontier.over_total(lpr.unified(SMALL, 2)), "the total is what varies"),
+        (lambda: frontier.over_total(lpr.problems.unified(SMALL, 2)), "the total is what varies"),
         (lambda: frontier.over_total(SMALL), "expects a RoutingProblem, got Tensor"),
         (
             lambda: frontier.over_total(lpr.RoutingProblem(SMALL, tokens=at_most(0.5))),

@@ -148,7 +148,7 @@ def test_points_are_certified_optima(tmp_path):
     for budget, value in zip(
         found["certified"]["budgets"], found["certified"]["values"], strict=True
     ):
-        problem = lpr.capacity(scores, 2, int(budget))
+        problem = lpr.problems.capacity(scores, 2, int(budget))
         assert value == pytest.approx(lpr.solve(problem, lpr.HiGHS()).value, rel=1e-9)
     assert 4 in [p["budget"] for p in found["points"]]  # ceil(1.25 * 48 * 2 / 32)
 

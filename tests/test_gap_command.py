@@ -101,8 +101,8 @@ def test_the_batches_that_follow_warm_a_rule_up(file, tmp_path):
     (row,) = strict(path)["rows"]
     assert row["state"] == "after 2 other batch(es)"
     logits = torch.from_numpy(LOGITS[1])
-    problem = lpr.capacity(lpr.scores.softmax(logits[:3]), 2, 2)
-    (same,) = lpr.comparisons(
+    problem = lpr.problems.capacity(lpr.scores.softmax(logits[:3]), 2, 2)
+    (same,) = lpr.evaluation.comparisons(
         problem, ["loss-free"], logits=logits[:3], warm_on=[logits[3:6], logits[6:9]]
     )
     assert row["value"] == same.value
@@ -114,7 +114,7 @@ def test_the_gap_is_to_the_optimum_of_the_stated_problem(file, tmp_path):
     arguments += ("--tokens", 8, "--routers", FEW, "--json", tmp_path / "a.json")
     assert run(file, *arguments).exit_code == 0
     scores = torch.sigmoid(torch.from_numpy(LOGITS[1, :8]))
-    value = lpr.solve(lpr.capacity(scores, 1, 3)).value  # 8 * 1 / 4 * 1.5 = 3
+    value = lpr.solve(lpr.problems.capacity(scores, 1, 3)).value  # 8 * 1 / 4 * 1.5 = 3
     optimum, top, drop = strict(tmp_path / "a.json")["rows"]
     assert (optimum["router"], top["router"], drop["router"]) == tuple(FEW.split(","))
     assert optimum["optimum"] == pytest.approx(value)

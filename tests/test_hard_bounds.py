@@ -79,11 +79,11 @@ CASES = {
     ),
     # many tokens, few or many experts
     "8192 tokens": lambda: stated(skewed(8192, 64), 2, 1.25),
-    "8192 tokens, tight": lambda: lpr.balanced(skewed(8192, 16), 1),
+    "8192 tokens, tight": lambda: lpr.problems.balanced(skewed(8192, 16), 1),
     "k 8 of 256": lambda: stated(skewed(1024, 256), 8, 1.0),
     "three tokens": lambda: stated(skewed(3, 512), 8, 1.0),
     "free": lambda: lpr.RoutingProblem(skewed(2000, 16) - 0.125),
-    "room for nobody": lambda: lpr.capacity(skewed(500, 8), 2, 0),
+    "room for nobody": lambda: lpr.problems.capacity(skewed(500, 8), 2, 0),
     # one bound for each
     "a floor for each expert": lambda: lpr.RoutingProblem(
         skewed(2000, 8), tokens=exactly(2), experts=at_least([50 * j for j in range(8)])

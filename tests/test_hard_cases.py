@@ -75,7 +75,7 @@ CASES = {
     "twelve orders of magnitude": lambda: stated(heavy(2048, 16), 2, 1.0),
     "negative": lambda: stated(skewed(2048, 16) - 3, 2, 1.0),
     "negative, at most": lambda: stated(skewed(2048, 16) - 51 / 1024, 2, 1.0, at_most),
-    "balanced": lambda: lpr.balanced(skewed(2000, 32), 2),
+    "balanced": lambda: lpr.problems.balanced(skewed(2000, 32), 2),
     "floors": lambda: lpr.RoutingProblem(
         skewed(2000, 16), tokens=exactly(2), experts=between(200, 300)
     ),
@@ -85,10 +85,10 @@ CASES = {
     "one bound per token": lambda: lpr.RoutingProblem(
         skewed(1200, 16), tokens=between([0, 1, 2] * 400, [1, 1, 4] * 400), experts=at_most(90)
     ),
-    "at least one": lambda: lpr.served_unified(skewed(1500, 16), 3000),
-    "budget alone": lambda: lpr.unified(skewed(1500, 16), 2500),
-    "experts alone": lambda: lpr.expert_choice(skewed(1500, 16), 200),
-    "capped expert choice": lambda: lpr.capped_expert_choice(skewed(1500, 16), 150, 2),
+    "at least one": lambda: lpr.problems.served_unified(skewed(1500, 16), 3000),
+    "budget alone": lambda: lpr.problems.unified(skewed(1500, 16), 2500),
+    "experts alone": lambda: lpr.problems.expert_choice(skewed(1500, 16), 200),
+    "capped expert choice": lambda: lpr.problems.capped_expert_choice(skewed(1500, 16), 150, 2),
     "budget and experts": lambda: lpr.RoutingProblem(
         skewed(1500, 16), tokens=at_most(3), experts=at_most(200), total=exactly(2500)
     ),

@@ -32,15 +32,15 @@ def test_renaming_tokens_and_experts_changes_nothing(data):
 def test_a_constant_added_to_a_token_adds_k_times_it_under_equations(scores, constant):
     moved = scores.clone()
     moved[0] += constant
-    assert value(lpr.balanced(moved, 1)) == pytest.approx(
-        value(lpr.balanced(scores, 1)) + constant, abs=1e-9
+    assert value(lpr.problems.balanced(moved, 1)) == pytest.approx(
+        value(lpr.problems.balanced(scores, 1)) + constant, abs=1e-9
     )
 
 
 @given(score_matrices(), st.integers(0, 5))
 def test_more_capacity_never_lowers_the_optimum_and_pays_less_each_time(scores, capacity):
     k = min(2, scores.shape[1])
-    values = [value(lpr.capacity(scores, k, capacity + more)) for more in range(3)]
+    values = [value(lpr.problems.capacity(scores, k, capacity + more)) for more in range(3)]
     assert values[0] <= values[1] + 1e-9
     assert values[1] <= values[2] + 1e-9
     assert values[2] - values[1] <= values[1] - values[0] + 1e-9
@@ -50,11 +50,11 @@ def test_more_capacity_never_lowers_the_optimum_and_pays_less_each_time(scores, 
 def test_unified_is_worth_at_least_token_choice_expert_choice_and_balance(scores, k):
     T, E = scores.shape
     k = min(k, E)
-    ceiling = value(lpr.unified(scores, T * k))
-    assert value(lpr.token_choice(scores, k)) <= ceiling + 1e-9
-    assert value(lpr.balanced(scores, k)) <= ceiling + 1e-9
+    ceiling = value(lpr.problems.unified(scores, T * k))
+    assert value(lpr.problems.token_choice(scores, k)) <= ceiling + 1e-9
+    assert value(lpr.problems.balanced(scores, k)) <= ceiling + 1e-9
     if T * k % E == 0:
-        assert value(lpr.expert_choice(scores, T * k // E)) <= ceiling + 1e-9
+        assert value(lpr.problems.expert_choice(scores, T * k // E)) <= ceiling + 1e-9
 
 
 @given(problems())

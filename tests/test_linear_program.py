@@ -56,7 +56,7 @@ def test_an_mps_file_read_by_another_program_has_the_same_optimum(case, tmp_path
     from ortools.linear_solver.python import model_builder
 
     path = tmp_path / "problem.mps"
-    lpr.write_mps(case.problem, path)
+    lpr.solvers.write_mps(case.problem, path)
     model = model_builder.Model()
     assert model.import_from_mps_file(str(path))
     solver = model_builder.Solver("GLOP")
@@ -65,7 +65,7 @@ def test_an_mps_file_read_by_another_program_has_the_same_optimum(case, tmp_path
 
 
 def test_an_mps_file_names_rows_and_columns(tmp_path):
-    lpr.write_mps(SMALL, tmp_path / "small.mps")
+    lpr.solvers.write_mps(SMALL, tmp_path / "small.mps")
     text = (tmp_path / "small.mps").read_text()
     for name in ("token_1", "expert_2", "total", "expert_group_device_B", "x_1_2"):
         assert name in text
@@ -81,11 +81,11 @@ def test_an_mps_file_names_rows_and_columns(tmp_path):
 )
 def test_a_place_where_no_mps_file_can_be_is_refused(name, words, tmp_path):
     with pytest.raises(lpr.InputError, match=words):
-        lpr.write_mps(SMALL, tmp_path / name)
+        lpr.solvers.write_mps(SMALL, tmp_path / name)
 
 
 def test_the_cvxpy_model_has_the_parts_it_is_written_with():
-    model = lpr.cvxpy_model(SMALL)
+    model = lpr.solvers.cvxpy_model(SMALL)
     assert model.x.shape == (2, 3)
     assert set(model.equal) == {"token"}
     assert set(model.lower) == {"total"}

@@ -84,7 +84,7 @@ def test_the_update_is_a_subgradient_step_on_the_dual_of_balanced(k):
     draw = torch.Generator().manual_seed(k)
     scores = torch.rand(12, 4, generator=draw, dtype=torch.float64)
     beta = torch.rand(4, generator=draw, dtype=torch.float64)
-    problem, small = lpr.balanced(scores, k), 1e-7
+    problem, small = lpr.problems.balanced(scores, k), 1e-7
 
     def dual(prices):
         return lpr.dual_bound(problem, lpr.Prices(experts=prices))
@@ -103,7 +103,7 @@ def test_the_steps_balance_a_skewed_batch_and_their_prices_certify_how_well():
     logits = torch.randn(256, 8, generator=draw, dtype=torch.float64)
     logits = logits + torch.linspace(2, -2, 8, dtype=torch.float64)
     router, state = LossFree(2, rate=0.01), None
-    problem = lpr.balanced(torch.sigmoid(logits), 2)
+    problem = lpr.problems.balanced(torch.sigmoid(logits), 2)
     first, _ = router(logits)
     start = lpr.certify(problem, first, lpr.Prices())
     for _ in range(300):

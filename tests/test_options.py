@@ -5,7 +5,7 @@ import torch
 
 import lp_routing as lpr
 
-PROBLEM = lpr.balanced([[3, 1], [2, 1]], 1)
+PROBLEM = lpr.problems.balanced([[3, 1], [2, 1]], 1)
 
 
 @pytest.mark.parametrize(
@@ -22,21 +22,21 @@ PROBLEM = lpr.balanced([[3, 1], [2, 1]], 1)
         (lambda: lpr.CVXPY("HIGHS", presolv="on"), "did you mean 'presolve'"),
         (lambda: lpr.CVXPY("SCS", eps=1), "options are for CLARABEL and HIGHS only"),
         (lambda: lpr.CVXPY(time_limit_s=0), r"time_limit_s=0\)"),
-        (lambda: lpr.SciPy(maxit=3), "did you mean 'maxiter'"),
-        (lambda: lpr.solve(PROBLEM, lpr.SciPy(maxiter="x")), "SciPy refuses its options"),
-        (lambda: lpr.SciPy("simplex"), "choose highs-ds, highs-ipm or highs"),
-        (lambda: lpr.SciPy(time_limit_s=0), r"time_limit_s=0\)"),
+        (lambda: lpr.solvers.SciPy(maxit=3), "did you mean 'maxiter'"),
+        (lambda: lpr.solve(PROBLEM, lpr.solvers.SciPy(maxiter="x")), "SciPy refuses its options"),
+        (lambda: lpr.solvers.SciPy("simplex"), "choose highs-ds, highs-ipm or highs"),
+        (lambda: lpr.solvers.SciPy(time_limit_s=0), r"time_limit_s=0\)"),
         (lambda: lpr.solve(PROBLEM, lpr.CVXPY(max_iter="many")), "refuses its options"),
     ],
 )
 def test_what_a_solver_does_not_have_is_refused_by_name(make, words):
-    with pytest.raises(lpr.OptionError, match=words):
+    with pytest.raises(lpr.errors.OptionError, match=words):
         make()
 
 
 def test_an_option_error_is_a_value_and_a_type_error():
-    assert issubclass(lpr.OptionError, lpr.InputError)
-    assert issubclass(lpr.OptionError, TypeError)
+    assert issubclass(lpr.errors.OptionError, lpr.InputError)
+    assert issubclass(lpr.errors.OptionError, TypeError)
     assert issubclass(lpr.InputError, ValueError)
 
 
@@ -44,14 +44,14 @@ def test_an_option_error_is_a_value_and_a_type_error():
     "solver",
     [
         lpr.HiGHS(simplex_iteration_limit=0),
-        lpr.SciPy(maxiter=0),
+        lpr.solvers.SciPy(maxiter=0),
         lpr.CVXPY(max_iter=0),
         lpr.CVXPY("HIGHS", simplex_iteration_limit=0),
     ],
     ids=lambda solver: solver.name,
 )
 def test_options_reach_the_solver(solver):
-    hard = lpr.balanced(torch.rand(32, 4, generator=torch.Generator().manual_seed(0)), 2)
+    hard = lpr.problems.balanced(torch.rand(32, 4, generator=torch.Generator().manual_seed(0)), 2)
     solution = lpr.solve(hard, solver)
     assert solution.status is not lpr.Status.OPTIMAL
     assert solution.explanation

@@ -41,10 +41,10 @@ def dyadic_scores(seed, T, E, forbidden=0.0):
 def test_balanced_and_capacity_optima_are_those_of_the_flow(seed, T, E, k, solver, off):
     scores = dyadic_scores(seed, T, E)
     C = T * k // E
-    balanced = lpr.solve(lpr.balanced(scores, k), solver)
+    balanced = lpr.solve(lpr.problems.balanced(scores, k), solver)
     expected = flow_value(scores.numpy(), k, C, balanced=True)
     assert float(balanced.value) == pytest.approx(expected, rel=off, abs=0)
-    capped = lpr.solve(lpr.capacity(scores, k, C - 2), solver)
+    capped = lpr.solve(lpr.problems.capacity(scores, k, C - 2), solver)
     expected = flow_value(scores.numpy(), k, C - 2, balanced=False)
     assert float(capped.value) == pytest.approx(expected, rel=off, abs=0)
 
@@ -75,7 +75,7 @@ def test_the_random_family_holds_both_kinds():
 def test_all_solvers_agree_on_a_layer_of_the_sample():
     logits = lpr.traces.sample().layer(0)[:256]
     scores = (torch.softmax(logits.float(), 1) * SCALE).round().double() / SCALE
-    problem = lpr.balanced(scores, 2)
+    problem = lpr.problems.balanced(scores, 2)
     expected = flow_value(scores.numpy(), 2, 16, balanced=True)
     assert float(lpr.solve(problem, "highs").value) == expected
     assert float(lpr.solve(problem, "cvxpy").value) == pytest.approx(expected, rel=1e-6)

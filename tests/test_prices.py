@@ -41,8 +41,8 @@ def generic(seed=0, T=10, E=4):
 
 
 PROBLEMS = {
-    "capacity": lpr.capacity(generic(1), 2, 4),
-    "served": lpr.served_unified(generic(2), 15),
+    "capacity": lpr.problems.capacity(generic(1), 2, 4),
+    "served": lpr.problems.served_unified(generic(2), 15),
     "floor": lpr.RoutingProblem(generic(3), tokens=exactly(1), experts=between(2, 4)),
     "groups": lpr.RoutingProblem(
         generic(4),
@@ -75,7 +75,7 @@ def test_every_price_lies_between_the_right_and_the_left_derivative(name):
 
 def test_prices_of_equations_are_derivatives_along_what_stays_feasible():
     # one more pair for token i must go to some expert j: both equations move together
-    problem = lpr.balanced(generic(0), 2)
+    problem = lpr.problems.balanced(generic(0), 2)
     solution = lpr.solve(problem)
     for i in range(problem.T):
         for j in range(problem.E):

@@ -75,10 +75,10 @@ def test_scores_of_any_magnitude_are_solved_as_well(problem, power):
 
 def test_order_seed_precision_and_start_do_not_change_the_value():
     scores = (skewed(0) * 2**20).round().double() / 2**20
-    best = lpr.solve(lpr.capacity(scores, 2, 160), lpr.Pricing())
+    best = lpr.solve(lpr.problems.capacity(scores, 2, 160), lpr.Pricing())
     assert best.status is lpr.Status.OPTIMAL
-    turned = lpr.solve(lpr.capacity(scores.flip(0), 2, 160), lpr.Pricing())
-    problem = lpr.capacity(scores, 2, 160)
+    turned = lpr.solve(lpr.problems.capacity(scores.flip(0), 2, 160), lpr.Pricing())
+    problem = lpr.problems.capacity(scores, 2, 160)
     wrong = lpr.Prices(experts=torch.linspace(-5, 50, 32).double())
     for solver in (
         lpr.Pricing(seed=7),
@@ -93,7 +93,7 @@ def test_order_seed_precision_and_start_do_not_change_the_value():
 
 
 def test_a_box_is_drawn_around_the_prices_of_the_last_batch(monkeypatch):
-    first, second = (lpr.capacity(part, 2, 320) for part in skewed(5, 8192).split(4096))
+    first, second = (lpr.problems.capacity(part, 2, 320) for part in skewed(5, 8192).split(4096))
     prices = lpr.solve(first, lpr.Pricing()).prices
     called = []
     for name in ("around", "sampled", "contested"):
@@ -119,7 +119,7 @@ def test_boxes_that_are_too_narrow_are_widened(monkeypatch, name):
     monkeypatch.setattr(story, "contested", lambda *a, **k: passes.append(1) or real(*a, **k))
     monkeypatch.setattr(narrowing, name, 0.0)
     monkeypatch.setattr(narrowing, "DRIFT", 0.0)
-    problem = lpr.capacity(skewed(1), 2, 160)
+    problem = lpr.problems.capacity(skewed(1), 2, 160)
     solution = lpr.solve(problem, lpr.Pricing())
     assert solution.status is lpr.Status.OPTIMAL
     assert float(solution.value) == pytest.approx(float(lpr.solve(problem).value), rel=1e-9)
@@ -127,7 +127,7 @@ def test_boxes_that_are_too_narrow_are_widened(monkeypatch, name):
 
 
 def test_out_of_time_leaves_a_feasible_assignment_and_a_bound():
-    problem = lpr.balanced(skewed(2), 2)
+    problem = lpr.problems.balanced(skewed(2), 2)
     best = lpr.solve(problem, lpr.Pricing())
     solution = lpr.solve(problem, lpr.Pricing(time_limit_s=1e-6))
     assert solution.status in (lpr.Status.TIME_LIMIT, lpr.Status.OPTIMAL)  # it may be the best
@@ -213,7 +213,7 @@ def test_a_market_clears_between_the_last_that_fits_and_the_first_that_does_not(
 
 
 def test_clearing_never_raises_the_dual():
-    problem = lpr.capacity(skewed(3, 256, 8), 2, 70)
+    problem = lpr.problems.capacity(skewed(3, 256, 8), 2, 70)
     priced, place = priced_constraints(problem, 1.0, 10.0)
     markets = Markets(everything(rows_of(problem, place)), priced, np.zeros(8), np.full(8, 70.0))
     prices, bounds = np.zeros(8), []

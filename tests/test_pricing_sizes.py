@@ -61,7 +61,7 @@ def test_rows_of_many_copies_are_one_lp_where_they_are_few(monkeypatch):
 
 
 def test_a_small_problem_ends_with_the_whole_lp_and_a_large_one_widens_its_box(monkeypatch):
-    problem = lpr.capacity(skewed(1), 2, 128)
+    problem = lpr.problems.capacity(skewed(1), 2, 128)
     monkeypatch.setattr(search, "MANY", -1.0)  # every box that misses is given up at once
     monkeypatch.setattr("lp_routing.pricing.narrowing.FEW", 0.0)
     monkeypatch.setattr("lp_routing.pricing.narrowing.STANDARD_ERRORS", 0.0)

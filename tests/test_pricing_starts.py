@@ -12,14 +12,17 @@ from tests.cases import CASES
 from tests.test_hard_cases import skewed
 
 INF = float("inf")
-PROBLEM = lpr.capacity([[3, 1], [2, 1]], 1, 1)
+PROBLEM = lpr.problems.capacity([[3, 1], [2, 1]], 1, 1)
 
 
 def batches(layer, size=2048):
     """A layer of the sample, its tokens shuffled, so that batches differ by chance alone."""
     scores = lpr.scores.softmax(lpr.traces.sample().layer(layer))
     order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(layer))
-    return [lpr.capacity(part, 2, int(1.25 * size * 2 / 32)) for part in scores[order].split(size)]
+    return [
+        lpr.problems.capacity(part, 2, int(1.25 * size * 2 / 32))
+        for part in scores[order].split(size)
+    ]
 
 
 @pytest.fixture
@@ -82,7 +85,7 @@ def test_prices_of_another_problem_are_refused(prices, words):
 
 
 def test_a_gap_that_will_do_is_proved_and_not_called_optimal(too_narrow, monkeypatch):
-    problem, passes, real = lpr.balanced(skewed(2048, 32), 2), [], story.contested
+    problem, passes, real = lpr.problems.balanced(skewed(2048, 32), 2), [], story.contested
     monkeypatch.setattr(story, "contested", lambda *a, **k: passes.append(1) or real(*a, **k))
     exact = lpr.solve(problem, lpr.Pricing())
     needed = len(passes)
@@ -100,7 +103,7 @@ def test_a_gap_that_will_do_is_proved_and_not_called_optimal(too_narrow, monkeyp
 
 def test_passes_that_do_not_suffice_are_a_failure_in_words(too_narrow, monkeypatch):
     monkeypatch.setattr(story, "MOST_PASSES", 1)
-    problem = lpr.balanced(skewed(2048, 32), 2)
+    problem = lpr.problems.balanced(skewed(2048, 32), 2)
     solution = lpr.solve(problem, lpr.Pricing())
     assert solution.status is lpr.Status.FAILED
     assert "bounds are still missed after 1 passes" in solution.explanation

@@ -19,7 +19,7 @@ def raw(k, **options):
 
 
 def bound(scores, k, prices):
-    return lpr.dual_bound(lpr.balanced(scores, k), lpr.Prices(experts=prices))
+    return lpr.dual_bound(lpr.problems.balanced(scores, k), lpr.Prices(experts=prices))
 
 
 # Two tokens, two experts, k = 1: both like expert 0, token 0 by 4 and token 1 by 1.
@@ -39,7 +39,7 @@ def test_a_round_by_hand():
     routed, state = raw(1, place=0.5)(TWO)
     assert state.tolist() == [1.25, -1.25]
     assert routed.x.int().tolist() == [[1, 0], [0, 1]]
-    assert lpr.certify(lpr.balanced(TWO, 1), routed, lpr.Prices(experts=state)).gap == 0
+    assert lpr.certify(lpr.problems.balanced(TWO, 1), routed, lpr.Prices(experts=state)).gap == 0
 
 
 # Claim O3. (100, 100, 1) twice and (50, 50, 1), k = 2, equal loads: the best is 352 (200 + 101 +
@@ -49,7 +49,7 @@ STALL = torch.tensor([[100, 100, 1], [100, 100, 1], [50, 50, 1]], dtype=torch.fl
 
 
 def test_it_can_stall_above_the_optimum():
-    problem = lpr.balanced(STALL, 2)
+    problem = lpr.problems.balanced(STALL, 2)
     assert lpr.solve(problem).value == 352
     assert bound(STALL, 2, torch.tensor([99.0, 99.0, 0.0])) == 352
     for rounds in (1, 2, 50):
@@ -68,7 +68,7 @@ def test_on_a_usual_batch_the_lowest_minimisers_stall_and_the_middle_ones_hardly
     draw = torch.Generator().manual_seed(5)
     logits = torch.randn(256, 8, generator=draw, dtype=torch.float64) + torch.linspace(1, -1, 8)
     scores = torch.softmax(logits, -1)
-    best = lpr.solve(lpr.balanced(scores, 2)).value
+    best = lpr.solve(lpr.problems.balanced(scores, 2)).value
     ends = [bound(scores, 2, raw(2, rounds=60, place=p)(scores)[1]) for p in (0.0, 0.5)]
     later = bound(scores, 2, raw(2, rounds=120)(scores)[1])
     assert later == pytest.approx(ends[0], rel=1e-12)  # it has stopped
@@ -119,7 +119,7 @@ def batches(draw):
 def test_the_dual_value_never_rises_and_never_falls_below_the_optimum(place, batch):
     scores, k = batch
     try:
-        solution = lpr.solve(lpr.balanced(scores, k))
+        solution = lpr.solve(lpr.problems.balanced(scores, k))
     except lpr.InputError:  # a token with fewer than k allowed experts
         return
     state, last = torch.zeros(scores.shape[1]).double(), math.inf
@@ -164,7 +164,7 @@ def test_a_warm_start_goes_on_where_the_last_batch_stopped():
     for _ in range(6):
         _, state = raw(2)(scores, state)
     assert torch.equal(once, state)
-    solution = lpr.solve(lpr.balanced(scores, 2))
+    solution = lpr.solve(lpr.problems.balanced(scores, 2))
     assert solution.value <= bound(scores, 2, state) < bound(scores, 2, torch.zeros(8))
 
 

@@ -158,7 +158,7 @@ def layer(number):
 
 
 def problem_of(number):
-    return lpr.capacity(lpr.scores.softmax(layer(number)), 2, 10)
+    return lpr.problems.capacity(lpr.scores.softmax(layer(number)), 2, 10)
 
 
 def test_every_part_is_there(page):
@@ -293,7 +293,8 @@ def test_capacities_are_what_they_buy(page):
     scores = lpr.scores.softmax(layer(shown))
     rows = {row["capacity C"][1]: row for row in page.read.table("capacity")}
     values = {
-        C: float(lpr.solve(lpr.capacity(scores, 2, C), lpr.HiGHS()).value) for C in (9, 10, 11)
+        C: float(lpr.solve(lpr.problems.capacity(scores, 2, C), lpr.HiGHS()).value)
+        for C in (9, 10, 11)
     }
     for C, value in values.items():
         assert rows[C]["value"][1] == pytest.approx(value)
@@ -304,7 +305,7 @@ def test_capacities_are_what_they_buy(page):
     attained = float((scores * taken.x).sum())
     (enough,) = re.findall(r"an optimal assignment attains with (\d+)", said)
     for C, attains in ((int(enough), True), (int(enough) - 1, False)):
-        best = float(lpr.solve(lpr.capacity(scores, 2, C), lpr.HiGHS()).value)
+        best = float(lpr.solve(lpr.problems.capacity(scores, 2, C), lpr.HiGHS()).value)
         assert (best >= attained) is attains
 
 
@@ -536,7 +537,7 @@ def test_the_prices_on_the_page_prove_the_bounds_of_all_capacities(page):
     assert set(inside) <= set(found.prices)
     for C in inside:
         prices = lpr.Prices(experts=torch.tensor(found.prices[C], dtype=torch.float64))
-        proved = float(lpr.dual_bound(lpr.capacity(scores, page.asked.k, C), prices))
+        proved = float(lpr.dual_bound(lpr.problems.capacity(scores, page.asked.k, C), prices))
         assert proved == pytest.approx(bounds[C], rel=1e-12)
         assert f"C = {C}: {found.prices[C][0]!r}, " in page.read.words("capacity")
 
@@ -666,8 +667,8 @@ def test_numbers_in_words(made_of, text):
 
 
 def test_no_loss_is_said_where_there_is_none():
-    row = lpr.comparisons(
-        lpr.capacity(torch.ones(2, 2), 1, 1), ["optimum"], logits=torch.ones(2, 2)
+    row = lpr.evaluation.comparisons(
+        lpr.problems.capacity(torch.ones(2, 2), 1, 1), ["optimum"], logits=torch.ones(2, 2)
     )
     assert lost(row[0]) == Cell("0 exactly", 0.0, "good")
     broken = replace(row[0], feasible=False, status="INFEASIBLE", relative_gap=float("nan"))

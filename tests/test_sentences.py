@@ -20,17 +20,21 @@ WIDE_NAMES = [lpr.Group([0], lpr.at_most(1), "a b"), lpr.Group([1], lpr.at_most(
         (lambda: parse_layers("0,4", 4), "--layers 0,4: this file has the layers 0 to 3"),
         (lambda: lpr.groups_by([1, "a", None], lpr.at_most(1)), "labels: expected"),
         (
-            lambda: lpr.write_mps(lpr.RoutingProblem(LOGITS, token_groups=WIDE_NAMES), "p.mps"),
+            lambda: lpr.solvers.write_mps(
+                lpr.RoutingProblem(LOGITS, token_groups=WIDE_NAMES), "p.mps"
+            ),
             "two groups have the same name but for blanks; rename one",
         ),
         (
             lambda: lpr.certify(
-                lpr.expert_choice(LOGITS, 1), LOGITS > 2, lpr.Prices(experts=np.ones(3) * 1j)
+                lpr.problems.expert_choice(LOGITS, 1),
+                LOGITS > 2,
+                lpr.Prices(experts=np.ones(3) * 1j),
             ),
             "prices of experts: expected real numbers, got torch.complex128",
         ),
         (
-            lambda: lpr.certify(lpr.token_choice(LOGITS, 1), LOGITS * 1j, lpr.Prices()),
+            lambda: lpr.certify(lpr.problems.token_choice(LOGITS, 1), LOGITS * 1j, lpr.Prices()),
             "assignment: expected real amounts, got torch.complex64",
         ),
         (
@@ -71,7 +75,7 @@ def test_a_pt_file_that_holds_a_list_is_named(tmp_path):
 
 
 def test_problems_and_solutions_show_what_they_are():
-    problem = lpr.capacity(LOGITS, 1, 1)
+    problem = lpr.problems.capacity(LOGITS, 1, 1)
     assert repr(problem) == "RoutingProblem(T=2, E=3, bounds on: token, expert)"
     assert repr(lpr.solve(problem)) == "Solution(OPTIMAL, value=6, gap=0, by HiGHS)"
     assert repr(lpr.RoutingProblem(LOGITS)) == "RoutingProblem(T=2, E=3, bounds on: nothing)"

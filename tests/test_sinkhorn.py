@@ -81,7 +81,7 @@ def test_no_assignment_is_worth_more_than_the_plan_by_more_than_its_entropy(temp
     plan = sinkhorn(scores, k, temperature, tolerance=1e-9, iterations=20000)
     assert plan.converged
     entropy = -float((plan.plan * plan.log_plan).sum())
-    best = float(lpr.solve(lpr.balanced(scores, k), lpr.HiGHS()).value)
+    best = float(lpr.solve(lpr.problems.balanced(scores, k), lpr.HiGHS()).value)
     worth = float((plan.plan * scores).sum())
     assert best - worth <= temperature * entropy + 1e-6
     # a plan of another batch does not keep to it
@@ -125,7 +125,7 @@ def test_logits_of_ten_thousand_do_not_overflow(temperature, rounding):
 
 def test_a_cold_plan_is_rounded_near_the_optimum():
     scores = distinct(64, 8) - torch.arange(8) / 4
-    problem = lpr.balanced(scores, 1)
+    problem = lpr.problems.balanced(scores, 1)
     router = Sinkhorn(1, 0.05, rounding="balanced")
     prices = lpr.Prices(experts=-0.05 * router.plan(scores).potentials)
     proof = lpr.certify(problem, router.select(scores), prices)

@@ -16,7 +16,7 @@ from tests.strategies import problems
 SOLVERS = [
     pytest.param(lpr.HiGHS(), 1e-9, id="HiGHS"),
     pytest.param(lpr.HiGHS(solver="ipm"), 1e-9, id="HiGHS-ipm"),
-    pytest.param(lpr.SciPy(), 1e-9, id="SciPy"),
+    pytest.param(lpr.solvers.SciPy(), 1e-9, id="SciPy"),
     pytest.param(lpr.CVXPY("HIGHS"), 1e-9, id="CVXPY-HIGHS"),
     pytest.param(lpr.CVXPY("CLARABEL"), 1e-5, id="CVXPY-CLARABEL"),
 ]
@@ -92,7 +92,7 @@ def test_scores_of_any_magnitude_are_solved_as_well(problem, power):
 
 
 def test_the_kkt_checks_reject_what_is_wrong():
-    problem = lpr.capacity([[3, 1], [2, 1]], 1, 1)
+    problem = lpr.problems.capacity([[3, 1], [2, 1]], 1, 1)
     solution = lpr.solve(problem)
     x, prices = solution.assignment.x, solution.prices
     both_at_expert_0 = torch.tensor([[True, False], [True, False]])
@@ -110,13 +110,13 @@ def test_the_kkt_checks_reject_what_is_wrong():
 
 
 def test_only_solve_says_optimal_and_only_after_certifying():
-    class Liar(lpr.Solver):
+    class Liar(lpr.solvers.Solver):
         def answer(self, problem, *, integral=False):
             from lp_routing.solvers import SolverResult, SolverStatus
 
             return SolverResult(SolverStatus.FINISHED, self.x, lpr.Prices(), said="Liar: optimal!")
 
-    problem = lpr.token_choice([[2, 1]], 1)
+    problem = lpr.problems.token_choice([[2, 1]], 1)
     liar = Liar()
     liar.x = np.array([[0.0, 1.0]])
     worse = lpr.solve(problem, liar)
@@ -133,12 +133,12 @@ def test_only_solve_says_optimal_and_only_after_certifying():
 
 
 def test_a_false_claim_of_infeasibility_is_not_believed():
-    class Pessimist(lpr.Solver):
+    class Pessimist(lpr.solvers.Solver):
         def answer(self, problem, *, integral=False):
             from lp_routing.solvers import SolverResult, SolverStatus
 
             return SolverResult(SolverStatus.INFEASIBLE, None, None, said="Pessimist: no way")
 
-    solution = lpr.solve(lpr.token_choice([[2, 1]], 1), Pessimist())
+    solution = lpr.solve(lpr.problems.token_choice([[2, 1]], 1), Pessimist())
     assert solution.status is lpr.Status.FAILED
     assert "no way" in solution.explanation

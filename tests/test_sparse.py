@@ -84,7 +84,7 @@ def test_a_threshold_is_certified_optimal_for_the_budget_it_realises(value, scor
         router = Threshold(value, score=score)
         routed = router(logits)
         pairs = int(routed.x.sum())
-        problem = lpr.unified(router.scores(logits), pairs)
+        problem = lpr.problems.unified(router.scores(logits), pairs)
         proof = lpr.certify(problem, routed, lpr.Prices(total=value), exact=True)
         assert proof.gap == 0
         assert proof.proves_optimal(0)
@@ -105,7 +105,7 @@ def test_relu_takes_positive_logits_and_is_certified_at_price_0():
     assert routed.dropped.tolist() == [False, True]
     wide = tied(30, 5, dtype=torch.float64)
     routed = ReLURouter()(wide)
-    problem = lpr.unified(wide, int(routed.x.sum()))
+    problem = lpr.problems.unified(wide, int(routed.x.sum()))
     assert lpr.certify(problem, routed, lpr.Prices(), exact=True).gap == 0
     finite = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert gradcheck(lambda z: ReLURouter()(z).weights, finite.requires_grad_())
@@ -145,7 +145,7 @@ def test_every_batch_is_certified_optimal_for_the_budget_it_realised(update):
         logits = tied(20, 4, dtype=torch.float64, seed=seed)
         before = 0.0 if state is None else float(state)
         routed, state = router(logits, state)
-        problem = lpr.unified(logits, int(routed.x.sum()))
+        problem = lpr.problems.unified(logits, int(routed.x.sum()))
         assert lpr.certify(problem, routed, lpr.Prices(total=before), exact=True).gap == 0
 
 

@@ -137,7 +137,7 @@ def test_scores_are_read_once_by_whatever_needs_them(monkeypatch):
         return len(passes), result
 
     scores = torch.rand(50, 4)
-    read, problem = count(lambda: lpr.capacity(scores, 2, 30))
+    read, problem = count(lambda: lpr.problems.capacity(scores, 2, 30))
     assert read == 1
     chosen = lpr.routers.TopK(2).select(scores)
     assert count(lambda: lpr.certify(problem, chosen, lpr.Prices()))[0] == 1
@@ -160,7 +160,7 @@ def test_memory_mapped_scores_are_the_same_problem_in_place(tmp_path, monkeypatc
     scores[3, 4] = -INF
     np.save(tmp_path / "scores.npy", scores)
     mapped = np.load(tmp_path / "scores.npy", mmap_mode="r")
-    ours, theirs = lpr.capacity(mapped, 2, 60), lpr.capacity(scores, 2, 60)
+    ours, theirs = lpr.problems.capacity(mapped, 2, 60), lpr.problems.capacity(scores, 2, 60)
     assert ours.scores.data_ptr() == mapped.ctypes.data
     prices = lpr.Prices(experts=torch.full((8,), 0.25))
     chosen = np.argsort(np.argsort(-scores, 1), 1) < 2

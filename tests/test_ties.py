@@ -14,12 +14,12 @@ def tied(problem, prices=None, tolerance=0.0):
 
 def test_equal_scores_at_the_cut_are_tied_and_others_are_not():
     # top-2 of 5, 3, 3, 1: the two threes compete for one place
-    assert tied(lpr.token_choice([[5, 3, 3, 1]], 2)) == [[0, 1], [0, 2]]
-    assert tied(lpr.token_choice([[5, 4, 3, 1]], 2)) == []
+    assert tied(lpr.problems.token_choice([[5, 3, 3, 1]], 2)) == [[0, 1], [0, 2]]
+    assert tied(lpr.problems.token_choice([[5, 4, 3, 1]], 2)) == []
 
 
 def test_equal_scores_that_are_both_taken_are_not_tied():
-    assert tied(lpr.token_choice([[3, 3, 1]], 2)) == []
+    assert tied(lpr.problems.token_choice([[3, 3, 1]], 2)) == []
 
 
 def test_a_pair_worth_nothing_may_be_taken_or_left():
@@ -28,13 +28,13 @@ def test_a_pair_worth_nothing_may_be_taken_or_left():
 
 
 def test_a_price_makes_a_tie():
-    problem = lpr.capacity([[3, 1], [2, 1]], 1, 1)
+    problem = lpr.problems.capacity([[3, 1], [2, 1]], 1, 1)
     assert tied(problem, lpr.Prices(experts=torch.tensor([1.0, 0.0]))) == [[1, 0], [1, 1]]
     assert tied(problem, lpr.Prices(experts=torch.tensor([1.5, 0.0]))) == []
 
 
 def test_a_tolerance_admits_what_a_solver_rounds():
-    problem = lpr.token_choice([[3, 3 - 1e-13, 1]], 1)
+    problem = lpr.problems.token_choice([[3, 3 - 1e-13, 1]], 1)
     assert tied(problem) == []
     assert tied(problem, tolerance=1e-12) == [[0, 0], [0, 1]]
 

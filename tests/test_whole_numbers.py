@@ -75,7 +75,7 @@ def test_the_milp_agrees_with_brute_force_on_random_crossing_groups(seed):
 
 @pytest.mark.parametrize("options", [{}, {"solver": "ipm", "run_crossover": "off"}])
 def test_whole_numbers_are_whole_even_from_a_solver_that_stops_between_vertices(options):
-    problem = lpr.balanced(torch.ones(4, 2), 1)
+    problem = lpr.problems.balanced(torch.ones(4, 2), 1)
     solution = lpr.solve(problem, lpr.HiGHS(**options), integral=True)
     assert solution.assignment.is_whole
     assert solution.status is lpr.Status.OPTIMAL

@@ -35,7 +35,7 @@ class Answer:
     prices: lpr.Prices | None = None
 
 
-def ours(solver: lpr.Solver, instance: Instance) -> Answer:
+def ours(solver: lpr.solvers.Solver, instance: Instance) -> Answer:
     """`lp_routing.solve`, from the matrix to the certified solution."""
     solution = lpr.solve(instance.problem(), solver)
     x = None if solution.assignment is None else solution.assignment.x

@@ -1,1 +1,8 @@
 """The proof: what tokens would take at given prices, what is taken, and the bound."""
+
+from lp_routing.certificate.certificate import Certificate, certify, dual_bound
+from lp_routing.certificate.prices import Prices
+from lp_routing.certificate.ties import token_prices
+from lp_routing.certificate.violations import Violation
+
+__all__ = ["Certificate", "Prices", "Violation", "certify", "dual_bound", "token_prices"]

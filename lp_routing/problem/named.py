@@ -10,6 +10,16 @@ from lp_routing.problem.bounds import at_least, at_most, between, exactly
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.validation import Scores, as_int, as_scores
 
+__all__ = [
+    "balanced",
+    "capacity",
+    "capped_expert_choice",
+    "expert_choice",
+    "served_unified",
+    "token_choice",
+    "unified",
+]
+
 
 def token_choice(scores: Scores, k: int) -> RoutingProblem:
     """Each token takes exactly k experts (Shazeer et al. 2017, eq. 5); fast rule: row top-k."""

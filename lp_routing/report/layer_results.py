@@ -75,7 +75,7 @@ def examine(
         repeats: timed calls.
 
     Raises:
-        InputError: as `lp_routing.comparisons`.
+        InputError: as `lp_routing.evaluation.comparisons`.
     """
     solution = solve(problem, exact_solver(problem, seed))
     certificate = main = None

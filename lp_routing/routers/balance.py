@@ -34,7 +34,7 @@ def loads_of(T: int, E: int, k: int, capacity: int | None = None) -> Loads:
         E: experts.
         k: experts per token.
         capacity: most tokens an expert takes. Left out, loads are as equal as whole numbers allow,
-            between the floor and the ceiling of T k / E, as in `lp_routing.balanced`.
+            between the floor and the ceiling of T k / E, as in `lp_routing.problems.balanced`.
 
     Raises:
         InputError: fewer places than T k.

@@ -1,11 +1,25 @@
 """Exact solvers, one method a file, all behind `lp_routing.solve`."""
 
 from lp_routing.solvers.base import Solver, SolverResult, SolverStatus
-from lp_routing.solvers.cvxpy import CVXPY
-from lp_routing.solvers.highs import HiGHS
+from lp_routing.solvers.cvxpy import CVXPY, cvxpy_model
+from lp_routing.solvers.highs import HiGHS, write_mps
+from lp_routing.solvers.infeasibility import Infeasibility
+from lp_routing.solvers.linear_program import LinearProgram
 from lp_routing.solvers.scipy import SciPy
 
 BY_NAME: dict[str, type[Solver]] = {"highs": HiGHS, "cvxpy": CVXPY, "scipy": SciPy}
 """Solvers that `solve` accepts by name, with their default options."""
 
-__all__ = ["BY_NAME", "CVXPY", "HiGHS", "SciPy", "Solver", "SolverResult", "SolverStatus"]
+__all__ = [
+    "BY_NAME",
+    "CVXPY",
+    "HiGHS",
+    "Infeasibility",
+    "LinearProgram",
+    "SciPy",
+    "Solver",
+    "SolverResult",
+    "SolverStatus",
+    "cvxpy_model",
+    "write_mps",
+]

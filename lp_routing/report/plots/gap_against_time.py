@@ -93,8 +93,8 @@ def gap_against_time(
     (layers, cases) is drawn once, at their medians.
 
     Args:
-        panels: title -> rows, such as `lp_routing.comparisons` gives; rows without a time or an
-            answer are left out, and so are titles without any other.
+        panels: title -> rows, such as `lp_routing.evaluation.comparisons` gives; rows without a
+            time or an answer are left out, and so are titles without any other.
         broken: whether those that break bounds are listed, too.
 
     Raises:
