@@ -316,6 +316,7 @@ def sweep(
     path: Path | str | None = None,
     jobs: int = 1,
     progress: Callable[[Progress], object] | None = None,
+    question: Task | None = None,
 ) -> list[Record]:
     """The records of all points; with a file, those that it holds are not computed again.
 
@@ -329,6 +330,8 @@ def sweep(
         jobs: processes. With more than one, each is a fresh interpreter with one torch thread:
             sums that torch would split over threads may then differ in the last bits.
         progress: told at the beginning and after every point.
+        question: the task as the file's header states it; left out, `task`. It lacks arguments
+            that do not change the records, such as another file that is written on the way.
 
     Returns:
         Records in the order of `points`, as JSON has them: lists for tuples, None for NaN and
@@ -344,7 +347,11 @@ def sweep(
     jobs, points = as_int(jobs, "jobs", 1), list(points)
     keys = [_key(point, number) for number, point in enumerate(points)]
     with ExitStack() as stack:
-        file = None if path is None else stack.enter_context(ResultFile(Path(path), asked(task)))
+        file = (
+            None
+            if path is None
+            else stack.enter_context(ResultFile(Path(path), asked(question or task)))
+        )
         found = {} if file is None else _kept(file)
         todo = {k: point for k, point in zip(keys, points, strict=True) if k not in found}
         began, computed = time.monotonic(), 0

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 import lp_routing as lpr
 from lp_routing.cli import main
-from lp_routing.cli.frontier_kept import KeptPoints
 from lp_routing.frontier import refine
+from lp_routing.frontier.summary import PointStore
 from lp_routing.report.frontier import adds_in_words, few
 from lp_routing.sweep import ResultFile
 
@@ -348,4 +348,4 @@ def test_a_line_that_is_no_point_is_refused(tmp_path):
         ResultFile(tmp_path / "a.points", {"k": 2}) as file,
         pytest.raises(lpr.InputError, match="line 2 holds no point"),
     ):
-        KeptPoints(file)
+        PointStore(file)

@@ -11,10 +11,9 @@ import torch
 from click.testing import CliRunner
 
 import lp_routing as lpr
-from lp_routing.cli import gap_work
-from lp_routing.cli.gap import gap, parse_routers
+from lp_routing.cli.gap import gap, own_score, parse_routers
 from lp_routing.cli.named import PROBLEMS
-from lp_routing.cli.sections import own_score
+from lp_routing.evaluation.compare import comparisons
 from lp_routing.routers import CATALOGUE, Shape, TopK, router
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
@@ -310,15 +309,14 @@ def test_several_processes_find_what_one_finds(file, tmp_path):
 @pytest.fixture
 def fails_at_layer_1(monkeypatch):
     """A function that has the second layer raise an error."""
-    measure = gap_work.comparisons
 
     def plant(error):
         def planted(problem, routers, *, logits, **options):
             if np.array_equal(logits, LOGITS[1]):
                 raise error
-            return measure(problem, routers, logits=logits, **options)
+            return comparisons(problem, routers, logits=logits, **options)
 
-        monkeypatch.setattr(gap_work, "comparisons", planted)
+        monkeypatch.setattr("lp_routing.cli.gap.comparisons", planted)
 
     return plant
 

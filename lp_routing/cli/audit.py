@@ -114,7 +114,6 @@ def _of_layer(
     console: Console, logits: Tensor, names: list[str], layer: int, options: AuditOptions
 ) -> dict[str, list[Finding]]:
     """The findings of each router on logits (T, E), told one after the other."""
-
     T, E = logits.shape
     k = as_int(options.k, "k", 1, E, "E, the number of experts")
     capacity = CapacityFactor(options.capacity_factor).of(T, E, k)
@@ -136,7 +135,6 @@ def parse_routers(text: str) -> list[str]:
     Raises:
         InputError: an unknown name, with those that there are, or no name.
     """
-
     if text.strip().lower() == "all":
         return list(CATALOGUE)
     pieces = [" ".join(piece.split()) for piece in text.split(",")]

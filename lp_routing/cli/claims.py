@@ -17,13 +17,6 @@ from torch import Tensor
 from lp_routing import traces
 from lp_routing.claims import CLAIMS, Claim, Evidence, Found
 from lp_routing.claims.claim import Checked, chosen, smallest_case, subject
-from lp_routing.cli.long_work import (
-    check_resumable,
-    jobs_option,
-    long_work,
-    raise_failures,
-    resume_option,
-)
 from lp_routing.cli.options import (
     check_writable,
     file_argument,
@@ -34,6 +27,13 @@ from lp_routing.cli.options import (
     tokens_option,
     versions,
     write_whole,
+)
+from lp_routing.cli.run import (
+    check_resumable,
+    jobs_option,
+    long_work,
+    raise_failures,
+    resume_option,
 )
 from lp_routing.errors import InputError
 from lp_routing.report.claims import LEGEND, claims_table, last_word, markdown_page
@@ -94,7 +94,6 @@ class ClaimsOptions:
 
 def _claims(console: Console, options: ClaimsOptions) -> bool:
     """Do the job and print it; whether all verdicts come out as stated."""
-
     todo = chosen(CLAIMS, options.only)
     check_writable(options.json_path, options.file)
     check_writable(options.page_path, options.file, "--markdown")
@@ -128,7 +127,6 @@ def _checked(
     options: ClaimsOptions,
 ) -> tuple[list[Checked], str]:
     """The claims with their evidence, and in words what it was measured on."""
-
     logits = torch.stack([trace.layer(layer)[:most] for layer in layers])
     subject(logits, k=options.k, seed=options.seed)  # raises before the work where it is none
     L, T, E = logits.shape
@@ -148,7 +146,6 @@ def _checked(
 
 def _searched(console: Console, claims: list[Claim], jobs: int) -> dict[str, Found]:
     """The smallest case of every claim that has one, by its id."""
-
     ids = [claim.id for claim in claims if claim.counterexample is not None]
     records = long_work(console, smallest, ids, "searching", path=None, jobs=jobs)
     raise_failures(records, [f"(The smallest case of {claim_id}.)" for claim_id in ids])
@@ -162,7 +159,6 @@ def _searched(console: Console, claims: list[Claim], jobs: int) -> dict[str, Fou
 
 def smallest(claim_id: str) -> dict[str, Any]:
     """The smallest case against a claim, as JSON values."""
-
     found = smallest_case(next(claim for claim in CLAIMS if claim.id == claim_id))
     rows = None if found.scores is None else found.scores.tolist()
     return {"scores": rows, "says": found.says, "tried": found.tried}
@@ -170,14 +166,12 @@ def smallest(claim_id: str) -> dict[str, Any]:
 
 def evidence(claim_id: str, *, logits: Tensor, k: int, seed: int) -> dict[str, Any]:
     """What the check of one claim finds on logits (L, T, E), as JSON values."""
-
     claim = next(claim for claim in CLAIMS if claim.id == claim_id)
     return claim.check(logits, k=k, seed=seed).as_json()
 
 
 def _as_checked(claim: Claim, record: dict[str, Any]) -> Checked:
     """A claim with its evidence, or with why its check failed."""
-
     if ERROR in record:
         return Checked(claim, None, f"The check failed: {record[ERROR]}")
     return Checked(claim, Evidence(**record))

@@ -15,17 +15,7 @@ from rich.markup import escape
 from torch import Tensor
 
 from lp_routing import traces
-from lp_routing.cli.frontier_asked import Asked
-from lp_routing.cli.frontier_kept import Beside
-from lp_routing.cli.frontier_work import bought, curve_of
 from lp_routing.cli.gap import parse_routers
-from lp_routing.cli.long_work import (
-    check_resumable,
-    jobs_option,
-    long_work,
-    raise_failures,
-    resume_option,
-)
 from lp_routing.cli.options import (
     capacity_factor_option,
     check_writable,
@@ -39,7 +29,15 @@ from lp_routing.cli.options import (
     versions,
     write_whole,
 )
+from lp_routing.cli.run import (
+    check_resumable,
+    jobs_option,
+    long_work,
+    raise_failures,
+    resume_option,
+)
 from lp_routing.errors import InputError
+from lp_routing.frontier.summary import FrontierSettings, curve_of, points_file, summary
 from lp_routing.report import plots
 from lp_routing.report.frontier import LEGEND, frontier_table, sentences
 from lp_routing.report.plots import check_drawable
@@ -136,70 +134,77 @@ class FrontierOptions:
 
 def _frontier(console: Console, options: FrontierOptions) -> None:
     """Do the job and print it."""
-
-    asked = _asked(options)
+    settings = _settings(options)
     _check_outputs(options)
     trace = traces.sample() if options.file is None else traces.read(options.file)
-    together = asked.over == "layers"
+    together = settings.over == "layers"
     layers = parse_layers(options.layers or ("all" if together else "0"), trace.layers)
     places = [layers] if together else [[layer] for layer in layers]
     plots = _plot_paths(options, places)
     logits = first_tokens(trace, parse_tokens(options.tokens))
-    asked.check(logits[layers])
+    settings.check(logits[layers])
     console.print(
         f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), {logits.shape[1]} of "
-        f"{len(trace.layer(layers[0]))} tokens, {logits.shape[2]} experts; over {asked.over}, "
-        f"k={asked.k}, capacity factor {asked.capacity_factor:g}, scores: {asked.score}.",
+        f"{len(trace.layer(layers[0]))} tokens, {logits.shape[2]} experts; over {settings.over}, "
+        f"k={settings.k}, capacity factor {settings.capacity_factor:g}, scores: {settings.score}.",
         highlight=False,
     )
 
     def told(name: str, record: Record) -> None:
-        console.print(frontier_table(name, asked.over, record))
-        for sentence in sentences(asked.over, asked.k, record):
+        console.print(frontier_table(name, settings.over, record))
+        for sentence in sentences(settings.over, settings.k, record):
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
-    found = _found(console, logits, places, asked, options, told)
+    found = _found(console, logits, places, settings, options, told)
     console.print(LEGEND, style="dim", highlight=False)
     if options.json_path is not None:
         content = json.dumps(_as_json(found, trace.source, options), allow_nan=False, indent=1)
         write_whole(options.json_path, content + "\n")
     for path, layers, (name, record) in zip(plots, places, found.items(), strict=False):
-        curve = curve_of(record, logits[layers], asked)
-        _draw(path, f"{trace.source}: {name}", curve, record, asked)
+        curve = curve_of(record, logits[layers], settings)
+        _draw(path, f"{trace.source}: {name}", curve, record, settings)
 
 
 def _found(
     console: Console,
     logits: Tensor,
     places: Sequence[Sequence[int]],
-    asked: Asked,
+    settings: FrontierSettings,
     options: FrontierOptions,
     told: Callable[[str, Record], None],
 ) -> dict[str, Record]:
-    """Name of a place -> what its budgets buy; each told in their order, as soon as may be."""
-    names = [_name(layers, asked) for layers in places]
+    """Name of a place -> what its budgets buy; each told in their order, as soon as available."""
+    names = [_name(layers, settings) for layers in places]
 
     def tell(number: int, record: Record) -> None:
         if "points" in record:
             told(names[number], record)
 
     path, jobs = options.resume_path, options.jobs
-    kept = None if path is None else Beside(path)
-    task = partial(bought, logits=logits, asked=asked, kept=kept)
-    records = long_work(console, task, places, "solving", path=path, jobs=jobs, told=tell)
+    question = partial(summary, logits=logits, settings=settings)
+    records = long_work(
+        console,
+        partial(question, records=path),
+        places,
+        "solving",
+        path=path,
+        jobs=jobs,
+        told=tell,
+        question=question,
+    )
     raise_failures(records, [f"({name}.)" for name in names])
-    if kept is not None:
-        kept.forget(places)
+    if path is not None:
+        for layers in places:
+            points_file(path, layers).unlink(missing_ok=True)
     return dict(zip(names, records, strict=True))
 
 
-def _name(layers: Sequence[int], asked: Asked) -> str:
-    return f"{len(layers)} layers" if asked.over == "layers" else f"Layer {layers[0]}"
+def _name(layers: Sequence[int], settings: FrontierSettings) -> str:
+    return f"{len(layers)} layers" if settings.over == "layers" else f"Layer {layers[0]}"
 
 
-def _asked(options: FrontierOptions) -> Asked:
+def _settings(options: FrontierOptions) -> FrontierSettings:
     """The options that every place shares, checked as far as they can be without the logits."""
-
     as_int(options.jobs, "jobs", 1)
     given = options.routers
     if given is None:
@@ -211,7 +216,7 @@ def _asked(options: FrontierOptions) -> Asked:
     every = options.points.strip().lower() == "all"
     if not every and not (options.points.strip().isdecimal() and int(options.points) >= 2):
         raise InputError(f'--points {options.points}: expected "all" or a whole number >= 2.')
-    return Asked(
+    return FrontierSettings(
         over=options.over,
         k=options.k,
         capacity_factor=options.capacity_factor,
@@ -248,12 +253,11 @@ def _plot_paths(options: FrontierOptions, places: Sequence[Sequence[int]]) -> li
     return paths
 
 
-def _draw(path: Path, title: str, curve: Any, record: Record, asked: Asked) -> None:
+def _draw(path: Path, title: str, curve: Any, record: Record, settings: FrontierSettings) -> None:
     """The figure of a place, with the routers that are told there."""
-
     routers = [SimpleNamespace(**each) for each in record["routers"]]
     at = record["answers"]["at"]
-    figure = plots.frontier(curve, routers, over=asked.over, title=title, in_use=at)
+    figure = plots.frontier(curve, routers, over=settings.over, title=title, in_use=at)
     plots.save(figure, path)
 
 

@@ -1,26 +1,33 @@
-"""`lp-routing gap`: how far each router is from the optimum of one problem, and what it costs."""
+"""`lp-routing gap`: how far each router is from the optimum of one problem, and what it costs.
+
+Routers are judged by one problem for all, or each by the problem that it seeks itself. The work is
+one point for each layer and problem; results are printed in their order as soon as available.
+"""
 
 import csv
 import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
+import torch
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor
 
 from lp_routing import traces
-from lp_routing.cli.gap_work import Place, measured
-from lp_routing.cli.long_work import check_resumable, jobs_option, resume_option
 from lp_routing.cli.named import PROBLEMS, stated
 from lp_routing.cli.options import (
     capacity_factor_option,
     check_writable,
     file_argument,
+    first_tokens,
     k_option,
     layers_option,
     parse_layers,
@@ -30,22 +37,47 @@ from lp_routing.cli.options import (
     versions,
     write_whole,
 )
-from lp_routing.cli.sections import OWN, Section, sections_of
+from lp_routing.cli.run import (
+    check_resumable,
+    jobs_option,
+    long_work,
+    raise_failures,
+    resume_option,
+)
 from lp_routing.errors import InputError
-from lp_routing.evaluation.compare import OPTIMUM
+from lp_routing.evaluation.compare import OPTIMUM, comparisons
 from lp_routing.evaluation.evaluate import RouterResult
 from lp_routing.report.gap import LEGEND, gap_table, remarks, verdict
 from lp_routing.report.plots import check_drawable
 from lp_routing.report.plots.gap_against_time import draw
-from lp_routing.routers import CATALOGUE
+from lp_routing.routers import CATALOGUE, Shape, router
+from lp_routing.routers.base import AnyRouter
+from lp_routing.scores import BY_NAME
 from lp_routing.traces import Trace
 from lp_routing.validation import as_int
+
+OWN = "own"
+"""What `--problem` says for: each router by the problem that it seeks itself."""
 
 NOT_STATED = ("file", "json_path", "csv_path", "plot_path", "resume_path")
 """Options that are left out of the file of rows: paths on this machine."""
 
 WIDE = 100
 """Columns of a terminal from which the table shows all metrics of the load."""
+
+
+class GapSection(NamedTuple):
+    """A problem, by whose scores, and the routers that it judges."""
+
+    problem: str
+    score: str
+    routers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.problem} of {self.score} scores"
+
+
+Place = tuple[int, GapSection]
 
 
 @click.command()
@@ -140,7 +172,6 @@ class GapOptions:
 
 def _gap(console: Console, options: GapOptions) -> None:
     """Do the job and print it."""
-
     _check_outputs(options)
     if options.plot_path is not None:
         check_drawable(options.plot_path)
@@ -196,10 +227,9 @@ def _banner(console: Console, trace: Trace, layers: int, tokens: int, options: G
 
 
 def _check_numbers(
-    trace: Trace, layer: int, sections: Sequence[Section], options: GapOptions
+    trace: Trace, layer: int, sections: Sequence[GapSection], options: GapOptions
 ) -> None:
     """Raise before anything is printed or measured, rather than after."""
-
     as_int(options.jobs, "jobs", 1)
     as_int(options.repeats, "repeats", 1)
     as_int(options.warm_up, "warm_up", 0)
@@ -217,25 +247,6 @@ def _check_numbers(
         raise InputError("--warm-on and --warm-up: give one of the two.")
     for section in sections:
         stated(logits, section.problem, options.k, options.capacity_factor, section.score)
-
-
-def parse_routers(text: str, known: Sequence[str]) -> list[str]:
-    """`all`, or names separated by commas; a name that holds commas itself is recognised."""
-    if text.strip().lower() == "all":
-        return list(known)
-    parts = [part.strip() for part in text.split(",")]
-    names: list[str] = []
-    while parts:
-        candidates = [", ".join(parts[:count]) for count in range(len(parts), 0, -1)]
-        name = next((name for name in candidates if name in known), None)  # the longest that fits
-        if name is None:
-            raise InputError(
-                f'--routers: {parts[0]!r} is unknown; expected "all", or some of: '
-                f"{'; '.join(known)}."
-            )
-        names.append(name)
-        parts = parts[name.count(",") + 1 :]
-    return list(dict.fromkeys(names))
 
 
 def _check_outputs(options: GapOptions) -> None:
@@ -257,6 +268,154 @@ def _check_outputs(options: GapOptions) -> None:
         if other != option:
             raise InputError(f"{other} and {option} both name {path}; give two files.")
     check_resumable(options.resume_path, (options.file, *outputs.values()))
+
+
+def parse_routers(text: str, known: Sequence[str]) -> list[str]:
+    """`all`, or names separated by commas; a name that holds commas itself is recognised."""
+    if text.strip().lower() == "all":
+        return list(known)
+    parts = [part.strip() for part in text.split(",")]
+    names: list[str] = []
+    while parts:
+        candidates = [", ".join(parts[:count]) for count in range(len(parts), 0, -1)]
+        name = next((name for name in candidates if name in known), None)  # the longest that fits
+        if name is None:
+            raise InputError(
+                f'--routers: {parts[0]!r} is unknown; expected "all", or some of: '
+                f"{'; '.join(known)}."
+            )
+        names.append(name)
+        parts = parts[name.count(",") + 1 :]
+    return list(dict.fromkeys(names))
+
+
+def sections_of(
+    names: Sequence[str], problem_name: str, score: str
+) -> tuple[list[GapSection], list[str]]:
+    """The problems that judge: one for all routers, or for each what it seeks; who seeks none."""
+    if problem_name != OWN:
+        return [GapSection(problem_name, score, tuple(names))], []
+    any_shape = Shape(k=1, capacity=1, T=8, E=8)  # what is sought does not depend on it
+    seeking: dict[tuple[str, str], list[str]] = {}
+    idle = []
+    for name in names:
+        if name == OPTIMUM:
+            continue
+        built = router(name, any_shape)
+        if built.seeks in PROBLEMS:
+            where = built.seeks, own_score(built) or score
+            seeking.setdefault(where, []).append(name)
+        else:
+            idle.append(name)
+    if not seeking:
+        raise InputError(
+            f"--problem {OWN}: none of the routers seeks a problem: {'; '.join(names)}."
+        )
+    first = (OPTIMUM,) if OPTIMUM in names else ()
+    order = sorted(seeking, key=lambda where: PROBLEMS.index(where[0]))
+    return [GapSection(*where, (*first, *seeking[where])) for where in order], idle
+
+
+def own_score(router: AnyRouter) -> str:
+    """The name of the scores that a router compares, "" where they have none (soft top-k).
+
+    Noise that it adds to them is left out: what it seeks is the best by the plain ones.
+    """
+    stated = getattr(router, "score", None)
+    if isinstance(stated, str):
+        return stated
+    probe = torch.linspace(-2.0, 2.0, 64).view(8, 8)
+    compared = router.scores(probe)
+    return next((name for name, score in BY_NAME.items() if score(probe, None).equal(compared)), "")
+
+
+def measured(
+    console: Console,
+    trace: Trace,
+    places: Sequence[Place],
+    told: Callable[[Place, list[RouterResult]], None],
+    *,
+    tokens: int | None,
+    resume_path: Path | None,
+    jobs: int,
+    **options: Any,
+) -> dict[Place, list[RouterResult]]:
+    """The rows of each layer and problem; each is printed in order as soon as available.
+
+    Where some fail, the others are printed all the same, and the command ends with an error.
+
+    Args:
+        console: where progress is shown.
+        trace: the logits.
+        places: layers and what judges there.
+        told: called with each place and its rows.
+        tokens: how many of each layer, None for all.
+        resume_path, jobs: of the sweep.
+        options: `section_rows`'s own: k, capacity_factor, repeats, warm_up, warm_on, seed.
+    """
+    every = None if tokens is None else tokens * (1 + options["warm_on"])
+    logits = first_tokens(trace, every)
+    task = partial(
+        section_rows,
+        logits=logits,
+        tokens=tokens or logits.shape[1],
+        up_to_a_constant=trace.up_to_a_constant,
+        **options,
+    )
+    points = [{"layer": layer, **section._asdict()} for layer, section in places]
+    found: dict[Place, list[RouterResult]] = {}
+
+    def tell(number: int, record: Mapping[str, Any]) -> None:
+        if "rows" in record:
+            found[places[number]] = [_row(row) for row in record["rows"]]
+            told(places[number], found[places[number]])
+
+    records = long_work(console, task, points, "measuring", path=resume_path, jobs=jobs, told=tell)
+    names = [f"(Layer {layer}, {section}, of {trace.source}.)" for layer, section in places]
+    raise_failures(records, names)
+    return found
+
+
+def section_rows(
+    point: Mapping[str, Any],
+    *,
+    logits: Tensor,
+    tokens: int,
+    up_to_a_constant: bool,
+    k: int,
+    capacity_factor: float,
+    repeats: int,
+    warm_up: int,
+    warm_on: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The rows of one layer of logits (L, T, E) and one problem, as records.
+
+    The first `tokens` of the layer are judged; `warm_on` batches of as many that follow them are
+    what routers with a state have seen. Logits known up to a constant are left to the scores to
+    tell, so that routers that mind the constant are not judged.
+    """
+    every = logits[point["layer"]]
+    layer, *others = (every[first : first + tokens] for first in range(0, len(every), tokens))
+    problem, shape = stated(layer, point["problem"], k, capacity_factor, point["score"])
+    rows = comparisons(
+        problem,
+        list(point["routers"]),
+        logits=None if up_to_a_constant else layer,
+        repeats=repeats,
+        warm_up=warm_up,
+        warm_on=others[:warm_on] or None,
+        seed=seed,
+        shape=shape,
+    )
+    return {"rows": [row.as_record() for row in rows]}
+
+
+def _row(record: Mapping[str, Any]) -> RouterResult:
+    """A row of its record: where a number is unknown, NaN again."""
+    unknown = {f.name: f.default for f in fields(RouterResult) if record[f.name] is None}
+    numbers = {name: nan for name, usual in unknown.items() if isinstance(usual, float)}
+    return RouterResult(**{**record, **numbers})
 
 
 def _write(found: Mapping[Place, Sequence[RouterResult]], source: str, options: GapOptions) -> None:

@@ -23,7 +23,6 @@ def stated(
     logits: Tensor, name: str, k: int, capacity_factor: float, score: str
 ) -> tuple[RoutingProblem, Shape]:
     """The problem of the given name on logits (T, E), and what its routers are built for."""
-
     worth = scores.named(score)(logits, None)
     T, E = worth.shape
     k = as_int(k, "k", 1, E, "E, the number of experts")

@@ -33,7 +33,7 @@ from lp_routing.cli.options import (
     versions,
     write_whole,
 )
-from lp_routing.cli.steps import INTERRUPTED, Step, run
+from lp_routing.cli.run import INTERRUPTED, ReportStep, run_steps
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import at_most
 from lp_routing.problem.problem import RoutingProblem
@@ -139,7 +139,6 @@ def _asked(
     options: ReportOptions, trace: Trace, layers: list[int], names: list[str], logits: Tensor
 ) -> Asked:
     """What is asked for; raises on options that make no sense before any work is done."""
-
     as_int(options.seed, "seed", 0)
     _, T, E = logits.shape
     _, shape = stated(logits[0], "capacity", options.k, options.capacity_factor, options.score)
@@ -177,7 +176,6 @@ def _command(options: ReportOptions) -> str:
 
 def _found(asked: Asked, logits: Tensor) -> tuple[Found, bool]:
     """All parts, each on its own account, and whether Ctrl-C came before the last."""
-
     done: dict[str, Outcome[Any]] = {}
     names = [f"layer {layer}" for layer in asked.layers]
 
@@ -185,18 +183,21 @@ def _found(asked: Asked, logits: Tensor) -> tuple[Found, bool]:
         return worst([r for name in names if (r := done[name].result) is not None])
 
     steps = [  # weights: seconds on the sample
-        Step(name, 0.35, partial(_examined, asked, layer, logits[place]))
+        ReportStep(name, 0.35, partial(_examined, asked, layer, logits[place]))
         for place, (layer, name) in enumerate(zip(asked.layers, names, strict=True))
     ]
     steps += [
-        Step(DRAWN, 2.2, lambda: figures_section(asked, chosen())),
-        Step(BOUGHT, 4.0, lambda: bought(asked, chosen())),
-        Step(
+        ReportStep(DRAWN, 2.2, lambda: figures_section(asked, chosen())),
+        ReportStep(BOUGHT, 4.0, lambda: bought(asked, chosen())),
+        ReportStep(
             CHECKED, 2.7 * len(names), lambda: check_all(CLAIMS, logits, k=asked.k, seed=asked.seed)
         ),
-        *(Step(_audit_of(r), 1.2, partial(_audited, asked, chosen, r)) for r in asked.routers),
+        *(
+            ReportStep(_audit_of(r), 1.2, partial(_audited, asked, chosen, r))
+            for r in asked.routers
+        ),
     ]
-    interrupted = run(steps, done)
+    interrupted = run_steps(steps, done)
     found = Found(
         layers=[done[name] for name in names],
         figures=done[DRAWN],
@@ -224,7 +225,6 @@ def _examined(asked: Asked, layer: int, logits: Tensor) -> Examined:
 
 def _audited(asked: Asked, chosen: Callable[[], Examined | None], name: str) -> Any:
     """The findings of a router on the layer of the figures."""
-
     each = chosen()
     if each is None:
         raise InputError("no layer could be examined.")

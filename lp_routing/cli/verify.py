@@ -92,7 +92,6 @@ class VerifyOptions:
 
 def _verify(console: Console, options: VerifyOptions) -> bool:
     """Do the job and print it; whether all that claims exactness is exact."""
-
     check_writable(options.json_path, options.file)
     trace = traces.sample() if options.file is None else traces.read(options.file)
     todo = _cases(trace, options)
@@ -135,7 +134,6 @@ def _tell(progress: Progress, task: TaskID, outcome: VerifiedCase) -> None:
 
 def _cases(trace: Trace, options: VerifyOptions) -> list[Case]:
     """The named problems of all chosen layers."""
-
     todo = []
     for layer in parse_layers(options.layers, trace.layers):
         logits = trace.layer(layer)[: parse_tokens(options.tokens)]

@@ -146,7 +146,6 @@ def quoted(name: str) -> str:
 
 def in_words(error: BaseException) -> str:
     """What went wrong, in a sentence."""
-
     said = " ".join(str(error).split()) or "no message"
     return said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
 

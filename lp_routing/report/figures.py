@@ -62,7 +62,6 @@ def drawn(name: str, draw: Draw, caption: str) -> Sequence[Block]:
 
 def _figures(asked: Asked, each: Examined) -> list[tuple[str, Draw, str]]:
     """Name, what draws it, and its caption."""
-
     main, called = asked.main, quoted(asked.main)
 
     def taken() -> Assignment:

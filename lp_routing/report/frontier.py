@@ -307,7 +307,6 @@ def bought(asked: Asked, each: Examined | None) -> Bought:
     Raises:
         InputError: no layer.
     """
-
     if each is None:
         raise InputError("no layer could be examined.")
     layer, scores, row = each, each.problem.scores, each.rows[0]

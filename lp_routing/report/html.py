@@ -28,7 +28,6 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         subtitle: under it.
         sections: its parts in order.
     """
-
     environment = Environment(
         loader=PackageLoader(PARTS, ""),
         autoescape=True,
@@ -62,5 +61,4 @@ def _part(name: str) -> str:
 
 def _trusted(figure: Figure) -> str:
     """The figure's own markup; the one text that is not escaped."""
-
     return Markup(figure.svg)

@@ -1,10 +1,15 @@
-"""What commands with long work have in common: `--jobs`, `--resume`, how far it is, Ctrl-C."""
+"""How commands run long work: `--jobs`, `--resume`, progress, and Ctrl-C.
+
+`long_work` is a sweep over points that are alike. `run_steps` does a few unequal steps, of which
+one that fails loses nothing else, with an estimate of the time that is left.
+"""
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from rich.console import Console
@@ -12,6 +17,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from lp_routing.errors import InputError
+from lp_routing.report.document import Outcome, outcome
 from lp_routing.sweep import ERROR, Progress, Record, Task, WorkerError, sweep
 
 INTERRUPTED = 130
@@ -53,18 +59,18 @@ def long_work(
     path: Path | None,
     jobs: int,
     told: Callable[[int, Record], object] = lambda _, __: None,
+    question: Task | None = None,
 ) -> list[Record]:
     """`sweep`, with how far it is: a bar on a terminal, lines on stderr elsewhere.
 
     Args:
         console: where results are printed.
-        task, points, path, jobs: as `lp_routing.sweep.sweep`.
+        task, points, path, jobs, question: as `lp_routing.sweep.sweep`.
         doing: what is done, for the bar.
         told: place of a point and its record, in the order of the points, as soon as may be.
 
     Exits with status 130 on Ctrl-C, saying how to go on, and with 1 where a process died.
     """
-
     seen = 0
     latest: Progress | None = None
     texts = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[says]}")
@@ -84,7 +90,7 @@ def long_work(
                 seen += 1
 
         try:
-            return sweep(task, points, path=path, jobs=jobs, progress=tell)
+            return sweep(task, points, path=path, jobs=jobs, progress=tell, question=question)
         except KeyboardInterrupt:
             status, says = INTERRUPTED, "Interrupted"
         except WorkerError as error:
@@ -108,7 +114,6 @@ def raise_failures(records: Sequence[Record], places: Sequence[str]) -> None:
         InputError: the input was to blame for all of them.
         RuntimeError: it was not; with the traceback of the first.
     """
-
     failed = [(r, place) for r, place in zip(records, places, strict=True) if ERROR in r]
     says = " ".join(f"{record[ERROR]} {place}" for record, place in failed)
     traces = [record["traceback"] for record, _ in failed if "traceback" in record]
@@ -116,3 +121,50 @@ def raise_failures(records: Sequence[Record], places: Sequence[str]) -> None:
         raise RuntimeError(f"{says}\n{traces[0]}")
     if failed:
         raise InputError(says)
+
+
+class ReportStep(NamedTuple):
+    """A step.
+
+    Attributes:
+        name: what is done.
+        weight: how long it takes, relative to the other steps.
+        work: does it.
+    """
+
+    name: str
+    weight: float
+    work: Callable[[], Any]
+
+
+def run_steps(steps: Sequence[ReportStep], done: dict[str, Outcome[Any]]) -> bool:
+    """Do the steps in turn, and tell on stderr how far they are.
+
+    Args:
+        steps: which.
+        done: name -> outcome, filled step by step, so that later ones can ask it; where a step
+            fails, or Ctrl-C ends the work before it, the outcome says so.
+
+    Returns:
+        Whether Ctrl-C came.
+    """
+    began, total = time.monotonic(), sum(step.weight for step in steps)
+    spent, interrupted = 0.0, False
+    with Console(stderr=True).status("") as status:
+        for number, step in enumerate(steps):
+            says = f"{number} of {len(steps)} done"
+            if spent:
+                left = (time.monotonic() - began) * (total - spent) / spent
+                says += f", about {left:.0f} s left"
+            status.update(f"{says}: {step.name} ...")
+            if not sys.stderr.isatty():
+                click.echo(f"{says}: {step.name}", err=True)
+            try:
+                done[step.name] = outcome(step.work)
+            except KeyboardInterrupt:
+                interrupted = True
+                break
+            spent += step.weight
+    for step in steps:
+        done.setdefault(step.name, Outcome(None, "Interrupted before it was computed."))
+    return interrupted
