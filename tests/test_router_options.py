@@ -1,45 +1,30 @@
-"""Options of all routers, and what they are given: wrong types and ranges are refused in words."""
+"""Options of all registered routers, and what they are given: wrong ones are refused in words.
+
+What an option must refuse follows from its type and its name, so a new router is tested as it is
+registered. An option of a new name is tested by its type; add a row to `RANGE` for its range.
+"""
 
 import math
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, replace
+from types import NoneType
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import lp_routing as lpr
-from lp_routing import routers
 from lp_routing.routers import (
-    BIP,
-    Auction,
-    BatchPrioritised,
     CapacityFactor,
     CappedExpertChoice,
-    Entmax,
-    EntmaxBudget,
-    ExpertChoice,
-    GroupLimited,
-    HashRouter,
-    LossFree,
-    MaxScore,
-    MaxScoreFlow,
-    NoisyTopK,
-    OnlineBIP,
-    QuantileBalancing,
-    RandomRouter,
-    RandomSecond,
-    ReLURouter,
-    Router,
-    RunningThreshold,
-    Sampled,
-    Sinkhorn,
+    Shape,
     StatefulRouter,
-    Threshold,
     TopK,
-    TopP,
     Unified,
     ZeroComputation,
 )
+from lp_routing.routers.catalogue import REGISTERED
 
 NAN, INF = math.nan, math.inf
 NO_NUMBER = ["2", None, [2], NAN, INF, -INF, True, 1j, np.array([1, 2]), torch.ones(2)]
@@ -54,143 +39,91 @@ SCORE = ["softmx", "", None, 3, ["softmax"], {"a": 1}, np.array([1, 2])]
 NORMALISE = [n for n in NAME if n is not None]
 SEED = [*NO_NUMBER, -1, 2**63, 0.5]
 
-OPTIONS = {
-    # what builds the router, and for each of its fields what it must refuse
-    TopK: (
-        {"k": 2},
-        {"k": COUNT, "capacity": CAPACITY, "by": NAME, "order": NAME},
-    ),
-    Unified: (
-        {"k": 2},
-        {
-            "k": COUNT,
-            "rate": [*NOT_NEGATIVE, 1.01],
-            "pool": NAME,
-            "version": NAME,
-            "serve_all": FLAG,
-            "padding": NAME,
-        },
-    ),
-    ExpertChoice: ({"capacity": 2}, {"capacity": [*CAPACITY, None]}),
-    GroupLimited: (
-        {"k": 2, "groups": 2, "top_groups": 1},
-        {"k": COUNT, "groups": COUNT, "top_groups": [*COUNT, 3], "rank_by": NAME},
-    ),
-    BatchPrioritised: (
-        {"k": 2, "capacity": 2},
-        {"k": COUNT, "capacity": [*CAPACITY, None], "priority": NAME},
-    ),
-    RandomSecond: ({}, {"capacity": CAPACITY, "seed": SEED}),
-    NoisyTopK: (
-        {"k": 2},
-        {
-            "k": COUNT,
-            "std": [
-                *(n for n in NOT_NEGATIVE if not isinstance(n, torch.Tensor)),
-                torch.tensor([1, 2]),
-                torch.tensor([-1.0]),
-                torch.tensor([NAN]),
-                torch.eye(2).to_sparse(),
-                torch.ones(2, device="meta"),
-            ],
-            "seed": SEED,
-        },
-    ),
-    Sampled: ({"k": 2}, {"k": COUNT, "seed": SEED}),
-    HashRouter: (
-        {"k": 2},
-        {
-            "k": COUNT,
-            "seed": SEED,
-            "weights": NAME,
-            "token_ids": [[1, 2], 1, "a", torch.ones(2), torch.tensor([True])],
-        },
-    ),
-    RandomRouter: ({"k": 2}, {"k": COUNT, "seed": SEED, "weights": NAME}),
-    Auction: (
-        {"k": 2},
-        {"k": COUNT, "capacity": CAPACITY, "epsilon": [e for e in POSITIVE if e is not None]},
-    ),
-    Sinkhorn: (
-        {"k": 2},
-        {
-            "k": COUNT,
-            "temperature": POSITIVE,
-            "tolerance": NOT_NEGATIVE,
-            "iterations": COUNT,
-            "rounding": NAME,
-        },
-    ),
-    CappedExpertChoice: (
-        {"capacity": 2, "k": 2},
-        {
-            "capacity": [*CAPACITY, None],
-            "k": COUNT,
-            "temperature": POSITIVE,
-            "tolerance": NOT_NEGATIVE,
-            "iterations": COUNT,
-            "rounding": NAME,
-        },
-    ),
-    MaxScore: ({}, {"k": COUNT, "capacity": CAPACITY, "repeats": FLAG}),
-    MaxScoreFlow: ({}, {"k": COUNT, "capacity": CAPACITY}),
-    LossFree: ({"k": 2}, {"k": COUNT, "rate": NOT_NEGATIVE, "update": NAME}),
-    QuantileBalancing: (
-        {"k": 2},
-        {"k": COUNT, "rounds": COUNT, "place": [*NOT_NEGATIVE, 1.01], "lag": FLAG},
-    ),
-    BIP: ({"k": 2}, {"k": COUNT, "iterations": COUNT, "capacity": [*CAPACITY, None]}),
-    OnlineBIP: (
-        {"k": 2, "window": 16},
-        {"k": COUNT, "iterations": COUNT, "window": COUNT, "capacity": [*CAPACITY, 17]},
-    ),
-    Entmax: ({}, {"alpha": [*NO_NUMBER, 1, 1.7, 0], "temperature": POSITIVE}),
-    EntmaxBudget: ({"budget": 2}, {"alpha": [*NO_NUMBER, 1, 1.7, 0], "budget": [*POSITIVE, 0.5]}),
-    TopP: ({"p": 0.5}, {"p": [*POSITIVE, 1.01]}),
-    Threshold: ({"value": 0.5}, {"value": [*NO_NUMBER, -1, -1e-9, 1.01]}),
-    RunningThreshold: (
-        {"budget": 2},
-        {
-            "budget": POSITIVE,
-            "rate": [*NOT_NEGATIVE, 1.01],
-            "update": NAME,
-            "start": NO_NUMBER,
-        },
-    ),
-    ReLURouter: ({}, {}),
-    ZeroComputation: (
-        {"k": 2, "free": 1},
-        {
-            "k": COUNT,
-            "free": [*NO_NUMBER, -1, 1.5],
-            "factor": [f for f in POSITIVE if f is not None],
-            "tau": POSITIVE,
-            "by": NAME,
-            "order": NAME,
-        },
-    ),
-    CapacityFactor: (
-        {"factor": 1.0},
-        {
-            "factor": POSITIVE,
-            "formula": NAME,
-            "minimum": [*NO_NUMBER, -1, 1.5],
-            "alignment": COUNT,
-        },
-    ),
+SHAPE = Shape(k=2, capacity=2, T=12, E=4)
+WITHOUT_A_ROW = {ZeroComputation: ZeroComputation(2, 1)}
+"""Classes that the catalogue does not build."""
+ROUTERS = [
+    next(iter(entry.rows.values()))(SHAPE) if entry.rows else WITHOUT_A_ROW[entry.kind]
+    for entry in REGISTERED
+]
+every_router = pytest.mark.parametrize("router", ROUTERS, ids=lambda router: type(router).__name__)
+
+BY_TYPE = {
+    int: [*NO_NUMBER, -1, 1.5],
+    float: NO_NUMBER,
+    bool: FLAG,
+    str: SCORE,
+    CapacityFactor: CAPACITY,
 }
-SHARED = {"score": SCORE, "normalise": NORMALISE}
+"""Type of an option -> what it must refuse; `str` is the name of a score function."""
+RANGE = {
+    "k": [0, -1],
+    "groups": [0],
+    "top_groups": [0, 99],
+    "iterations": [0],
+    "rounds": [0],
+    "window": [0],
+    "most": [0],
+    "seed": [2**63, 0.5],
+    "temperature": [0, -1.0],
+    "tolerance": [-1e-9],
+    "epsilon": [0, -1.0],
+    "tau": [0, -1.0],
+    "factor": [0, -1.0],
+    "p": [0, -1.0, 1.01],
+    "place": [-1e-9, 1.01],
+    "truncate": [-1e-9, 1.0],
+    "budget": [0, -1.0],
+    "alpha": [0],
+    "rate": [-1e-9],
+    "std": [
+        *(one for one in NO_NUMBER if not isinstance(one, Tensor)),
+        -1e-9,
+        torch.tensor([1, 2]),
+        torch.tensor([-1.0]),
+        torch.tensor([NAN]),
+        torch.eye(2).to_sparse(),
+        torch.ones(2, device="meta"),
+    ],
+    "token_ids": [[1, 2], 1, "a", torch.ones(2), torch.tensor([True])],
+}
+"""Name of an option -> what else it must refuse, in any router that has it."""
+MORE = {
+    "Entmax alpha": [1, 1.7],
+    "EntmaxBudget alpha": [1, 1.7],
+    "EntmaxBudget budget": [0.5],
+    "Threshold value": [-1, -1e-9, 1.01],
+    "Unified rate": [1.01],
+    "RunningThreshold rate": [1.01],
+    "OnlineBIP capacity": [257],
+}
+"""What one router alone must refuse."""
 
 
-def names(kind):
-    return {field.name for field in fields(kind)}
+def types_of(hint):
+    """The types that an annotation allows; a `Literal` counts as one."""
+    inside = [hint] if get_origin(hint) in (None, Literal) else get_args(hint)
+    return {Literal if get_origin(one) is Literal else one for one in inside}
+
+
+def refused(router, name):
+    """What an option of a router must refuse, by its type, its name and the router."""
+    types = types_of(get_type_hints(type(router))[name])
+    wrong = list(RANGE.get(name, [])) + MORE.get(f"{type(router).__name__} {name}", [])
+    if Literal in types:
+        wrong += NAME
+    elif Tensor not in types:
+        kinds = [kind for kind in (CapacityFactor, bool, int, float, str) if kind in types]
+        assert kinds, f"say in BY_TYPE what {type(router).__name__}.{name} must refuse"
+        wrong += BY_TYPE[kinds[0]]
+    return [one for one in wrong if not (one is None and NoneType in types)]
 
 
 REFUSED = [
-    pytest.param(kind, built, name, wrong, id=f"{kind.__name__} {name}={wrong!r}")
-    for kind, (built, table) in OPTIONS.items()
-    for name, values in (table | {n: SHARED[n] for n in SHARED if n in names(kind)}).items()
-    for wrong in values
+    pytest.param(router, field.name, wrong, id=f"{type(router).__name__} {field.name}={wrong!r}")
+    for router in ROUTERS
+    for field in fields(router)
+    for wrong in refused(router, field.name)
 ]
 
 
@@ -199,70 +132,85 @@ def answer(router, logits):
     return taken[0] if isinstance(router, StatefulRouter) else taken
 
 
-def test_the_table_holds_every_option_of_every_router():
-    elsewhere = {routers.PriceRouter, routers.FixedPrices, routers.SoftTopK}
-    public = [getattr(routers, name) for name in routers.__all__]
-    kinds = [kind for kind in public if is_dataclass(kind) and isinstance(kind, type)]
-    rules = {kind for kind in kinds if issubclass(kind, Router | StatefulRouter)}
-    assert rules - elsewhere | {CapacityFactor} == set(OPTIONS)
-    for kind, (_, table) in OPTIONS.items():
-        assert names(kind) == set(table) | (set(SHARED) & names(kind))
+def test_every_registered_class_is_exported_under_its_name():
+    for entry in REGISTERED:
+        assert getattr(lpr.routers, entry.kind.__name__) is entry.kind
+        assert entry.kind.__name__ in lpr.routers.__all__
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
-def test_score_and_normalise_are_given_by_keyword_only(kind):
-    shared = [field for field in fields(kind) if field.name in SHARED]
+def test_every_option_has_something_that_it_refuses():
+    tested = {(type(param.values[0]), param.values[1]) for param in REFUSED}
+    every = {(type(router), field.name) for router in ROUTERS for field in fields(router)}
+    assert every == tested
+
+
+@every_router
+def test_score_and_normalise_are_given_by_keyword_only(router):
+    shared = [field for field in fields(router) if field.name in ("score", "normalise")]
     assert all(field.kw_only for field in shared)
-    positional = [field for field in fields(kind) if not field.kw_only]
+    positional = [field for field in fields(router) if not field.kw_only]
     if shared:
         with pytest.raises(TypeError, match="positional"):
-            kind(*[2] * len(positional), "softmax")
+            type(router)(*[2] * len(positional), "softmax")
 
 
-@pytest.mark.parametrize(("kind", "built", "name", "wrong"), REFUSED)
-def test_a_wrong_option_is_refused_by_its_name(kind, built, name, wrong):
+@pytest.mark.parametrize(("router", "name", "wrong"), REFUSED)
+def test_a_wrong_option_is_refused_by_its_name(router, name, wrong):
     with pytest.raises(lpr.InputError, match=name):
-        kind(**{**built, name: wrong})
+        replace(router, **{name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("factor", wrong) for wrong in [*NO_NUMBER, 0, -1.0]]
+    + [("formula", wrong) for wrong in NAME]
+    + [("minimum", wrong) for wrong in [*NO_NUMBER, -1, 1.5]]
+    + [("alignment", wrong) for wrong in [*NO_NUMBER, 0, -1, 1.5]],
+)
+def test_a_wrong_part_of_a_capacity_factor_is_refused_by_its_name(name, wrong):
+    with pytest.raises(lpr.InputError, match=name):
+        CapacityFactor(**{"factor": 1.0, name: wrong})
 
 
 LOGITS = torch.randn(2, 12, 4, generator=torch.Generator().manual_seed(0)).abs()
-WHOLE = {"k", "groups", "top_groups", "iterations", "rounds", "window", "free", "seed", "capacity"}
-REAL = {"rate", "place", "temperature", "tolerance", "epsilon", "p", "value", "std", "tau"} | {
-    "budget",
-    "start",
-    "alpha",
-    "factor",
-}
-SMALL = {"place": 0.5, "rate": 0.5, "start": 0.5, "epsilon": 0.5, "seed": 3, "tau": 0.5, "std": 0.5}
-GIVEN = {"rounds": 2, "iterations": 8, "temperature": 0.5, "tolerance": 0.5, "capacity": 12}
+GIVEN = {"iterations": 8, "rounds": 2, "budget": 2.0, "factor": 2.0, "capacity": 12, "value": 0.25}
+"""Values that all number types hold, for options whose present one is None or not such."""
 
 
-@pytest.mark.parametrize("kind", [kind for kind in OPTIONS if kind is not CapacityFactor])
-def test_numbers_of_every_type_are_the_same_option(kind):
-    built, table = OPTIONS[kind]
-    for name in (WHOLE | REAL) & set(table):
-        value = {**SMALL, **GIVEN, "factor": 2.0, "alpha": 2, **built}.get(name, 1)
-        plain = answer(kind(**{**built, name: value}), LOGITS)
+def numbers_of(router):
+    """(option, value) of all options that are numbers, the value the same in float32."""
+    hints = get_type_hints(type(router))
+    for field in fields(router):
+        types = types_of(hints[field.name])
+        if bool in types or not types & {int, float}:
+            continue
+        real, value = float in types, GIVEN.get(field.name, getattr(router, field.name))
+        if value is None or (real and value != float(np.float32(value))):
+            value = 0.5 if real else 1
+        yield field.name, value, real
+
+
+@every_router
+def test_numbers_of_every_type_are_the_same_option(router):
+    for name, value, real in numbers_of(router):
+        plain = replace(router, **{name: value})
+        expected = answer(plain, LOGITS)
         others = [np.float64(value), np.float32(value)]
-        if name in WHOLE:
+        if not real:
             others = [np.int64(value), np.int32(value), float(value), torch.tensor(value)]
         for other in others:
-            router = kind(**{**built, name: other})
-            given = answer(router, LOGITS)
-            assert torch.equal(given.x, plain.x), (name, type(other))
-            assert torch.equal(given.weights, plain.weights), (name, type(other))
-            assert given.weights.dtype == plain.weights.dtype
-            assert router.causal == kind(**{**built, name: value}).causal
+            given = replace(router, **{name: other})
+            taken = answer(given, LOGITS)
+            assert torch.equal(taken.x, expected.x), (name, type(other))
+            assert torch.equal(taken.weights, expected.weights), (name, type(other))
+            assert taken.weights.dtype == expected.weights.dtype
+            assert given.causal == plain.causal
 
 
 def test_a_truth_of_numpy_is_a_truth():
     assert torch.equal(
         Unified(1, serve_all=np.True_)(LOGITS).x, Unified(1, serve_all=True)(LOGITS).x
     )
-
-
-ROUTERS = [kind(**built) for kind, (built, _) in OPTIONS.items() if kind is not CapacityFactor]
-every_router = pytest.mark.parametrize("router", ROUTERS, ids=lambda router: type(router).__name__)
 
 
 @every_router

@@ -1,45 +1,33 @@
-"""Every router of the catalogue on logits that tie: constant ones, and experts or tokens alike."""
+"""Every router of the catalogue on logits that tie: constant ones, and experts or tokens alike.
+
+A law is tested on every router that breaks ties by index, but for those named here with a reason;
+`Router` says the rule.
+"""
 
 import pytest
 import torch
 
 from lp_routing.routers import CATALOGUE, Shape, StatefulRouter
 
+AT = Shape(2, 8, 16, 8)
+WHOLE = {name for name, build in CATALOGUE.items() if build(AT).ties == "any"}
+BY_INDEX = [name for name in CATALOGUE if name not in WHOLE]
 BY_CHANCE = {"noisy top-k", "sampled", "hash", "random"}
-WHOLE = {
-    "auction",
-    "sinkhorn, balanced",
-    "capped expert choice, capped",
-    "maxscore",
-    "maxscore flow",
-    "prices",
-    "fixed prices",
-}
-"""Settle a whole assignment at once; `Router` says that no rule of index decides theirs."""
+"""Draw who is taken where logits are equal ("random second" does not: its second is certain)."""
 LEVEL = {"ReLU", "threshold", "running threshold"}
 """What they take depends on the level of the logits, or of a score, not on who is better."""
-ROW_WISE = {
-    "top-k",
-    "drop by score",
-    "drop by position, rank-major",
-    "drop by position, token-major",
-    "group-limited top-k",
-    "batch prioritised",
-    "random second",
-    "sinkhorn, top-k",
-    "loss-free",
-    "quantile balancing",
-    "quantile balancing, middle",
-    "BIP",
-    "BIP, online",
+NOT_K_EACH = {
+    *("expert choice", "capped expert choice, top-c", "unified", "served unified"),
+    *("soft top-k", "entmax", "entmax, budget", "top-p"),
 }
-"""Tokens take k experts each, some of which may be dropped afterwards."""
+"""Tokens take other numbers of experts than k."""
 DROPPING = {
     "drop by score",
     "drop by position, rank-major",
     "drop by position, token-major",
     "batch prioritised",
     "random second",
+    "fixed prices",
 }
 """The first of two experts alike may drop a token that the second keeps."""
 SHAPES = [(1, 17), (7, 13), (9, 17), (12, 6), (33, 4)]
@@ -73,6 +61,12 @@ def jumped(taken, source):
     return int((passed & earlier[..., None]).sum())
 
 
+def test_rules_that_settle_a_whole_assignment_say_so():
+    assert {"auction", "maxscore", "sinkhorn, balanced", "prices"} <= WHOLE
+    assert {"top-k", "sinkhorn, top-k", "fixed prices"} <= set(BY_INDEX)
+    assert set(BY_INDEX) >= BY_CHANCE | LEVEL | NOT_K_EACH | DROPPING
+
+
 def test_a_jump_is_found():
     taken = torch.tensor([[True, False], [False, True], [True, True]])
     assert jumped(taken, torch.tensor([0, 1, 2])) == 0
@@ -80,7 +74,7 @@ def test_a_jump_is_found():
     assert jumped(taken, torch.tensor([0, 0, 0])) == 3
 
 
-@pytest.mark.parametrize("name", [n for n in CATALOGUE if n not in WHOLE | LEVEL])
+@pytest.mark.parametrize("name", [n for n in BY_INDEX if n not in LEVEL])
 def test_equal_logits_of_every_level_are_routed_alike(name):
     draw = torch.Generator().manual_seed(0)
     for T, E in SHAPES:
@@ -90,7 +84,7 @@ def test_equal_logits_of_every_level_are_routed_alike(name):
                 assert torch.equal(routed(name, torch.full((T, E), level, dtype=dtype)), expected)
 
 
-@pytest.mark.parametrize("name", sorted(ROW_WISE))
+@pytest.mark.parametrize("name", [n for n in BY_INDEX if n not in BY_CHANCE | LEVEL | NOT_K_EACH])
 def test_tokens_with_equal_logits_take_the_lowest_experts(name):
     for T, E in SHAPES:
         taken = routed(name, torch.full((T, E), -2.9277071952819824))
@@ -100,7 +94,7 @@ def test_tokens_with_equal_logits_take_the_lowest_experts(name):
 
 @pytest.mark.parametrize(
     "name",
-    [n for n in CATALOGUE if n not in WHOLE | BY_CHANCE | DROPPING | {"group-limited top-k"}],
+    [n for n in BY_INDEX if n not in BY_CHANCE | DROPPING | {"group-limited top-k"}],
 )
 def test_of_experts_alike_a_token_takes_the_lower_ones(name):
     draw = torch.Generator().manual_seed(1)
@@ -111,7 +105,7 @@ def test_of_experts_alike_a_token_takes_the_lower_ones(name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in CATALOGUE if n not in WHOLE | BY_CHANCE | {"random second", "BIP, online"}]
+    "name", [n for n in BY_INDEX if n not in BY_CHANCE | {"random second", "BIP, online"}]
 )
 def test_of_tokens_alike_an_expert_takes_the_earlier_ones(name):
     draw = torch.Generator().manual_seed(2)

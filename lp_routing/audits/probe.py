@@ -290,7 +290,7 @@ class AuditedRouter:
         """The chosen pairs, boolean, of the shape of the logits.
 
         Raises:
-            NoRouterOutput: the router raised, was too late, or returned what names no pairs.
+            NoRouterOutput: the router raised, took too long, or returned what names no pairs.
         """
         devices = [logits.device] if logits.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # the caller's random numbers stay as they are

@@ -199,7 +199,9 @@ class SoftTopK(Router):
     def select(self, scores: Tensor) -> Tensor:
         """Where p is above 0 and not below `truncate`, the `most` largest; boolean (..., T, E)."""
         active = (scores >= self.truncate) & (scores > 0)
-        return active if self.most is None else active & largest(scores, self.most)
+        if self.most is None:
+            return active
+        return active & largest(scores, as_int(self.most, "most", 1))
 
     def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
         """p of the active pairs, divided as `normalise` says; (..., T, E)."""
