@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import lp_routing as lpr
 from lp_routing.cli.gap import gap, own_score, parse_routers
-from lp_routing.cli.named import PROBLEMS
+from lp_routing.cli.options import PROBLEMS
 from lp_routing.evaluation.compare import comparisons
 from lp_routing.routers import CATALOGUE, Shape, TopK, router
 

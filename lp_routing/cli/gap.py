@@ -22,8 +22,8 @@ from rich.markup import escape
 from torch import Tensor
 
 from lp_routing import traces
-from lp_routing.cli.named import PROBLEMS, stated
 from lp_routing.cli.options import (
+    PROBLEMS,
     capacity_factor_option,
     check_writable,
     file_argument,
@@ -33,6 +33,7 @@ from lp_routing.cli.options import (
     parse_layers,
     parse_tokens,
     score_option,
+    stated,
     tokens_option,
     versions,
     write_whole,

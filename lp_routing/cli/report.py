@@ -18,7 +18,6 @@ from lp_routing.audits import audit
 from lp_routing.claims import CLAIMS
 from lp_routing.claims.claim import check_all
 from lp_routing.cli.gap import parse_routers
-from lp_routing.cli.named import stated
 from lp_routing.cli.options import (
     capacity_factor_option,
     check_writable,
@@ -29,6 +28,7 @@ from lp_routing.cli.options import (
     parse_layers,
     parse_tokens,
     score_option,
+    stated,
     tokens_option,
     versions,
     write_whole,
@@ -40,11 +40,12 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.report.document import Asked, Outcome
 from lp_routing.report.figures import figures_section
 from lp_routing.report.frontier import bought
-from lp_routing.report.layer_results import Examined, built, examine
+from lp_routing.report.layer_results import Examined, examine
 from lp_routing.report.plots import check_drawable
 from lp_routing.report.report import Found, worst
 from lp_routing.report.report import report as page_of
 from lp_routing.routers import CATALOGUE, Shape
+from lp_routing.routers.catalogue import router
 from lp_routing.traces import Trace
 from lp_routing.validation import as_int
 
@@ -229,4 +230,4 @@ def _audited(asked: Asked, chosen: Callable[[], Examined | None], name: str) -> 
     if each is None:
         raise InputError("no layer could be examined.")
     bounds = RoutingProblem(each.logits, experts=at_most(asked.capacity))
-    return audit(built(name, each.shape, asked.seed), each.logits, problem=bounds)
+    return audit(router(name, each.shape, seed=asked.seed), each.logits, problem=bounds)

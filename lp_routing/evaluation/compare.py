@@ -9,7 +9,7 @@ logits that these tell, never with the scores.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -373,16 +373,12 @@ def _itself(given: Any) -> Any:
 
 
 def _by_name(name: str, problem: RoutingProblem, shape: Shape, seed: int) -> Callable[[], Any]:
-    """What builds a catalogue router, with the seed where it has one, or the exact solver."""
-    if name != OPTIMUM and name not in CATALOGUE:
+    """What builds a catalogue router, or the exact solver."""
+    if name == OPTIMUM:
+        return partial(Optimum, problem)
+    if name not in CATALOGUE:
         router(name, shape)  # says which names there are
-
-    def build() -> Any:
-        built: Any = Optimum(problem) if name == OPTIMUM else router(name, shape)
-        seeded = is_dataclass(built) and any(f.name == "seed" for f in fields(built))
-        return replace(built, seed=seed) if seeded else built
-
-    return build
+    return partial(router, name, shape, seed=seed)
 
 
 def _batches(warm_on: Sequence[Tensor] | None, warm_up: int, E: int) -> list[Tensor]:

@@ -7,7 +7,7 @@ is killed within a layer loses only the point at work.
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, isfinite
 from pathlib import Path
@@ -355,17 +355,10 @@ def _router_curve(
         return capacity(worth, shape(n).k, shape(n).capacity)
 
     def make(n: int) -> Any:
-        return _router(name, shape(n), settings.seed)
+        return router(name, shape(n), seed=settings.seed)
 
     found = router_curve(make, tried, problem, logits)
     return replace(found, name=name)
-
-
-def _router(name: str, shape: Shape, seed: int) -> Any:
-    """The router of that name, with the seed where it draws."""
-    built: Any = router(name, shape)
-    seeded = is_dataclass(built) and any(f.name == "seed" for f in fields(built))
-    return replace(built, seed=seed) if seeded else built
 
 
 def _summed(curves: Sequence[RouterCurve]) -> RouterCurve:

@@ -18,8 +18,9 @@ from lp_routing.report.document import (
     attempted,
     quoted,
 )
-from lp_routing.report.layer_results import Examined, built
+from lp_routing.report.layer_results import Examined
 from lp_routing.report.plots import as_svg
+from lp_routing.routers.catalogue import router
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -89,14 +90,14 @@ def _figures(asked: Asked, each: Examined) -> list[tuple[str, Draw, str]]:
         (
             "Causality",
             lambda: plots.causality(
-                causality_map(built(main, each.shape, asked.seed), each.logits), name=main
+                causality_map(router(main, each.shape, seed=asked.seed), each.logits), name=main
             ),
             f"Which tokens {called} sends elsewhere once later tokens come.",
         ),
         (
             "Precision",
             lambda: plots.precision_flips(
-                precision_flips(built(main, each.shape, asked.seed), each.logits), name=main
+                precision_flips(router(main, each.shape, seed=asked.seed), each.logits), name=main
             ),
             "Which choices do not survive logits of fewer bits, by how narrowly they were made.",
         ),

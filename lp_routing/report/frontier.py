@@ -40,9 +40,10 @@ from lp_routing.report.document import (
     quoted,
 )
 from lp_routing.report.figures import drawn
-from lp_routing.report.layer_results import Examined, built
+from lp_routing.report.layer_results import Examined
 from lp_routing.report.plots.frontier import RouterPoints
 from lp_routing.routers.base import AnyRouter
+from lp_routing.routers.catalogue import router
 from lp_routing.solvers.base import SolverResult
 from lp_routing.solvers.solve import Status, solve
 
@@ -328,7 +329,7 @@ def bought(asked: Asked, each: Examined | None) -> Bought:
 
     def curve_of(name: str) -> RouterPoints:
         def make(capacity: int) -> AnyRouter:
-            return built(name, layer.shape._replace(capacity=capacity), asked.seed)
+            return router(name, layer.shape._replace(capacity=capacity), seed=asked.seed)
 
         own: Any = frontier.router_curve(make, some, problem_at, layer.logits)
         named: RouterPoints = replace(own, name=name)

@@ -1,7 +1,7 @@
 """One layer examined: its optimum with an exact certificate, and every router judged by it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
@@ -89,14 +89,6 @@ def examine(
     return Examined(layer, logits, problem, shape, solution, certificate, rows, taken, main)
 
 
-def built(name: str, shape: Shape, seed: int) -> AnyRouter:
-    """The router of that name, with the seed where it has one."""
-    found: Any = router(name, shape)
-    seeded = is_dataclass(found) and any(f.name == "seed" for f in fields(found))
-    finished: AnyRouter = replace(found, seed=seed) if seeded else found
-    return finished
-
-
 def cold(found: AnyRouter, logits: Tensor) -> Tensor:
     """What a router takes on its first batch, amounts (T, E)."""
     answer: Any = found(logits.clone())
@@ -106,7 +98,7 @@ def cold(found: AnyRouter, logits: Tensor) -> Tensor:
 def _taken(name: str, shape: Shape, seed: int, logits: Tensor) -> Assignment | None:
     """None where the router gives no answer; its row says why."""
     try:
-        return Assignment(cold(built(name, shape, seed), logits))
+        return Assignment(cold(router(name, shape, seed=seed), logits))
     except Exception:
         return None
 

@@ -6,7 +6,8 @@ and comparisons offer by name), into the documentation and under the tests that 
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 from lp_routing.errors import InputError
 from lp_routing.routers.base import AnyRouter, Rule
@@ -90,8 +91,13 @@ def register(family: str, rows: Mapping[str, Build]) -> Callable[[Kind], Kind]:
     return enter
 
 
-def router(name: str, shape: Shape) -> AnyRouter:
+def router(name: str, shape: Shape, *, seed: int = 0) -> AnyRouter:
     """The router of that name.
+
+    Args:
+        name: of the catalogue.
+        shape: what it is built for.
+        seed: of a router that draws at random; others have none.
 
     Raises:
         InputError: an unknown name, with those that there are; a shape that no logits have.
@@ -103,4 +109,7 @@ def router(name: str, shape: Shape) -> AnyRouter:
         )
     if name not in CATALOGUE:
         raise InputError(f"router {name!r}: expected one of {', '.join(CATALOGUE)}.")
-    return CATALOGUE[name](shape)
+    built: Any = CATALOGUE[name](shape)
+    draws = is_dataclass(built) and any(field.name == "seed" for field in fields(built))
+    found: AnyRouter = replace(built, seed=seed) if draws else built
+    return found
