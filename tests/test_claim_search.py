@@ -6,7 +6,7 @@ import lp_routing as lpr
 from lp_routing.claims import CLAIMS, smallest
 from lp_routing.claims.claim import matrices, smallest_case
 
-SEARCHED = [claim for claim in CLAIMS if claim.breaks]
+SEARCHED = [claim for claim in CLAIMS if claim.refutes_statement]
 
 
 def test_the_fewest_pairs_come_first_and_rows_in_one_order():
@@ -44,9 +44,9 @@ def test_a_case_no_larger_than_the_one_worked_by_hand_is_found(claim):
     found = smallest_case(claim)
     assert found.scores is not None
     assert found.scores.numel() <= claim.counterexample.tensor().numel()
-    assert claim.breaks(found.scores) == found.says
+    assert claim.refutes_statement(found.scores) == found.says
 
 
 def test_a_claim_without_counterexample_has_nothing_to_search_for():
     with pytest.raises(lpr.InputError, match="no counterexample"):
-        smallest_case(next(claim for claim in CLAIMS if claim.breaks is None))
+        smallest_case(next(claim for claim in CLAIMS if claim.refutes_statement is None))

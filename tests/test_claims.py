@@ -32,26 +32,26 @@ def test_every_claim_is_complete(claim):
         assert getattr(claim, name).strip(), name
     assert claim.statement.endswith(".")
     assert claim.reason.endswith(".")
-    assert (claim.counterexample is not None) == (claim.breaks is not None)
+    assert (claim.counterexample is not None) == (claim.refutes_statement is not None)
     if claim.verdict in FALSE:
         assert claim.counterexample is not None
         assert claim.counterexample.story
     if claim.verdict in (Verdict.HOLDS, Verdict.CONDITIONAL):
-        assert claim.betrays is not None
+        assert claim.refutes_verdict is not None
 
 
-@pytest.mark.parametrize("claim", [c for c in CLAIMS if c.breaks], ids=lambda c: c.id)
+@pytest.mark.parametrize("claim", [c for c in CLAIMS if c.refutes_statement], ids=lambda c: c.id)
 def test_the_counterexample_breaks_the_claim(claim):
-    assert claim.breaks(claim.counterexample.tensor())
+    assert claim.refutes_statement(claim.counterexample.tensor())
 
 
 @EACH
 def test_a_check_without_a_working_counterexample_does_not_agree(claim):
-    if claim.breaks is None:
+    if claim.refutes_statement is None:
         pytest.skip("the claim has no counterexample")
     logits = torch.randn(2, 32, 8, generator=torch.Generator().manual_seed(0))
     assert claim.check(logits).agrees is not False
-    assert replace(claim, breaks=lambda _: None).check(logits).agrees is False
+    assert replace(claim, refutes_statement=lambda _: None).check(logits).agrees is False
 
 
 whole = st.integers(0, 3)
@@ -65,12 +65,12 @@ def matrices(draw):
     return torch.tensor(rows, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("claim", [c for c in CLAIMS if c.betrays], ids=lambda c: c.id)
+@pytest.mark.parametrize("claim", [c for c in CLAIMS if c.refutes_verdict], ids=lambda c: c.id)
 def test_a_hunt_against_the_verdict_finds_nothing(claim):
     @given(matrices())
     @settings(max_examples=30)
     def hunt(scores):
-        assert claim.betrays(scores) is None
+        assert claim.refutes_verdict(scores) is None
 
     hunt()
 

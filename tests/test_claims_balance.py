@@ -20,7 +20,7 @@ from lp_routing.claims import (
 )
 from lp_routing.claims.base_layers import O4, released_auction
 from lp_routing.claims.bip import O1
-from lp_routing.claims.claim import Subject, Verdict, smallest
+from lp_routing.claims.claim import ClaimInput, Verdict, smallest
 from lp_routing.claims.expert_choice import O7
 from lp_routing.claims.helpers import (
     balanced_dual,
@@ -106,11 +106,11 @@ def test_the_dual_is_that_of_the_library(scores):
 
 
 def test_tokens_are_cut_to_equal_shares():
-    given_ = Subject(torch.zeros(2, 11, 4), 2)
+    given_ = ClaimInput(torch.zeros(2, 11, 4), 2)
     assert equally_shared(given_, 2).shape == (2, 10, 4)
     assert equally_shared(given_, 1).shape == (2, 8, 4)
     assert equally_shared(given_, 1, most=6).shape == (2, 4, 4)
-    assert equally_shared(Subject(torch.zeros(1, 3, 4), 1), 1) is None
+    assert equally_shared(ClaimInput(torch.zeros(1, 3, 4), 1), 1) is None
 
 
 def test_numbers_in_words():
@@ -127,12 +127,12 @@ def test_numbers_in_words():
 @pytest.mark.parametrize("claim", FAILING, ids=ids)
 def test_the_counterexample_breaks_the_claim_and_not_the_verdict(claim):
     scores = claim.counterexample.tensor()
-    assert claim.breaks(scores)
-    assert claim.betrays(scores) is None
+    assert claim.refutes_statement(scores)
+    assert claim.refutes_verdict(scores) is None
 
 
 def found(claim, **options):
-    return smallest(claim.breaks, **options).scores.tolist()
+    return smallest(claim.refutes_statement, **options).scores.tolist()
 
 
 def test_the_smallest_that_breaks_bip():
@@ -193,14 +193,14 @@ def test_the_released_auction_by_hand():
     scores = O4.counterexample.tensor()
     assert released_auction(scores).int().tolist() == [[0, 1], [0, 1], [1, 0], [1, 0]]
     assert exactly_balanced(scores, 1) == 4
-    assert O4.betrays(scores) is None
+    assert O4.refutes_verdict(scores) is None
 
 
 def test_the_released_auction_without_ties():
     scores = torch.tensor([[36.0, 48.0], [12.0, 20.0], [29.0, 41.0], [11.0, 31.0]]).double()
     # The best, by differences 12, 8, 12, 20: expert 2 for tokens 4 and 1 (or 3), 31 + 48 + 12 + 29.
     assert exactly_balanced(scores, 1) == 120
-    assert base_layers.breaks(scores) == (
+    assert base_layers.refutes_statement(scores) == (
         "The released rule's assignment is worth 116, the best one 120."
     )
 
@@ -208,10 +208,10 @@ def test_the_released_auction_without_ties():
 def test_the_released_auction_where_it_is_right_and_where_it_does_not_end():
     apart = torch.tensor([[3.0, 0.0], [0.0, 3.0]]).double()
     assert released_auction(apart).int().tolist() == [[1, 0], [0, 1]]
-    assert base_layers.breaks(apart) is None
+    assert base_layers.refutes_statement(apart) is None
     uneven = torch.tensor([[3.0, 0.0], [0.0, 3.0], [1.0, 1.5]]).double()  # two bids, three tokens
     assert released_auction(uneven, 300) is None
-    assert base_layers.breaks(uneven) is None  # it is not asked: E does not divide T
+    assert base_layers.refutes_statement(uneven) is None  # it is not asked: E does not divide T
 
 
 def test_sinkhorn_by_hand():
@@ -255,41 +255,41 @@ def test_capped_expert_choice_by_hand():
 @settings(max_examples=40)
 @given(tables(cells=16))
 def test_nothing_betrays_bip(scores):
-    assert O1.betrays(scores) is None
+    assert O1.refutes_verdict(scores) is None
 
 
 @given(tables(cells=16, unit=0.25))
 def test_nothing_betrays_loss_free(scores):
-    assert O2.betrays(scores) is None
+    assert O2.refutes_verdict(scores) is None
 
 
 @given(tables())
 def test_nothing_betrays_quantile_balancing(scores):
-    assert O3.betrays(scores) is None
+    assert O3.refutes_verdict(scores) is None
 
 
 @settings(max_examples=40)
 @given(tables(4))
 def test_nothing_betrays_the_auction(scores):
-    assert O4.betrays(scores) is None
+    assert O4.refutes_verdict(scores) is None
 
 
 @settings(max_examples=40)
 @given(tables(4))
 def test_nothing_betrays_sinkhorn(scores):
-    assert O5.betrays(scores) is None
+    assert O5.refutes_verdict(scores) is None
 
 
 @settings(max_examples=25)
 @given(tables(4, 12))
 def test_nothing_betrays_max_score(scores):
-    assert O6.betrays(scores) is None
+    assert O6.refutes_verdict(scores) is None
 
 
 @settings(max_examples=25)
 @given(tables(3, 9))
 def test_nothing_betrays_capped_expert_choice(scores):
-    assert O7.betrays(scores) is None
+    assert O7.refutes_verdict(scores) is None
 
 
 # --- evidence -------------------------------------------------------------------------------------
@@ -340,14 +340,14 @@ def test_turns_that_raise_the_bound_are_noticed(monkeypatch):
             return super().step(scores, state)[0], dearer(0.5)(scores, state)
 
     monkeypatch.setattr(bip, "BIP", Worse)
-    assert O1.examine(Subject(SOME, 2)).agrees is False
-    assert O1.betrays(O1.counterexample.tensor())
+    assert O1.examine(ClaimInput(SOME, 2)).agrees is False
+    assert O1.refutes_verdict(O1.counterexample.tensor())
 
 
 def test_a_bound_below_the_optimum_is_noticed(monkeypatch):
     monkeypatch.setattr(bip, "at_most_dual", lambda *_: 0.0)
-    assert O1.examine(Subject(SOME, 2)).agrees is False
-    assert O1.betrays(O1.counterexample.tensor())
+    assert O1.examine(ClaimInput(SOME, 2)).agrees is False
+    assert O1.refutes_verdict(O1.counterexample.tensor())
 
 
 @pytest.mark.parametrize("fault", ["sign", "size"])
@@ -359,21 +359,21 @@ def test_a_bias_that_goes_elsewhere_is_noticed(monkeypatch, fault):
             return chosen, state + (-moved if fault == "sign" else 2 * moved)
 
     monkeypatch.setattr(loss_free, "LossFree", Wrong)
-    assert O2.examine(Subject(SOME, 2)).agrees is False
-    assert O2.betrays(torch.tensor([[1.0, 0.0], [1.0, 0.0]]).double())
+    assert O2.examine(ClaimInput(SOME, 2)).agrees is False
+    assert O2.refutes_verdict(torch.tensor([[1.0, 0.0], [1.0, 0.0]]).double())
 
 
 def test_a_slope_that_is_no_subgradient_is_noticed(monkeypatch):
     true = loss_free.dual_slope
     monkeypatch.setattr(loss_free, "dual_slope", lambda *given: 3 * true(*given))
-    assert O2.examine(Subject(SOME, 2)).agrees is False
-    assert O2.betrays(torch.tensor([[1.0, 0.0], [1.0, 0.0]]).double())
+    assert O2.examine(ClaimInput(SOME, 2)).agrees is False
+    assert O2.refutes_verdict(torch.tensor([[1.0, 0.0], [1.0, 0.0]]).double())
 
 
 def test_rounds_that_raise_the_bound_are_noticed(monkeypatch):
     monkeypatch.setattr(quantile_balancing, "balancing_round", dearer(1.0))
-    assert O3.examine(Subject(SOME, 2)).agrees is False
-    assert O3.betrays(O3.counterexample.tensor())
+    assert O3.examine(ClaimInput(SOME, 2)).agrees is False
+    assert O3.refutes_verdict(O3.counterexample.tensor())
 
 
 @pytest.mark.parametrize("fault", ["unbalanced", "poor"])
@@ -387,8 +387,8 @@ def test_an_auction_that_sells_badly_is_noticed(monkeypatch, fault):
     true = base_layers.auction
     monkeypatch.setattr(base_layers, "auction", worst)
     skewed = SOME + torch.tensor([9.0, 0.0, 0.0, 0.0])
-    assert O4.examine(Subject(skewed, 1)).agrees is False
-    assert O4.betrays(torch.tensor([[50.0, 0.0], [40.0, 0.0]]).double())
+    assert O4.examine(ClaimInput(skewed, 1)).agrees is False
+    assert O4.refutes_verdict(torch.tensor([[50.0, 0.0], [40.0, 0.0]]).double())
 
 
 def test_a_plan_that_is_not_balanced_is_noticed(monkeypatch):
@@ -399,14 +399,14 @@ def test_a_plan_that_is_not_balanced_is_noticed(monkeypatch):
 
     plans = sinkhorn.sinkhorn
     monkeypatch.setattr(sinkhorn, "sinkhorn", skewed)
-    assert O5.examine(Subject(SOME, 2)).agrees is False
-    assert O5.betrays(O5.counterexample.tensor())
+    assert O5.examine(ClaimInput(SOME, 2)).agrees is False
+    assert O5.refutes_verdict(O5.counterexample.tensor())
 
 
 def test_a_promise_that_is_not_kept_is_noticed(monkeypatch):
     monkeypatch.setattr(sinkhorn, "promised", lambda *_: (-99.0, -99.0, -99.0))
-    assert O5.examine(Subject(SOME, 2)).agrees is False
-    assert O5.betrays(O5.counterexample.tensor())
+    assert O5.examine(ClaimInput(SOME, 2)).agrees is False
+    assert O5.refutes_verdict(O5.counterexample.tensor())
 
 
 @pytest.mark.parametrize("fault", ["unbalanced", "too good"])
@@ -418,12 +418,12 @@ def test_two_phases_that_are_too_good_to_be_true_are_noticed(monkeypatch, fault)
     else:
         values, solved = SOME, max_score.balanced_optimum(torch.softmax(SOME[0], -1) / 2, 2)
         monkeypatch.setattr(max_score, "balanced_optimum", lambda *_: solved)
-    assert O6.examine(Subject(values, 2)).agrees is False
+    assert O6.examine(ClaimInput(values, 2)).agrees is False
 
 
 def test_a_flow_that_is_not_the_optimum_is_noticed(monkeypatch):
     monkeypatch.setattr(max_score, "MaxScoreFlow", MaxScore)
-    assert O6.betrays(O6.counterexample.tensor())
+    assert O6.refutes_verdict(O6.counterexample.tensor())
 
 
 def test_a_plan_above_the_cap_is_noticed(monkeypatch):
@@ -432,14 +432,14 @@ def test_a_plan_above_the_cap_is_noticed(monkeypatch):
 
     plans = expert_choice.capped_plan
     monkeypatch.setattr(expert_choice, "capped_plan", uncapped)
-    assert O7.examine(Subject(SOME, 1)).agrees is False
-    assert O7.betrays(O7.counterexample.tensor())
+    assert O7.examine(ClaimInput(SOME, 1)).agrees is False
+    assert O7.refutes_verdict(O7.counterexample.tensor())
 
 
 def test_a_promise_below_the_optimum_is_noticed(monkeypatch):
     monkeypatch.setattr(expert_choice, "promised", lambda *_: (0.0, 0.0, 0.0))
-    assert O7.examine(Subject(SOME, 1)).agrees is False
-    assert O7.betrays(O7.counterexample.tensor())
+    assert O7.examine(ClaimInput(SOME, 1)).agrees is False
+    assert O7.refutes_verdict(O7.counterexample.tensor())
 
 
 def test_the_claims_are_complete():
@@ -457,7 +457,7 @@ def test_the_claims_are_complete():
     for claim in CLAIMS:
         assert (claim.counterexample is None) == (claim.verdict is Verdict.HOLDS)
         assert claim.conditions or claim.verdict is not Verdict.CONDITIONAL
-        assert claim.betrays
+        assert claim.refutes_verdict
 
 
 def test_for_more_experts_a_token_only_the_bound_of_a_plan_is_compared():

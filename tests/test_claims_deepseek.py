@@ -18,20 +18,22 @@ LOGITS = torch.randn(2, 40, 32, generator=torch.Generator().manual_seed(0))
 
 def test_the_counterexample_breaks_both_proxies():
     scores = O8.counterexample.tensor()
-    assert O8.breaks(scores) == "k=3, token 0: 'max' keeps 19, the best choice 24."
+    assert O8.refutes_statement(scores) == "k=3, token 0: 'max' keeps 19, the best choice 24."
     assert [of_proxy(scores, 3, 2, 1, proxy).gap for proxy in ("max", "top2")] == [5, 5]
 
 
 def test_the_smallest_counterexample_is_one_token_and_four_experts():
     # (0, 1 | 1, 1): both groups have a 1, the first is opened and gives 0 + 1 of 2
-    found = smallest(O8.breaks, most_tokens=1, most_experts=4, entries=(0, 1))
+    found = smallest(O8.refutes_statement, most_tokens=1, most_experts=4, entries=(0, 1))
     assert found.scores.tolist() == [[0, 1, 1, 1]]
     assert found.says == "k=2, token 0: 'max' keeps 1, the best choice 2."
 
 
 def test_no_tie_is_needed():
     # the first group has the best score, 3 against 2, and the second the best two, 2 + 2
-    assert "'max' keeps 3, the best choice 4" in O8.breaks(torch.tensor([[3.0, 0.0, 2.0, 2.0]]))
+    assert "'max' keeps 3, the best choice 4" in O8.refutes_statement(
+        torch.tensor([[3.0, 0.0, 2.0, 2.0]])
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -40,7 +42,7 @@ def test_nothing_betrays_the_verdict(data):
     T, E = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
     rows = st.lists(st.integers(-2, 4), min_size=E, max_size=E)
     table = data.draw(st.lists(rows, min_size=T, max_size=T))
-    assert O8.betrays(torch.tensor(table, dtype=torch.float64)) is None
+    assert O8.refutes_verdict(torch.tensor(table, dtype=torch.float64)) is None
 
 
 def test_logits_give_numbers_and_a_sentence():
@@ -75,7 +77,7 @@ deepseek_best = deepseek.best_in_groups
 def test_a_wrong_best_choice_is_found_out(monkeypatch, amount):
     monkeypatch.setattr(deepseek, "best_in_groups", off_by(amount))
     assert O8.check(LOGITS).agrees is False
-    assert O8.betrays(torch.tensor([[1.0, 2.0, 3.0, 4.0]])) is not None
+    assert O8.refutes_verdict(torch.tensor([[1.0, 2.0, 3.0, 4.0]])) is not None
 
 
 def test_a_rule_that_is_not_what_it_should_be_is_found_out(monkeypatch):
@@ -84,7 +86,7 @@ def test_a_rule_that_is_not_what_it_should_be_is_found_out(monkeypatch):
 
     monkeypatch.setattr(deepseek, "_chosen", anywhere)
     assert O8.check(LOGITS).agrees is False
-    assert "keeps more than the best" in O8.betrays(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+    assert "keeps more than the best" in O8.refutes_verdict(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
 
 
 def test_a_proxy_that_misses_where_it_should_be_right_is_found_out(monkeypatch):
@@ -100,4 +102,4 @@ def test_a_proxy_that_misses_where_it_should_be_right_is_found_out(monkeypatch):
 def test_an_lp_below_the_best_choice_is_found_out(monkeypatch):
     monkeypatch.setattr(deepseek, "relaxed_in_groups", lambda *args: 0.0)
     assert O8.check(LOGITS).agrees is False
-    assert "the LP is worth less" in O8.betrays(torch.tensor([[1.0, 2.0, 1.0, 1.0]]))
+    assert "the LP is worth less" in O8.refutes_verdict(torch.tensor([[1.0, 2.0, 1.0, 1.0]]))

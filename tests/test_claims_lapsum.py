@@ -74,22 +74,22 @@ def test_a_wrong_soft_top_k_is_found_out(claim, monkeypatch):
 def test_one_that_does_not_sort_is_found_out(monkeypatch):
     monkeypatch.setattr(lapsum, "soft_top_k", lapsum.by_halving)
     assert S2.check(logits()).agrees is False
-    assert S2.breaks(logits()) is None
+    assert S2.refutes_statement(logits()) is None
 
 
 def test_certificates_that_are_too_small_are_found_out(monkeypatch):
     real = lapsum.soft_gap
     monkeypatch.setattr(lapsum, "soft_gap", lambda *a: (real(*a)[0], real(*a)[1] / 100))
     assert S7.check(logits()).agrees is False
-    assert S7.betrays(logits()) is not None
+    assert S7.refutes_verdict(logits()) is not None
 
 
 def test_an_operator_that_hardens_with_alpha_is_found_out(monkeypatch):
     real = lapsum.soft_gap
     monkeypatch.setattr(lapsum, "soft_gap", lambda r, k, alpha: real(r, k, 1 / alpha))
     assert S8.check(logits()).agrees is False
-    assert S8.betrays(logits()) is not None
-    assert S8.breaks(logits()) is None
+    assert S8.refutes_verdict(logits()) is not None
+    assert S8.refutes_statement(logits()) is None
 
 
 def test_layer_budgets_within_the_condition_ask_for_no_more_than_there_is():
@@ -103,4 +103,4 @@ def test_layer_budgets_within_the_condition_ask_for_no_more_than_there_is():
 def test_the_hunt_on_any_numbers_is_in_vain(rows):
     scores = torch.tensor(rows, dtype=torch.float64)
     for claim in (S1, S7, S8):
-        assert claim.betrays(scores) is None
+        assert claim.refutes_verdict(scores) is None

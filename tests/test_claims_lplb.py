@@ -18,11 +18,11 @@ LOGITS[:, :, 0] += 1.5
 
 def test_the_counterexample_is_stuck_at_two_where_one_is_possible():
     says = "Loads [2, 1, 0]: edge-wise ends with 2 tokens on a device, 1 is possible."
-    assert O9.breaks(O9.counterexample.tensor()) == says
+    assert O9.refutes_statement(O9.counterexample.tensor()) == says
 
 
 def test_no_counterexample_is_smaller_than_three_tokens_and_experts():
-    found = smallest(O9.breaks, entries=(0, 1))
+    found = smallest(O9.refutes_statement, entries=(0, 1))
     assert found.scores.shape == (3, 3)
     assert found.says.startswith("Loads [2, 1, 0]")
 
@@ -33,7 +33,7 @@ def test_nothing_betrays_the_verdict(data):
     T, E = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 5))
     rows = st.lists(st.integers(0, 2), min_size=E, max_size=E)
     table = data.draw(st.lists(rows, min_size=T, max_size=T))
-    assert O9.betrays(torch.tensor(table, dtype=torch.float64)) is None
+    assert O9.refutes_verdict(torch.tensor(table, dtype=torch.float64)) is None
 
 
 def test_logits_give_numbers_and_a_sentence():
@@ -78,7 +78,7 @@ def test_a_rule_that_stops_early_is_found_out(monkeypatch):
     assert O9.check(LOGITS).agrees is False
     # 6 tokens at home on device 0 of three, 3 on device 1
     table = torch.eye(3, dtype=torch.float64)[[0] * 6 + [1] * 3]
-    assert "edge-wise with fractions ends at 4.5" in O9.betrays(table)
+    assert "edge-wise with fractions ends at 4.5" in O9.refutes_verdict(table)
 
 
 def test_a_solver_that_is_off_is_found_out(monkeypatch):
@@ -88,4 +88,4 @@ def test_a_solver_that_is_off_is_found_out(monkeypatch):
 
     monkeypatch.setattr(lplb, "spread", off)
     assert O9.check(LOGITS).agrees is False
-    assert "the LP is not worth" in O9.betrays(torch.tensor([[1.0, 0.0]]))
+    assert "the LP is not worth" in O9.refutes_verdict(torch.tensor([[1.0, 0.0]]))

@@ -28,7 +28,7 @@ LOGITS = torch.randn(2, 150, 16, generator=torch.Generator().manual_seed(0))
     ],
 )
 def test_the_counterexample_breaks_the_statement_as_its_story_says(name, says):
-    assert CLAIMS[name].breaks(CLAIMS[name].counterexample.tensor()) == says
+    assert CLAIMS[name].refutes_statement(CLAIMS[name].counterexample.tensor()) == says
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_counterexample_breaks_the_statement_as_its_story_says(name, says):
     ],
 )
 def test_a_smallest_counterexample_is_found(name, entries, scores):
-    found = smallest(CLAIMS[name].breaks, entries=entries)
+    found = smallest(CLAIMS[name].refutes_statement, entries=entries)
     assert found.scores.tolist() == scores
     claim = CLAIMS[name].counterexample.tensor()
     assert found.scores.numel() <= claim.numel()
@@ -56,7 +56,7 @@ def test_nothing_betrays_the_verdict(name, data):
     T, E = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
     rows = st.lists(st.integers(-2, 4), min_size=E, max_size=E)
     table = data.draw(st.lists(rows, min_size=T, max_size=T))
-    assert CLAIMS[name].betrays(torch.tensor(table, dtype=torch.float64)) is None
+    assert CLAIMS[name].refutes_verdict(torch.tensor(table, dtype=torch.float64)) is None
 
 
 @pytest.mark.parametrize("name", list(CLAIMS))
@@ -103,7 +103,7 @@ def test_responses_that_do_not_follow_the_norms_are_found_out(monkeypatch):
 
     monkeypatch.setattr(compete_smoe, "competition_scores", weakest)
     assert O10A.check(LOGITS).agrees is False
-    assert O10A.betrays(torch.tensor([[1.0, 2.0]])) is not None
+    assert O10A.refutes_verdict(torch.tensor([[1.0, 2.0]])) is not None
 
 
 def test_two_costs_leave_no_gap_and_three_a_small_one():
@@ -123,7 +123,7 @@ def test_a_wrong_value_or_bound_under_a_budget_is_found_out(monkeypatch, change)
 
     monkeypatch.setattr(moe_plus_plus, "within_budget", faulty)
     assert O10B.check(LOGITS).agrees is False
-    assert O10B.betrays(torch.tensor([[0.0, 1.0], [1.0, 0.0]])) is not None
+    assert O10B.refutes_verdict(torch.tensor([[0.0, 1.0], [1.0, 0.0]])) is not None
 
 
 def test_money_that_is_overspent_is_found_out(monkeypatch):
@@ -150,7 +150,7 @@ def test_a_bound_that_is_too_low_is_found_out(monkeypatch):
 
     monkeypatch.setattr(expert_pruning, "bound_on_kept", low)
     assert O10C.check(LOGITS).agrees is False
-    assert "a bound is below" in O10C.betrays(torch.tensor([[1.0, 0.0]]))
+    assert "a bound is below" in O10C.refutes_verdict(torch.tensor([[1.0, 0.0]]))
 
 
 def test_a_greedy_choice_below_its_promise_is_found_out(monkeypatch):
@@ -159,7 +159,7 @@ def test_a_greedy_choice_below_its_promise_is_found_out(monkeypatch):
 
     monkeypatch.setattr(expert_pruning, "greedy", lazy)
     assert O10C.check(LOGITS).agrees is False
-    assert "greedy keeps 0" in O10C.betrays(torch.tensor([[1.0, 0.0]]))
+    assert "greedy keeps 0" in O10C.refutes_verdict(torch.tensor([[1.0, 0.0]]))
 
 
 def test_a_bound_or_choice_that_a_search_denies_is_named(monkeypatch):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lp_routing.claims import soft_moe
-from lp_routing.claims.claim import Verdict, smallest, subject
+from lp_routing.claims.claim import Verdict, claim_input, smallest
 from lp_routing.claims.soft_moe import CLAIMS, S3, S4, S5, S6
 from lp_routing.frontier.layers import best_budgets
 from lp_routing.routers.soft_top_k import SoftTopK, layer_budgets, soft_top_k
@@ -31,7 +31,7 @@ def test_the_counterexamples_break():
         (S4, "B=3: 4 pairs are computed."),
         (S6, "k=1, tau=0.5: a step of 2^-20 moves weights by 0.5."),
     ]:
-        assert claim.breaks(claim.counterexample.tensor()) == says
+        assert claim.refutes_statement(claim.counterexample.tensor()) == says
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_counterexamples_break():
     ids=["3", "4", "6"],
 )
 def test_the_smallest_that_breaks(claim, scores):
-    found = smallest(claim.breaks, entries=(0, 1))
+    found = smallest(claim.refutes_statement, entries=(0, 1))
     assert found.scores.tolist() == scores
     assert found.scores.numel() <= claim.counterexample.tensor().numel()
 
@@ -57,9 +57,9 @@ def test_flat_rows_by_hand():
 
 def test_where_the_claims_stand_nothing_breaks():
     apart = torch.tensor([[40.0, 0.0], [0.0, 40.0]]).double()  # as good as hard, k = 1
-    assert S3.breaks(apart) is None
-    assert S6.breaks(apart) is None
-    assert S4.breaks(apart[:1]) is None
+    assert S3.refutes_statement(apart) is None
+    assert S6.refutes_statement(apart) is None
+    assert S4.refutes_statement(apart[:1]) is None
 
 
 def test_best_by_counts_by_hand():
@@ -71,7 +71,7 @@ def test_best_by_counts_by_hand():
 @settings(deadline=None, max_examples=25)
 @given(scores=tables())
 def test_nothing_betrays(claim, scores):
-    assert claim.betrays(scores) is None
+    assert claim.refutes_verdict(scores) is None
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=ids)
@@ -133,7 +133,9 @@ def test_no_budgets_are_worth_more_than_the_best():
 
 
 def rejected(claim):
-    return claim.examine(subject(SOME)).agrees is False and claim.betrays(ROWS) is not None
+    return (
+        claim.examine(claim_input(SOME)).agrees is False and claim.refutes_verdict(ROWS) is not None
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,13 +150,15 @@ def test_a_wrong_truncation_is_found_out(monkeypatch, select):
 
 def test_a_truncation_that_keeps_all_is_found_out(monkeypatch):
     monkeypatch.setattr(SoftTopK, "select", lambda self, p: p > -1)
-    assert S3.betrays(ROWS) is not None  # tau = 0.5, k = 1/2: three experts where one can be
+    assert (
+        S3.refutes_verdict(ROWS) is not None
+    )  # tau = 0.5, k = 1/2: three experts where one can be
 
 
 def test_a_mass_that_is_not_the_budget_is_found_out(monkeypatch):
     monkeypatch.setattr(soft_moe, "soft_top_k", lambda r, k, a: 0.9 * soft_top_k(r, k, a))
     assert rejected(S3)
-    assert S4.examine(subject(SOME)).agrees is False
+    assert S4.examine(claim_input(SOME)).agrees is False
 
 
 @pytest.mark.parametrize("factor", [0.99, 1.01])
@@ -198,7 +202,7 @@ def test_experts_that_depend_on_later_tokens_are_found_out(monkeypatch):
             return super().select(scores) & (scores >= scores[-1])  # the last token decides
 
     monkeypatch.setattr(soft_moe, "SoftTopK", Ahead)
-    assert S5.examine(subject(SOME)).agrees is False
+    assert S5.examine(claim_input(SOME)).agrees is False
 
 
 def by_logits(r, k, alpha):
@@ -222,4 +226,4 @@ def test_the_claims_are_complete():
     for claim in CLAIMS:
         assert (claim.counterexample is None) == (claim.verdict is Verdict.HOLDS)
         assert claim.conditions or claim.verdict is Verdict.FAILS
-        assert claim.betrays
+        assert claim.refutes_verdict

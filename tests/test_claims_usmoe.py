@@ -57,12 +57,12 @@ def test_the_smallest_inputs_do_not_crash(claim):
         assert claim.check(torch.zeros(shape), k=1).agrees in (True, None)
 
 
-BREAKING = [claim for claim in CLAIMS if claim.breaks]
+BREAKING = [claim for claim in CLAIMS if claim.refutes_statement]
 
 
 @pytest.mark.parametrize("claim", BREAKING, ids=lambda claim: claim.id)
 def test_the_counterexample_breaks_the_statement(claim):
-    assert claim.breaks(claim.counterexample.tensor())
+    assert claim.refutes_statement(claim.counterexample.tensor())
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_counterexample_breaks_the_statement(claim):
 )
 def test_what_is_found_is_what_the_story_tells(id_, says):
     claim = BY_ID[id_]
-    assert says in claim.breaks(claim.counterexample.tensor())
+    assert says in claim.refutes_statement(claim.counterexample.tensor())
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,9 @@ def test_what_is_found_is_what_the_story_tells(id_, says):
 )
 def test_the_smallest_counterexample(id_, shape, entries, most):
     claim = BY_ID[id_]
-    found = smallest(claim.breaks, most_tokens=most[0], most_experts=most[1], entries=entries)
+    found = smallest(
+        claim.refutes_statement, most_tokens=most[0], most_experts=most[1], entries=entries
+    )
     assert found.scores is not None
     assert tuple(found.scores.shape) == shape
     T, E = claim.counterexample.tensor().shape
@@ -119,25 +121,25 @@ def whole_scores(most_tokens=5, most_experts=5, low=-3):
 @QUICK
 @given(scores=whole_scores())
 def test_nothing_betrays_the_verdict(id_, scores):
-    assert BY_ID[id_].betrays(scores) is None
+    assert BY_ID[id_].refutes_verdict(scores) is None
 
 
 @settings(max_examples=15, deadline=None)
 @given(scores=whole_scores(4, 3))
 def test_nothing_betrays_b3(scores):
-    assert BY_ID["B3"].betrays(scores) is None
+    assert BY_ID["B3"].refutes_verdict(scores) is None
 
 
 @settings(max_examples=15, deadline=None)
 @given(scores=whole_scores(4, 4))
 def test_nothing_betrays_b7(scores):
-    assert BY_ID["B7"].betrays(scores) is None
+    assert BY_ID["B7"].refutes_verdict(scores) is None
 
 
 @settings(max_examples=25, deadline=None)
 @given(scores=whole_scores(4, 3))
 def test_nothing_betrays_b9(scores):
-    assert BY_ID["B9"].betrays(scores) is None
+    assert BY_ID["B9"].refutes_verdict(scores) is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -261,14 +263,14 @@ class TestBrokenPartsAreNoticed:
         monkeypatch.setattr(module, "pooled_choice", self.worst)
         assert BY_ID[id_].check(logits).agrees is False
         if id_ != "B9":  # its hunt asks no pool
-            assert BY_ID[id_].betrays(matrix((3, 1), (2, 0))) is not None
+            assert BY_ID[id_].refutes_verdict(matrix((3, 1), (2, 0))) is not None
 
     @pytest.mark.parametrize("rule", ["row_choice", "column_choice"])
     def test_wrong_rows_and_columns(self, rule, logits, monkeypatch):
         right = getattr(values, rule)
         monkeypatch.setattr(values, rule, lambda s, n: right(-s, n))
         assert BY_ID["B9"].check(logits).agrees is False
-        assert BY_ID["B9"].betrays(matrix((3, 1), (2, 0))) is not None
+        assert BY_ID["B9"].refutes_verdict(matrix((3, 1), (2, 0))) is not None
 
     def test_a_whole_choice_that_is_not_best(self, logits, monkeypatch):
         def spoilt(problem, solver, **options):
@@ -292,30 +294,30 @@ class TestBrokenPartsAreNoticed:
 
     def test_a_brute_force_that_differs(self, monkeypatch):
         monkeypatch.setattr(integrality, "best_whole", lambda *_: 1e3)
-        assert "whole choices 1000" in BY_ID["B3"].betrays(matrix((3, 1), (2, 0)))
+        assert "whole choices 1000" in BY_ID["B3"].refutes_verdict(matrix((3, 1), (2, 0)))
 
     def test_a_score_that_reverses_experts(self, logits, monkeypatch):
         monkeypatch.setattr(score, "unified", lambda z, rate=0.5: -z)
         assert BY_ID["B4"].check(logits).agrees is False
-        assert BY_ID["B4"].betrays(matrix((3, 1), (2, 0))) is not None
-        assert BY_ID["B4"].breaks(matrix((3, 1), (2, 0))) is None
+        assert BY_ID["B4"].refutes_verdict(matrix((3, 1), (2, 0))) is not None
+        assert BY_ID["B4"].refutes_statement(matrix((3, 1), (2, 0))) is None
 
     def test_a_score_that_looks_ahead(self, logits, monkeypatch):
         monkeypatch.setattr(score, "unified", lpr.scores.unified_v1)
         assert BY_ID["B6"].check(logits).agrees is False
-        assert "the score" in BY_ID["B6"].betrays(matrix((3, 1), (2, 0)))
+        assert "the score" in BY_ID["B6"].refutes_verdict(matrix((3, 1), (2, 0)))
 
     def test_a_threshold_that_takes_what_is_below(self, logits, monkeypatch):
         monkeypatch.setattr(score, "threshold_choice", lambda s, value: s <= value)
         assert BY_ID["B6"].check(logits).agrees is False
-        assert "not optimal" in BY_ID["B6"].betrays(matrix((3, 1), (2, 0)))
+        assert "not optimal" in BY_ID["B6"].refutes_verdict(matrix((3, 1), (2, 0)))
 
     def test_a_gradient_from_outside(self, logits, monkeypatch):
         right = jacobian.jacobian
         monkeypatch.setattr(jacobian, "jacobian", lambda score, h, *e: right(score, h, *e) + 1e-3)
         assert BY_ID["B7"].check(logits).agrees is False
-        assert BY_ID["B7"].betrays(matrix((3, 1), (2, 0))) is not None
+        assert BY_ID["B7"].refutes_verdict(matrix((3, 1), (2, 0))) is not None
 
     def test_a_claim_whose_counterexample_shows_nothing(self, logits):
-        tame = replace(BY_ID["B5"], breaks=lambda scores: None)
+        tame = replace(BY_ID["B5"], refutes_statement=lambda scores: None)
         assert tame.check(logits).agrees is False

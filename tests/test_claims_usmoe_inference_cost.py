@@ -60,7 +60,7 @@ def test_the_definitions(scores, data):
     k = data.draw(st.integers(1, E))
     cost = inference_cost(scores, k, factors=(0.5, 1.0))
     assert in_order(cost)
-    assert B8.betrays(scores) is None
+    assert B8.refutes_verdict(scores) is None
     value = best_by_trial(scores, range(k, k + 1), range(T + 1))
     assert cost.value == value
     ordered = sorted(scores.flatten().tolist(), reverse=True)

@@ -19,10 +19,10 @@ from lp_routing.claims import (
 )
 from lp_routing.claims.claim import (
     Claim,
+    ClaimInput,
     Counterexample,
     Evidence,
-    Found,
-    Subject,
+    SearchResult,
     Verdict,
     smallest,
 )
@@ -48,10 +48,10 @@ CLAIMS: tuple[Claim, ...] = (
 __all__ = [
     "CLAIMS",
     "Claim",
+    "ClaimInput",
     "Counterexample",
     "Evidence",
-    "Found",
-    "Subject",
+    "SearchResult",
     "Verdict",
     "smallest",
 ]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import (
     balanced_optimum,
     by_layer,
@@ -65,7 +65,7 @@ def released_auction(scores: Tensor, most_turns: int = MOST_TURNS) -> Tensor | N
     return None
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """The auction and the released rule on the logits of some tokens, by the optimum at k = 1."""
     logits = equally_shared(subject, 1, TOKENS)
     if logits is None or subject.shape[2] < 2:
@@ -105,7 +105,7 @@ def _is_balanced(chosen: Tensor) -> bool:
     return bool((chosen.sum(1) == 1).all()) and bool((chosen.sum(0) * E == T).all())
 
 
-def breaks(scores: Tensor) -> str | None:
+def refutes_statement(scores: Tensor) -> str | None:
     """What the released rule makes of whole scores, k = 1, where E divides T."""
     T, E = scores.shape
     if E < 2 or T % E:
@@ -122,7 +122,7 @@ def breaks(scores: Tensor) -> str | None:
     return None
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """An auction run to its end that misses the optimum by more than T epsilon; whole scores."""
     T, E = scores.shape
     if T % E:
@@ -178,8 +178,8 @@ O4 = Claim(
         "1 as good. Then all four have bids: 0 + 1 for expert 2 and 1 + 1 for expert 1 make 3. An "
         "auction with T epsilon = 0.16 < 1 would have to give 4.",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
 )
 
 CLAIMS: tuple[Claim, ...] = (O4,)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.certificate.prices import Prices
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import (
     balanced_dual,
     balanced_optimum,
@@ -53,7 +53,7 @@ def at_zero(prices: Prices | None, E: int) -> Tensor:
     return prices.experts - prices.experts.min()
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """The bounds that BIP's turns prove on softmax scores, the optimum, and the loads."""
     k, agrees, rising = subject.k, True, 0
     ends, optima, ceilings, fullest = [], [], [], []
@@ -91,7 +91,7 @@ def examine(subject: Subject) -> Evidence:
     return Evidence(agrees and rising == 0, sentence, numbers)
 
 
-def breaks(scores: Tensor) -> str | None:
+def refutes_statement(scores: Tensor) -> str | None:
     """Prices at rest at which no choice of k best experts by every token is balanced.
 
     Scores are whole numbers, so all sums are exact.
@@ -107,7 +107,7 @@ def breaks(scores: Tensor) -> str | None:
     return None
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """Turns that raise the dual of the problem with <=, or fall below its optimum."""
     T, E = scores.shape
     for k in range(1, E + 1):
@@ -154,8 +154,8 @@ O1 = Claim(
         "bound 102 + 102 + 2 + 2 * 98 = 402, above both. q = (50, 50, 0) would prove 401; no "
         "q >= 0 proves 352. (With k = 1 the prices stay 0: bound 250, optimum 201.)",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
 )
 
 CLAIMS: tuple[Claim, ...] = (O1,)

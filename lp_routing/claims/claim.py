@@ -21,7 +21,7 @@ from lp_routing.errors import InputError
 from lp_routing.validation import as_int, refuse_nan_and_inf
 
 Number = float | int | bool | str | None
-Breaks = Callable[[Tensor], str | None]
+Refutation = Callable[[Tensor], str | None]
 """Scores (T, E) -> what they show against a statement, in words; None where it stands."""
 
 
@@ -30,7 +30,7 @@ NOTHING = 1e3
 
 
 class Verdict(Enum):
-    """What became of a claim; the values are what tables print."""
+    """The result of checking a claim; the values are what tables print."""
 
     HOLDS = "holds"
     CONDITIONAL = "holds only if"
@@ -39,7 +39,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class ClaimInput:
     """What a claim is checked on.
 
     Attributes:
@@ -112,14 +112,15 @@ class Claim:
         formula: the same in symbols (plain text; axis letters as everywhere).
         conditions: under which it is true; empty where it needs none or is false under all.
         source: paper with section or equation; the code file where it is code.
-        verdict: what became of it.
+        verdict: the result: it holds, holds under conditions, fails, or is left to experiment.
         reason: the proof, or why it fails, in a few sentences.
-        examine: evidence on a subject; `check` is its door.
+        examine: evidence on an input; call `check`, which validates its arguments first.
         counterexample: the hand-worked case; None where the statement holds.
-        breaks: what scores show against the statement as it is claimed. On the counterexample it
-            answers; the search for a smallest one asks it.
-        betrays: what scores show against the verdict, that is against the statement under its
-            conditions, or against what `reason` says instead. A test hunts with it in vain.
+        refutes_statement: what scores show against the statement as it is claimed; something on
+            the counterexample. The search for a smallest counterexample calls it.
+        refutes_verdict: what scores show against the verdict, that is against the statement under
+            its conditions, or against what `reason` says instead. Tests call it on many scores
+            and expect None.
         rows_alone: whether neither statement nor check asks which expert an entry of a row belongs
             to, so that rows may be shortened to their finite logits.
         forbidden_too: whether the check may take forbidden pairs (-inf) as pairs of score 0, which
@@ -134,10 +135,10 @@ class Claim:
     source: str
     verdict: Verdict
     reason: str
-    examine: Callable[[Subject], Evidence]
+    examine: Callable[[ClaimInput], Evidence]
     counterexample: Counterexample | None = None
-    breaks: Breaks | None = None
-    betrays: Breaks | None = None
+    refutes_statement: Refutation | None = None
+    refutes_verdict: Refutation | None = None
     rows_alone: bool = False
     forbidden_too: bool = False
 
@@ -151,19 +152,19 @@ class Claim:
 
         Returns:
             `Evidence`; it disagrees where the numbers contradict the verdict, or where the
-            counterexample that belongs to the claim breaks nothing.
+            counterexample that belongs to the claim refutes nothing.
 
         Raises:
             InputError: logits of another shape or type, NaN or +inf entries, k > E.
         """
-        evidence = self._examined(subject(logits, k=k, seed=seed))
-        if self.counterexample is None or self.breaks is None:
+        evidence = self._examined(claim_input(logits, k=k, seed=seed))
+        if self.counterexample is None or self.refutes_statement is None:
             return evidence
-        if self.breaks(self.counterexample.tensor()) is None:
-            return Evidence(False, "The counterexample breaks nothing.", evidence.numbers)
+        if self.refutes_statement(self.counterexample.tensor()) is None:
+            return Evidence(False, "The counterexample refutes nothing.", evidence.numbers)
         return evidence
 
-    def _examined(self, subject: Subject) -> Evidence:
+    def _examined(self, subject: ClaimInput) -> Evidence:
         forbidden = subject.logits.isneginf()
         if not bool(forbidden.any()):
             return self.examine(subject)
@@ -192,7 +193,7 @@ class Claim:
         return replace(evidence, sentence=said + evidence.sentence)
 
 
-def subject(logits: Tensor, *, k: int = 2, seed: int = 0) -> Subject:
+def claim_input(logits: Tensor, *, k: int = 2, seed: int = 0) -> ClaimInput:
     """The subject of these logits, (T, E) or (L, T, E), or the reason why they are none."""
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         kind = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
@@ -207,7 +208,7 @@ def subject(logits: Tensor, *, k: int = 2, seed: int = 0) -> Subject:
     stacked = logits.detach() if logits.ndim == 3 else logits.detach()[None]
     k = as_int(k, "k", 1, logits.shape[-1], "E, the number of experts")
     seed = as_int(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
-    return Subject(stacked.double(), k, seed)
+    return ClaimInput(stacked.double(), k, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +281,7 @@ def check_all(
     Raises:
         InputError: logits that no claim can be checked on.
     """
-    subject(logits, k=k, seed=seed)
+    claim_input(logits, k=k, seed=seed)
     found = []
     for claim in claims:
         begun(claim)
@@ -325,11 +326,11 @@ ENOUGH = 200
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What a search brought home.
+class SearchResult:
+    """Result of a search.
 
     Attributes:
-        scores: the first matrix that breaks the statement, float64 (T, E); None where none does.
+        scores: the first matrix that refutes the statement, float64 (T, E); None where none does.
         says: what it shows, in words; empty where none does.
         tried: how many matrices were looked at.
     """
@@ -340,19 +341,19 @@ class Found:
 
 
 def smallest(
-    breaks: Breaks,
+    refutes: Refutation,
     *,
     most_tokens: int = 3,
     most_experts: int = 3,
     entries: Sequence[float] = (0, 1, 2),
     limit: int = 100_000,
-) -> Found:
-    """The first matrix that breaks a statement: fewest pairs T E, then fewest tokens.
+) -> SearchResult:
+    """The first matrix that refutes a statement: fewest pairs T E, then fewest tokens.
 
     Rows come in one order only, the same as other orders up to the naming of tokens.
 
     Args:
-        breaks: scores (T, E) -> what they show against the statement, or None.
+        refutes: scores (T, E) -> what they show against the statement, or None.
         most_tokens, most_experts: the largest T and E to try.
         entries: the scores to choose from, the plainest first.
         limit: how many matrices to look at before giving up.
@@ -369,14 +370,14 @@ def smallest(
         if tried == limit:
             break
         tried += 1
-        says = breaks(scores)
+        says = refutes(scores)
         if says is not None:
-            return Found(scores, says, tried)
-    return Found(None, "", tried)
+            return SearchResult(scores, says, tried)
+    return SearchResult(None, "", tried)
 
 
 @cache
-def smallest_case(claim: Claim) -> Found:
+def smallest_case(claim: Claim) -> SearchResult:
     """The smallest case found against a claim: fewest pairs T E, none more than the one by hand.
 
     For every number of pairs in turn, and the scores of each of `ENTRIES` and of the case worked by
@@ -385,7 +386,7 @@ def smallest_case(claim: Claim) -> Found:
     Raises:
         InputError: a claim that has no counterexample.
     """
-    if claim.counterexample is None or claim.breaks is None:
+    if claim.counterexample is None or claim.refutes_statement is None:
         raise InputError(f"{claim.id}: it has no counterexample, so there is none to search for.")
     by_hand, tried = claim.counterexample.tensor(), 0
     kinds = _with_news((*ENTRIES, sorted(set(by_hand.flatten().tolist()))))
@@ -393,10 +394,10 @@ def smallest_case(claim: Claim) -> Found:
         for T in (T for T in range(1, pairs + 1) if pairs % T == 0):
             for case in islice(_of_shape(T, pairs // T, entries, new), ENOUGH):
                 tried += 1
-                says = claim.breaks(case)
+                says = claim.refutes_statement(case)
                 if says is not None:
-                    return Found(case, says, tried)
-    return Found(None, "", tried)
+                    return SearchResult(case, says, tried)
+    return SearchResult(None, "", tried)
 
 
 def _with_news(kinds: Sequence[Sequence[float]]) -> list[tuple[Sequence[float], set[float]]]:

@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 
 from lp_routing.certificate.certificate import certify
 from lp_routing.certificate.prices import Prices
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Number, Verdict
 from lp_routing.problem.named import token_choice
 from lp_routing.routers.token_choice import TopK
 from lp_routing.scores import competition_scores
@@ -21,7 +21,7 @@ HUGE = 1e100
 """Outputs are drawn with norms about as large as the logits, and squared."""
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """Competition on drawn outputs whose norms follow the logits: its LP, and what it misses."""
     L, T, E = subject.shape
     k = subject.k
@@ -89,7 +89,7 @@ def _winners(outputs: Tensor, k: int) -> Tensor:
     return TopK(k, score="logits").select(competition_scores(outputs[..., None]))
 
 
-def breaks(scores: Tensor) -> str | None:
+def refutes_statement(scores: Tensor) -> str | None:
     """Scores read as outputs one number wide: winners whose sum is shorter than others'."""
     E = scores.shape[1]
     for k in range(2, E):
@@ -101,7 +101,7 @@ def breaks(scores: Tensor) -> str | None:
     return None
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """Winners that are not the best choice in the sum of norms, for some k."""
     for k in range(1, scores.shape[1] + 1):
         won = (scores.abs() * _winners(scores, k)).sum(-1).tolist()
@@ -142,8 +142,8 @@ O10A = Claim(
         "Three experts answer 2, -2 and 1, and k = 2. The two strongest, of norm 2 each, sum to 0; "
         "the first and the third sum to 3.",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
 )
 
 CLAIMS: tuple[Claim, ...] = (O10A,)

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Number, Verdict
 from lp_routing.extensions.group_limited import (
     best_in_groups,
     of_proxy,
@@ -32,7 +32,7 @@ OF_A_SEARCH = 1e-6
 """HiGHS ends a search within its own tolerances, which are about as large."""
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """The rules of V2 and V3 against the best choice, at DeepSeek-V3's proportions."""
     L, T, E = subject.shape
     groups = _groups(E)
@@ -105,7 +105,7 @@ def _exact_where_promised(scores: Tensor, groups: int, proxy: Proxy) -> bool:
     return abs(rule.gap) <= RELATIVE * abs(rule.bound)
 
 
-def breaks(scores: Tensor) -> str | None:
+def refutes_statement(scores: Tensor) -> str | None:
     """Two halves as groups, one of them open: a token for which a proxy opens the worse one."""
     E = scores.shape[1]
     if E % 2:
@@ -121,7 +121,7 @@ def breaks(scores: Tensor) -> str | None:
     return None
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """A rule that beats the best choice, or misses it where it should not; a wrong best or LP."""
     rows = scores.tolist()
     for groups, top_groups, k in _settings(scores.shape[1]):
@@ -201,8 +201,8 @@ O8 = Claim(
         "larger two, 19 against 16, so both proxies open it and keep 10 + 9 + 0 = 19. Group B = "
         "(8, 8, 8) is worth 24.",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
 )
 
 CLAIMS: tuple[Claim, ...] = (O8,)

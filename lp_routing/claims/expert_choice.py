@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import best_by_trial, by_layer, rounding, span
 from lp_routing.pricing import Pricing
 from lp_routing.problem.named import capped_expert_choice
@@ -41,7 +41,7 @@ def promised(
     return value, promise, temperature * float(plan.sum()) + float(paid)
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """The plan, its certificate and its rounding on softmax scores of some tokens."""
     k, E = subject.k, subject.shape[2]
     logits = subject.logits[:, :TOKENS]
@@ -84,7 +84,7 @@ def caps(T: int, E: int) -> list[tuple[int, int]]:
     return [(C, k) for k in range(1, E) for C in range(1, T + 1) if T * k >= E * C]
 
 
-def breaks(scores: Tensor) -> str | None:
+def refutes_statement(scores: Tensor) -> str | None:
     """Column top-C of a plan above the cap, though no column hesitates between two entries."""
     for capacity, k in caps(*scores.shape):
         if capacity == len(scores):
@@ -98,7 +98,7 @@ def breaks(scores: Tensor) -> str | None:
     return None
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """A plan that breaks its bounds, or a value and promise that are not around the optimum."""
     T, E = scores.shape
     for capacity, k in caps(T, E):
@@ -155,8 +155,8 @@ O7 = Claim(
         "which ends with 3 experts. The best is 2, with one expert at token 1; the plan is worth 3 "
         "* 2/3 = 2 as well, of at most 2 + 3 * 0.637 promised.",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
 )
 
 CLAIMS: tuple[Claim, ...] = (O7,)

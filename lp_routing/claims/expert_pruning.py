@@ -5,7 +5,7 @@ from itertools import combinations
 
 from torch import Tensor
 
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Number, Verdict
 from lp_routing.extensions.expert_pruning import (
     best_kept,
     bound_on_kept,
@@ -21,7 +21,7 @@ RELATIVE = 1e-9
 PROMISED = 1 - 1 / math.e
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """Half of the experts kept: both countings and the greedy choice against a proved bound."""
     L, _, E = subject.shape
     k, keep = subject.k, max(subject.k, E // 2)
@@ -67,7 +67,7 @@ def _as_searched(scores: Tensor, keep: int, k: int) -> bool:
     return within and PROMISED * best.value <= near <= best.bound * (1 + RELATIVE)
 
 
-def breaks(scores: Tensor) -> str | None:
+def refutes_statement(scores: Tensor) -> str | None:
     """k = 1: both countings keep less than the best choice of as many experts. Scores >= 0."""
     if bool((scores < 0).any()):
         return None
@@ -80,7 +80,7 @@ def breaks(scores: Tensor) -> str | None:
     return None
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """Greedy below 1 - 1/e of the best, a bound below it, or a choice above it. Scores >= 0."""
     scores = scores.clamp(min=0)
     E = scores.shape[1]
@@ -144,8 +144,8 @@ O10C = Claim(
         "2. One token wants C alone. Counts are 2, 2, 1 and sums 10, 10, 3, so both keep A and B, "
         "worth 4 * 3 + 0 = 12. A and C are worth 3 + 3 + 2 + 2 + 3 = 13.",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
     forbidden_too=True,
 )
 

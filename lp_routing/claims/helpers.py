@@ -6,7 +6,7 @@ from itertools import combinations
 
 from torch import Tensor
 
-from lp_routing.claims.claim import Evidence, Number, Subject
+from lp_routing.claims.claim import ClaimInput, Evidence, Number
 from lp_routing.pricing import Pricing
 from lp_routing.problem.named import balanced
 from lp_routing.solvers.solve import Solution, solve
@@ -15,7 +15,7 @@ SLACK = 1e-9
 """Rounding that float64 sums may show, relative to their size."""
 
 
-def equally_shared(subject: Subject, k: int, most: int | None = None) -> Tensor | None:
+def equally_shared(subject: ClaimInput, k: int, most: int | None = None) -> Tensor | None:
     """The first tokens of every layer, as many as give all experts the same load.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import span
 from lp_routing.routers.soft_top_k import layer_budgets, soft_gap, soft_top_k
 
@@ -23,7 +23,7 @@ FIRST = 256
 """Tokens of each layer that are looked at."""
 
 
-def lines(subject: Subject) -> Tensor | None:
+def lines(subject: ClaimInput) -> Tensor | None:
     """The first tokens of each layer, (L, T', E); None with one expert: no k is between 0 and E."""
     return subject.logits[:, :FIRST] if subject.shape[2] > 1 else None
 
@@ -83,7 +83,7 @@ def laplace(x: Tensor) -> Tensor:
     return torch.where(x >= 0, 1 - tail, tail)
 
 
-def examine_threshold(subject: Subject) -> Evidence:
+def examine_threshold(subject: ClaimInput) -> Evidence:
     """The mass of p, p by halving, and what SoftMoE's map asks for."""
     r = lines(subject)
     if r is None:
@@ -153,7 +153,7 @@ def operations(r: Tensor, k: float, alpha: float) -> set[str]:
     return seen.names
 
 
-def examine_sort(subject: Subject) -> Evidence:
+def examine_sort(subject: ClaimInput) -> Evidence:
     """Whether the closed form sorts, and whether p can be had without."""
     r = lines(subject)
     if r is None:
@@ -200,8 +200,8 @@ S1 = Claim(
         "Two layers of E = 2 experts, B = 3.5 of 4, eta = (3, 0) (the first column). softmax(eta) "
         "= (0.953, 0.047), so k_1 = 0.953 * 1.5 + 1 = 2.43: more than both experts can hold.",
     ),
-    breaks=asks_too_much,
-    betrays=another_threshold,
+    refutes_statement=asks_too_much,
+    refutes_verdict=another_threshold,
 )
 S2 = Claim(
     id="S2",
@@ -228,7 +228,7 @@ S2 = Claim(
         "= 1 lies above, A = e^-1, B = 1, and A u^2 - B = 0 gives theta = log u = 1/2, p = (0.303, "
         "0.697). Halving [0, 1] at 1/2 finds mass 0.303 + 0.697 = 1 at once, in any order.",
     ),
-    breaks=it_sorts,
+    refutes_statement=it_sorts,
 )
 
 
@@ -267,7 +267,7 @@ def out_of_order(r: Tensor, k: int, alpha: float) -> str | None:
     return None
 
 
-def examine_smoothed(subject: Subject) -> Evidence:
+def examine_smoothed(subject: ClaimInput) -> Evidence:
     """The certificate of every token, and rivals of p."""
     r = lines(subject)
     if r is None:
@@ -305,7 +305,7 @@ def not_smoothed(scores: Tensor) -> str | None:
     return None
 
 
-def examine_width(subject: Subject) -> Evidence:
+def examine_width(subject: ClaimInput) -> Evidence:
     """What tokens lose against the hard choice, from narrow to wide."""
     r = lines(subject)
     if r is None:
@@ -361,7 +361,7 @@ S7 = Claim(
         "and phi >= -1/2, so comparing with the hard choice gives a certificate for each token."
     ),
     examine=examine_smoothed,
-    betrays=not_smoothed,
+    refutes_verdict=not_smoothed,
 )
 S8 = Claim(
     id="S8",
@@ -386,8 +386,8 @@ S8 = Claim(
         "k = 1: theta = 1/2, p_1 = 1 - e^(-1 / (2 alpha)) / 2. alpha = 1 gives 0.697, a loss of "
         "0.303 against the hard choice; alpha = 2 gives 0.611, a loss of 0.389.",
     ),
-    breaks=wider_is_softer,
-    betrays=wider_is_harder,
+    refutes_statement=wider_is_softer,
+    refutes_verdict=wider_is_harder,
 )
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lp_routing.claims.claim import Claim, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Evidence, Verdict
 from lp_routing.claims.helpers import (
     balanced_dual,
     balanced_optimum,
@@ -57,7 +57,7 @@ def sign_steps(
     return course, slopes
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """The router's biases against sign steps on the dual, and what these do to its value."""
     k = subject.k
     logits = equally_shared(subject, k)
@@ -100,7 +100,7 @@ def _supported(
     return True
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """A bias that is not minus the price plus a constant, a slope that is none, a false bound.
 
     Scores are multiples of 1/4, and so are biases: all sums are exact.
@@ -145,7 +145,7 @@ O2 = Claim(
         "Where loads are equal the step is 0, the choice is optimal and the bound is its value."
     ),
     examine=examine,
-    betrays=betrays,
+    refutes_verdict=refutes_verdict,
 )
 
 CLAIMS: tuple[Claim, ...] = (O2,)

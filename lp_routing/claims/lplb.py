@@ -5,7 +5,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Number, Verdict
 from lp_routing.extensions.replicas import edge_wise, spread
 from lp_routing.routers.selection import largest
 
@@ -15,7 +15,7 @@ SETTLED = 1e-6
 RELATIVE = 1e-9
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """Loads of row top-k on devices in a ring, each with its neighbour's busiest expert, too."""
     L, T, E = subject.shape
     if E == 1:
@@ -71,7 +71,7 @@ def _ring_of_scores(scores: Tensor) -> tuple[list[int], Tensor]:
     return load.tolist(), places | places.roll(1, 1)
 
 
-def breaks(scores: Tensor) -> str | None:
+def refutes_statement(scores: Tensor) -> str | None:
     """Whole tokens on a ring, by row maximum: the edge-wise rule stuck above the least load."""
     load, places = _ring_of_scores(scores)
     if sum(map(bool, load)) < 2:  # a single edge has nothing to get stuck on
@@ -84,7 +84,7 @@ def breaks(scores: Tensor) -> str | None:
     return f"Loads {load}: edge-wise ends with {stuck:g} tokens on a device, {least} is possible."
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """The bound missed by the LP, by whole tokens, or by the edge-wise rule with fractions."""
     load, places = _ring_of_scores(scores)
     tokens, devices = _hall(load, places)
@@ -148,8 +148,8 @@ O9 = Claim(
         "one, half a token, so no token moves and the largest load stays 2. Moving one token along "
         "both edges gives (1, 1, 1). With fractions the rule gets there.",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
     forbidden_too=True,
 )
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import (
     balanced_optimum,
     best_by_trial,
@@ -23,7 +23,7 @@ TOKENS = 256
 """Its assignments are slow on more."""
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """The two-phase rule and its repeats on softmax scores of some tokens, by the optimum."""
     k = subject.k
     logits = equally_shared(subject, k, TOKENS)
@@ -71,7 +71,7 @@ def two_phase(scores: Tensor, k: int, share: int) -> float | None:
     return None if more is None else float(scores[first].sum()) + more
 
 
-def breaks(scores: Tensor) -> str | None:
+def refutes_statement(scores: Tensor) -> str | None:
     """A two-phase assignment below the optimum; whole scores."""
     for k, share in equal_shares(*scores.shape):
         if k < 2:
@@ -82,7 +82,7 @@ def breaks(scores: Tensor) -> str | None:
     return None
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """A flow that is not the optimum, or two phases that are unbalanced or beat it."""
     for k, share in equal_shares(*scores.shape):
         best = exactly_balanced(scores, k)
@@ -124,8 +124,8 @@ O6 = Claim(
         "best lets token 3 have expert 1: 9 + 5, 1 + 5, 10 + 2 = 32. As released, token 3 may take "
         "expert 2 again for 0, which leaves 5 + 5 to the others, more than 1 + 5 + 1: it does.",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
 )
 
 CLAIMS: tuple[Claim, ...] = (O6,)

@@ -6,7 +6,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Number, Verdict
 from lp_routing.extensions.knapsack import (
     BudgetedChoice,
     searched_within_budget,
@@ -23,7 +23,7 @@ OF_A_SEARCH = 1e-6
 """HiGHS keeps bounds and ends a search within its own tolerances, which are about as large."""
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """Half of row top-k's cost as the budget: costs 0 and 1 as in MoE++, then 0, 1 and 2."""
     L, T, E = subject.shape
     if E < 2:
@@ -94,7 +94,7 @@ def _otherwise_searched(scores: Tensor, k: int, costs: Tensor) -> list[str]:
     return against
 
 
-def breaks(scores: Tensor) -> str | None:
+def refutes_statement(scores: Tensor) -> str | None:
     """Costs 0, 1, 2, 0, ... and k = 1: a budget for which the LP is worth more than whole x."""
     T, E = scores.shape
     costs = [j % 3 for j in range(E)]
@@ -106,7 +106,7 @@ def breaks(scores: Tensor) -> str | None:
     return None
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """Costs of two values with a gap, or bounds and values out of order with three."""
     T, E = scores.shape
     rows = scores.tolist()
@@ -186,8 +186,8 @@ O10B = Claim(
         "worth something, 1, and it costs 2. The LP takes half of it and half of the first: 1/2. "
         "Whole choices are worth 0.",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
     forbidden_too=True,
 )
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import (
     balanced_dual,
     balanced_optimum,
@@ -49,7 +49,7 @@ def whole_rounds(scores: Tensor, k: int) -> list[Tensor]:
     return prices
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """The bound after each round on sigmoid scores, and the loads it leaves, by the optimum."""
     k = subject.k
     logits = equally_shared(subject, k)
@@ -80,7 +80,7 @@ def examine(subject: Subject) -> Evidence:
     return Evidence(agrees, sentence, numbers)
 
 
-def breaks(scores: Tensor) -> str | None:
+def refutes_statement(scores: Tensor) -> str | None:
     """Rounds that repeat themselves above the optimum; whole scores, exact sums."""
     for k, share in equal_shares(*scores.shape):
         prices = whole_rounds(scores, k)
@@ -94,7 +94,7 @@ def breaks(scores: Tensor) -> str | None:
     return None
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """A round that raises the dual, or a bound below the optimum; whole scores."""
     for k, _ in equal_shares(*scores.shape):
         best, last = exactly_balanced(scores, k), float("inf")
@@ -132,8 +132,8 @@ O3 = Claim(
         "which gives up a 1: the optimum is 3. Prices (-1, 0, 0) with alpha = (0, 1, 1) prove it: "
         "1 + 2 + 2 - 2 * 1 = 3. Getting there means moving alpha and beta together.",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
 )
 
 CLAIMS: tuple[Claim, ...] = (O3,)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import (
     balanced_optimum,
     by_layer,
@@ -40,7 +40,7 @@ def promised(scores: Tensor, found: SinkhornPlan, k: int) -> tuple[float, float,
     return value, value + TEMPERATURE * float(torch.special.entr(plan).sum()), bound
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """The plan's sums, the loads of its row top-k, and the certificate, by the optimum."""
     k = subject.k
     logits = equally_shared(subject, k)
@@ -90,7 +90,7 @@ def _proved(k: int, gap: list[float], allowed: list[float], above: list[float]) 
     )
 
 
-def breaks(scores: Tensor) -> str | None:
+def refutes_statement(scores: Tensor) -> str | None:
     """A plan whose row top-k is not balanced, though no row hesitates between two entries."""
     for k, share in equal_shares(*scores.shape):
         found = sinkhorn(scores, k, TEMPERATURE, TINY_TOLERANCE)
@@ -102,7 +102,7 @@ def breaks(scores: Tensor) -> str | None:
     return None
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """A plan that is not balanced, or that promises less than the optimum; whole scores."""
     T, E = scores.shape
     for k, share in equal_shares(T, E):
@@ -149,8 +149,8 @@ O5 = Claim(
         "Column sums are 3 a + b = 2, so b < 1/2 < a: the row maximum sends three tokens to expert "
         "1. (By odds a = z / (1 + z) and b = z / (e + z): z = 1.27, a = 0.56, b = 0.32.)",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
 )
 
 CLAIMS: tuple[Claim, ...] = (O5,)

@@ -10,7 +10,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import by_layer, rounding, share_above, span
 from lp_routing.frontier.layers import best_budgets, worth_of_budgets
 from lp_routing.routers.soft_top_k import Masses, SoftTopK, layer_budgets, masses, soft_top_k
@@ -33,7 +33,7 @@ def in_deviations(logits: Tensor) -> Tensor:
     return centred / spread.masked_fill(spread == 0, 1.0)
 
 
-def drawn_budgets(subject: Subject) -> tuple[Tensor, float] | None:
+def drawn_budgets(subject: ClaimInput) -> tuple[Tensor, float] | None:
     """k_l (L,) of a drawn eta, and B: k L, or the most that SoftMoE's map can keep below E."""
     L, _, E = subject.shape
     B = min(max(subject.k, 1.5) * L, E + L - 1.5)
@@ -69,7 +69,7 @@ def within_bounds(found: Masses, k: Tensor, E: int, tau: float) -> bool:
     )
 
 
-def examine_count(subject: Subject) -> Evidence:
+def examine_count(subject: ClaimInput) -> Evidence:
     """Soft mass, active experts and kept mass, layer by layer."""
     drawn = drawn_budgets(subject)
     if drawn is None:
@@ -96,7 +96,7 @@ def examine_count(subject: Subject) -> Evidence:
     return Evidence(within_bounds(found, k[:, None], E, TAU), sentence, numbers)
 
 
-def breaks_count(logits: Tensor) -> str | None:
+def refutes_statement_on_count(logits: Tensor) -> str | None:
     """Logits, alpha = 1: a budget that is not the mean number of active experts."""
     for k in range(1, logits.shape[1]):
         p = soft_top_k(logits, k, 1.0)
@@ -108,7 +108,7 @@ def breaks_count(logits: Tensor) -> str | None:
     return None
 
 
-def betrays_count(logits: Tensor) -> str | None:
+def refutes_verdict_on_count(logits: Tensor) -> str | None:
     """A token whose active count or kept mass leaves the bounds around its budget."""
     E = logits.shape[1]
     for half, alpha in product(range(1, 2 * E), (0.1, 1.0)):
@@ -141,8 +141,8 @@ S3 = Claim(
         "Logits: all alike, so p = k / 4 each. k = 1 and tau = 0.1: p = 1/4, all four are active, "
         "not one. k = 1 and tau = 0.3: none is active and no mass is kept.",
     ),
-    breaks=breaks_count,
-    betrays=betrays_count,
+    refutes_statement=refutes_statement_on_count,
+    refutes_verdict=refutes_verdict_on_count,
 )
 
 
@@ -153,7 +153,7 @@ def met(k: Tensor, B: float, E: int) -> bool:
     return in_range and abs(float(k.sum()) - B) <= slack
 
 
-def examine_budget(subject: Subject) -> Evidence:
+def examine_budget(subject: ClaimInput) -> Evidence:
     """The sum of k_l, the pairs that become of it, and what the best split would be worth."""
     drawn = drawn_budgets(subject)
     if drawn is None:
@@ -197,7 +197,7 @@ def examine_budget(subject: Subject) -> Evidence:
     return Evidence(agrees, sentence, numbers)
 
 
-def breaks_budget(logits: Tensor) -> str | None:
+def refutes_statement_on_budget(logits: Tensor) -> str | None:
     """Row l is the one token of layer l, two layers or more; eta = 0, alpha = 1, tau = 0.1."""
     L, E = logits.shape
     for B in range(L + 1, L + E if L > 1 else 0):
@@ -208,7 +208,7 @@ def breaks_budget(logits: Tensor) -> str | None:
     return None
 
 
-def betrays_budget(scores: Tensor) -> str | None:
+def refutes_verdict_on_budget(scores: Tensor) -> str | None:
     """Row l is layer l's token and its first entry eta_l: budgets or an optimum that are wrong."""
     L, E = scores.shape
     for share in (0.25, 0.5, 1.0) if E > 1 else ():
@@ -260,8 +260,8 @@ S4 = Claim(
         "Logits of two layers with one token each, eta = 0, B = 3: k_l = 3/2, p = 3/4 everywhere, "
         "and with tau = 0.1 four pairs are computed, not three.",
     ),
-    breaks=breaks_budget,
-    betrays=betrays_budget,
+    refutes_statement=refutes_statement_on_budget,
+    refutes_verdict=refutes_verdict_on_budget,
 )
 
 
@@ -289,7 +289,7 @@ def moved_by_later(logits: Tensor, n: int, k: float, alpha: float) -> tuple[int,
     return int(changed[:n].sum()), float((alone - p[:n]).abs().max())
 
 
-def examine_causality(subject: Subject) -> Evidence:
+def examine_causality(subject: ClaimInput) -> Evidence:
     """The first half of the tokens, with other tokens after them and with none."""
     T, drawn = subject.shape[1], drawn_budgets(subject)
     if drawn is None or T < 2:
@@ -309,7 +309,7 @@ def examine_causality(subject: Subject) -> Evidence:
     return Evidence(sum(changed) == 0 and apart <= rounding(1.0), sentence, numbers)
 
 
-def betrays_causality(logits: Tensor) -> str | None:
+def refutes_verdict_on_causality(logits: Tensor) -> str | None:
     """Tokens whose routing depends on later ones."""
     T, E = logits.shape
     for n, k, alpha in product(range(1, T), range(1, E), (0.1, 1.0)):
@@ -334,7 +334,7 @@ S5 = Claim(
         "batch would leak, as any pooled number does."
     ),
     examine=examine_causality,
-    betrays=betrays_causality,
+    refutes_verdict=refutes_verdict_on_causality,
 )
 
 
@@ -370,7 +370,7 @@ def gradient_error(r: Tensor, k: Tensor, alpha: float, tau: float) -> tuple[floa
     return max(error / (2 * h / alpha**2 + 1e-8 / alpha), of_mass), int(smooth.sum())
 
 
-def examine_gradients(subject: Subject) -> Evidence:
+def examine_gradients(subject: ClaimInput) -> Evidence:
     """Gradients away from jumps on some tokens of all layers; pairs close to a jump."""
     drawn = drawn_budgets(subject)
     if drawn is None:
@@ -397,7 +397,7 @@ def examine_gradients(subject: Subject) -> Evidence:
     return Evidence(error <= 1, sentence, numbers)
 
 
-def breaks_gradients(logits: Tensor) -> str | None:
+def refutes_statement_on_gradients(logits: Tensor) -> str | None:
     """Logits, alpha = 1: weights that move further than any p can when one logit moves by 2^-20.
 
     p moves by at most 1 / alpha times the step, all entries together.
@@ -414,7 +414,7 @@ def breaks_gradients(logits: Tensor) -> str | None:
     return None
 
 
-def betrays_gradients(logits: Tensor) -> str | None:
+def refutes_verdict_on_gradients(logits: Tensor) -> str | None:
     """A derivative that is wrong away from the jumps."""
     T, E = logits.shape
     for k, tau in product(range(1, E), (0.1, 0.25)):
@@ -447,8 +447,8 @@ S6 = Claim(
         "Logits, k = 1, alpha = 1, tau = 1/2: p = (1/2, 1/2) and both are kept. The least rise of "
         "the first logit takes the second below tau: the weights go from (1/2, 1/2) to (1/2, 0).",
     ),
-    breaks=breaks_gradients,
-    betrays=betrays_gradients,
+    refutes_statement=refutes_statement_on_gradients,
+    refutes_verdict=refutes_verdict_on_gradients,
 )
 
 

@@ -15,8 +15,8 @@ from rich.markup import escape
 from torch import Tensor
 
 from lp_routing import traces
-from lp_routing.claims import CLAIMS, Claim, Evidence, Found
-from lp_routing.claims.claim import Checked, chosen, smallest_case, subject
+from lp_routing.claims import CLAIMS, Claim, Evidence, SearchResult
+from lp_routing.claims.claim import Checked, chosen, claim_input, smallest_case
 from lp_routing.cli.options import (
     check_writable,
     file_argument,
@@ -128,7 +128,7 @@ def _checked(
 ) -> tuple[list[Checked], str]:
     """The claims with their evidence, and in words what it was measured on."""
     logits = torch.stack([trace.layer(layer)[:most] for layer in layers])
-    subject(logits, k=options.k, seed=options.seed)  # raises before the work where it is none
+    claim_input(logits, k=options.k, seed=options.seed)  # raises before the work where it is none
     L, T, E = logits.shape
     named = "the sample" if options.file is None else Path(trace.source).name
     said = f"{named}, {L} layer(s), {T} tokens, {E} experts; k={options.k}, seed {options.seed}"
@@ -144,7 +144,7 @@ def _checked(
     return [_as_checked(*pair) for pair in zip(todo, records, strict=True)], said
 
 
-def _searched(console: Console, claims: list[Claim], jobs: int) -> dict[str, Found]:
+def _searched(console: Console, claims: list[Claim], jobs: int) -> dict[str, SearchResult]:
     """The smallest case of every claim that has one, by its id."""
     ids = [claim.id for claim in claims if claim.counterexample is not None]
     records = long_work(console, smallest, ids, "searching", path=None, jobs=jobs)
@@ -153,7 +153,7 @@ def _searched(console: Console, claims: list[Claim], jobs: int) -> dict[str, Fou
     for claim_id, record in zip(ids, records, strict=True):
         rows = record["scores"]
         scores = None if rows is None else torch.tensor(rows)
-        found[claim_id] = Found(scores, record["says"], record["tried"])
+        found[claim_id] = SearchResult(scores, record["says"], record["tried"])
     return found
 
 

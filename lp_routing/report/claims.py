@@ -16,7 +16,7 @@ from lp_routing.claims.claim import (
     Checked,
     Claim,
     Counterexample,
-    Found,
+    SearchResult,
     Verdict,
     smallest_case,
     where,
@@ -101,7 +101,7 @@ def markdown_page(
     checked: Sequence[Checked],
     measured_on: str,
     command: str,
-    smallest: Callable[[Claim], Found] = smallest_case,
+    smallest: Callable[[Claim], SearchResult] = smallest_case,
 ) -> str:
     """The whole page.
 
@@ -109,7 +109,7 @@ def markdown_page(
         checked: the claims in order, with their evidence.
         measured_on: what the evidence was measured on, in words.
         command: the command that makes this page.
-        smallest: what a search for the smallest case brought home, for claims that have one.
+        smallest: the result of the search for the smallest counterexample of a claim that has one.
     """
     lines = [
         "# Claims",
@@ -153,7 +153,7 @@ def heading(claim: Claim) -> str:
     return f"{claim.id}: {claim.title}"
 
 
-def _markdown_section(checked: Checked, smallest: Callable[[Claim], Found]) -> Iterator[str]:
+def _markdown_section(checked: Checked, smallest: Callable[[Claim], SearchResult]) -> Iterator[str]:
     claim = checked.claim
     yield f"### {heading(claim)}"
     yield ""
@@ -187,7 +187,7 @@ def _markdown_case(case: Counterexample) -> Iterator[str]:
     yield case.story
 
 
-def _searched(case: Counterexample, smallest: Found) -> str:
+def _searched(case: Counterexample, smallest: SearchResult) -> str:
     """What the search finds beside the case worked by hand."""
     by_hand, found = case.tensor(), smallest.scores
     if found is None or found.tolist() == by_hand.tolist():

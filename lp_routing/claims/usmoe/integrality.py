@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.certificate.certificate import certify
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import by_layer, span
 from lp_routing.claims.usmoe.rules import PAPER
 from lp_routing.extensions.group_limited import best_in_groups, relaxed_in_groups
@@ -81,7 +81,7 @@ def measured(scores: Tensor, k: int) -> Layer | str:
     return Layer(abs(certificate.relative_gap), half, crossing, one_group, bool(agrees))
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """A whole choice certified at the LP's value; the LP above whole choices where it breaks."""
     L, T, _ = subject.shape
     tokens, layers = min(T, TOKENS), list[Layer]()
@@ -146,7 +146,7 @@ def _as_solved(row: Tensor, lp: Tensor, whole: Tensor) -> bool:
     return all(close)
 
 
-def breaks(scores: Tensor) -> str | None:
+def refutes_statement(scores: Tensor) -> str | None:
     """K = 2 experts of at most one of two halves: a token whose LP is worth more than any choice.
 
     For whole scores.
@@ -166,7 +166,7 @@ def _two_best(row: list[float]) -> float:
     return sum(sorted(row)[-2:])
 
 
-def betrays(scores: Tensor) -> str | None:
+def refutes_verdict(scores: Tensor) -> str | None:
     """Whole bounds on rows, columns and the total whose LP is worth more than any whole choice."""
     T, E = scores.shape
     for k, capacity, total in ((1, 1, T), (min(2, E), (T + 1) // 2, T), (E, max(1, T - 1), T + 1)):
@@ -220,7 +220,7 @@ B3 = Claim(
         "10 + 7 = 17 in A, 12 + 2 = 14 in B. The LP opens each group by half and takes half of "
         "10, 7, 7 and of 12, two experts in all: 5 + 3.5 + 3.5 + 6 = 18.",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
     forbidden_too=True,
 )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import by_layer, span
 from lp_routing.claims.usmoe.rules import CODE, PAPER
 from lp_routing.scores import ScoreFunction, softmax, unified
@@ -173,7 +173,7 @@ def within(layer: Layer, E: int) -> bool:
     return one and layer.two_token <= E and layer.two_all <= 2 * E and layer.outside <= ROUNDING
 
 
-def examine(subject: Subject) -> Evidence:
+def examine(subject: ClaimInput) -> Evidence:
     """Ranks and principal angles on hidden states recovered from the logits."""
     _, T, E = subject.shape
     some = torch.linspace(0, T - 1, min(T, max(2, min(TOKENS, GRADIENTS // E)))).long()
@@ -231,7 +231,7 @@ def tiny(logits: Tensor) -> tuple[Routing, Tensor]:
     return Routing(hidden, torch.cat([eye, zero], 1)), torch.cat([zero, eye], 1)
 
 
-def breaks(logits: Tensor) -> str | None:
+def refutes_statement(logits: Tensor) -> str | None:
     """A Jacobian without a part outside the E embeddings, where 2 E directions are claimed."""
     E = logits.shape[1]
     routing, _ = tiny(logits)
@@ -241,7 +241,7 @@ def breaks(logits: Tensor) -> str | None:
     return f"All gradients lie in the span of {E} embeddings; {2 * E} directions are claimed."
 
 
-def betrays(logits: Tensor) -> str | None:
+def refutes_verdict(logits: Tensor) -> str | None:
     """A gradient outside the span of the embeddings, or a rank above what is proved."""
     E = logits.shape[1]
     routing, second = tiny(logits)
@@ -280,6 +280,6 @@ B7 = Claim(
         "gradients .25 e_1 and .25 e_2. Their mean, (.25, -.125) and (-.125, .25), has rank 2 = "
         "E; axes 3 and 4 stay zero. Claimed: 4.",
     ),
-    breaks=breaks,
-    betrays=betrays,
+    refutes_statement=refutes_statement,
+    refutes_verdict=refutes_verdict,
 )

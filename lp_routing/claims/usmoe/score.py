@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lp_routing.certificate.certificate import certify
 from lp_routing.certificate.prices import Prices
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import by_layer, span
 from lp_routing.claims.usmoe.rules import CODE, PAPER, cut_of, pooled_choice, row_choice
 from lp_routing.problem.named import unified as unified_problem
@@ -34,7 +34,7 @@ def untied(scores: Tensor, k: int) -> Tensor:
     return ordered[..., k - 1] > ordered[..., k]
 
 
-def examine_preference(subject: Subject) -> Evidence:
+def examine_preference(subject: ClaimInput) -> Evidence:
     """Row top-k by every rate against row top-k of the logits; then the pool's, and v1's."""
     L, T, E = subject.shape
     k, logits = subject.k, subject.logits
@@ -66,7 +66,7 @@ def examine_preference(subject: Subject) -> Evidence:
     return Evidence(changed == 0, sentence, numbers)
 
 
-def breaks_preference(logits: Tensor) -> str | None:
+def refutes_statement_on_preference(logits: Tensor) -> str | None:
     """Logits without ties, where there is a choice, and on which no rate changes it."""
     E = logits.shape[1]
     if E == 1 or any(len(set(row)) < E for row in logits.tolist()):
@@ -78,7 +78,7 @@ def breaks_preference(logits: Tensor) -> str | None:
     return f"Row top-k is the same for the rates {RATES} and every k."
 
 
-def betrays_preference(logits: Tensor) -> str | None:
+def refutes_verdict_on_preference(logits: Tensor) -> str | None:
     """A rate by which token choice takes smaller logits, or that reverses two experts."""
     E = logits.shape[1]
     for score in (partial(unified, rate=rate) for rate in RATES):
@@ -116,8 +116,8 @@ B4 = Claim(
         "and (.05, .99, .50): either way token 1 ranks experts 1, 2, 3 and token 2 ranks 2, 3, 1, "
         "and so does every mixture.",
     ),
-    breaks=breaks_preference,
-    betrays=betrays_preference,
+    refutes_statement=refutes_statement_on_preference,
+    refutes_verdict=refutes_verdict_on_preference,
     forbidden_too=True,
 )
 
@@ -165,7 +165,7 @@ def examined(logits: Tensor, k: int) -> Layer:
     return Layer(percent(whole[:half] != first), percent(whole != alone), leak, N / (k * T), agrees)
 
 
-def examine_causality(subject: Subject) -> Evidence:
+def examine_causality(subject: ClaimInput) -> Evidence:
     """What the second half of the tokens changes in the first; decoding; a fixed threshold."""
     L, T, _ = subject.shape
     if T < 2:
@@ -191,7 +191,7 @@ def examine_causality(subject: Subject) -> Evidence:
     return Evidence(all(layer.agrees for layer in layers), sentence, numbers)
 
 
-def breaks_causality(scores: Tensor) -> str | None:
+def refutes_statement_on_causality(scores: Tensor) -> str | None:
     """A pair that is taken or not, however ties are broken, and otherwise with later tokens."""
     T, E = scores.shape
     for k in range(1, E):
@@ -216,7 +216,7 @@ def surely(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return (as_large <= N) & chosen, (larger >= N) & ~chosen
 
 
-def betrays_causality(scores: Tensor) -> str | None:
+def refutes_verdict_on_causality(scores: Tensor) -> str | None:
     """A score, token choice or threshold that later tokens change; a threshold that is not best.
 
     The scores serve as logits, too.
@@ -268,7 +268,7 @@ B6 = Claim(
         "Scores, K = 1. Token 1 alone: N = 1, it takes expert 1 (score 2). With token 2, N = 2 and "
         "the two largest are 4 and 3: token 1 loses its expert to a token that comes later.",
     ),
-    breaks=breaks_causality,
-    betrays=betrays_causality,
+    refutes_statement=refutes_statement_on_causality,
+    refutes_verdict=refutes_verdict_on_causality,
     forbidden_too=True,
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lp_routing.certificate.certificate import certify
 from lp_routing.certificate.prices import Prices
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Number, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Number, Verdict
 from lp_routing.claims.helpers import by_layer, rounding, share_below, span
 from lp_routing.claims.usmoe.rules import CODE, PAPER, cut_of, pooled_choice, worth
 from lp_routing.errors import InputError
@@ -280,7 +280,7 @@ def misjudged(scores: Tensor, chosen: Tensor, total: int) -> bool:
     return bool(((dropped & (best > cut)) | (~dropped & (best < cut))).any())
 
 
-def examine_serving(subject: Subject) -> Evidence:
+def examine_serving(subject: ClaimInput) -> Evidence:
     """Tokens that unified drops, and the price of serving all, with and without capacity."""
     L, T, _ = subject.shape
     tokens, k = min(T, TOKENS), subject.k
@@ -308,7 +308,7 @@ def examine_serving(subject: Subject) -> Evidence:
     return Evidence(all(layer.agrees for layer in layers), sentence, numbers)
 
 
-def breaks_serving(scores: Tensor) -> str | None:
+def refutes_statement_on_serving(scores: Tensor) -> str | None:
     """A token without expert in every optimum: its best score lies below the cut."""
     T, E = scores.shape
     for k in range(1, E):
@@ -319,7 +319,7 @@ def breaks_serving(scores: Tensor) -> str | None:
     return None
 
 
-def betrays_serving(scores: Tensor) -> str | None:
+def refutes_verdict_on_serving(scores: Tensor) -> str | None:
     """A token dropped with its best score above the cut, or a served choice that is not best."""
     T, E = scores.shape
     for k in range(1, E + 1):
@@ -370,8 +370,8 @@ B5 = Claim(
         "K = 1, so N = 2: the two largest scores are .49 and .49, both of token 1. Token 2 gets no "
         "expert. With a row >= 1 for each token: .49 + .25 = .74 in place of .98.",
     ),
-    breaks=breaks_serving,
-    betrays=betrays_serving,
+    refutes_statement=refutes_statement_on_serving,
+    refutes_verdict=refutes_verdict_on_serving,
     forbidden_too=True,
 )
 
@@ -403,7 +403,7 @@ def _point_in_order(point: CapacityPoint, cost: InferenceCost, slack: float) -> 
     return proved and in_bounds and (not level or point.value >= cost.value - slack)
 
 
-def examine_cost(subject: Subject) -> Evidence:
+def examine_cost(subject: ClaimInput) -> Evidence:
     """Layer by layer: the smallest budgets, their makespans, and the curves by tenths."""
     costs = [
         inference_cost(softmax(logits), subject.k, factors=FACTORS) for logits in subject.logits
@@ -459,7 +459,7 @@ def _tenths(costs: Sequence[InferenceCost]) -> dict[str, Number]:
     return numbers
 
 
-def betrays_cost(scores: Tensor) -> str | None:
+def refutes_verdict_on_cost(scores: Tensor) -> str | None:
     """A budget or a capacity that is not the smallest; for scores >= 0."""
     for k in range(1, scores.shape[1] + 1):
         if not in_order(inference_cost(scores, k, factors=(0.5, 1.0))):
@@ -485,6 +485,6 @@ B8 = Claim(
         "where ties leave another row top-k."
     ),
     examine=examine_cost,
-    betrays=betrays_cost,
+    refutes_verdict=refutes_verdict_on_cost,
     forbidden_too=True,
 )

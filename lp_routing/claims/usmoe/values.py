@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lp_routing.certificate.certificate import Certificate, certify
 from lp_routing.certificate.prices import Prices
-from lp_routing.claims.claim import Claim, Counterexample, Evidence, Subject, Verdict
+from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import best_by_trial, by_layer, rounding, share_above, span
 from lp_routing.claims.usmoe.rules import (
     CODE,
@@ -38,7 +38,7 @@ def top_of_pool(scores: Tensor, total: int) -> Tensor:
     return largest(scores.flatten(), total).view_as(scores)
 
 
-def examine_budget(subject: Subject) -> Evidence:
+def examine_budget(subject: ClaimInput) -> Evidence:
     """Top-N certified with the N-th score as price, for = N and for <= N, unified and raw."""
     L, T, _ = subject.shape
     N, agrees, gaps, lost, cuts = subject.k * T, True, [], [], []
@@ -66,7 +66,7 @@ def examine_budget(subject: Subject) -> Evidence:
     return Evidence(bool(agrees), sentence, {"N": N} | numbers)
 
 
-def breaks_budget(scores: Tensor) -> str | None:
+def refutes_statement_on_budget(scores: Tensor) -> str | None:
     """A budget whose LP is worth more than the floor(N) largest scores; exact on whole numbers."""
     for halves in range(2 * scores.numel() + 1):
         N = Fraction(halves, 2)
@@ -77,7 +77,7 @@ def breaks_budget(scores: Tensor) -> str | None:
     return None
 
 
-def betrays_budget(scores: Tensor) -> str | None:
+def refutes_verdict_on_budget(scores: Tensor) -> str | None:
     """Top-N that misses the LP for = N, or for <= N though the N-th score is not negative."""
     for N in range(1, scores.numel() + 1):
         top = Fraction(worth(scores, top_of_pool(scores, N)))
@@ -116,12 +116,12 @@ B1 = Claim(
         "Raw logits of one token. N = 2 with <=: top-2 keeps 2 - 1 = 1, the LP takes the first "
         "pair alone, 2. And N = 1/2: the LP takes half of the first pair, 1; top-0 takes nothing.",
     ),
-    breaks=breaks_budget,
-    betrays=betrays_budget,
+    refutes_statement=refutes_statement_on_budget,
+    refutes_verdict=refutes_verdict_on_budget,
 )
 
 
-def examine_order(subject: Subject) -> Evidence:
+def examine_order(subject: ClaimInput) -> Evidence:
     """Unified, token and expert choice by the same score, and across scores."""
     L, T, E = subject.shape
     k, capacity = subject.k, subject.k * T // E
@@ -154,7 +154,7 @@ def examine_order(subject: Subject) -> Evidence:
     return Evidence(bool(agrees), sentence, numbers)
 
 
-def breaks_order(logits: Tensor) -> str | None:
+def refutes_statement_on_order(logits: Tensor) -> str | None:
     """Logits on which the unified score's choice holds less softmax mass than token choice."""
     mass, both = softmax(logits), unified(logits)
     for k in range(1, logits.shape[1]):
@@ -164,7 +164,7 @@ def breaks_order(logits: Tensor) -> str | None:
     return None
 
 
-def betrays_order(scores: Tensor) -> str | None:
+def refutes_verdict_on_order(scores: Tensor) -> str | None:
     """One score, by which row top-K or column top-C is worth more than the same number of pairs."""
     T, E = scores.shape
     for k in range(1, E + 1):
@@ -205,8 +205,8 @@ B2 = Claim(
         "and (.119, .018); with E = 2 the unified score is their mean, (.690, .690) and (.500, "
         ".069). Both places go to token 1: softmax mass 1. Token choice holds .5 + .881 = 1.381.",
     ),
-    breaks=breaks_order,
-    betrays=betrays_order,
+    refutes_statement=refutes_statement_on_order,
+    refutes_verdict=refutes_verdict_on_order,
     forbidden_too=True,
 )
 
@@ -229,7 +229,7 @@ def by_budget(scores: Tensor, chosen: Tensor) -> Certificate:
     return certify(unified_problem(scores, N), chosen, Prices(total=cut_of(scores, N)))
 
 
-def examine_special_cases(subject: Subject) -> Evidence:
+def examine_special_cases(subject: ClaimInput) -> Evidence:
     """Both rules certified by their own rows or columns, then held against the budget alone."""
     L, T, E = subject.shape
     k, agrees = subject.k, True
@@ -261,7 +261,7 @@ def examine_special_cases(subject: Subject) -> Evidence:
     return Evidence(bool(agrees), sentence, numbers)
 
 
-def breaks_special_cases(scores: Tensor) -> str | None:
+def refutes_statement_on_special_cases(scores: Tensor) -> str | None:
     """Token choice or expert choice worth less than as many pairs of the pool."""
     T, E = scores.shape
     named = [(f"token choice, k={k}", row_choice(scores, k)) for k in range(1, E)]
@@ -276,7 +276,7 @@ def breaks_special_cases(scores: Tensor) -> str | None:
     return None
 
 
-def betrays_special_cases(scores: Tensor) -> str | None:
+def refutes_verdict_on_special_cases(scores: Tensor) -> str | None:
     """Row top-k or column top-C that is not best for its own rows or columns."""
     T, E = scores.shape
     for k in range(1, E + 1):
@@ -314,7 +314,7 @@ B9 = Claim(
         "K = 1: token choice takes 3 and 1, 4 in all. With the budget N = 2 alone the two largest "
         "are 3 and 2, both of token 1: 5.",
     ),
-    breaks=breaks_special_cases,
-    betrays=betrays_special_cases,
+    refutes_statement=refutes_statement_on_special_cases,
+    refutes_verdict=refutes_verdict_on_special_cases,
     forbidden_too=True,
 )
