@@ -58,7 +58,7 @@ def refused(call):
     """The type and the words of what a call raises."""
     try:
         call()
-    except (lpr.InputError, lpr.GroupError) as error:
+    except (lpr.InputError, lpr.process_group.GroupError) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing was raised"
 
