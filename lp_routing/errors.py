@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """A problem, an assignment, a file or an argument cannot mean what it says."""
+    """A problem, an assignment, a file or an argument that makes no sense as given."""
 
 
 class OptionError(InputError, TypeError):

@@ -1,8 +1,8 @@
 """Tokens sharded over the processes of a `torch.distributed` group: ways to exchange.
 
-Every exchange is one gathering of a value from each rank, with a word on whether the rank is well.
-So a rank that fails tells the others at their next exchange, and one that is gone ends them at the
-group's time-out, instead of leaving them to wait for ever.
+Every exchange gathers one value from each rank, together with a flag that says whether the rank has
+failed. So a rank that fails stops the others at their next exchange, and one that is gone stops
+them at the group's time-out; no rank waits without end.
 """
 
 from collections.abc import Callable, Iterator
@@ -84,7 +84,7 @@ class ProcessGroup:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Whatever is raised inside on this rank ends the others as well, with its words."""
+        """An error raised inside on this rank is raised on the others as well, with its message."""
         try:
             yield
         except GroupError:

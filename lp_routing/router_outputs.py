@@ -1,4 +1,4 @@
-"""What a router gave back, read: who goes where, however it says so."""
+"""What a router returned, in any of the forms that are accepted, read as amounts per pair."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ ACCEPTED = (
 
 
 class NoRouterOutput(InputError):
-    """Why a router gave no answer: what it raised or returned, or that it did not return."""
+    """A router gave no usable output: what it raised or returned, or that it did not return."""
 
 
 def as_choice_mask(answer: Any, logits: Tensor) -> Tensor:
@@ -52,8 +52,8 @@ def as_amounts(answer: Any, logits: Tensor) -> Tensor:
         logits: what the router was given.
 
     Raises:
-        NoRouterOutput: anything else, indices that are out of range or named twice. Whether amounts
-            make sense is not asked.
+        NoRouterOutput: anything else, indices that are out of range or named twice. The size of
+            amounts is not checked.
     """
     if isinstance(answer, tuple | list) and any(_tells(entry) for entry in answer):
         answer = _the_one(answer, logits)

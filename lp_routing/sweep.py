@@ -38,7 +38,7 @@ from lp_routing.validation import as_int
 
 
 class WorkerError(RuntimeError):
-    """A process that computed points ended on its own, as for want of memory."""
+    """A process that computed points ended on its own, for example out of memory."""
 
 
 def over_processes(
@@ -56,7 +56,9 @@ def over_processes(
         InputError: work that cannot be sent to another process.
         WorkerError: a process ended on its own.
     """
-    with NamedTemporaryFile(prefix="lp-routing-") as sent:  # a pipe of so much would hold us up
+    with NamedTemporaryFile(
+        prefix="lp-routing-"
+    ) as sent:  # a pipe would block until the worker reads it
         try:
             pickle.dump(work, sent)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -83,9 +85,9 @@ def over_processes(
 
 
 def _submitted(pool: ProcessPoolExecutor, todo: Mapping[str, Any]) -> dict[Future[Any], str]:
-    """The points on their way, with their keys.
+    """The submitted points, with their keys.
 
-    Ctrl-C reaches every process of a terminal: workers inherit that it is not for them.
+    Ctrl-C reaches every process of a terminal; workers inherit the blocked signal and ignore it.
     """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -96,7 +98,7 @@ def _submitted(pool: ProcessPoolExecutor, todo: Mapping[str, Any]) -> dict[Futur
 
 def _ended(jobs: int) -> str:
     return (
-        f"jobs={jobs}: a process ended on its own, perhaps for want of memory; try fewer. A script "
+        f"jobs={jobs}: a process ended on its own, perhaps out of memory; try fewer. A script "
         f'of your own needs `if __name__ == "__main__":` around the call.'
     )
 
@@ -114,7 +116,7 @@ def _begin(sent: str) -> None:
 
 
 def _end_with_parent(sent: str) -> None:
-    """A worker whose parent was killed would wait for points for ever."""
+    """End this worker when its parent is gone: it would wait for points without end."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
@@ -196,7 +198,7 @@ class ResultFile:
             ) from error
 
     def close(self) -> None:
-        """Give the file back to others."""
+        """Close the file and release its lock."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -284,7 +286,7 @@ ERROR = "error"
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """How far a sweep has come.
+    """How much of a sweep is done.
 
     Attributes:
         done: points with a record, those of earlier runs included.
@@ -329,7 +331,7 @@ def sweep(
             the task's name, its bound arguments (of tensors a sha256) and the package's version.
         jobs: processes. With more than one, each is a fresh interpreter with one torch thread:
             sums that torch would split over threads may then differ in the last bits.
-        progress: told at the beginning and after every point.
+        progress: called at the beginning and after every point.
         question: the task as the file's header states it; left out, `task`. It lacks arguments
             that do not change the records, such as another file that is written on the way.
 
@@ -341,7 +343,7 @@ def sweep(
     Raises:
         InputError: bad arguments, or a file that answers another question, is damaged, in use by
             another process, or cannot be written.
-        WorkerError: a process ended on its own, as for want of memory.
+        WorkerError: a process ended on its own, for example out of memory.
         KeyboardInterrupt: after its processes were ended.
     """
     jobs, points = as_int(jobs, "jobs", 1), list(points)

@@ -19,7 +19,11 @@ from torch import Tensor
 from lp_routing.errors import InputError
 
 CHUNK = 1 << 20
-"""Entries that are looked at together, so that a check needs little memory beside them."""
+"""Entries checked together, so that a check needs little memory beside what it checks.
+
+Larger chunks need more memory, smaller ones more time: 8 million float32 on one core
+take 15 ms at 2**18 to 2**22 and 32 ms at 2**14.
+"""
 
 Scores = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]
 
@@ -171,7 +175,10 @@ def as_int(
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MASK_LIKE = 6e4
-"""No lowest number of a dtype is smaller than this in size."""
+"""Scores of at least this size are compared with the lowest number of each dtype, a usual mask.
+
+The smallest of these is float16's, -65504; a lower limit would compare more chunks in vain.
+"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The proof: what tokens would take at given prices, what is taken, and the bound."""
+"""The proof: prices, what tokens would take at these prices, broken bounds, the certificate."""
 
 from lp_routing.certificate.certificate import Certificate, certify, dual_bound
 from lp_routing.certificate.prices import Prices

@@ -134,7 +134,11 @@ def _earned_by(response: Response, dot: Dot) -> DualSums:
 AnyAssignment = Assignment | Tensor | np.ndarray[Any, Any]
 
 CANCELLATION = 2.0**10
-"""A float64 bound is trusted while at most this many times its size was added up to it."""
+"""A float64 bound is used while the sizes added up to it are at most this many times its own size.
+
+Sums lose some 1e-16 of what is added up, so the bound is right to about 1e-13 of itself. Beyond, it
+is evaluated in exact fractions, which is slower; a lower limit would do that more often.
+"""
 
 
 @dataclass(frozen=True)

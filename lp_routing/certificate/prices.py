@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 LARGEST = 1e280
+"""Score per pair: larger prices are refused, as their sums over constraints could leave float64."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,11 +16,17 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.validation import as_tensor
 
 ROUNDING = 1e-12
-"""Sums of fractions off by this much, relative to the limit, are rounding and not reported."""
+"""Relative to the limit: fractional sums that miss it by less are rounding and not reported.
+
+Float64 sums of a million fractions are off by at most some 1e-13. Whole amounts have no tolerance.
+"""
 
 
 NAMED = 1000
-"""How many broken constraints of a kind get a name: beyond that they are only counted."""
+"""Broken constraints of one kind that are named, the worst ones; all are counted.
+
+It keeps memory and messages small where a million tokens break their bounds.
+"""
 
 
 class Violation(NamedTuple):
@@ -102,7 +108,7 @@ class PrimalSums:
 
 
 def no_primal_sums(problem: RoutingProblem) -> PrimalSums:
-    """What no tokens take: the sum to start from."""
+    """The sums over no tokens: where adding up starts."""
     nobody = problem.scores[:0]
     return replace(primal_sums(problem, slice(0, 0), nobody, nobody), value=0)  # adds to fractions
 

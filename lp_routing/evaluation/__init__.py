@@ -1,4 +1,4 @@
-"""Routers judged by the certified optimum of one problem."""
+"""Routers compared with the certified optimum of one problem."""
 
 from lp_routing.evaluation.compare import Optimum, comparisons
 from lp_routing.evaluation.evaluate import RouterResult

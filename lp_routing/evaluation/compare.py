@@ -4,7 +4,7 @@ Each router chooses once and is judged, then is timed in turns with `torch.topk`
 
 A router's rule lies in its own scores as much as in its choice among them, so it is only itself
 when it starts from logits: where a problem is given by its scores, routers are called with the
-logits that these tell, never with the scores.
+logits that follow from these, never with the scores.
 """
 
 import time
@@ -33,10 +33,17 @@ from lp_routing.validation import as_int
 LOGITS, LOG_OF_SCORES, SCORES = "logits", "log of scores", "scores as logits"
 
 SUM_TOLERANCE = 1e-2
-"""Scores whose sum over each token's experts is 1 up to this are a softmax, in bfloat16 too."""
+"""Scores that sum to 1 up to this over each token's experts are taken as a softmax.
+
+bfloat16 shares of 256 experts sum to 1 within some 4e-3; a wider limit would take other scores
+for a softmax.
+"""
 
 PROBED = 256
-"""Whether a constant added to a token's logits matters is asked of this many tokens."""
+"""Tokens on which a router is tested for whether a constant added to logits changes its scores.
+
+Score functions act token by token or on a sequence, so a few tokens show it; more cost time only.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +62,8 @@ class RouterInput:
     def refusal(self, router: Any) -> str:
         """Why a router cannot be judged with these, in words; "" where it can.
 
-        From softmax scores a token's logits are known up to a constant, so a rule that minds it
-        (a sigmoid, a ReLU) is refused. A plain function cannot be asked whether it does.
+        From softmax scores a token's logits are known up to a constant, so a rule that depends
+        on it (a sigmoid, a ReLU) is refused. A plain function cannot be asked whether it does.
         """
         if self.values is None:
             return (
@@ -105,12 +112,15 @@ def router_input(logits: Tensor | None, scores: Tensor) -> RouterInput:
 
 
 PATIENCE_S = 0.25
-"""A router whose timed calls took this long together is called no more; one call is enough."""
+"""Seconds of timed calls of one router, after which it is not called again; at least one call.
+
+More gives steadier medians and a longer comparison. Fast routers reach `repeats` calls before.
+"""
 
 
 @dataclass(eq=False)
 class _RouterRun:
-    """A router at work, and what is known of it so far."""
+    """One router: built, run once, judged, then timed; and what is known of it so far."""
 
     row: RouterResult
     run: Callable[[Tensor], Any] | None = None
@@ -199,7 +209,7 @@ def _timed(work: Callable[[Tensor], Any], values: Tensor) -> tuple[float, Any]:
 
 
 def _wait(values: Tensor) -> None:
-    """Until the device has done what it was asked: clocks stand on the host."""
+    """Wait until the device has finished: the clock is the host's."""
     if values.device.type == "cuda":
         torch.cuda.synchronize(values.device)
 
@@ -235,8 +245,8 @@ def compare(
         logits: (T, E), what every router is called with; it goes by scores of its own, and what
             it takes is judged by the problem's. Left out, they are the log of the problem's scores
             where these are a softmax, and the scores themselves where some are negative (column
-            `routed_on`). Where neither holds, and for a router that minds a constant added to a
-            token's logits, which a softmax hides, there is no judgement: `status` says so.
+            `routed_on`). Where neither holds, and for a router whose scores change with a
+            constant added to a token's logits, there is no judgement: `status` says so.
         solver: who finds the optimum; left out, `Pricing`, or HiGHS where it is not integral.
         repeats: timed calls of each router, in turns with the others and with `torch.topk`;
             fewer of one that is slow (column `runs`).

@@ -1,8 +1,8 @@
 """One router's assignment judged by a problem and its optimum: a row of numbers.
 
 The load metrics say how evenly experts are loaded. All measure a load (..., E), tokens per expert,
-and give one float64 number for each of its leading dimensions. A load of zero everywhere is even:
-nobody has more than anybody else.
+and give one float64 number for each of its leading dimensions. A load of zero everywhere counts as
+even.
 """
 
 import math
@@ -118,13 +118,22 @@ OK, INFEASIBLE = "ok", "INFEASIBLE"
 NOT_JUDGED, NOT_TRIED = "not judged", "not tried"
 
 ROUNDING = 1e-9
-"""A relative gap smaller than this is evaluated again without rounding."""
+"""Relative: a gap smaller than this is evaluated again in exact fractions, which costs more time.
+
+Float64 gaps are off by some 1e-13 of the bound, so 1e-9 leaves no optimum unproved.
+"""
 
 TIED = 1e-12
-"""A pair this close to its price, relative to a usual score, counts as tied."""
+"""Relative to a usual score: a pair this close to its price counts as tied.
+
+Prices at a vertex are sums of a few scores; a larger tolerance would tie pairs that differ.
+"""
 
 FEW = 0.01
-"""Optima are compared pair by pair where at most this share of the tokens hesitates."""
+"""Share of tokens: with at most so many tied ones, the optimum is compared pair by pair.
+
+With more, another optimum may take other pairs, and an overlap with this one says little.
+"""
 
 KINDS = {
     "token": "tokens",
@@ -342,19 +351,18 @@ def _range(values: Tensor) -> str:
 def _settled(problem: RoutingProblem, truth: Solution) -> Tensor | None:
     """The optimum's pairs, boolean (T, E); None where fractional, or where ties leave them open.
 
-    At optimal prices some tokens always hesitate: each price stands where some token is
-    indifferent. More of them than there are prices, and than a hundredth of the tokens, means
-    that other optima may take quite other pairs.
+    At optimal prices some tokens are always tied, about one for each price. More tied tokens than
+    prices, and than a hundredth of all tokens, means that other optima may take other pairs.
     """
     x = None if truth.assignment is None else truth.assignment.x
     if x is None or truth.prices is None or truth.status is not Status.OPTIMAL:
         return None
     tolerance = TIED * (problem.typical_score or 1.0)
     tied = ties(problem, truth.prices, tolerance)[:, 0]
-    hesitating = int(torch.zeros_like(problem.copies()).index_fill_(0, tied, 1.0).sum())
+    tied_tokens = int(torch.zeros_like(problem.copies()).index_fill_(0, tied, 1.0).sum())
     prices = sum(len(family) for family in problem.families if family.kind != "token")
     whole = bool((x == x.round()).all()) if x.is_floating_point() else True
-    few = hesitating <= max(prices, FEW * problem.T)
+    few = tied_tokens <= max(prices, FEW * problem.T)
     return x > 0 if whole and few and bool((x > 0).any()) else None
 
 

@@ -95,6 +95,7 @@ def cases(layer: int, scores: Tensor, k: int, capacity_factor: float) -> list[Ca
 
 CHAINED = ("token_choice", "expert_choice", "balanced")
 ROUNDING = 1e-12
+"""Relative: optima that should be ordered may be out of order by this much, rounding of sums."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def chain(outcomes: Sequence[VerifiedCase]) -> list[VerifyFinding]:
 
 
 def refuted(outcomes: Sequence[VerifiedCase]) -> list[str]:
-    """What was claimed and did not come out, in words; empty where all is as theory says."""
+    """Claims that the numbers do not confirm, in words; empty where all is as theory says."""
     failed = [
         f"layer {row.layer}, {row.problem}: {row.method} ended {row.status}"
         f"{' (' + row.explanation + ')' if row.explanation else ''}"
@@ -230,7 +231,10 @@ def refuted(outcomes: Sequence[VerifiedCase]) -> list[str]:
 
 
 AGREEMENT = 1e-6
-"""Two solvers agree where their values differ by less than this, relative to the scale."""
+"""Relative: two solvers agree where their values differ by less than this.
+
+It is the tolerance of `CVXPY`, whose interior-point method ends some 1e-8 short of the optimum.
+"""
 
 
 def examine(case: Case) -> VerifiedCase:
@@ -245,7 +249,7 @@ def examine(case: Case) -> VerifiedCase:
 def examine_all(
     todo: list[Case], jobs: int, done: Callable[[VerifiedCase], None] = lambda _: None
 ) -> list[VerifiedCase]:
-    """Examine cases in `jobs` processes, telling `done` of each; outcomes in order."""
+    """Examine cases in `jobs` processes, calling `done` with each; outcomes in order."""
     if jobs == 1:
         return [_told(_outcome(case, partial(examine, case)), done) for case in todo]
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_one_thread) as pool:
@@ -258,7 +262,7 @@ def examine_all(
 
 
 def _outcome(case: Case, examined: Callable[[], VerifiedCase]) -> VerifiedCase:
-    """The outcome, or what stopped it: one case that fails must not lose the others."""
+    """The outcome, or the error that stopped it: a case that fails must not stop the others."""
     try:
         return examined()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Problems beside the linear program of routing: one a file, each with a proved bound."""
+"""Problems beyond the linear program of routing, one a file, each with a proved bound."""
 
 from lp_routing.extensions.expert_pruning import (
     best_kept,

@@ -7,7 +7,7 @@ a facility-location problem (a p-median for k = 1); row i stands for f_i tokens.
 what every token's k best of it sum to, is a sum of weighted ranks of a uniform matroid, so it is
 monotone and submodular for every k: `greedy` reaches at least 1 - 1/e of the best (Nemhauser,
 Wolsey and Fisher 1978), and any set's value plus its M largest gains bounds the best.
-`heavy_hitters` keeps the most used experts (SEER-MoE, Muzio et al. 2024), without any such promise.
+`heavy_hitters` keeps the most used experts (SEER-MoE, Muzio et al. 2024), without such a guarantee.
 `best_kept` is exact (HiGHS), for some thousand rows; `bound_on_kept` holds at any size.
 """
 
@@ -26,7 +26,12 @@ from lp_routing.solvers.linear_program import Vector
 from lp_routing.validation import Scores, as_int, as_scores, as_tensor, refuse_nan_and_inf
 
 PATIENCE = 10
-"""Steps without a better bound before they are halved."""
+"""Subgradient steps without a better bound, after which the step length is halved.
+
+Fewer shorten the steps too early, more too late. Of 2, 5, 10, 20 and 40 on the four layers of the
+sample (8 of 32 experts kept, k = 2, 200 steps), all bounds lie within 0.3 % of each other and none
+is best on all.
+"""
 
 
 def heavy_hitters(

@@ -4,7 +4,7 @@
     subject to  sum_j x_ij = k for each token,  sum_ij c_j x_ij <= B,  0 <= x_ij <= 1
 
 The row of costs is a knapsack's. MoE++ (Jin et al. 2024) has experts that compute nothing (cost 0)
-next to those that do. With two different costs the row counts the dear pairs, so the LP has whole
+next to those that do. With two different costs the row counts the costly pairs: the LP has whole
 optima (with B rounded down to a cost that can occur); with three it need not: one token, costs
 (0, 1, 2), scores (0, 0, 1) and B = 1 are worth 1/2 to the LP and 0 in whole numbers.
 
@@ -15,8 +15,8 @@ At a price p of cost every token takes its k best of s - p c, and
 is an upper bound (weak duality) whose least value is the LP's. It is convex and made of straight
 pieces, one for each choice, of slope B less the choice's cost. A choice within the budget and one
 beyond it cross at a price; what tokens take there replaces one of the two, until nothing lies below
-the crossing: the least. Then, expert by expert, the first is turned into the second while money
-lasts. The LP splits one such exchange at most, and the whole choice loses no more than it gains.
+the crossing: the least. Then, expert by expert, the first is turned into the second while the
+budget lasts. The LP splits one such exchange at most; the whole choice loses no more than it gains.
 """
 
 from collections.abc import Sequence
@@ -35,9 +35,9 @@ from lp_routing.solvers.highs import BoundedChoice, search
 from lp_routing.validation import Scores, as_int, as_scores, as_tensor, refuse_nan_and_inf
 
 STEPS = 100
-"""Prices that are tried at most; some twenty are usual."""
+"""Prices tried at most, one `topk` each; some twenty are usual. The bound holds at any of them."""
 ROUNDING = 1e-12
-"""Sums of costs may exceed the budget, and bounds the least, by this share: rounding of sums."""
+"""Relative: sums of costs may exceed the budget by this much, which is rounding of their sums."""
 
 Costs = Tensor | Sequence[float]
 
@@ -61,7 +61,7 @@ def within_budget(scores: Scores, k: int, costs: Costs, budget: float) -> Budget
     """k experts per token at a total cost of at most B, by one price; x boolean (T, E).
 
     The bound is the LP's value, up to the rounding of the price, and needs no solver. Ties at a
-    price go to the lower expert, and money that is left to the tokens that gain most for it.
+    price go to the lower expert, and budget that is left to the tokens that gain most for it.
 
     Args:
         scores: (T, E); -inf forbids a pair.
@@ -77,20 +77,20 @@ def within_budget(scores: Scores, k: int, costs: Costs, budget: float) -> Budget
     """
     values, cost, limit = _checked(scores, k, costs, budget)
     budget, words = float(budget), "weak duality with one price"
-    dear = _taken(values, k, cost, 0.0)
-    if dear.cost <= limit:
-        return BudgetedChoice(dear.x, dear.worth, dear.worth, words, 0.0, dear.cost, budget)
+    costly = _taken(values, k, cost, 0.0)
+    if costly.cost <= limit:
+        return BudgetedChoice(costly.x, costly.worth, costly.worth, words, 0.0, costly.cost, budget)
     cheap = _taken(values, k, cost, _prohibitive(values, cost))
     best = (float("inf"), 0.0)
     for _ in range(STEPS):
-        price = max((dear.worth - cheap.worth) / (dear.cost - cheap.cost), 0.0)
+        price = max((costly.worth - cheap.worth) / (costly.cost - cheap.cost), 0.0)
         taken = _taken(values, k, cost, price)
         least, bound = cheap.bound(price, budget), taken.bound(price, budget)
         best = min(best, (bound, price))
-        if bound <= least + ROUNDING * max(abs(least), abs(dear.worth)):
+        if bound <= least + ROUNDING * max(abs(least), abs(costly.worth)):
             break
-        cheap, dear = (taken, dear) if taken.cost <= limit else (cheap, taken)
-    x = _improved(values, cheap, dear, cost, limit)
+        cheap, costly = (taken, costly) if taken.cost <= limit else (cheap, taken)
+    x = _improved(values, cheap, costly, cost, limit)
     return BudgetedChoice(x, _worth(values, x), best[0], words, best[1], _total(x, cost), budget)
 
 
@@ -196,15 +196,15 @@ def _worth(values: Tensor, x: Tensor) -> float:
 
 
 def _improved(
-    values: Tensor, cheap: ChoiceAtPrice, dear: ChoiceAtPrice, cost: Tensor, limit: float
+    values: Tensor, cheap: ChoiceAtPrice, costly: ChoiceAtPrice, cost: Tensor, limit: float
 ) -> Tensor:
-    """The cheap choice with experts exchanged for those of the dear one, most gain per cost first.
+    """The cheap choice with experts exchanged for the costly one's, most gain per cost first.
 
     Where the two differ, all experts are level at the price, so each exchange stands alone.
     """
     exchanges, price_of = [], cost.tolist()
-    for i in (cheap.x != dear.x).any(-1).nonzero().flatten().tolist():
-        low, high = cheap.x[i], dear.x[i]
+    for i in (cheap.x != costly.x).any(-1).nonzero().flatten().tolist():
+        low, high = cheap.x[i], costly.x[i]
         out, into = (
             sorted(some.nonzero().flatten().tolist(), key=price_of.__getitem__)
             for some in (low & ~high, high & ~low)

@@ -12,7 +12,8 @@ It is a transport problem, so with D the devices,
 a bound of Hall's kind, and in whole tokens the least z is that number rounded up. `spread` finds
 both with HiGHS and a maximum flow. `edge_wise` is the local rule: two devices that hold the same
 expert level their loads, edge after edge. It minimises the sum of squared loads one coordinate at a
-time; with fractions its limit is the optimum, one sweep is not, and whole tokens get stuck.
+time; with fractions its limit is the optimum, one sweep is not, and with whole tokens it can stop
+before the optimum.
 """
 
 from collections.abc import Sequence
@@ -31,8 +32,12 @@ from lp_routing.validation import as_int, as_tensor
 Table = np.ndarray[Any, np.dtype[np.float64]]
 
 SETTLED = 1e-13
-"""A sweep that moves no more than this share of all tokens along any edge is the last."""
+"""Share of all tokens: a sweep that moves no more than this along any edge is the last.
+
+It is rounding of float64 loads; a larger one would stop before the loads are level.
+"""
 MOST_TOKENS = 2**31 - 1
+"""Tokens: the maximum flow of SciPy counts in int32."""
 
 
 @dataclass(frozen=True, eq=False)

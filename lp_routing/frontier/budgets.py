@@ -304,7 +304,7 @@ def _all_experts(free: RoutingProblem, C: int) -> Point:
 
 
 MOST = 20
-"""Numbers of experts that are tried where none are named."""
+"""Numbers of experts M tried where none are named: each takes a search, more tell more."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,10 @@ from lp_routing.validation import as_float, as_int, as_tensor
 
 INF = float("inf")
 ROUNDING = 1e-9
-"""Relative to the largest number of a curve: a gap this small is rounding."""
+"""Relative to the largest number of a curve: a gap this small is rounding, and counts as proved.
+
+Solvers' prices are right to some 1e-10; a smaller limit would ask for solves that prove no more.
+"""
 
 Budget = float | Tensor
 
@@ -116,7 +119,7 @@ class ExactCurve:
 def _check_order(slopes: Tensor) -> None:
     """Raise unless slopes (N,) are finite and never rise.
 
-    One comparison of neighbours does for all: it fails beside a NaN, and what lies between finite
+    One comparison of neighbours is enough: it fails beside a NaN, and what lies between finite
     ends is finite.
     """
     if not bool(slopes[:1].isfinite().all() & slopes[-1:].isfinite().all()):

@@ -1,4 +1,4 @@
-"""Questions that budgets raise, as functions, and a router's own curve beside the optimum."""
+"""Questions about budgets, as functions, and a router's own curve beside the optimum."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Where to solve next: the budget at which the proofs so far leave most open."""
+"""Where to solve next: the budget at which bound and value differ most so far."""
 
 from collections.abc import Callable, MutableMapping, Sequence
 from heapq import heapify, heappop, heappush
@@ -81,7 +81,7 @@ def at_budgets(family: BudgetFamily, budgets: Sequence[int]) -> CertifiedCurve:
 def refined(
     family: BudgetFamily, ends: tuple[Point, Point], points: int | None, at: Sequence[int] = ()
 ) -> CertifiedCurve:
-    """Solve where the proofs leave most open, one budget after the other (Eisner and Severance).
+    """Solve where bound and value differ most, one budget after the other (Eisner and Severance).
 
     Eisner and Severance 1976, "Mathematical techniques for efficient record segmentation in large
     shared databases": tangents of two solved budgets meet where the curve can be farthest above
@@ -108,7 +108,7 @@ def refined(
             found[n] = point = solved(family, n)
         except InputError:
             continue
-        if point.bound - point.value > small:  # no proof will come of asking on
+        if point.bound - point.value > small:  # a smaller gap cannot be proved here
             small = point.bound - point.value
         for neighbours in ((low, point), (point, high)):
             heappush(waiting, _open_between(*neighbours))

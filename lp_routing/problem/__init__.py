@@ -1,1 +1,1 @@
-"""What is asked: bounds in words, the problem, its named cases, its answer's shape."""
+"""What is asked: bounds in words, the problem, named problems, and the shape of an assignment."""

@@ -20,7 +20,7 @@ from lp_routing.process_group import ProcessGroup
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WORD = 64
-"""Booleans that are compared together, as the bits of one number."""
+"""Booleans compared together, as the bits of one uint64."""
 
 
 @dataclass(frozen=True, eq=False)

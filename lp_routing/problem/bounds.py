@@ -14,6 +14,7 @@ Amount = float | Sequence[float] | np.ndarray[Any, Any] | Tensor
 
 
 MOST_PAIRS = 2**53
+"""Pairs: float64 holds every whole number up to here, so larger bounds are refused."""
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,13 @@ from lp_routing.problem.constraints import (
 from lp_routing.validation import Scores, as_scores, as_tensor, read_scores
 
 LARGEST_SUM = 1e300
+"""Score: larger sums of scores are refused, since prices times bounds could leave float64."""
 CHUNK_ENTRIES = 1 << 19
-"""Entries of the score matrix in work at a time: 4 MiB of float64, which stays in the cache."""
+"""Entries of the score matrix processed together: 4 MiB of float64, which stays in the cache.
+
+Larger chunks fall out of the cache, smaller ones cost more calls: `dual_bound` of 131,072 x 64
+scores on one core takes 42 to 50 ms at 2**17 to 2**20, 54 ms at 2**16 and 91 ms at 2**22.
+"""
 
 Groups = Iterable[Group | tuple[Members, Bounds]]
 

@@ -1,4 +1,4 @@
-"""The contract of a solver: it answers; `lp_routing.solve` checks and names the status."""
+"""The contract of a solver: it returns amounts and prices; `lp_routing.solve` checks them."""
 
 import math
 from abc import ABC, abstractmethod
@@ -29,7 +29,7 @@ class SolverStatus(Enum):
 
 @dataclass(frozen=True, eq=False)
 class SolverResult:
-    """What a solver returns, not yet believed.
+    """What a solver returns, not yet checked.
 
     Attributes:
         outcome: how it ended.
@@ -51,7 +51,7 @@ class Solver(ABC):
 
     Attributes:
         tolerance: the relative gap and the violation up to which its answers count as exact.
-        own_scale: whether it sees to the scale of the scores itself; else they are brought near 1.
+        own_scale: whether it scales the scores itself; else they are brought near 1 before.
         shards: the processes that hold the tokens.
     """
 

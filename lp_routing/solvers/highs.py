@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 LP_DEFAULTS: dict[str, Any] = {
     "presolve": "off",
-    # HiGHS's own 1e-7 ends simplex some 1e-8 short of the optimum; scores are near 1 here
+    # absolute, for scores near 1: HiGHS's own 1e-7 ends simplex some 1e-8 short of the optimum,
+    # and 1e-10 is the smallest value that it takes
     "primal_feasibility_tolerance": 1e-10,
     "dual_feasibility_tolerance": 1e-10,
 }

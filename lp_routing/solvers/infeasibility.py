@@ -29,7 +29,11 @@ from lp_routing.process_group import ALONE, ProcessGroup
 from lp_routing.solvers.linear_program import LinearProgram, Vector, linear_program
 
 TINY = 1e-7
-"""Duals this close to a whole number are that number up to the solver's tolerance."""
+"""Duals this close to a whole number are taken as that number.
+
+It lies far above the solver's tolerance, 1e-10. A proof by rounded duals is checked by its own
+bound, so a wrong rounding cannot pass.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +75,7 @@ class Part(NamedTuple):
     def named(self) -> Iterator[tuple[str, float]]:
         """The name of each constraint with its amount."""
         names = map(self.family.name, self.rows)
-        # a million tokens share one number, not a million equal ones
+        # one number for all tokens where theirs are equal: no list of a million equal ones
         values, which = np.unique(self.amounts, return_inverse=True)
         shared = values.tolist()
         return zip(names, (shared[i] for i in which), strict=True)

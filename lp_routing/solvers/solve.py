@@ -85,7 +85,11 @@ class Solution:
 Amounts = np.ndarray[Any, np.dtype[np.float64]]
 
 NEARLY_WHOLE = 1e-6
-"""A solver's amounts this close to whole numbers are taken as whole, then certified as such."""
+"""Pairs: amounts this close to whole numbers are rounded, and the rounded ones are certified.
+
+Interior-point methods end within some 1e-8; a larger tolerance would round amounts that are
+fractional. A wrong rounding cannot pass: the certificate is of what is returned.
+"""
 
 
 def solve(

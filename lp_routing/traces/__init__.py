@@ -1,4 +1,4 @@
-"""Router logits of real models: the reader of files, hooks on a model, the sample that ships."""
+"""Router logits of real models: a reader of files, hooks on a model, and a sample."""
 
 from lp_routing.traces.capture import Captured, capture
 from lp_routing.traces.trace import Trace, read, sample

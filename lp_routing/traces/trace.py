@@ -22,6 +22,7 @@ KEY = "router_logits"
 SPARSE_KEYS = ("expert_ids", "probs")
 KEYS = {KEY, *SPARSE_KEYS, "num_experts", "mask", "sequence", "request"}
 MOST_EXPERTS = 1 << 16
+"""Experts: a file that names more is damaged, and its dense matrix would fill the memory."""
 
 
 @dataclass(frozen=True, eq=False)
