@@ -1,22 +1,11 @@
-"""What papers claim about routing, one paper a file: a statement, a check, a verdict."""
+"""What papers claim about routing, one paper a file: a statement, a check, a verdict.
 
-from lp_routing.claims import (
-    base_layers,
-    bip,
-    compete_smoe,
-    deepseek,
-    expert_choice,
-    expert_pruning,
-    lapsum,
-    loss_free,
-    lplb,
-    max_score,
-    moe_plus_plus,
-    quantile_balancing,
-    sinkhorn,
-    soft_moe,
-    usmoe,
-)
+A new paper needs one line here, the name of its file in `PAPERS`.
+"""
+
+import re
+from importlib import import_module
+
 from lp_routing.claims.claim import (
     Claim,
     ClaimInput,
@@ -27,23 +16,41 @@ from lp_routing.claims.claim import (
     smallest,
 )
 
-CLAIMS: tuple[Claim, ...] = (
-    *usmoe.CLAIMS,
-    *sorted((*lapsum.CLAIMS, *soft_moe.CLAIMS), key=lambda claim: claim.id),
-    *bip.CLAIMS,
-    *loss_free.CLAIMS,
-    *quantile_balancing.CLAIMS,
-    *base_layers.CLAIMS,
-    *sinkhorn.CLAIMS,
-    *max_score.CLAIMS,
-    *expert_choice.CLAIMS,
-    *deepseek.CLAIMS,
-    *lplb.CLAIMS,
-    *compete_smoe.CLAIMS,
-    *moe_plus_plus.CLAIMS,
-    *expert_pruning.CLAIMS,
+PAPERS = (
+    "usmoe",
+    "lapsum",
+    "soft_moe",
+    "bip",
+    "loss_free",
+    "quantile_balancing",
+    "base_layers",
+    "sinkhorn",
+    "max_score",
+    "expert_choice",
+    "deepseek",
+    "lplb",
+    "compete_smoe",
+    "moe_plus_plus",
+    "expert_pruning",
 )
-"""All of them, paper by paper."""
+"""Files of this folder; each lists its claims in `CLAIMS`."""
+
+
+def _in_order(claims: list[Claim]) -> tuple[Claim, ...]:
+    """By the letters of their ids as they first come, then by their numbers."""
+    letters = list(dict.fromkeys(claim.id[0] for claim in claims))
+
+    def place(claim: Claim) -> tuple[int, int, str]:
+        number = re.sub(r"\D", "", claim.id)
+        return letters.index(claim.id[0]), int(number), claim.id
+
+    return tuple(sorted(claims, key=place))
+
+
+CLAIMS = _in_order(
+    [claim for paper in PAPERS for claim in import_module(f"lp_routing.claims.{paper}").CLAIMS]
+)
+"""All of them, by id."""
 
 __all__ = [
     "CLAIMS",
