@@ -22,7 +22,7 @@ from lp_routing.cli.options import write_whole
 from lp_routing.cli.report import report
 from lp_routing.report import frontier as capacity_part
 from lp_routing.report import plots
-from lp_routing.report.document import Cell, Outcome, counted, listed, number, percent
+from lp_routing.report.document import Attempt, Cell, counted, listed, number, percent
 from lp_routing.report.gap import lost
 from lp_routing.report.report import report as assemble
 from lp_routing.routers import CATALOGUE, TopK
@@ -133,22 +133,24 @@ def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "page.html"
     parts = []
 
-    def assembled(asked, found):
-        parts.extend((asked, found))
-        return assemble(asked, found)
+    def assembled(settings, found):
+        parts.extend((settings, found))
+        return assemble(settings, found)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lp_routing.cli.report.CLAIMS", FEW)
         patch.setattr("lp_routing.cli.report.page_of", assembled)
         ended = run("-o", path, "--tokens", 128, "--layers", "0,2", "--routers", ROUTERS)
     assert ended.exit_code == 0, ended.output
-    asked, found = parts
-    return SimpleNamespace(read=Read(path.read_text()), said=ended.stderr, asked=asked, found=found)
+    settings, found = parts
+    return SimpleNamespace(
+        read=Read(path.read_text()), said=ended.stderr, settings=settings, found=found
+    )
 
 
 def changed(page, *, well=False, **parts):
     """The page with other parts, taken apart; it says that not all is well, where that is so."""
-    text, says = assemble(page.asked, replace(page.found, **parts))
+    text, says = assemble(page.settings, replace(page.found, **parts))
     assert says is well
     return Read(text)
 
@@ -378,8 +380,8 @@ def test_the_date_is_what_is_said(small, tmp_path, page):
 
 
 def test_the_command_makes_the_page_again(small, tmp_path):
-    asked = ("--k", 3, "--routers", "top-k", "--seed", 5, "--date", "a day")
-    first = made(tmp_path / "page.html", small, *asked, status=0)
+    settings = ("--k", 3, "--routers", "top-k", "--seed", 5, "--date", "a day")
+    first = made(tmp_path / "page.html", small, *settings, status=0)
     (line,) = re.findall(r"lp-routing report .*?-o page.html", first.words("making"))
     assert line == (
         "lp-routing report small.npz --routers top-k --k 3 --seed 5 --date 'a day' -o page.html"
@@ -441,17 +443,17 @@ def test_parts_that_fail_lose_no_other_and_exit_with_1(small, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     ("part", "section"),
-    [("figures", "figures"), ("bought", "capacity"), ("claims", "claims")],
+    [("figures", "figures"), ("capacity", "capacity"), ("claims", "claims")],
 )
 def test_each_part_that_fails_says_so_in_its_place(page, part, section):
-    read = changed(page, **{part: Outcome(None, "It is gone.")})
+    read = changed(page, **{part: Attempt(None, "It is gone.")})
     assert "Failed. It is gone." in read.words(section)
     others = {"figures", "capacity", "claims", "audits", "layers", "certificates"} - {section}
     assert not any("Failed." in read.words(other) for other in others)
 
 
 def test_an_audit_that_fails_loses_no_other(page):
-    audits = {**page.found.audits, "top-k": Outcome(None, "It is gone.")}
+    audits = {**page.found.audits, "top-k": Attempt(None, "It is gone.")}
     read = changed(page, audits=audits)
     assert "Failed. top-k: It is gone." in read.words("audits")
     assert set(read.table("audits")[0]) == {"audit", *ROUTERS.split(", ")[:1]} | {
@@ -465,7 +467,7 @@ def test_a_figure_that_fails_makes_the_exit_1(page, monkeypatch):
 
 
 def test_without_a_layer_the_rest_is_there(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("lp_routing.cli.report.examine", fails)
+    monkeypatch.setattr("lp_routing.cli.report.examine_layer", fails)
     read = made(tmp_path / "page.html", small, "--routers", "drop by score", status=1)
     assert "Layer 0: ZeroDivisionError: by nothing" in read.words("layers")
     for section in ("figures", "capacity", "certificates", "audits"):
@@ -474,7 +476,7 @@ def test_without_a_layer_the_rest_is_there(small, tmp_path, monkeypatch):
 
 
 def test_a_layer_that_fails_loses_no_other(page):
-    read = changed(page, layers=[page.found.layers[0], Outcome(None, "It is gone.")])
+    read = changed(page, layers=[page.found.layers[0], Attempt(None, "It is gone.")])
     assert "Failed. Layer 2: It is gone." in read.words("layers")
     assert [row["layer"][1] for row in read.table("layers")] == [0]
 
@@ -499,7 +501,7 @@ def test_where_there_is_nothing_to_draw_nothing_has_failed(tmp_path):
 def test_evidence_against_a_verdict_is_not_well(page):
     against, agreeing = page.found.claims.result
     against = replace(against, evidence=Evidence(False, "It is otherwise."))
-    read = changed(page, claims=Outcome([against, agreeing]))
+    read = changed(page, claims=Attempt([against, agreeing]))
     assert [row["here"][0] for row in read.table("claims")] == ["AGAINST", "ok"]
     says = f"our verdicts on 1 agree with these logits; on {against.claim.id} they do not"
     assert says in read.words("summary")
@@ -508,28 +510,28 @@ def test_evidence_against_a_verdict_is_not_well(page):
 def test_claims_that_were_not_asked_are_not_counted(page):
     silent, agreeing = page.found.claims.result
     silent = replace(silent, evidence=Evidence(None, "Does not apply here."))
-    read = changed(page, well=True, claims=Outcome([silent, agreeing]))
+    read = changed(page, well=True, claims=Attempt([silent, agreeing]))
     says = "1 claim from papers could be checked on these logits, and our verdicts agree with all."
     assert says in read.words("summary")
     assert "of our verdicts on papers' claims agree with these logits1 of 1" in read.words(
         "summary"
     )
-    read = changed(page, well=True, claims=Outcome([silent]))
+    read = changed(page, well=True, claims=Attempt([silent]))
     assert "papers' claims" not in read.words("summary")
 
 
 def test_an_optimum_without_proof_is_not_well(page):
     first = page.found.layers[0].result
     wider = replace(first.certificate, bound=first.certificate.bound + 1)
-    layers = [Outcome(replace(first, certificate=wider)), page.found.layers[1]]
+    layers = [Attempt(replace(first, certificate=wider)), page.found.layers[1]]
     read = changed(page, layers=layers)
     assert "Failed. Layer 0 is not proved: the gap is 1 (OPTIMAL)." in read.words("certificates")
     assert "proved for 1 of 2 layers" in read.words("summary")
 
 
 def test_the_prices_on_the_page_prove_the_bounds_of_all_capacities(page):
-    found = page.found.bought.result
-    each = next(e for e in page.found.examined if e.layer == found.layer)
+    found = page.found.capacity.result
+    each = next(e for e in page.found.results if e.layer == found.layer)
     scores = each.problem.scores
     bounds = dict(zip(found.curve.budgets.tolist(), found.curve.bounds.tolist(), strict=True))
     inside = [C for C in bounds if 0 < C < max(bounds)]
@@ -537,7 +539,7 @@ def test_the_prices_on_the_page_prove_the_bounds_of_all_capacities(page):
     assert set(inside) <= set(found.prices)
     for C in inside:
         prices = lpr.Prices(experts=torch.tensor(found.prices[C], dtype=torch.float64))
-        proved = float(lpr.dual_bound(lpr.problems.capacity(scores, page.asked.k, C), prices))
+        proved = float(lpr.dual_bound(lpr.problems.capacity(scores, page.settings.k, C), prices))
         assert proved == pytest.approx(bounds[C], rel=1e-12)
         assert f"C = {C}: {found.prices[C][0]!r}, " in page.read.words("capacity")
 
@@ -554,14 +556,14 @@ def test_capacities_without_proof_are_not_spoken_of(small, tmp_path, monkeypatch
 def test_an_answer_that_is_not_optimal_is_not_well(page):
     first = page.found.layers[0].result
     doubted = replace(first.solution, status=lpr.Status.FEASIBLE)
-    layers = [Outcome(replace(first, solution=doubted)), page.found.layers[1]]
+    layers = [Attempt(replace(first, solution=doubted)), page.found.layers[1]]
     assert "Layer 0 is not proved" in changed(page, layers=layers).words("certificates")
 
 
 def test_a_router_above_the_bound_refutes_the_optimum(page):
     first = page.found.layers[0].result
     above = [replace(first.rows[0], relative_gap=-0.01), *first.rows[1:]]
-    layers = [Outcome(replace(first, rows=above)), page.found.layers[1]]
+    layers = [Attempt(replace(first, rows=above)), page.found.layers[1]]
     says = "Layer 0 is not proved: drop by score is worth more than the bound."
     assert says in changed(page, layers=layers).words("certificates")
 

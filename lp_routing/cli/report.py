@@ -37,12 +37,12 @@ from lp_routing.cli.run import INTERRUPTED, ReportStep, run_steps
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import at_most
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.report.document import Asked, Outcome
+from lp_routing.report.document import Attempt, ReportSettings
 from lp_routing.report.figures import figures_section
-from lp_routing.report.frontier import bought
-from lp_routing.report.layer_results import Examined, examine
+from lp_routing.report.frontier import capacity_result
+from lp_routing.report.layer_results import LayerResult, examine_layer
 from lp_routing.report.plots import check_drawable
-from lp_routing.report.report import Found, worst
+from lp_routing.report.report import ReportParts, worst
 from lp_routing.report.report import report as page_of
 from lp_routing.routers import CATALOGUE, Shape
 from lp_routing.routers.catalogue import router
@@ -53,7 +53,7 @@ HANDFUL = (
     "drop by score, drop by position, token-major, batch prioritised, prices, top-k, "
     "expert choice, unified"
 )
-DRAWN, CHECKED, BOUGHT = "figures", "claims", "what capacity buys"
+DRAWN, CHECKED, CAPACITY = "figures", "claims", "what capacity buys"
 
 
 @click.command()
@@ -126,9 +126,9 @@ def _report(options: ReportOptions) -> int:
     trace = traces.sample() if options.file is None else traces.read(options.file)
     layers = parse_layers(options.layers, trace.layers)
     logits = first_tokens(trace, parse_tokens(options.tokens))[layers]
-    asked = _asked(options, trace, layers, names, logits)
-    found, interrupted = _found(asked, logits)
-    page, well = page_of(asked, found)
+    settings = _settings(options, trace, layers, names, logits)
+    found, interrupted = _found(settings, logits)
+    page, well = page_of(settings, found)
     write_whole(options.output, page, "--output")
     click.echo(f"written: {options.output}", err=True)
     if interrupted:
@@ -136,14 +136,14 @@ def _report(options: ReportOptions) -> int:
     return 0 if well else 1
 
 
-def _asked(
+def _settings(
     options: ReportOptions, trace: Trace, layers: list[int], names: list[str], logits: Tensor
-) -> Asked:
+) -> ReportSettings:
     """What is asked for; raises on options that make no sense before any work is done."""
     as_int(options.seed, "seed", 0)
     _, T, E = logits.shape
     _, shape = stated(logits[0], "capacity", options.k, options.capacity_factor, options.score)
-    return Asked(
+    return ReportSettings(
         name="the sample" if options.file is None else options.file.name,
         layers=tuple(layers),
         tokens=T,
@@ -175,36 +175,38 @@ def _command(options: ReportOptions) -> str:
     return " ".join(map(shlex.quote, [*words, "-o", options.output.name]))
 
 
-def _found(asked: Asked, logits: Tensor) -> tuple[Found, bool]:
+def _found(settings: ReportSettings, logits: Tensor) -> tuple[ReportParts, bool]:
     """All parts, each on its own account, and whether Ctrl-C came before the last."""
-    done: dict[str, Outcome[Any]] = {}
-    names = [f"layer {layer}" for layer in asked.layers]
+    done: dict[str, Attempt[Any]] = {}
+    names = [f"layer {layer}" for layer in settings.layers]
 
-    def chosen() -> Examined | None:
+    def chosen() -> LayerResult | None:
         return worst([r for name in names if (r := done[name].result) is not None])
 
     steps = [  # weights: seconds on the sample
-        ReportStep(name, 0.35, partial(_examined, asked, layer, logits[place]))
-        for place, (layer, name) in enumerate(zip(asked.layers, names, strict=True))
+        ReportStep(name, 0.35, partial(_examined, settings, layer, logits[place]))
+        for place, (layer, name) in enumerate(zip(settings.layers, names, strict=True))
     ]
     steps += [
-        ReportStep(DRAWN, 2.2, lambda: figures_section(asked, chosen())),
-        ReportStep(BOUGHT, 4.0, lambda: bought(asked, chosen())),
+        ReportStep(DRAWN, 2.2, lambda: figures_section(settings, chosen())),
+        ReportStep(CAPACITY, 4.0, lambda: capacity_result(settings, chosen())),
         ReportStep(
-            CHECKED, 2.7 * len(names), lambda: check_all(CLAIMS, logits, k=asked.k, seed=asked.seed)
+            CHECKED,
+            2.7 * len(names),
+            lambda: check_all(CLAIMS, logits, k=settings.k, seed=settings.seed),
         ),
         *(
-            ReportStep(_audit_of(r), 1.2, partial(_audited, asked, chosen, r))
-            for r in asked.routers
+            ReportStep(_audit_of(r), 1.2, partial(_audited, settings, chosen, r))
+            for r in settings.routers
         ),
     ]
     interrupted = run_steps(steps, done)
-    found = Found(
+    found = ReportParts(
         layers=[done[name] for name in names],
         figures=done[DRAWN],
-        bought=done[BOUGHT],
+        capacity=done[CAPACITY],
         claims=done[CHECKED],
-        audits={router: done[_audit_of(router)] for router in asked.routers},
+        audits={router: done[_audit_of(router)] for router in settings.routers},
     )
     return found, interrupted
 
@@ -213,21 +215,23 @@ def _audit_of(router: str) -> str:
     return f"audit of {router}"
 
 
-def _problem(asked: Asked, logits: Tensor) -> tuple[RoutingProblem, Shape]:
-    return stated(logits, "capacity", asked.k, asked.capacity_factor, asked.score)
+def _problem(settings: ReportSettings, logits: Tensor) -> tuple[RoutingProblem, Shape]:
+    return stated(logits, "capacity", settings.k, settings.capacity_factor, settings.score)
 
 
-def _examined(asked: Asked, layer: int, logits: Tensor) -> Examined:
+def _examined(settings: ReportSettings, layer: int, logits: Tensor) -> LayerResult:
 
-    problem, shape = _problem(asked, logits)
-    repeats = 5 if asked.timed else 1
-    return examine(layer, logits, problem, shape, asked.routers, seed=asked.seed, repeats=repeats)
+    problem, shape = _problem(settings, logits)
+    repeats = 5 if settings.timed else 1
+    return examine_layer(
+        layer, logits, problem, shape, settings.routers, seed=settings.seed, repeats=repeats
+    )
 
 
-def _audited(asked: Asked, chosen: Callable[[], Examined | None], name: str) -> Any:
+def _audited(settings: ReportSettings, chosen: Callable[[], LayerResult | None], name: str) -> Any:
     """The findings of a router on the layer of the figures."""
     each = chosen()
     if each is None:
         raise InputError("no layer could be examined.")
-    bounds = RoutingProblem(each.logits, experts=at_most(asked.capacity))
-    return audit(router(name, each.shape, seed=asked.seed), each.logits, problem=bounds)
+    bounds = RoutingProblem(each.logits, experts=at_most(settings.capacity))
+    return audit(router(name, each.shape, seed=settings.seed), each.logits, problem=bounds)

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from lp_routing.errors import InputError
-from lp_routing.report.document import Outcome, outcome
+from lp_routing.report.document import Attempt, attempt
 from lp_routing.sweep import ERROR, Progress, Record, Task, WorkerError, sweep
 
 INTERRUPTED = 130
@@ -67,7 +67,7 @@ def long_work(
         console: where results are printed.
         task, points, path, jobs, question: as `lp_routing.sweep.sweep`.
         doing: what is done, for the bar.
-        told: place of a point and its record, in the order of the points, as soon as may be.
+        told: place of a point and its record, in the order of the points, as soon as available.
 
     Exits with status 130 on Ctrl-C, saying how to go on, and with 1 where a process died.
     """
@@ -137,13 +137,13 @@ class ReportStep(NamedTuple):
     work: Callable[[], Any]
 
 
-def run_steps(steps: Sequence[ReportStep], done: dict[str, Outcome[Any]]) -> bool:
+def run_steps(steps: Sequence[ReportStep], done: dict[str, Attempt[Any]]) -> bool:
     """Do the steps in turn, and tell on stderr how far they are.
 
     Args:
         steps: which.
-        done: name -> outcome, filled step by step, so that later ones can ask it; where a step
-            fails, or Ctrl-C ends the work before it, the outcome says so.
+        done: name -> attempt, filled step by step, so that later steps can use it; where a step
+            fails, or Ctrl-C ends the work before it, the attempt says so.
 
     Returns:
         Whether Ctrl-C came.
@@ -160,11 +160,11 @@ def run_steps(steps: Sequence[ReportStep], done: dict[str, Outcome[Any]]) -> boo
             if not sys.stderr.isatty():
                 click.echo(f"{says}: {step.name}", err=True)
             try:
-                done[step.name] = outcome(step.work)
+                done[step.name] = attempt(step.work)
             except KeyboardInterrupt:
                 interrupted = True
                 break
             spent += step.weight
     for step in steps:
-        done.setdefault(step.name, Outcome(None, "Interrupted before it was computed."))
+        done.setdefault(step.name, Attempt(None, "Interrupted before it was computed."))
     return interrupted

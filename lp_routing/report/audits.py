@@ -10,11 +10,11 @@ from rich.table import Table as RichTable
 
 from lp_routing.audits import Finding
 from lp_routing.report.document import (
+    Attempt,
     Block,
     Cell,
     Column,
     Failure,
-    Outcome,
     Paragraph,
     Section,
     Table,
@@ -87,7 +87,7 @@ def _percent(share: float) -> str:
     return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
 
 
-def audits_section(layer: int, found: Mapping[str, Outcome[Sequence[Finding]]]) -> Section:
+def audits_section(layer: int, found: Mapping[str, Attempt[Sequence[Finding]]]) -> Section:
     """Two tables: the answers, and the faults in words."""
     blocks: list[Block] = [
         Failure(f"{name}: {each.error}") for name, each in found.items() if each.result is None

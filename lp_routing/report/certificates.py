@@ -9,26 +9,26 @@ from lp_routing.certificate.exact_arithmetic import Number
 from lp_routing.certificate.prices import Prices
 from lp_routing.evaluation.evaluate import ROUNDING, RouterResult
 from lp_routing.report.document import (
-    Asked,
     Block,
     Cell,
     Column,
     Failure,
     Folded,
     Paragraph,
+    ReportSettings,
     Section,
     Table,
     counted,
     number,
 )
-from lp_routing.report.layer_results import Examined
+from lp_routing.report.layer_results import LayerResult
 
 EXACT, ROUNDED = "exact", "float64"
 
 
-def certificates_section(asked: Asked, examined: Sequence[Examined]) -> Section:
+def certificates_section(settings: ReportSettings, results: Sequence[LayerResult]) -> Section:
     """One table, and the prices that prove its bounds."""
-    if not examined:
+    if not results:
         return Section("certificates", "Certificates", [Failure("No layer could be examined.")])
     columns = [
         Column("assignment"),
@@ -41,7 +41,7 @@ def certificates_section(asked: Asked, examined: Sequence[Examined]) -> Section:
         Column("arithmetic"),
         Column("prices"),
     ]
-    rows = [row for each in examined for row in _rows(each)]
+    rows = [row for each in results for row in _rows(each)]
     blocks: list[Block] = [
         Paragraph(
             "For any prices of the experts, weak duality gives a bound that no feasible assignment "
@@ -52,11 +52,11 @@ def certificates_section(asked: Asked, examined: Sequence[Examined]) -> Section:
         ),
         Table("Every value and what proves it.", columns, rows),
     ]
-    for each in examined:
+    for each in results:
         if not each.proved:
             blocks.insert(0, Failure(f"Layer {each.layer} is not proved: {_why(each)}"))
         if each.solution.prices is not None:
-            blocks.append(_folded(asked, each, each.solution.prices))
+            blocks.append(_folded(settings, each, each.solution.prices))
     return Section("certificates", "The certificate of every number", blocks)
 
 
@@ -67,7 +67,7 @@ def fingerprint(prices: Prices) -> str:
     return sha256(data).hexdigest()[:16]
 
 
-def _rows(each: Examined) -> Iterator[list[Cell]]:
+def _rows(each: LayerResult) -> Iterator[list[Cell]]:
     prices = each.solution.prices
     link = Cell("-") if prices is None else Cell(fingerprint(prices), href=f"#prices-{each.layer}")
     if each.certificate is not None:
@@ -125,7 +125,7 @@ def _violation(amount: float) -> Cell:
     return Cell("none", 0.0) if amount == 0 else Cell(f"{amount:.6g}", amount, "bad")
 
 
-def _why(each: Examined) -> str:
+def _why(each: LayerResult) -> str:
     if each.certificate is None:
         return f"{each.solution.status.name}. {each.solution.explanation}"
     beaten = [row.label for row in each.rows if row.relative_gap < -ROUNDING]
@@ -134,12 +134,12 @@ def _why(each: Examined) -> str:
     return f"the gap is {_gap(each.certificate.gap)} ({each.solution.status.name})."
 
 
-def _folded(asked: Asked, each: Examined, prices: Prices) -> Folded:
+def _folded(settings: ReportSettings, each: LayerResult, prices: Prices) -> Folded:
     values = [] if prices.experts is None else prices.experts.double().tolist()
     lines = [f"expert {j}: {price!r}" for j, price in enumerate(values)]
     return Folded(
         f"Prices of layer {each.layer}: {counted(len(values), 'number')}, sha256 "
         f"{fingerprint(prices)}...",
-        f"{asked.score} scores per slot\n" + "\n".join(lines),
+        f"{settings.score} scores per slot\n" + "\n".join(lines),
         id=f"prices-{each.layer}",
     )

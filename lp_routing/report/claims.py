@@ -22,12 +22,12 @@ from lp_routing.claims.claim import (
     where,
 )
 from lp_routing.report.document import (
+    Attempt,
     Block,
     Cell,
     Column,
     Failure,
     Folded,
-    Outcome,
     Paragraph,
     Section,
     Table,
@@ -77,14 +77,14 @@ def _mark(checked: Checked) -> str:
 def last_word(checked: Sequence[Checked]) -> str:
     """How many verdicts come out as stated, and which do not."""
     against = [each for each in checked if not each.comes_out]
-    asked = [each for each in checked if each.was_asked]
-    rest = len(checked) - len(asked)
+    settings = [each for each in checked if each.was_asked]
+    rest = len(checked) - len(settings)
     silent = f" Of {rest} more there was nothing to ask here." if rest else ""
-    if not asked:
+    if not settings:
         return "No verdict could be tried: there was nothing to ask here."
     if not against:
-        return f"All {len(asked)} verdicts come out as stated.{silent}"
-    lines = [f"{len(against)} of {len(asked)} verdicts do not come out as stated:{silent}"]
+        return f"All {len(settings)} verdicts come out as stated.{silent}"
+    lines = [f"{len(against)} of {len(settings)} verdicts do not come out as stated:{silent}"]
     lines += [f"  {each.claim.id}, {each.claim.title}: {each.says}" for each in against]
     return "\n".join(lines)
 
@@ -209,7 +209,7 @@ TONES: dict[Verdict, Tone] = {
 }
 
 
-def claims_section(found: Outcome[Sequence[Checked]]) -> Section:
+def claims_section(found: Attempt[Sequence[Checked]]) -> Section:
     """A row a claim; what is claimed and why it holds or fails, on request."""
     blocks: list[Block] = []
     if found.result is None:

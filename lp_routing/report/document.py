@@ -1,6 +1,6 @@
-"""A report as data: what was asked, and sections of sentences, tables and figures in plain text.
+"""A report as data: its settings, and sections of sentences, tables and figures in plain text.
 
-`outcome` holds the result of a piece of work or why it failed, so that one failure loses nothing
+`attempt` holds the result of a piece of work or why it failed, so that one failure loses nothing
 else. `lp_routing.report.html` renders the sections.
 """
 
@@ -154,7 +154,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome(Generic[Result]):
+class Attempt(Generic[Result]):
     """A result, or in words why there is none.
 
     Attributes:
@@ -166,28 +166,28 @@ class Outcome(Generic[Result]):
     error: str = ""
 
 
-def outcome(work: Callable[[], Result]) -> Outcome[Result]:
+def attempt(work: Callable[[], Result]) -> Attempt[Result]:
     """The result of the work, or what it raised."""
     try:
-        return Outcome(work())
+        return Attempt(work())
     except Exception as error:
-        return Outcome(None, in_words(error))
+        return Attempt(None, in_words(error))
 
 
-def attempted(what: str, make: Callable[[], Sequence[Block]]) -> Sequence[Block]:
+def attempted_blocks(what: str, make: Callable[[], Sequence[Block]]) -> Sequence[Block]:
     """The blocks, or one that says why they could not be made.
 
     Args:
         what: is made, such as "Load per expert".
         make: makes them.
     """
-    made = outcome(make)
+    made = attempt(make)
     return [Failure(f"{what}: {made.error}")] if made.result is None else made.result
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was asked for.
+class ReportSettings:
+    """What a report is about: logits, problem, routers, and how to make it again.
 
     Attributes:
         name: of the logits: of their file, without its folders, or "the sample".

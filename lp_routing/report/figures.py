@@ -9,16 +9,16 @@ from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
 from lp_routing.report import plots
 from lp_routing.report.document import (
-    Asked,
     Block,
     Failure,
     Figure,
     Paragraph,
+    ReportSettings,
     Section,
-    attempted,
+    attempted_blocks,
     quoted,
 )
-from lp_routing.report.layer_results import Examined
+from lp_routing.report.layer_results import LayerResult
 from lp_routing.report.plots import as_svg
 from lp_routing.routers.catalogue import router
 
@@ -28,14 +28,18 @@ if TYPE_CHECKING:
 Draw = Callable[[], "matplotlib.figure.Figure"]
 
 
-def figures_section(asked: Asked, each: Examined | None) -> Section:
+def figures_section(settings: ReportSettings, each: LayerResult | None) -> Section:
     """Every figure of one layer on its own account: one that fails loses no other."""
     title = "Figures" if each is None else f"Layer {each.layer} in figures"
     if each is None:
         return Section("figures", title, [Failure("No layer could be examined.")])
-    why = "" if len(asked.layers) == 1 else f", the layer in which {quoted(asked.main)} loses most"
+    why = (
+        ""
+        if len(settings.layers) == 1
+        else f", the layer in which {quoted(settings.main)} loses most"
+    )
     blocks: list[Block] = [Paragraph(f"All figures are of layer {each.layer}{why}.")]
-    for name, draw, caption in _figures(asked, each):
+    for name, draw, caption in _figures(settings, each):
         blocks += drawn(name, draw, caption)
     return Section("figures", title, blocks)
 
@@ -58,12 +62,12 @@ def drawn(name: str, draw: Draw, caption: str) -> Sequence[Block]:
         except InputError as error:
             return [Paragraph(f"{name}: not drawn. {error}")]
 
-    return attempted(name, make)
+    return attempted_blocks(name, make)
 
 
-def _figures(asked: Asked, each: Examined) -> list[tuple[str, Draw, str]]:
+def _figures(settings: ReportSettings, each: LayerResult) -> list[tuple[str, Draw, str]]:
     """Name, what draws it, and its caption."""
-    main, called = asked.main, quoted(asked.main)
+    main, called = settings.main, quoted(settings.main)
 
     def taken() -> Assignment:
         if each.taken is None:
@@ -73,7 +77,9 @@ def _figures(asked: Asked, each: Examined) -> list[tuple[str, Draw, str]]:
     found = [
         (
             "Load per expert",
-            lambda: plots.load({main: taken(), "optimum": each.solution}, capacity=asked.capacity),
+            lambda: plots.load(
+                {main: taken(), "optimum": each.solution}, capacity=settings.capacity
+            ),
             f"How many tokens every expert gets from {called}, and at the optimum.",
         ),
         (
@@ -90,19 +96,20 @@ def _figures(asked: Asked, each: Examined) -> list[tuple[str, Draw, str]]:
         (
             "Causality",
             lambda: plots.causality(
-                causality_map(router(main, each.shape, seed=asked.seed), each.logits), name=main
+                causality_map(router(main, each.shape, seed=settings.seed), each.logits), name=main
             ),
             f"Which tokens {called} sends elsewhere once later tokens come.",
         ),
         (
             "Precision",
             lambda: plots.precision_flips(
-                precision_flips(router(main, each.shape, seed=asked.seed), each.logits), name=main
+                precision_flips(router(main, each.shape, seed=settings.seed), each.logits),
+                name=main,
             ),
             "Which choices do not survive logits of fewer bits, by how narrowly they were made.",
         ),
     ]
-    if asked.timed:
+    if settings.timed:
         gaps = {f"layer {each.layer}": each.rows}
         found.append(
             (

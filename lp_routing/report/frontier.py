@@ -1,7 +1,7 @@
 """What budgets are worth: proved values, shadow prices, and routers beside them.
 
 For the terminal: budgets and their values, and answers in sentences (`frontier_table`,
-`sentences`). For the page: what capacity buys in a layer (`bought`, `bought_section`).
+`sentences`). For the page: what capacity buys in a layer (`bought`, `capacity_section`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,24 +23,24 @@ from lp_routing.problem.named import capacity as capacity_problem
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.report import plots
 from lp_routing.report.document import (
-    Asked,
+    Attempt,
     Block,
     Cell,
     Column,
     Failure,
     Folded,
-    Outcome,
     Paragraph,
+    ReportSettings,
     Section,
     Table,
+    attempt,
     counted,
     number,
-    outcome,
     percent,
     quoted,
 )
 from lp_routing.report.figures import drawn
-from lp_routing.report.layer_results import Examined
+from lp_routing.report.layer_results import LayerResult
 from lp_routing.report.plots.frontier import RouterPoints
 from lp_routing.routers.base import AnyRouter
 from lp_routing.routers.catalogue import router
@@ -276,7 +276,7 @@ class Solved(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Bought:
+class CapacitySection:
     """The value of capacities in one layer.
 
     Attributes:
@@ -302,7 +302,7 @@ class Bought:
     balance: float
 
 
-def bought(asked: Asked, each: Examined | None) -> Bought:
+def capacity_result(settings: ReportSettings, each: LayerResult | None) -> CapacitySection:
     """Solve the capacities of a layer, and route at each.
 
     Raises:
@@ -311,12 +311,12 @@ def bought(asked: Asked, each: Examined | None) -> Bought:
     if each is None:
         raise InputError("no layer could be examined.")
     layer, scores, row = each, each.problem.scores, each.rows[0]
-    C, solver = asked.capacity, Noting(asked.seed)
+    C, solver = settings.capacity, Noting(settings.seed)
     around = range(max(C - 1, 0), C + 2)
-    curve = frontier.over_capacity(scores, asked.k, points=POINTS, at=around, solver=solver)
+    curve = frontier.over_capacity(scores, settings.k, points=POINTS, at=around, solver=solver)
 
     def problem_at(capacity: int) -> RoutingProblem:
-        return capacity_problem(scores, asked.k, capacity)
+        return capacity_problem(scores, settings.k, capacity)
 
     @cache
     def at(capacity: int) -> Solved:
@@ -329,16 +329,16 @@ def bought(asked: Asked, each: Examined | None) -> Bought:
 
     def curve_of(name: str) -> RouterPoints:
         def make(capacity: int) -> AnyRouter:
-            return router(name, layer.shape._replace(capacity=capacity), seed=asked.seed)
+            return router(name, layer.shape._replace(capacity=capacity), seed=settings.seed)
 
         own: Any = frontier.router_curve(make, some, problem_at, layer.logits)
         named: RouterPoints = replace(own, name=name)
         return named
 
     some = [int(n) for n in curve.budgets.tolist() if n >= 1]
-    curves = {name: outcome(partial(curve_of, name)) for name in asked.routers[:CURVES]}
-    balance = outcome(lambda: float(frontier.cost_of_balance(scores, asked.k).share)).result
-    return Bought(
+    curves = {name: attempt(partial(curve_of, name)) for name in settings.routers[:CURVES]}
+    balance = attempt(lambda: float(frontier.cost_of_balance(scores, settings.k).share)).result
+    return CapacitySection(
         layer=each.layer,
         curve=curve,
         around=[at(n) for n in (C - 1, C, C + 1)],
@@ -366,7 +366,7 @@ def _smallest(value: float, at: Callable[[int], Solved], known: int) -> list[Sol
     return [at(n) for n in (high, low) if n >= 0]
 
 
-def bought_section(asked: Asked, found: Outcome[Bought]) -> Section:
+def capacity_section(settings: ReportSettings, found: Attempt[CapacitySection]) -> Section:
     """The figure, the sentences, and the table of what was solved."""
     title = "What capacity buys"
     if found.result is None:
@@ -374,34 +374,34 @@ def bought_section(asked: Asked, found: Outcome[Bought]) -> Section:
     each = found.result
 
     blocks: list[Block] = [
-        Paragraph(" ".join([*capacity_sentences(asked, each), *each.without])),
+        Paragraph(" ".join([*capacity_sentences(settings, each), *each.without])),
         *drawn(
             "Value of capacity",
             lambda: plots.frontier(
                 each.curve,
                 each.routers,
                 over="capacity",
-                in_use=min(asked.capacity, each.curve.last),
+                in_use=min(settings.capacity, each.curve.last),
             ),
             "What the best assignment is worth at every capacity of an expert, what routers make "
             "of it, and what one more slot at every expert brings.",
         ),
-        _capacity_table(asked, each),
-        _folded_prices(asked, each),
+        _capacity_table(settings, each),
+        _folded_prices(settings, each),
     ]
     return Section("capacity", f"{title} in layer {each.layer}", blocks)
 
 
-def _folded_prices(asked: Asked, found: Bought) -> Folded:
+def _folded_prices(settings: ReportSettings, found: CapacitySection) -> Folded:
     lines = [f"C = {n}: {', '.join(map(repr, prices))}" for n, prices in found.prices.items()]
     return Folded(
-        f"Prices that prove these bounds: {counted(asked.experts, 'number')} for each of "
+        f"Prices that prove these bounds: {counted(settings.experts, 'number')} for each of "
         f"{counted(len(lines), 'capacity', 'capacities')}",
-        f"{asked.score} scores per slot, in the order of experts\n" + "\n".join(lines),
+        f"{settings.score} scores per slot, in the order of experts\n" + "\n".join(lines),
     )
 
 
-def capacity_sentences(asked: Asked, found: Bought) -> list[str]:
+def capacity_sentences(settings: ReportSettings, found: CapacitySection) -> list[str]:
     """The answers in words."""
     less, here, more = found.around
     most, free = int(found.curve.budgets[-1]), float(found.curve.values[-1])
@@ -416,20 +416,20 @@ def capacity_sentences(asked: Asked, found: Bought) -> list[str]:
     ]
     if found.enough and found.enough[0].capacity < here.capacity:
         said.append(
-            f"What {quoted(asked.main)} attains with {here.capacity:,} slots an expert, an optimal "
-            f"assignment attains with {found.enough[0].capacity:,}."
+            f"What {quoted(settings.main)} attains with {here.capacity:,} slots an expert, an "
+            f"optimal assignment attains with {found.enough[0].capacity:,}."
         )
     if isfinite(found.balance):
         said.append(
-            f"Exactly {asked.k} experts for every token and equal loads would cost "
+            f"Exactly {settings.k} experts for every token and equal loads would cost "
             f"{percent(found.balance)} of what is attainable without any limit."
         )
     return said
 
 
-def _capacity_table(asked: Asked, found: Bought) -> Table:
+def _capacity_table(settings: ReportSettings, found: CapacitySection) -> Table:
     curve = found.curve
-    share = asked.tokens * asked.k / asked.experts
+    share = settings.tokens * settings.k / settings.experts
     columns = [
         Column("capacity C", numeric=True),
         Column("factor", numeric=True),
@@ -462,7 +462,7 @@ def _capacity_table(asked: Asked, found: Bought) -> Table:
     )
 
 
-def _solved(found: Bought) -> list[Solved]:
+def _solved(found: CapacitySection) -> list[Solved]:
     """All capacities that were solved, the smallest first."""
     curve = found.curve
     columns = (curve.budgets, curve.values, curve.bounds, curve.prices)

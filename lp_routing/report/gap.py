@@ -23,21 +23,21 @@ from lp_routing.evaluation.evaluate import (
     max_over_mean,
 )
 from lp_routing.report.document import (
-    Asked,
+    Attempt,
     Block,
     Cell,
     Column,
     Failure,
     Folded,
-    Outcome,
     Paragraph,
+    ReportSettings,
     Section,
     Table,
     number,
     percent,
     quoted,
 )
-from lp_routing.report.layer_results import Examined, dropped_at_best, has_share
+from lp_routing.report.layer_results import LayerResult, dropped_at_best, has_share
 
 LEGEND = (
     "gap: what is lost to the certified optimum, relative to it. INFEASIBLE: breaks a bound of the "
@@ -160,37 +160,37 @@ def _style(row: RouterResult) -> str:
     return "green" if row.relative_gap <= ROUNDING else "yellow"
 
 
-def layers_section(asked: Asked, outcomes: Sequence[Outcome[Examined]]) -> Section:
+def layers_section(settings: ReportSettings, attempts: Sequence[Attempt[LayerResult]]) -> Section:
     """Two tables, and a sentence for each router that has no gap."""
-    examined = [each.result for each in outcomes if each.result is not None]
+    results = [each.result for each in attempts if each.result is not None]
     failed = [
         Failure(f"Layer {layer}: {each.error}")
-        for layer, each in zip(asked.layers, outcomes, strict=True)
+        for layer, each in zip(settings.layers, attempts, strict=True)
         if each.result is None
     ]
     blocks: list[Block] = [*failed]
-    if examined:
+    if results:
         blocks += [
             Paragraph(
                 "Lost: what a router's assignment lacks to the certified optimum, relative to it. "
                 "A router that breaks a bound of the problem has no such number: it takes what "
                 "nobody may take. Click a heading to sort."
             ),
-            _by_layer(asked, examined),
-            _by_router(asked, examined),
+            _by_layer(settings, results),
+            _by_router(settings, results),
         ]
-        said = [f"Layer {each.layer}: {says}" for each in examined for says in remarks(each.rows)]
+        said = [f"Layer {each.layer}: {says}" for each in results for says in remarks(each.rows)]
         if said:
             blocks.append(Folded("Which bounds are broken, and what failed", "\n".join(said)))
     return Section("layers", "Layer by layer", blocks)
 
 
-def _by_layer(asked: Asked, examined: Sequence[Examined]) -> Table:
+def _by_layer(settings: ReportSettings, results: Sequence[LayerResult]) -> Table:
     """One row a layer: the main router beside the optimum."""
     columns = [
         Column("layer", numeric=True),
         Column("optimum", numeric=True),
-        Column(asked.main, numeric=True),
+        Column(settings.main, numeric=True),
         Column("lost", numeric=True),
         Column("tokens dropped", numeric=True),
         Column("dropped at the optimum", numeric=True),
@@ -200,16 +200,16 @@ def _by_layer(asked: Asked, examined: Sequence[Examined]) -> Table:
         Column("pairs shared", numeric=True),
     ]
     return Table(
-        f"{quoted(asked.main)} beside the optimum, one row a layer. Values are sums of "
-        f"{asked.score} scores; the dearest slot is the largest shadow price of an expert: one "
+        f"{quoted(settings.main)} beside the optimum, one row a layer. Values are sums of "
+        f"{settings.score} scores; the dearest slot is the largest shadow price of an expert: one "
         "more place there brings at most that; pairs shared: of the optimum's pairs, those that "
         "the router takes too.",
         columns,
-        [_layer_row(each) for each in examined],
+        [_layer_row(each) for each in results],
     )
 
 
-def _layer_row(each: Examined) -> list[Cell]:
+def _layer_row(each: LayerResult) -> list[Cell]:
     row, best, prices = each.rows[0], each.solution.assignment, each.solution.prices
     expert = each.problem.family("expert")
     dearest = float("nan")
@@ -229,7 +229,7 @@ def _layer_row(each: Examined) -> list[Cell]:
     ]
 
 
-def _by_router(asked: Asked, examined: Sequence[Examined]) -> Table:
+def _by_router(settings: ReportSettings, results: Sequence[LayerResult]) -> Table:
     """One row a router and layer."""
     columns = [
         Column("router"),
@@ -241,17 +241,17 @@ def _by_router(asked: Asked, examined: Sequence[Examined]) -> Table:
         Column("largest load / mean", numeric=True),
         Column("pairs shared", numeric=True),
         Column("causal"),
-        *([Column("time [topk]", numeric=True)] if asked.timed else []),
+        *([Column("time [topk]", numeric=True)] if settings.timed else []),
     ]
-    timed = " Times are in units of torch.topk on the scores." if asked.timed else ""
+    timed = " Times are in units of torch.topk on the scores." if settings.timed else ""
     return Table(
         "Every router in every layer. The worst broken bound is in pairs beyond it; causal: "
         f"whether the rule, by what it says of itself, never looks at later tokens.{timed}",
         columns,
         [
-            _router_row(row, each.layer, asked.timed)
-            for place in range(len(asked.routers))
-            for each in examined
+            _router_row(row, each.layer, settings.timed)
+            for place in range(len(settings.routers))
+            for each in results
             for row in [each.rows[place]]
         ],
     )

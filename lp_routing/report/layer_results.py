@@ -19,7 +19,7 @@ from lp_routing.solvers.solve import Solution, Status, solve
 
 
 @dataclass(frozen=True, eq=False)
-class Examined:
+class LayerResult:
     """A layer and what is proved of it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Examined:
         return self.certificate.proves_optimal() and not beaten
 
 
-def examine(
+def examine_layer(
     layer: int,
     logits: Tensor,
     problem: RoutingProblem,
@@ -62,7 +62,7 @@ def examine(
     *,
     seed: int = 0,
     repeats: int = 1,
-) -> Examined:
+) -> LayerResult:
     """Solve the problem of a layer, certify the optimum exactly, judge routers by it.
 
     Args:
@@ -86,7 +86,7 @@ def examine(
         if taken is not None:
             main = certify(problem, taken, solution.prices, exact=True)
     rows = comparisons(problem, list(names), logits=logits, repeats=repeats, seed=seed, shape=shape)
-    return Examined(layer, logits, problem, shape, solution, certificate, rows, taken, main)
+    return LayerResult(layer, logits, problem, shape, solution, certificate, rows, taken, main)
 
 
 def cold(found: AnyRouter, logits: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def has_share(row: RouterResult) -> bool:
     return isfinite(row.relative_gap) and (row.optimum > 0 or row.gap == 0)
 
 
-def dropped_at_best(each: Examined) -> int:
+def dropped_at_best(each: LayerResult) -> int:
     """Tokens that may go somewhere and reach no expert at the optimum."""
     best = each.solution.assignment
     assert best is not None

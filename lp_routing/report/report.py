@@ -15,14 +15,14 @@ from lp_routing.report.audits import audits_section
 from lp_routing.report.certificates import certificates_section
 from lp_routing.report.claims import claims_section
 from lp_routing.report.document import (
-    Asked,
+    Attempt,
     Block,
     Cell,
     Column,
     Failure,
     Folded,
-    Outcome,
     Paragraph,
+    ReportSettings,
     Section,
     Table,
     Tiles,
@@ -31,18 +31,78 @@ from lp_routing.report.document import (
     percent,
     quoted,
 )
-from lp_routing.report.frontier import Bought, bought_section, capacity_sentences
+from lp_routing.report.frontier import CapacitySection, capacity_section, capacity_sentences
 from lp_routing.report.gap import layers_section
 from lp_routing.report.html import page
-from lp_routing.report.layer_results import Examined, dropped_at_best, has_share
+from lp_routing.report.layer_results import LayerResult, dropped_at_best, has_share
 
-Claims = Outcome[Sequence[Checked]]
-Audits = Mapping[str, Outcome[Sequence[Finding]]]
+Claims = Attempt[Sequence[Checked]]
+
+
+Audits = Mapping[str, Attempt[Sequence[Finding]]]
+
+
+@dataclass(frozen=True, eq=False)
+class ReportParts:
+    """What was found, or why it was not, part by part.
+
+    Attributes:
+        layers: one for each layer asked for, in their order.
+        figures: the section that holds them.
+        capacity: what capacity buys.
+        claims: what became of the claims.
+        audits: router -> its findings.
+    """
+
+    layers: Sequence[Attempt[LayerResult]]
+    figures: Attempt[Section]
+    capacity: Attempt[CapacitySection]
+    claims: Attempt[Sequence[Checked]]
+    audits: Mapping[str, Attempt[Sequence[Finding]]]
+
+    @property
+    def results(self) -> list[LayerResult]:
+        """Of the layers that could be examined."""
+        return [each.result for each in self.layers if each.result is not None]
+
+
+def report(settings: ReportSettings, found: ReportParts) -> tuple[str, bool]:
+    """The page as text, and whether all is well.
+
+    Well: every part was made, every optimum is proved, every claim is as its verdict says.
+    """
+    figures = found.figures.result or _failed("figures", "Figures", found.figures.error)
+    each = worst(found.results)
+    layer = settings.layers[0] if each is None else each.layer
+    parts = [
+        layers_section(settings, found.layers),
+        figures,
+        capacity_section(settings, found.capacity),
+        certificates_section(settings, found.results),
+        claims_section(found.claims),
+        audits_section(layer, found.audits),
+        making_section(settings),
+    ]
+    failed = [part.title for part in parts if any(isinstance(b, Failure) for b in part.blocks)]
+    buys = (
+        [] if found.capacity.result is None else capacity_sentences(settings, found.capacity.result)
+    )
+    first = summary_section(settings, found.results, buys, found.claims, found.audits, failed)
+    subtitle = (
+        f"lp_routing {settings.versions.get('lp-routing', '')}: {quoted(settings.main)} against "
+    )
+    subtitle += f"the certified optimum{f'; {settings.date}' if settings.date else ''}"
+    well = not failed and all(each.comes_out for each in found.claims.result or ())
+    return page(f"Routing report: {settings.name}", subtitle, [first, *parts]), well
+
+
+def _failed(id: str, title: str, error: str) -> Section:  # noqa: A002
+    return Section(id, title, [Failure(error)])
 
 
 def summary_section(
-    asked: Asked,
-    examined: Sequence[Examined],
+    settings: ReportSettings,
+    results: Sequence[LayerResult],
     buys: Sequence[str],
     claims: Claims,
     audits: Audits,
@@ -51,50 +111,51 @@ def summary_section(
     """The summary.
 
     Args:
-        asked: what was asked for.
-        examined: the layers that could be.
+        settings: what was asked for.
+        results: of the layers that could be examined.
         buys: sentences on what a budget buys.
         claims: what became of them.
         audits: of each router.
         failed: titles of the parts that failed.
     """
     blocks: list[Block] = [Failure(f"{listed(failed)}; the reason stands there.")] if failed else []
-    tiles = [*_layer_tiles(asked, examined), *_other_tiles(claims)]
+    tiles = [*_layer_tiles(settings, results), *_other_tiles(claims)]
     if tiles:
         blocks.append(Tiles(tiles))
-    paragraphs = [_subject(asked)]
-    if examined:
-        paragraphs += [_proof(examined), _loss(asked, examined), _others(asked, examined)]
+    paragraphs = [_subject(settings)]
+    if results:
+        paragraphs += [_proof(results), _loss(settings, results), _others(settings, results)]
     paragraphs.append(" ".join(buys))
-    paragraphs.append(" ".join([*_claims(claims), *_audits(asked, audits)]))
+    paragraphs.append(" ".join([*_claims(claims), *_audits(settings, audits)]))
     blocks += [Paragraph(text) for text in paragraphs if text]
     return Section("summary", "Summary", blocks)
 
 
-def worst(examined: Sequence[Examined]) -> Examined | None:
+def worst(results: Sequence[LayerResult]) -> LayerResult | None:
     """The layer in which the main router loses most; else the first."""
-    losses = [e for e in examined if has_share(e.rows[0])]
-    return max(losses, key=lambda e: e.rows[0].relative_gap, default=next(iter(examined), None))
+    losses = [e for e in results if has_share(e.rows[0])]
+    return max(losses, key=lambda e: e.rows[0].relative_gap, default=next(iter(results), None))
 
 
-def _subject(asked: Asked) -> str:
-    share = asked.tokens * asked.k / asked.experts
-    tokens = f"all {asked.tokens:,} tokens"
-    if asked.tokens < asked.all_tokens:
-        tokens = f"the first {asked.tokens:,} of {asked.all_tokens:,} tokens"
+def _subject(settings: ReportSettings) -> str:
+    share = settings.tokens * settings.k / settings.experts
+    tokens = f"all {settings.tokens:,} tokens"
+    if settings.tokens < settings.all_tokens:
+        tokens = f"the first {settings.tokens:,} of {settings.all_tokens:,} tokens"
     return (
-        f"This page examines {counted(len(asked.layers), 'layer')} of {asked.name}: {tokens} of "
-        f"each, {asked.experts:,} experts. A token may go to at most {asked.k} of them, and an "
-        f"expert may take at most {asked.capacity:,} tokens, {asked.capacity_factor:g} times an "
-        f"equal share of {share:,.6g}. What a pair of token and expert is worth is its "
-        f"{asked.score} score; the best assignment is the one with the largest sum."
+        f"This page examines {counted(len(settings.layers), 'layer')} of {settings.name}: "
+        f"{tokens} of each, {settings.experts:,} experts. A token may go to at most {settings.k} "
+        f"of them, and an expert may take at most {settings.capacity:,} tokens, "
+        f"{settings.capacity_factor:g} times an equal share of {share:,.6g}. What a pair of token "
+        f"and expert is worth is its "
+        f"{settings.score} score; the best assignment is the one with the largest sum."
     )
 
 
-def _proof(examined: Sequence[Examined]) -> str:
-    proved = [each for each in examined if each.proved]
+def _proof(results: Sequence[LayerResult]) -> str:
+    proved = [each for each in results if each.proved]
     exact = sum(e.certificate is not None and e.certificate.gap == 0 for e in proved)
-    layers = counted(len(examined), "layer")
+    layers = counted(len(results), "layer")
     says = f"The best assignment is known and proved for {len(proved)} of {layers}"
     if proved:
         says += (
@@ -104,11 +165,11 @@ def _proof(examined: Sequence[Examined]) -> str:
     return f"{says}. The certificate of each of these, and of every router, is on this page."
 
 
-def _loss(asked: Asked, examined: Sequence[Examined]) -> str:
-    main, rows = quoted(asked.main), [each.rows[0] for each in examined]
-    broken = [each for each in examined if each.rows[0].feasible is False]
-    silent = [each for each in examined if not each.rows[0].judged]
-    losses = {e.layer: e.rows[0].relative_gap for e in examined if has_share(e.rows[0])}
+def _loss(settings: ReportSettings, results: Sequence[LayerResult]) -> str:
+    main, rows = quoted(settings.main), [each.rows[0] for each in results]
+    broken = [each for each in results if each.rows[0].feasible is False]
+    silent = [each for each in results if not each.rows[0].judged]
+    losses = {e.layer: e.rows[0].relative_gap for e in results if has_share(e.rows[0])}
     said = []
     if losses:
         low, high = (f(losses, key=lambda layer: losses[layer]) for f in (min, max))
@@ -120,7 +181,7 @@ def _loss(asked: Asked, examined: Sequence[Examined]) -> str:
             else f"{main} loses {percent(losses[high := next(iter(losses))])} of what is "
             f"attainable in layer {high}."
         )
-        said.append(_drops(rows, examined))
+        said.append(_drops(rows, results))
     if broken:
         each = broken[0]
         said.append(
@@ -134,9 +195,9 @@ def _loss(asked: Asked, examined: Sequence[Examined]) -> str:
     return " ".join(said)
 
 
-def _drops(rows: Sequence[RouterResult], examined: Sequence[Examined]) -> str:
+def _drops(rows: Sequence[RouterResult], results: Sequence[LayerResult]) -> str:
     dropped = [row.dropped for row in rows if row.dropped is not None]
-    at_best = [dropped_at_best(e) for e in examined if e.solution.assignment is not None]
+    at_best = [dropped_at_best(e) for e in results if e.solution.assignment is not None]
     if not dropped or not at_best:
         return ""
     return (
@@ -150,11 +211,11 @@ def _range(counts: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _others(asked: Asked, examined: Sequence[Examined]) -> str:
+def _others(settings: ReportSettings, results: Sequence[LayerResult]) -> str:
     """The best of the other routers, and those that break a bound somewhere."""
     keeps, breaks = {}, []
-    for place, name in list(enumerate(asked.routers))[1:]:
-        rows = [each.rows[place] for each in examined]
+    for place, name in list(enumerate(settings.routers))[1:]:
+        rows = [each.rows[place] for each in results]
         if all(row.feasible and has_share(row) for row in rows):
             keeps[name] = mean(row.relative_gap for row in rows)
         elif any(row.feasible is False for row in rows):
@@ -163,7 +224,7 @@ def _others(asked: Asked, examined: Sequence[Examined]) -> str:
     if keeps:
         best = min(keeps, key=lambda name: keeps[name])
         said.append(
-            f"Of the {counted(len(asked.routers) - 1, 'other router')} compared, {quoted(best)} "
+            f"Of the {counted(len(settings.routers) - 1, 'other router')} compared, {quoted(best)} "
             f"comes closest to the optimum: it loses {percent(keeps[best])} on average."
         )
     if breaks:
@@ -194,33 +255,37 @@ def _put(claims: Claims) -> list[Checked]:
     return [each for each in claims.result or () if each.was_asked]
 
 
-def _audits(asked: Asked, audits: Audits) -> Iterator[str]:
-    found = audits.get(asked.main)
+def _audits(settings: ReportSettings, audits: Audits) -> Iterator[str]:
+    found = audits.get(settings.main)
     if found is None or not found.result:
         return
     put = [each for each in found.result if each.verdict != "not asked"]
     faults = [each.audit for each in put if each.verdict == "fails"]
-    says = f"{quoted(asked.main)} passes {len(put) - len(faults)} of {counted(len(put), 'audit')}"
+    says = (
+        f"{quoted(settings.main)} passes {len(put) - len(faults)} of {counted(len(put), 'audit')}"
+    )
     yield f"{says}; not {listed(faults)}." if faults else f"{says}."
 
 
-def _layer_tiles(asked: Asked, examined: Sequence[Examined]) -> Iterator[tuple[str, str]]:
-    losses = [e.rows[0].relative_gap for e in examined if has_share(e.rows[0])]
+def _layer_tiles(
+    settings: ReportSettings, results: Sequence[LayerResult]
+) -> Iterator[tuple[str, str]]:
+    losses = [e.rows[0].relative_gap for e in results if has_share(e.rows[0])]
     if losses:
         mean_of = f", mean of {counted(len(losses), 'layer')}" if len(losses) > 1 else ""
         yield (
             percent(mean(losses)),
-            f"of the attainable score lost by {quoted(asked.main)}{mean_of}",
+            f"of the attainable score lost by {quoted(settings.main)}{mean_of}",
         )
-    dropped = [e.rows[0].dropped for e in examined if e.rows[0].dropped is not None]
+    dropped = [e.rows[0].dropped for e in results if e.rows[0].dropped is not None]
     if dropped:
         yield (
             f"{max(dropped):,}",
-            f"tokens of a layer without an expert under {quoted(asked.main)}, at worst",
+            f"tokens of a layer without an expert under {quoted(settings.main)}, at worst",
         )
-    if examined:
-        proved = sum(each.proved for each in examined)
-        yield f"{proved} of {len(examined)}", "optima proved by an exact certificate"
+    if results:
+        proved = sum(each.proved for each in results)
+        yield f"{proved} of {len(results)}", "optima proved by an exact certificate"
 
 
 def _other_tiles(claims: Claims) -> Iterator[tuple[str, str]]:
@@ -230,34 +295,37 @@ def _other_tiles(claims: Claims) -> Iterator[tuple[str, str]]:
         yield f"{fine} of {len(put)}", "of our verdicts on papers' claims agree with these logits"
 
 
-def making_section(asked: Asked) -> Section:
+def making_section(settings: ReportSettings) -> Section:
     """Command, what was read, versions."""
     facts = [
-        ("logits", asked.name),
-        ("layers", ", ".join(map(str, asked.layers))),
-        ("tokens of each layer", f"the first {asked.tokens:,} of {asked.all_tokens:,}"),
-        ("experts", f"{asked.experts:,}"),
-        ("experts per token, k", f"{asked.k}"),
-        ("capacity of an expert", f"{asked.capacity:,} tokens, factor {asked.capacity_factor:g}"),
-        ("scores", asked.score),
-        ("routers", "; ".join(asked.routers)),
-        ("seed", f"{asked.seed}"),
-        ("sha256 of the logits examined", asked.digest),
-        *([("date", asked.date)] if asked.date else []),
+        ("logits", settings.name),
+        ("layers", ", ".join(map(str, settings.layers))),
+        ("tokens of each layer", f"the first {settings.tokens:,} of {settings.all_tokens:,}"),
+        ("experts", f"{settings.experts:,}"),
+        ("experts per token, k", f"{settings.k}"),
+        (
+            "capacity of an expert",
+            f"{settings.capacity:,} tokens, factor {settings.capacity_factor:g}",
+        ),
+        ("scores", settings.score),
+        ("routers", "; ".join(settings.routers)),
+        ("seed", f"{settings.seed}"),
+        ("sha256 of the logits examined", settings.digest),
+        *([("date", settings.date)] if settings.date else []),
     ]
-    but = ", but for the times" if asked.timed else ""
+    but = ", but for the times" if settings.timed else ""
     same = f"The same logits, command and versions give the same page{but}, to the last byte."
     return Section(
         "making",
         "How to make this page again",
         [
-            Folded("Command", asked.command, opened=True),
+            Folded("Command", settings.command, opened=True),
             Paragraph(same),
             Table("What was asked.", [Column("what"), Column("value", wide=True)], _rows(facts)),
             Table(
                 "Versions of what the numbers depend on.",
                 [Column("package"), Column("version")],
-                _rows(list(asked.versions.items())),
+                _rows(list(settings.versions.items())),
             ),
         ],
     )
@@ -265,57 +333,3 @@ def making_section(asked: Asked) -> Section:
 
 def _rows(facts: list[tuple[str, str]]) -> list[list[Cell]]:
     return [[Cell(name), Cell(value)] for name, value in facts]
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What was found, or why it was not, part by part.
-
-    Attributes:
-        layers: one for each layer asked for, in their order.
-        figures: the section that holds them.
-        bought: what capacity buys.
-        claims: what became of the claims.
-        audits: router -> its findings.
-    """
-
-    layers: Sequence[Outcome[Examined]]
-    figures: Outcome[Section]
-    bought: Outcome[Bought]
-    claims: Outcome[Sequence[Checked]]
-    audits: Mapping[str, Outcome[Sequence[Finding]]]
-
-    @property
-    def examined(self) -> list[Examined]:
-        """The layers that could be."""
-        return [each.result for each in self.layers if each.result is not None]
-
-
-def report(asked: Asked, found: Found) -> tuple[str, bool]:
-    """The page as text, and whether all is well.
-
-    Well: every part was made, every optimum is proved, every claim is as its verdict says.
-    """
-    figures = found.figures.result or _failed("figures", "Figures", found.figures.error)
-    each = worst(found.examined)
-    layer = asked.layers[0] if each is None else each.layer
-    parts = [
-        layers_section(asked, found.layers),
-        figures,
-        bought_section(asked, found.bought),
-        certificates_section(asked, found.examined),
-        claims_section(found.claims),
-        audits_section(layer, found.audits),
-        making_section(asked),
-    ]
-    failed = [part.title for part in parts if any(isinstance(b, Failure) for b in part.blocks)]
-    buys = [] if found.bought.result is None else capacity_sentences(asked, found.bought.result)
-    first = summary_section(asked, found.examined, buys, found.claims, found.audits, failed)
-    subtitle = f"lp_routing {asked.versions.get('lp-routing', '')}: {quoted(asked.main)} against "
-    subtitle += f"the certified optimum{f'; {asked.date}' if asked.date else ''}"
-    well = not failed and all(each.comes_out for each in found.claims.result or ())
-    return page(f"Routing report: {asked.name}", subtitle, [first, *parts]), well
-
-
-def _failed(id: str, title: str, error: str) -> Section:  # noqa: A002
-    return Section(id, title, [Failure(error)])
