@@ -2,9 +2,11 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -173,3 +175,52 @@ def test_the_version_is_that_of_the_installed_package():
     from importlib.metadata import version
 
     assert lpr.__version__ == version("lp-routing")
+
+
+PAGE = ROOT.parent / "docs" / "guide" / "architecture.md"
+
+
+def files_drawn(page):
+    """Files and folders of the page's picture, relative to the package."""
+    picture = page.split("```text\n", 1)[1].split("```", 1)[0].splitlines()[1:]
+    drawn, folder = [], ""
+    for line in picture:
+        if line.startswith("    "):
+            drawn += [folder + name for name in line.split()]
+        else:
+            folder = line.split()[0]
+            drawn.append(folder)
+    return drawn
+
+
+def names_of(page):
+    """Dotted names in the page's text, such as `lp_routing.solvers.solve.solve`."""
+    return re.findall(r"`(lp_routing(?:\.\w+)+)`", page)
+
+
+def missing(page):
+    """What the page names that is not there."""
+
+    def found(name):
+        try:
+            return bool(resolve_name(name))
+        except (ImportError, AttributeError):
+            return False
+
+    absent = [name for name in files_drawn(page) if not (ROOT / name).exists()]
+    return absent + [name for name in names_of(page) if not found(name)]
+
+
+def test_the_page_on_architecture_names_what_exists_and_every_folder():
+    page = PAGE.read_text()
+    assert missing(page) == []
+    on_top = {path.name for path in ROOT.iterdir() if path.suffix == ".py"}
+    folders = {f"{path.parent.name}/" for path in ROOT.glob("*/__init__.py")}
+    assert {"__init__.py", "__main__.py", *files_drawn(page)} >= on_top | folders
+    assert len(names_of(page)) > 15
+
+
+def test_a_page_that_names_what_is_not_there_is_found():
+    page = PAGE.read_text()
+    wrong = page.replace("    trace.py ", "    traces.py ").replace("solve.solve`", "solve.answer`")
+    assert missing(wrong) == ["traces/traces.py", "lp_routing.solvers.solve.answer"]
