@@ -38,7 +38,7 @@ def batch_invariance(
     Args:
         router: any callable that `lp_routing.audits.chosen` can ask.
         logits: (B, T, E), a batch of sequences. Or (T, E): then the tokens are a flat batch, as
-            most layers see it, of so many `sequences` laid end to end.
+            most layers see it, of `sequences` laid end to end.
         sequences: into how many equal parts a flat batch is cut.
 
     Returns:

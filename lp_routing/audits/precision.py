@@ -31,6 +31,7 @@ FORMATS = {
 }
 """Name -> dtype the logits are rounded to."""
 QUANTILES = (0.1, 0.5, 0.9)
+"""Quantiles of the margins that a finding reports."""
 
 
 @register(*({"rounded_to": name} for name in FORMATS))

@@ -21,6 +21,7 @@ from lp_routing.scores import check_logits
 
 Verdict = Literal["holds", "fails", "not asked"]
 MOST_NAMED = 8
+"""Experts named in a sentence at most; of more the first three are named."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +253,7 @@ RouterLike = Callable[..., Any]
 """logits (T, E) or (B, T, E) -> anything that `as_choice_mask` reads."""
 
 LIMIT_S = 30.0
+"""Seconds that one call of a router may take, unless said otherwise; an audit makes some fifty."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,10 @@ from lp_routing.errors import InputError
 from lp_routing.router_outputs import NoRouterOutput
 
 FACTOR, OFFSET = 60.0, 1000.0
+"""Factor on logits and offset, in logits: a float32 softmax underflows at differences of 104, and
+exp overflows at 89, so both are reached from the usual logits of a few units."""
 SHARE_FORBIDDEN = 8
+"""One expert in this many is forbidden for each token: many pairs, and most experts remain."""
 
 
 def _times(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +44,7 @@ def _minus(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _entries(chosen: Tensor) -> Tensor:
-    """Some pairs of every token, never so many that it could not have as many experts as usual."""
+    """Some pairs of every token, which leave enough experts for as many as it usually has."""
     E = chosen.shape[-1]
     count = min(max(1, E // SHARE_FORBIDDEN), E - _usual(chosen))
     draw = torch.Generator().manual_seed(4)

@@ -29,7 +29,7 @@ SAME, OTHER = "same seed", "other seed"
 
 
 def repeatable(router: RouterLike | AuditedRouter, logits: Tensor) -> Finding:
-    """Ask twice with torch seeded alike, and once with another seed.
+    """Ask twice with torch seeded the same, and once with another seed.
 
     Args:
         router: any callable that `lp_routing.audits.chosen` can ask.

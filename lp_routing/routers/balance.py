@@ -1,4 +1,4 @@
-"""What balanced routers share: how full experts get, which tokens count, what cannot be met."""
+"""What balanced routers share: loads, a problem per batch, rounding to it, and log-domain sums."""
 
 import itertools
 from collections.abc import Callable
@@ -16,7 +16,8 @@ from lp_routing.solvers.infeasibility import explain
 from lp_routing.validation import as_float
 
 LOWEST = -1e300
-"""Differences of scores over temperature are cut here, so that no allowed pair becomes -inf."""
+"""Least difference of scores over temperature (float64 ends at 1.8e308), so that no allowed pair
+becomes -inf."""
 
 
 class Loads(NamedTuple):

@@ -18,6 +18,7 @@ from lp_routing.routers.selection import largest, ranks
 from lp_routing.validation import as_int
 
 MOST_TOKENS = 2**53
+"""Largest number of slots in all that float64 counts exactly."""
 Formula = Callable[[int, int, int, float], int]
 
 CAPACITY_FORMULAS: dict[str, Formula] = {

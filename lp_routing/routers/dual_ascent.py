@@ -1,11 +1,12 @@
-"""Prices by a few dual steps on the device: what tokens take, and what to charge for it.
+"""Prices by a few Newton steps on the dual, on the device: what tokens take, and what to charge.
 
-The dual's slope is load minus capacity, its curvature is which experts tokens hesitate between. A
-token that is nearly indifferent between its last expert and the next is a spring between the two,
-one that is nearly indifferent between an expert and nothing is a spring to the ground; the springs
-are a graph Laplacian, the Jacobian of load by price. A Newton step mends what is wrong everywhere
-at once, but shoots past where many tokens are alike: a step that does not lower the dual is taken
-back, and the next one looks closer.
+The slope of the dual in the price of an expert is its capacity minus its load. Its curvature comes
+from the tokens that are nearly indifferent: between their last expert and the next one, which
+couples the two prices, or between an expert and nothing, which holds one price. Counted within a
+window of margins they make a graph Laplacian, the Jacobian of the loads in the prices.
+
+A Newton step corrects all prices at once, but goes too far where many tokens are alike: a step that
+does not lower the dual is undone, and the next one uses a narrower window.
 """
 
 from typing import NamedTuple
@@ -14,20 +15,37 @@ import torch
 from torch import Tensor
 
 INF = float("inf")
+# Gaps below are mean relative gaps of `PriceRouter` in `python -m benchmarks.router_constants`, at
+# half and at twice a value: 3.2e-4 with these. Times differ by no more than noise unless said.
+
 REACH = 8.0
-"""A price moves by at most this many windows in one Newton step."""
+"""Largest change of a price in one step, in windows. Smaller is safer and slower: half 3.7e-4."""
 SPRINGS = 4
-"""A window holds about this many tokens per expert at least, if there are so many."""
+"""Least number of tokens per expert within a window: a narrower window knows less of the curvature.
+
+A wider one mixes it with that of tokens further off. Half and twice: 3.2e-4.
+"""
 WIDTH = 2.0
-"""A window holds about this many times the tokens that have to move."""
+"""The same in multiples of the tokens that have to move. Half and twice: 4.0e-4 and 3.8e-4."""
 GAIN = 1.4
-"""Twice this share of a Newton step: windows see the curvature on one side alone."""
+"""Factor on a Newton step: 2 would be a whole one, as a window sees one side of each price alone.
+
+Smaller converges more slowly (half: 5.3e-4), larger overshoots (twice: 1.6e-3, and twice the time).
+"""
 DESERTED = 0.5
-"""With more than this share of its seats empty a priced expert's price is far too high."""
+"""Share of its seats that stay empty from which a priced expert's price is set by itself alone.
+
+Lower does so more often (half: 3.6e-4, half as much time again); at 1 an expert that lost all its
+tokens stays empty (3.3e-3).
+"""
 CROWDED = 3.0
-"""With so many times its seats in excess an expert's price is far too low."""
+"""The same for too many tokens, in excess over its seats, in multiples of them: both 3.2e-4."""
 CLOSER, WIDER = 0.25, 2.0
-"""A window is this many times as wide after a step that failed, or did not."""
+"""Factors on the window after a step that was undone, and after one that was not.
+
+`CLOSER` at half and twice: 3.1e-4 and 3.2e-4. `WIDER` at 4: 2.6e-4. A window never exceeds its
+first width.
+"""
 
 
 class Demand(NamedTuple):
@@ -58,7 +76,7 @@ class Demand(NamedTuple):
         return _count(self.expert[:-1], self.value[:-1] > 0, E).to(self.value.dtype)
 
     def dual(self, prices: Tensor, seats: Tensor) -> Tensor:
-        """(B,), a bound on what these tokens can earn with so many seats (B, E)."""
+        """(B,), a bound on what these tokens can earn with these seats (B, E)."""
         return self.value[:-1].clamp(min=0).sum((0, 2)) + (seats * prices).sum(1)
 
     def taken(self, E: int) -> Tensor:
@@ -110,8 +128,8 @@ def ascend(
         prices: (B, E), to start from.
         seats: (B, E), how many of these tokens each expert may take.
         k: slots of a token.
-        steps: at most; each one is an answer of these tokens.
-        enough: an entry is done when at most so many tokens have to move.
+        steps: at most; each computes the demand of these tokens once.
+        enough: an entry is done when no more tokens than this have to move.
         now: what the tokens want at the prices, if that is known.
         reach: (B, 1), prices move by no more in all; inf if not given.
     """
@@ -160,15 +178,15 @@ def newton(now: Demand, prices: Tensor, excess: Tensor, moving: Tensor, focus: T
         prices: (B, E).
         excess: (B, E), tokens above the seats; 0 where the price does not move.
         moving: (B, E), 1 where the price moves, else 0.
-        focus: (B,), windows are so many times as wide as the tokens to move ask for.
+        focus: (B,), at most 1; factor on the width of the windows.
     """
     B, E = prices.shape
-    astray = (WIDTH * excess.abs().sum(1)).clamp(min=SPRINGS * E)
+    to_move = (WIDTH * excess.abs().sum(1)).clamp(min=SPRINGS * E)
     n = now.value.shape[2]
     to_empty, between = now.value[:-1].abs(), now.between
     margin = torch.minimum(to_empty.amin(0), between)
     quarter = margin.kthvalue(max(1, n // 4), dim=1).values.nan_to_num(posinf=1.0)
-    window = (focus * quarter * astray.clamp(max=n) * (4 / n))[:, None]
+    window = (focus * quarter * to_move.clamp(max=n) * (4 / n))[:, None]
     pair = now.expert[-2] * E + now.expert[-1]
     springs = _count(pair[None], (between <= window)[None], E * E).view(B, E, E)
     springs = springs + springs.mT
@@ -182,7 +200,7 @@ def newton(now: Demand, prices: Tensor, excess: Tensor, moving: Tensor, focus: T
 
 
 def _deserted(prices: Tensor, excess: Tensor, seats: Tensor) -> Tensor:
-    """Experts whose price is beyond what enough tokens pay, boolean (B, E)."""
+    """Experts whose price keeps too many tokens away, boolean (B, E)."""
     return (prices > 0) & (excess < -DESERTED * seats)
 
 

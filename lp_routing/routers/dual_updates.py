@@ -147,7 +147,7 @@ class OnlineBIP(WeightedRule, StatefulRouter[History]):
         super().__post_init__()
 
     def initial(self, scores: Tensor) -> History:
-        """Nobody came yet, nobody pays."""
+        """No tokens yet, all prices 0."""
         prices = cold_prices(scores)
         window = as_int(self.window, "window", 1)
         margins = prices.new_full((*prices.shape, window), float("-inf"))

@@ -72,8 +72,8 @@ class CappedPlan:
     Attributes:
         log_plan: float64 (..., T, E), the logarithm of the plan, at most 0; -inf where forbidden.
         potentials: float64 (..., E), by what a column of scores over temperature was raised;
-            -inf for experts that take nobody. Minus
-            the temperature times this are prices of the experts.
+            -inf for experts without tokens. Minus the temperature times this are prices of the
+            experts.
         row_error: (...), by how much the largest row sum exceeds k, as a share of k.
         column_error: (...), the largest |column sum / capacity - 1| of an expert.
         change: (...), the largest change of an entry in the last iteration.
@@ -117,7 +117,7 @@ def capped_plan(
         temperature: in units of score. Iterations grow fast as it falls: some hundreds at a fifth
             of the standard deviation of the scores, thousands at a tenth.
         tolerance: relative error of the bounds, and change of an entry, at which it stops.
-        iterations: at most so many; a plan that needs more says so and is returned as it is.
+        iterations: limit; a plan that needs more says so and is returned as it is.
             So are plans that cannot exist.
     """
     as_int(iterations, "iterations", 1)
@@ -189,7 +189,7 @@ class CappedExpertChoice(ScoredRule, Router):
         k: most experts per token (the paper's b).
         temperature: weight of the entropy, in units of score (the paper's lambda).
         tolerance: relative error and change at which projecting stops.
-        iterations: at most so many.
+        iterations: limit on the projections.
         rounding: "top-c", the largest entries of each column of the plan; "capped".
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
     """

@@ -111,7 +111,7 @@ class MaxScore(_Flow):
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
         repeats: score a first choice 0 in the second phase, as the source does, in place of
             forbidding it. A token that takes an expert twice has fewer than k experts then, and
-            the expert a place that nobody uses.
+            the expert an unused place.
     """
 
     cost = (

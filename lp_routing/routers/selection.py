@@ -68,7 +68,7 @@ def uniform(seed: int, shape: Sequence[int], device: torch.device, rule: str = "
         seed: from 0 to 2**63 - 1.
         shape: sizes of the axes; the draw of a position depends on its indices, not on them.
         device: where it is drawn.
-        rule: who draws; the CRC-32 of the name is the first coordinate. "" adds none.
+        rule: name of the rule that draws; its CRC-32 is the first coordinate. "" adds none.
     """
     state = _start(seed, device)
     if rule:
@@ -81,7 +81,7 @@ def uniform(seed: int, shape: Sequence[int], device: torch.device, rule: str = "
 def uniform_by_number(seed: int, numbers: Tensor, count: int) -> Tensor:
     """`count` draws for each number, float64 (..., count): equal numbers have equal draws.
 
-    They are not the draws `uniform` gives to positions, so that a hash is no echo of chance.
+    They differ from the draws that `uniform` gives to positions.
     """
     state = _step(~_start(seed, numbers.device), numbers.long())
     return _unit(_step(state[..., None], torch.arange(count, device=numbers.device)))

@@ -72,8 +72,8 @@ def sinkhorn(
         k: experts per token.
         temperature: in units of score; small ones need more iterations.
         tolerance: relative error of row and column sums at which it stops.
-        iterations: at most so many; a plan that needs more says so and is returned as it is. So
-            are plans that cannot exist, for forbidden pairs.
+        iterations: limit; a plan that needs more says so and is returned as it is. So are plans
+            that cannot exist because of forbidden pairs.
     """
     as_int(iterations, "iterations", 1)
     positive(temperature, "temperature")
@@ -119,9 +119,9 @@ class Sinkhorn(WeightedRule, Router):
 
     Seeks the optimum of `balanced`. The plan is balanced where it converged; its row top-k, as in
     the source and in Megatron, is not. `rounding="balanced"` is this library's: tokens choose at
-    the prices of the plan, full experts keep those who would miss them most, and exchanges between
-    experts settle the rest, so that every token has k experts and every load is the floor or the
-    ceiling of T k / E. Whether the plan converged is said by `plan`. For k > 1 the plan may give a
+    the prices of the plan, full experts keep the tokens that lose most without them, and exchanges
+    between experts do the rest, so that every token has k experts and every load is the floor or
+    the ceiling of T k / E. `plan` says whether it converged. For k > 1 the plan may give a
     token more than all of an expert, more so the lower the temperature; its prices are then those
     of another problem, and rounding loses by it.
     The source scales logits at temperature 1: score="logits", temperature=1.
@@ -132,7 +132,7 @@ class Sinkhorn(WeightedRule, Router):
         k: experts per token.
         temperature: weight of the entropy, in units of score.
         tolerance: relative error of row and column sums at which scaling stops.
-        iterations: at most so many.
+        iterations: limit on the scalings.
         rounding: "top-k", the largest entries of each row of the plan; "balanced".
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all.

@@ -17,7 +17,7 @@ from lp_routing.validation import as_float, as_int, refuse_nan_and_inf
 
 INF = float("inf")
 FAR = 1e6
-"""Entries this many widths from the edge are all alike: their tails underflow."""
+"""Largest distance from the edge, in widths: beyond some 745, exp(-distance) is 0 in float64."""
 
 
 def soft_top_k(r: Tensor, k: float | Tensor, alpha: float | Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from lp_routing.validation import as_choice, as_float, as_nonnegative
 INF = float("inf")
 LEAST = {"softmax": 0.0, "sigmoid": 0.0, "unified": 0.0, "sqrt_softplus": 0.0}
 MOST = {"softmax": 1.0, "sigmoid": 1.0}
+"""Least and largest value of scores by name: a threshold outside takes every pair, or none."""
 
 
 @register("Variable number of experts", {"top-p": lambda _: TopP(0.5)})

@@ -57,7 +57,7 @@ class TopK(WeightedRule, Router):
     Attributes:
         k: experts per token.
         capacity: most tokens an expert takes: a whole number, a `CapacityFactor`, or None.
-        by: who is kept where too many come: "score", the best; "position", the first.
+        by: what is kept where too many tokens come: "score", the best; "position", the first.
         order: what comes first by position: "rank", all first choices before second ones (GShard,
             Switch, V-MoE, Tutel); "token", all choices of a token before the next (MegaBlocks).
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
@@ -154,7 +154,7 @@ class BatchPrioritised(WeightedRule, Router):
         return torch.empty_like(kept).scatter_(-2, rows, kept)
 
     def _priority(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """(..., T); whoever may go nowhere asks for nothing, so that its place does not matter."""
+        """(..., T); the place of a token without allowed experts does not matter."""
         if self.priority == "max":
             return scores.amax(-1)
         return kept_scores(scores.double(), chosen).sum(-1)
@@ -300,8 +300,8 @@ class GroupLimited(WeightedRule, Router):
         if self.rank_by == "max":
             return inside.amax(-1)
         best = inside.topk(min(2, inside.shape[-1])).values.double()
-        nobody = best == float("-inf")
-        return best.masked_fill(nobody, 0.0).sum(-1).masked_fill(nobody.all(-1), float("-inf"))
+        no_more = best == float("-inf")
+        return best.masked_fill(no_more, 0.0).sum(-1).masked_fill(no_more.all(-1), float("-inf"))
 
 
 @register("Token choice", {})
@@ -325,7 +325,7 @@ class ZeroComputation(WeightedRule, Router):
         free: how many experts, the last ones, cost nothing; at least one expert must be paid.
         factor: gamma, or None for no capacity.
         tau: tokens of a paid expert for each of a free one, > 0; the paper tries 0.1 to 1.
-        by: as in `TopK`: who is kept where too many come, "score" or "position".
+        by: as in `TopK`: what is kept where too many tokens come, "score" or "position".
         order: as in `TopK`: what comes first by position, "rank" or "token".
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all. (The

@@ -1,4 +1,4 @@
-"""Unified routing (USMoE): the best pairs of a whole pool, whoever they belong to."""
+"""Unified routing (USMoE): the best pairs of a whole pool, whatever token they belong to."""
 
 from dataclasses import dataclass, field
 from functools import partial
