@@ -99,7 +99,6 @@ def test_files_stay_small_enough_to_be_one_thing(path):
 
 USED_ONCE = {
     "lp_routing.report": "what one command shows, drawn apart from how it is computed",
-    "lp_routing.frontier.summary": "what `lp-routing frontier` shows, computed apart from it",
 }
 """Modules, or folders of them, whose one user sits in another folder: why they stand apart."""
 

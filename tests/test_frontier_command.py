@@ -341,9 +341,11 @@ def test_points_of_another_question_are_refused(tmp_path):
     assert "holds the results of another question" in result.stderr
 
 
-def test_a_line_that_is_no_point_is_refused(tmp_path):
+@pytest.mark.parametrize("wrong", [{"value": "much"}, {"experts": ["much"]}, {"experts": None}])
+def test_a_line_that_is_no_point_is_refused(tmp_path, wrong):
+    line = {"budget": 3, "value": 1.0, "bound": 1.0, "price": 0.0, "experts": [0.0]} | wrong
     with ResultFile(tmp_path / "a.points", {"k": 2}) as file:
-        file.append({"budget": 3, "value": "much", "bound": 1.0, "price": 0.0})
+        file.append(line)
     with (
         ResultFile(tmp_path / "a.points", {"k": 2}) as file,
         pytest.raises(lpr.InputError, match="line 2 holds no point"),

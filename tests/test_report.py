@@ -20,6 +20,8 @@ from lp_routing import frontier
 from lp_routing.claims import CLAIMS, Evidence
 from lp_routing.cli.options import write_whole
 from lp_routing.cli.report import report
+from lp_routing.frontier import refine
+from lp_routing.frontier.refine import Point
 from lp_routing.report import frontier as capacity_part
 from lp_routing.report import plots
 from lp_routing.report.document import Attempt, Cell, counted, listed, number, percent
@@ -314,8 +316,8 @@ def test_capacities_are_what_they_buy(page):
 @pytest.mark.parametrize(("value", "enough"), [(700, [700, 699]), (699.5, [700, 699]), (0, [0])])
 def test_the_smallest_capacity_is_found(value, enough):
     """A slot is worth 1."""
-    found = capacity_part._smallest(value, lambda C: capacity_part.Solved(C, C, C, 1), 1000)
-    assert [each.capacity for each in found] == enough
+    found = capacity_part._smallest(value, lambda C: Point(C, C, C, 1), 1000)
+    assert [each.budget for each in found] == enough
 
 
 def test_a_case_by_hand(tmp_path):
@@ -545,11 +547,10 @@ def test_the_prices_on_the_page_prove_the_bounds_of_all_capacities(page):
 
 
 def test_capacities_without_proof_are_not_spoken_of(small, tmp_path, monkeypatch):
-    solve = capacity_part.solve
-    doubted = lambda *given: replace(solve(*given), status=lpr.Status.FEASIBLE)  # noqa: E731
-    monkeypatch.setattr(capacity_part, "solve", doubted)
+    proved = refine._by_prices
+    monkeypatch.setattr(refine, "_by_prices", lambda *given: proved(*given) + 1)
     read = made(tmp_path / "page.html", small, "--routers", "drop by score", status=1)
-    assert "ended FEASIBLE, without proof." in read.words("capacity")
+    assert "is not proved: its bound is 1 above its value." in read.words("capacity")
     assert "slots" not in read.words("summary")
 
 

@@ -20,12 +20,22 @@ from lp_routing.validation import as_int
 
 
 class Point(NamedTuple):
-    """A solved budget: attained value, proved bound, and the slope of the bound's tangent."""
+    """A solved budget.
+
+    Attributes:
+        budget: n.
+        value: of a feasible assignment.
+        bound: no feasible assignment is worth more; proved by the prices.
+        price: the slope in n of the bound at these prices.
+        experts: the prices of the experts, in their order; empty where experts have no bounds, or
+            the bound follows from the scores alone.
+    """
 
     budget: int
     value: float
     bound: float
     price: float
+    experts: Sequence[float] = ()
 
 
 class BudgetFamily(NamedTuple):
@@ -60,7 +70,9 @@ def solved(family: BudgetFamily, n: int) -> Point:
         raise InputError(f"{solution.solver} gives no prices; use Pricing(), HiGHS() or CVXPY().")
     bound = _by_prices(problem, solution, solution.prices)
     price = family.price_of(problem, solution.prices)
-    point = Point(n, float(solution.value), bound, price)
+    experts = problem.family("expert")
+    dear = () if experts is None else solution.prices.of(experts).double().tolist()
+    point = Point(n, float(solution.value), bound, price, dear)
     if family.kept is not None:
         family.kept[n] = point
     return point
@@ -98,7 +110,7 @@ def refined(
     found = {end.budget: end for end in ends}
     inside = {as_int(n, "at", 0) for n in at} & set(range(ends[0].budget + 1, ends[1].budget))
     found |= {n: solved(family, n) for n in inside}
-    small = ROUNDING * max(abs(number) for end in ends for number in end[1:])
+    small = ROUNDING * max(abs(number) for end in ends for number in end[1:4])
     waiting = [_open_between(*pair) for pair in pairwise(found[n] for n in sorted(found))]
     heapify(waiting)
     given = len(inside)
@@ -117,7 +129,7 @@ def refined(
 
 def as_curve(points: Sequence[Point]) -> CertifiedCurve:
     """The curve of solved budgets, in their order."""
-    budgets, *columns = zip(*points, strict=True)
+    budgets, *columns = zip(*(point[:4] for point in points), strict=True)
     values, bounds, prices = (torch.tensor(column, dtype=torch.float64) for column in columns)
     return CertifiedCurve(torch.tensor(budgets), values, bounds, prices)
 

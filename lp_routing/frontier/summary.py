@@ -328,16 +328,27 @@ def router_curves(
     here = {at // L} if settings.over == "layers" else {at}
     tried = sorted({*budgets[:: -(-len(budgets) // TRIED)], *here & set(budgets)})
     found = [
-        [_router_curve(name, layer, values, tried, settings) for name in settings.routers]
+        [catalogue_curve(name, layer, values, tried, settings) for name in settings.routers]
         for layer, values in zip(logits, worth, strict=True)
     ]
     return [_summed(each) for each in zip(*found, strict=True)]
 
 
-def _router_curve(
+def catalogue_curve(
     name: str, logits: Tensor, worth: Tensor, tried: Sequence[int], settings: FrontierSettings
 ) -> RouterCurve:
-    """The curve of one router on logits (T, E)."""
+    """What a router of the catalogue makes of some budgets.
+
+    Args:
+        name: of the router.
+        logits: (T, E), with which it is called.
+        worth: (T, E), what pairs are worth.
+        tried: the budgets.
+        settings: what else its problem and its shape are made of.
+
+    Raises:
+        InputError: an unknown name, or a shape that it cannot be built for.
+    """
     T, E = worth.shape
 
     def shape(n: int) -> Shape:
@@ -391,10 +402,12 @@ class PointStore(dict[int, Point]):
         super().__init__()
         self.file = file
         for number, line in enumerate(file.lines, 2):
-            values: list[Any] = [line.get(name) for name in Point._fields]
-            if not all(isinstance(value, int | float) for value in values):
+            values: dict[str, Any] = {name: line.get(name) for name in Point._fields}
+            experts = values.pop("experts")
+            known = [*values.values(), *experts] if isinstance(experts, list) else [None]
+            if not all(isinstance(value, int | float) for value in known):
                 raise InputError(f"{file.path}: line {number} holds no point; take it out.")
-            super().__setitem__(values[0], Point(*values))
+            super().__setitem__(values["budget"], Point(**values, experts=experts))
 
     def __setitem__(self, budget: int, point: Point) -> None:
         self.file.append(point._asdict())

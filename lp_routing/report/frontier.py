@@ -5,10 +5,10 @@ For the terminal: budgets and their values, and answers in sentences (`frontier_
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich import box
 from rich.table import Table as RichTable
@@ -16,11 +16,11 @@ from rich.text import Text
 
 from lp_routing import frontier
 from lp_routing.errors import InputError
+from lp_routing.evaluation.compare import exact_solver
 from lp_routing.evaluation.evaluate import ROUNDING
 from lp_routing.frontier.curves import CertifiedCurve
-from lp_routing.pricing import Pricing
-from lp_routing.problem.named import capacity as capacity_problem
-from lp_routing.problem.problem import RoutingProblem
+from lp_routing.frontier.refine import Point
+from lp_routing.frontier.summary import FrontierSettings, catalogue_curve
 from lp_routing.report import plots
 from lp_routing.report.document import (
     Attempt,
@@ -42,10 +42,6 @@ from lp_routing.report.document import (
 from lp_routing.report.figures import drawn
 from lp_routing.report.layer_results import LayerResult
 from lp_routing.report.plots.frontier import RouterPoints
-from lp_routing.routers.base import AnyRouter
-from lp_routing.routers.catalogue import router
-from lp_routing.solvers.base import SolverResult
-from lp_routing.solvers.solve import Status, solve
 
 SHOWN_AS_ZERO = 1e-14
 """Relative gaps below this are rounding."""
@@ -242,39 +238,6 @@ CURVES = 4
 """Routers drawn beside the optimum, at most: more curves cannot be told apart."""
 
 
-class Noting(Pricing):
-    """`Pricing` that notes the prices it finds, by capacity: what each bound rests on."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed=seed)
-        self.noted: dict[int, list[float]] = {}
-
-    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:
-        """As `Pricing`."""
-        answer = super().answer(problem, integral=integral)
-        experts = problem.family("expert")
-        if experts is not None and answer.prices is not None:
-            capacity = int(experts.upper.max())
-            self.noted[capacity] = answer.prices.of(experts).double().tolist()
-        return answer
-
-
-class Solved(NamedTuple):
-    """A capacity, and what is proved of it.
-
-    Attributes:
-        capacity: tokens an expert may take.
-        value: of a feasible assignment.
-        bound: no feasible assignment is worth more.
-        price: the sum of the shadow prices of all experts.
-    """
-
-    capacity: int
-    value: float
-    bound: float
-    price: float
-
-
 @dataclass(frozen=True, eq=False)
 class CapacitySection:
     """The value of capacities in one layer.
@@ -294,8 +257,8 @@ class CapacitySection:
 
     layer: int
     curve: CertifiedCurve
-    around: Sequence[Solved]
-    enough: Sequence[Solved]
+    around: Sequence[Point]
+    enough: Sequence[Point]
     routers: Sequence[RouterPoints]
     without: Sequence[str]
     prices: Mapping[int, Sequence[float]]
@@ -307,50 +270,60 @@ def capacity_result(settings: ReportSettings, each: LayerResult | None) -> Capac
 
     Raises:
         InputError: no layer.
+        RuntimeError: a capacity that the page speaks of is not proved.
     """
     if each is None:
         raise InputError("no layer could be examined.")
-    layer, scores, row = each, each.problem.scores, each.rows[0]
-    C, solver = settings.capacity, Noting(settings.seed)
-    around = range(max(C - 1, 0), C + 2)
-    curve = frontier.over_capacity(scores, settings.k, points=POINTS, at=around, solver=solver)
+    layer, scores, row, C = each, each.problem.scores, each.rows[0], settings.capacity
+    points: dict[int, Point] = {}
+    solver = exact_solver(each.problem, settings.seed)
+    over = partial(frontier.over_capacity, scores, settings.k, solver=solver, kept=points)
+    curve = over(points=POINTS, at=range(max(C - 1, 0), C + 2))
 
-    def problem_at(capacity: int) -> RoutingProblem:
-        return capacity_problem(scores, settings.k, capacity)
+    def at(capacity: int) -> Point:
+        if capacity not in points:
+            over(budgets=[capacity])
+        point = points[capacity]
+        if point.bound - point.value > ROUNDING * abs(point.bound):
+            raise RuntimeError(
+                f"capacity {capacity} is not proved: its bound is {point.bound - point.value:.3g} "
+                f"above its value."
+            )
+        return point
 
-    @cache
-    def at(capacity: int) -> Solved:
-        solution = solve(problem_at(capacity), solver)
-        if solution.status is not Status.OPTIMAL:  # what is said of it must be proved
-            raise RuntimeError(f"capacity {capacity} ended {solution.status.name}, without proof.")
-        prices = solution.prices
-        price = float("nan") if prices is None or prices.experts is None else prices.experts.sum()
-        return Solved(capacity, float(solution.value), float(solution.bound), float(price))
-
-    def curve_of(name: str) -> RouterPoints:
-        def make(capacity: int) -> AnyRouter:
-            return router(name, layer.shape._replace(capacity=capacity), seed=settings.seed)
-
-        own: Any = frontier.router_curve(make, some, problem_at, layer.logits)
-        named: RouterPoints = replace(own, name=name)
-        return named
-
-    some = [int(n) for n in curve.budgets.tolist() if n >= 1]
-    curves = {name: attempt(partial(curve_of, name)) for name in settings.routers[:CURVES]}
+    tried = [int(n) for n in curve.budgets.tolist() if n >= 1]
+    by_name = partial(catalogue_curve, logits=layer.logits, worth=scores, tried=tried)
+    asked = _frontier_settings(settings)
+    curves = {n: attempt(partial(by_name, n, settings=asked)) for n in settings.routers[:CURVES]}
     balance = attempt(lambda: float(frontier.cost_of_balance(scores, settings.k).share)).result
+    around = [at(n) for n in (C - 1, C, C + 1)]
+    enough = _smallest(row.value, at, C) if row.feasible else []
     return CapacitySection(
         layer=each.layer,
         curve=curve,
-        around=[at(n) for n in (C - 1, C, C + 1)],
-        enough=_smallest(row.value, at, C) if row.feasible else [],
+        around=around,
+        enough=enough,
         routers=[each.result for each in curves.values() if each.result is not None],
         without=[f"{quoted(n)} has no curve: {e.error}" for n, e in curves.items() if e.error],
-        prices={n: solver.noted[n] for n in sorted(solver.noted)},
+        prices={n: points[n].experts for n in sorted(points)},
         balance=float("nan") if balance is None else balance,
     )
 
 
-def _smallest(value: float, at: Callable[[int], Solved], known: int) -> list[Solved]:
+def _frontier_settings(settings: ReportSettings) -> FrontierSettings:
+    """The same question as `lp-routing frontier --over capacity` asks."""
+    return FrontierSettings(
+        over="capacity",
+        k=settings.k,
+        capacity_factor=settings.capacity_factor,
+        score=settings.score,
+        points=POINTS,
+        routers=tuple(settings.routers[:CURVES]),
+        seed=settings.seed,
+    )
+
+
+def _smallest(value: float, at: Callable[[int], Point], known: int) -> list[Point]:
     """The smallest capacity worth a value, found by halving, and the one below it.
 
     Args:
@@ -405,19 +378,19 @@ def capacity_sentences(settings: ReportSettings, found: CapacitySection) -> list
     """The answers in words."""
     less, here, more = found.around
     most, free = int(found.curve.budgets[-1]), float(found.curve.values[-1])
-    worth = f"In layer {found.layer} the best assignment with {here.capacity:,} slots an expert is "
+    worth = f"In layer {found.layer} the best assignment with {here.budget:,} slots an expert is "
     worth += f"worth {here.value:.6g}"
-    if here.capacity < most and free > 0:
+    if here.budget < most and free > 0:
         worth += f", {percent(here.value / free, 4)} of what {most:,} slots or more would bring"
     said = [
         f"{worth}.",
         f"The last slot at every expert brings {here.value - less.value:.4g} in all, one more "
         f"would bring {more.value - here.value:.4g}.",
     ]
-    if found.enough and found.enough[0].capacity < here.capacity:
+    if found.enough and found.enough[0].budget < here.budget:
         said.append(
-            f"What {quoted(settings.main)} attains with {here.capacity:,} slots an expert, an "
-            f"optimal assignment attains with {found.enough[0].capacity:,}."
+            f"What {quoted(settings.main)} attains with {here.budget:,} slots an expert, an "
+            f"optimal assignment attains with {found.enough[0].budget:,}."
         )
     if isfinite(found.balance):
         said.append(
@@ -442,13 +415,13 @@ def _capacity_table(settings: ReportSettings, found: CapacitySection) -> Table:
     beside = [_lost_cells(router, curve) for router in found.routers]
     rows = [
         [
-            Cell(f"{each.capacity:,}", each.capacity),
-            number(each.capacity / share, 3),
+            Cell(f"{each.budget:,}", each.budget),
+            number(each.budget / share, 3),
             number(each.value, 9),
             number(each.bound, 9),
             Cell(f"{each.bound - each.value:.3g}", each.bound - each.value),
             number(each.price, 4),
-            *[lost.get(each.capacity, Cell("-")) for lost in beside],
+            *[lost.get(each.budget, Cell("-")) for lost in beside],
         ]
         for each in _solved(found)
     ]
@@ -462,12 +435,12 @@ def _capacity_table(settings: ReportSettings, found: CapacitySection) -> Table:
     )
 
 
-def _solved(found: CapacitySection) -> list[Solved]:
+def _solved(found: CapacitySection) -> list[Point]:
     """All capacities that were solved, the smallest first."""
     curve = found.curve
     columns = (curve.budgets, curve.values, curve.bounds, curve.prices)
-    points = [Solved(*point) for point in zip(*(c.tolist() for c in columns), strict=True)]
-    by_capacity = {each.capacity: each for each in (*points, *found.enough, *found.around)}
+    points = [Point(*point) for point in zip(*(c.tolist() for c in columns), strict=True)]
+    by_capacity = {each.budget: each for each in (*points, *found.enough, *found.around)}
     return [by_capacity[C] for C in sorted(by_capacity)]
 
 
