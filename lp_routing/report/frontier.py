@@ -7,7 +7,7 @@ For the terminal: budgets and their values, and answers in sentences (`frontier_
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 from rich import box
@@ -252,7 +252,8 @@ class CapacitySection:
         without: why others of them have no curve, a sentence each.
         prices: capacity -> the prices of all experts that prove its bound.
         balance: the share of the score that it costs to give every token exactly k experts and
-            every expert the same load; NaN where that cannot be.
+            every expert the same load; NaN where that cannot be, or where no score is attainable
+            of which it could be a share.
     """
 
     layer: int
@@ -295,7 +296,7 @@ def capacity_result(settings: ReportSettings, each: LayerResult | None) -> Capac
     by_name = partial(catalogue_curve, logits=layer.logits, worth=scores, tried=tried)
     asked = _frontier_settings(settings)
     curves = {n: attempt(partial(by_name, n, settings=asked)) for n in settings.routers[:CURVES]}
-    balance = attempt(lambda: float(frontier.cost_of_balance(scores, settings.k).share)).result
+    balance = attempt(lambda: frontier.cost_of_balance(scores, settings.k)).result
     around = [at(n) for n in (C - 1, C, C + 1)]
     enough = _smallest(row.value, at, C) if row.feasible else []
     return CapacitySection(
@@ -306,7 +307,7 @@ def capacity_result(settings: ReportSettings, each: LayerResult | None) -> Capac
         routers=[each.result for each in curves.values() if each.result is not None],
         without=[f"{quoted(n)} has no curve: {e.error}" for n, e in curves.items() if e.error],
         prices={n: points[n].experts for n in sorted(points)},
-        balance=float("nan") if balance is None else balance,
+        balance=nan if balance is None or balance.free <= 0 else balance.share,
     )
 
 
