@@ -114,7 +114,13 @@ def test_what_the_recipes_write_passes_the_checks(followed):
     assert len(new) == 3
     run(followed, "-m", "ruff", "check", *new, *changed)
     run(followed, "-m", "ruff", "format", "--check", *new, *changed)
-    run(followed, "-m", "mypy", "--cache-dir", followed / ".mypy_cache", *new, *changed)
+    (followed / "user.py").write_text(
+        "from lp_routing.audits import everyone_served\n"
+        "from lp_routing.routers import Router, TopK, TwoBest\n"
+        "routers: list[Router] = [TopK(2), TwoBest()]\n"
+    )
+    types = ("-m", "mypy", "--cache-dir", followed / ".mypy_cache")
+    run(followed, *types, *new, *changed, "user.py")
 
 
 def test_a_new_router_is_in_catalogue_documentation_and_tests(followed):
