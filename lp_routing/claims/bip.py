@@ -24,9 +24,9 @@ from lp_routing.routers.dual_updates import BIP
 from lp_routing.scores import softmax
 
 TURNS = 14
-"""The most that the paper uses for a batch."""
+"""Turns of the price updates: the most that the paper uses for a batch."""
 PATIENCE = 40
-"""Turns on a tiny matrix by which prices have come to rest; whole numbers come to rest sooner."""
+"""Turns on a tiny matrix within which prices stop changing; whole scores need fewer."""
 
 
 def turns(scores: Tensor, k: int, count: int) -> list[Tensor]:

@@ -26,7 +26,10 @@ Refutation = Callable[[Tensor], str | None]
 
 
 NOTHING = 1e3
-"""A logit so far below all others, and below 0, has a softmax and a sigmoid of exactly 0."""
+"""A logit this far below all others, and below 0, has a softmax and a sigmoid of exactly 0.
+
+In float64 exp(-746) is 0.
+"""
 
 
 class Verdict(Enum):
@@ -320,9 +323,13 @@ def _means(name: str, claim_id: str) -> bool:
 
 
 ENTRIES = ((0, 1), (0, 1, 2), (0, 1, -1))
-"""The scores to choose from in turn, the plainest first."""
+"""Sets of scores that a search chooses from, the simplest first."""
 ENOUGH = 200
-"""Matrices to look at of each shape and kind of scores: some seconds for the slowest claim."""
+"""Matrices tried of each shape and set of scores: more find smaller cases, in more time.
+
+With 100, 200 and 400 all searches together take 5, 9 and 14 s on one core, the slowest (O10c) 2.8,
+5.2 and 8.7 s.
+"""
 
 
 @dataclass(frozen=True, eq=False)

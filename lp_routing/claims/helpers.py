@@ -12,7 +12,11 @@ from lp_routing.problem.named import balanced
 from lp_routing.solvers.solve import Solution, solve
 
 SLACK = 1e-9
-"""Rounding that float64 sums may show, relative to their size."""
+"""Relative to a value: differences up to here count as rounding.
+
+Optima of the sample are certified within 4e-16 of themselves (B1, B3); the rest is room for sums of
+more and of cancelling terms.
+"""
 
 
 def equally_shared(subject: ClaimInput, k: int, most: int | None = None) -> Tensor | None:

@@ -12,15 +12,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
-from lp_routing.claims.helpers import span
+from lp_routing.claims.helpers import SLACK, span
 from lp_routing.routers.soft_top_k import layer_budgets, soft_gap, soft_top_k
 
 PAPER = "LapSum, Struski et al., ICML 2025, arXiv 2503.06242"
 WIDTHS = (0.1, 0.5, 2.0)
-"""Widths at which the operator is looked at, in units of the logits."""
-SLACK = 1e-9
+"""Widths alpha at which the operator is checked, in units of the logits."""
 FIRST = 256
-"""Tokens of each layer that are looked at."""
+"""Tokens of each layer: S1 takes 0.2 s, and 0.7 s with 1,024 on the sample."""
 
 
 def lines(subject: ClaimInput) -> Tensor | None:
@@ -34,8 +33,9 @@ def nothing_to_ask() -> Evidence:
 
 
 HALVINGS = 80
+"""Of the interval of a threshold: what they leave of it is less than float64 resolves."""
 COARSE = 1e6
-"""From here on float64 cannot place a threshold to within 1e-7 of the smallest width."""
+"""Logits from which float64 cannot place a threshold to within 1e-7 of the smallest width."""
 
 
 def masses_of(E: int) -> list[float]:

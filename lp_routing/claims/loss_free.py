@@ -22,8 +22,11 @@ from lp_routing.routers.dual_updates import LossFree
 from lp_routing.scores import sigmoid
 
 STEPS = 20
+"""Batches after which the bound is reported; no step of the sample raises it."""
 RATE = 2.0**-10
-"""About the paper's 1e-3, and a power of two: biases are exact multiples of it."""
+"""Change of a bias per step, in units of the scores: about the paper's 1e-3, and a power of two, so
+that biases are exact multiples of it.
+"""
 TINY_STEPS, TINY_RATE = 8, 0.25
 
 

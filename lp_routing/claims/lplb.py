@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Number, Verdict
+from lp_routing.claims.helpers import SLACK
 from lp_routing.extensions.replicas import edge_wise, spread
 from lp_routing.routers.selection import largest
 
 MOST_DEVICES = 8
+"""In the ring; the largest divisor of E up to here is taken."""
 SETTLED = 1e-6
-"""The limit of the edge-wise rule counts as reached within this share of the bound."""
-RELATIVE = 1e-9
+"""Relative to the LP's value: the limit of the edge-wise rule counts as reached within this."""
 
 
 def examine(subject: ClaimInput) -> Evidence:
@@ -35,8 +36,8 @@ def examine(subject: ClaimInput) -> Evidence:
             "edge-wise": edge_wise(load, places, home),
             "edge-wise, whole tokens": edge_wise(load, places, home, integral=True),
         }
-        agrees &= abs(lp.gap) <= RELATIVE * lp.bound and whole.gap == 0
-        agrees &= all(found.value >= lp.bound * (1 - RELATIVE) for found in rules.values())
+        agrees &= abs(lp.gap) <= SLACK * lp.bound and whole.gap == 0
+        agrees &= all(found.value >= lp.bound * (1 - SLACK) for found in rules.values())
         agrees &= rules["edge-wise"].value <= lp.value * (1 + SETTLED)
         found = {name: rule.value for name, rule in rules.items()}
         for name, value in (found | {"LP": lp.value, "whole tokens": whole.value}).items():
@@ -89,7 +90,7 @@ def refutes_verdict(scores: Tensor) -> str | None:
     load, places = _ring_of_scores(scores)
     tokens, devices = _hall(load, places)
     at = tokens / devices
-    close = RELATIVE * sum(load)
+    close = SLACK * sum(load)
     if abs(spread(load, places).value - at) > close:
         return f"Loads {load}: the LP is not worth {tokens}/{devices}."
     if spread(load, places, integral=True).value != -(-tokens // devices):

@@ -23,8 +23,9 @@ from lp_routing.routers.selection import largest
 from lp_routing.scores import sigmoid
 
 ROUNDS = 20
+"""After which the bound is reported; the last lowers it by at most 0.004 points on the sample."""
 PATIENCE = 40
-"""Rounds on a tiny matrix after which, at the latest, a round of whole prices has come before."""
+"""Rounds on a tiny matrix within which whole prices repeat themselves."""
 
 
 def rounds(scores: Tensor, k: int, count: int) -> list[Tensor]:

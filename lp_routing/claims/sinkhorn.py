@@ -19,10 +19,11 @@ from lp_routing.routers.selection import largest
 from lp_routing.routers.sinkhorn import SinkhornPlan, sinkhorn
 
 TEMPERATURE = 1.0
-"""The source scales the logits themselves."""
+"""Of the plan, in units of the logits: the source scales the logits themselves."""
 TOLERANCE, TINY_TOLERANCE = 1e-6, 1e-9
+"""Error of the plan's sums, relative, at which it has converged: on layers, on tiny matrices."""
 CLEAR = 1e-3
-"""Entries of a plan that differ by this share are not called tied."""
+"""Entries of a plan whose ratio is within this of 1 count as tied: a plan is no more precise."""
 
 
 def promised(scores: Tensor, found: SinkhornPlan, k: int) -> tuple[float, float, float]:

@@ -20,7 +20,7 @@ PAPER = "SoftMoE, Zasada et al., ICML 2026, arXiv 2606.17952"
 ALPHA = 0.1
 """Width of the edge, in standard deviations of a layer's logits."""
 TAU = 0.1
-"""Where p is truncated."""
+"""Weights p below this are set to 0."""
 
 
 def in_deviations(logits: Tensor) -> Tensor:
@@ -266,11 +266,13 @@ S4 = Claim(
 
 
 FACTOR = 1.5
-"""At most ceil(k_l FACTOR) experts of a token."""
+"""A token takes at most ceil(k_l FACTOR) experts."""
 STEP = 1e-5
-"""Of finite differences, in widths."""
+"""Step of finite differences, relative to the width: smaller ones lose digits to rounding, larger
+ones to curvature.
+"""
 JACOBIANS = 1 << 18
-"""Entries of the Jacobians that are looked at, so that the check stays quick."""
+"""Entries of all Jacobians: S6 takes 0.13 s, and 0.46 s with four times as many on the sample."""
 
 
 def routed(logits: Tensor, k: float, alpha: float) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,7 @@ from lp_routing.routers.catalogue import CATALOGUE, Shape, router
 from lp_routing.validation import as_int
 
 HANDFUL = "top-k, drop by score, drop by position, token-major, expert choice, unified"
+"""The routers that are audited where none are named."""
 
 
 @click.command()

@@ -51,7 +51,7 @@ HANDFULS = {
     "k": ("drop by score", "drop by position, token-major"),
     "layers": ("top-k", "unified"),
 }
-"""The routers that stand beside the optimum where none are named."""
+"""Budget -> the routers that are compared where none are named."""
 
 NOT_STATED = ("file", "json_path", "plot_path", "resume_path")
 """Options that are left out of the JSON file: paths on this machine."""
@@ -150,12 +150,12 @@ def _frontier(console: Console, options: FrontierOptions) -> None:
         highlight=False,
     )
 
-    def told(name: str, record: Record) -> None:
+    def show(name: str, record: Record) -> None:
         console.print(frontier_table(name, settings.over, record))
         for sentence in sentences(settings.over, settings.k, record):
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
-    found = _found(console, logits, places, settings, options, told)
+    found = _found(console, logits, places, settings, options, show)
     console.print(LEGEND, style="dim", highlight=False)
     if options.json_path is not None:
         content = json.dumps(_as_json(found, trace.source, options), allow_nan=False, indent=1)
@@ -171,14 +171,14 @@ def _found(
     places: Sequence[Sequence[int]],
     settings: FrontierSettings,
     options: FrontierOptions,
-    told: Callable[[str, Record], None],
+    show: Callable[[str, Record], None],
 ) -> dict[str, Record]:
     """Name of a place -> what its budgets buy; each told in their order, as soon as available."""
     names = [_name(layers, settings) for layers in places]
 
-    def tell(number: int, record: Record) -> None:
+    def show_record(number: int, record: Record) -> None:
         if "points" in record:
-            told(names[number], record)
+            show(names[number], record)
 
     path, jobs = options.resume_path, options.jobs
     question = partial(summary, logits=logits, settings=settings)
@@ -189,7 +189,7 @@ def _found(
         "solving",
         path=path,
         jobs=jobs,
-        told=tell,
+        show=show_record,
         question=question,
     )
     raise_failures(records, [f"({name}.)" for name in names])

@@ -186,7 +186,7 @@ def _gap(console: Console, options: GapOptions) -> None:
     if idle:
         console.print(f"Seek no named problem, not judged: {'; '.join(idle)}.", highlight=False)
 
-    def told(place: Place, rows: Sequence[RouterResult]) -> None:
+    def show(place: Place, rows: Sequence[RouterResult]) -> None:
         layer, section = place
         title = f"Layer {layer}, {section}" if options.problem_name == OWN else f"Layer {layer}"
         console.print(gap_table(title, rows, wide=console.width >= WIDE))
@@ -200,7 +200,7 @@ def _gap(console: Console, options: GapOptions) -> None:
         console,
         trace,
         places,
-        told,
+        show,
         tokens=parse_tokens(options.tokens),
         resume_path=options.resume_path,
         jobs=options.jobs,
@@ -334,7 +334,7 @@ def measured(
     console: Console,
     trace: Trace,
     places: Sequence[Place],
-    told: Callable[[Place, list[RouterResult]], None],
+    show: Callable[[Place, list[RouterResult]], None],
     *,
     tokens: int | None,
     resume_path: Path | None,
@@ -349,7 +349,7 @@ def measured(
         console: where progress is shown.
         trace: the logits.
         places: layers and what judges there.
-        told: called with each place and its rows.
+        show: called with each place and its rows.
         tokens: how many of each layer, None for all.
         resume_path, jobs: of the sweep.
         options: `section_rows`'s own: k, capacity_factor, repeats, warm_up, warm_on, seed.
@@ -366,12 +366,14 @@ def measured(
     points = [{"layer": layer, **section._asdict()} for layer, section in places]
     found: dict[Place, list[RouterResult]] = {}
 
-    def tell(number: int, record: Mapping[str, Any]) -> None:
+    def show_record(number: int, record: Mapping[str, Any]) -> None:
         if "rows" in record:
             found[places[number]] = [_row(row) for row in record["rows"]]
-            told(places[number], found[places[number]])
+            show(places[number], found[places[number]])
 
-    records = long_work(console, task, points, "measuring", path=resume_path, jobs=jobs, told=tell)
+    records = long_work(
+        console, task, points, "measuring", path=resume_path, jobs=jobs, show=show_record
+    )
     names = [f"(Layer {layer}, {section}, of {trace.source}.)" for layer, section in places]
     raise_failures(records, names)
     return found

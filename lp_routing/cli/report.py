@@ -53,7 +53,9 @@ HANDFUL = (
     "drop by score, drop by position, token-major, batch prioritised, prices, top-k, "
     "expert choice, unified"
 )
+"""The routers of a page where none are named."""
 DRAWN, CHECKED, CAPACITY = "figures", "claims", "what capacity buys"
+"""Names of the steps that come once a page."""
 
 
 @click.command()

@@ -21,7 +21,7 @@ from lp_routing.report.document import Attempt, attempt
 from lp_routing.sweep import ERROR, Progress, Record, Task, WorkerError, sweep
 
 INTERRUPTED = 130
-"""What a shell gives to a command that ended by Ctrl-C."""
+"""Exit status of a command that ended by Ctrl-C, as in a shell."""
 
 jobs_option = click.option(
     "--jobs", default=1, show_default=True, help="Processes; each has one thread where several."
@@ -58,7 +58,7 @@ def long_work(
     *,
     path: Path | None,
     jobs: int,
-    told: Callable[[int, Record], object] = lambda _, __: None,
+    show: Callable[[int, Record], object] = lambda _, __: None,
     question: Task | None = None,
 ) -> list[Record]:
     """`sweep`, with how far it is: a bar on a terminal, lines on stderr elsewhere.
@@ -67,7 +67,7 @@ def long_work(
         console: where results are printed.
         task, points, path, jobs, question: as `lp_routing.sweep.sweep`.
         doing: what is done, for the bar.
-        told: place of a point and its record, in the order of the points, as soon as available.
+        show: place of a point and its record, in the order of the points, as soon as available.
 
     Exits with status 130 on Ctrl-C, saying how to go on, and with 1 where a process died.
     """
@@ -79,18 +79,18 @@ def long_work(
     ) as bar:
         line = bar.add_task(doing, total=len(points), says="")
 
-        def tell(progress: Progress) -> None:
+        def update(progress: Progress) -> None:
             nonlocal seen, latest
             latest = progress
             bar.update(line, completed=progress.done, says=str(progress))
             if not console.is_terminal and progress.done:
                 click.echo(f"{doing}: {progress}", err=True)
             while seen < progress.total and (record := progress.records[seen]) is not None:
-                told(seen, record)
+                show(seen, record)
                 seen += 1
 
         try:
-            return sweep(task, points, path=path, jobs=jobs, progress=tell, question=question)
+            return sweep(task, points, path=path, jobs=jobs, progress=update, question=question)
         except KeyboardInterrupt:
             status, says = INTERRUPTED, "Interrupted"
         except WorkerError as error:

@@ -42,7 +42,7 @@ Curve: TypeAlias = ExactCurve | CertifiedCurve
 """Known at every whole budget, or solved at some and bounded between them."""
 
 Interval = list[float]
-"""A number that is known, twice; or the least and the most that it can be."""
+"""The least and the most that a number can be; the same number twice where it is known."""
 
 SOLVED = ("capacity", "k")
 """Budgets each point of which takes a solve."""
@@ -188,11 +188,11 @@ def _answers(worth: Tensor, curve: Curve, settings: FrontierSettings) -> dict[st
         "token_choice": None,
         "shares": {f"{share:g}": attains(curve, share * most) for share in SHARES if most > 0},
     }
-    if token_choice > -inf:  # else a token may not go to so many
+    if token_choice > -inf:  # else some token may not go to k experts
         by = attains(curve, token_choice)
         found["token_choice"] = {"value": token_choice, "attained_by": by}
     if settings.over == "capacity" and at >= 1:
-        found["expert"] = _dearest(worth[0], k, at)
+        found["expert"] = _highest_price(worth[0], k, at)
     if settings.over != "layers":
         found["balance"] = _cost(lambda: cost_of_balance(worth[0], k))
         found["serving"] = _cost(lambda: cost_of_serving(worth[0], T * k))
@@ -208,7 +208,7 @@ def _cost(of: Callable[[], Any]) -> dict[str, Any]:
     return cost if isfinite(cost["lost"]) else {"cannot": "there is no such assignment."}
 
 
-def _dearest(worth: Tensor, k: int, C: int) -> dict[str, Any]:
+def _highest_price(worth: Tensor, k: int, C: int) -> dict[str, Any]:
     """The expert whose slots have the highest price at capacity C, and what they are worth."""
     problem = capacity(worth, k, C)
     solution = solve(problem, exact_solver(problem, 0))

@@ -28,7 +28,7 @@ LEGEND = (
     "batch for its parts; one that grows with the batch is another rule. An audit does not judge."
 )
 PER_TABLE = 4
-"""Most routers in one table, for 80 columns of text."""
+"""Most routers in one table: more do not fit on 80 columns of text."""
 ByRouter = Mapping[str, Sequence[Finding]]
 """Name of the router -> its findings, the same audits in the same order."""
 

@@ -44,9 +44,9 @@ from lp_routing.report.layer_results import LayerResult
 from lp_routing.report.plots.frontier import RouterPoints
 
 SHOWN_AS_ZERO = 1e-14
-"""Relative gaps below this are rounding."""
+"""Relative gaps below this are shown as 0: float64 rounding alone makes gaps of 1e-16 to 1e-15."""
 MOST_LINES = 20
-"""Of a table; of more points, so many are shown, evenly spread."""
+"""Most lines of a table, for one screen; of more points an evenly spread part is shown."""
 
 UNITS = {
     "total": ("N", "pair"),
@@ -107,7 +107,7 @@ def sentences(over: str, k: int, found: Mapping[str, Any]) -> list[str]:
     if answers["in_use"] > answers["at"]:
         said.append(f"{letter} = {answers['in_use']} buys no more than {letter} = {answers['at']}.")
     said.append(_slot(letter, one, answers["there"]))
-    said += _dearest(answers) + _next_layer(answers)
+    said += _highest_price(answers) + _next_layer(answers)
     costs = {
         f"Balance (exactly {k} a token, equal loads, against token choice)": "balance",
         f"Serving every token (of {_pairs(k)} a token on average)": "serving",
@@ -128,13 +128,13 @@ def _token_choice(letter: str, k: int, token: Mapping[str, Any] | None) -> str:
     return f"Token choice with k={k} is worth {token['value']:.6g}, attained {by}."
 
 
-def _dearest(answers: Mapping[str, Any]) -> list[str]:
+def _highest_price(answers: Mapping[str, Any]) -> list[str]:
     if "expert" not in answers:
         return []
-    dear = answers["expert"]
+    expert = answers["expert"]
     return [
-        f"The dearest expert at C = {answers['at']} is expert {dear['expert']}: its last slot is "
-        f"worth {dear['last']:.4g}, one more there alone {dear['next']:.4g}."
+        f"The dearest expert at C = {answers['at']} is expert {expert['expert']}: its last slot is "
+        f"worth {expert['last']:.4g}, one more there alone {expert['next']:.4g}."
     ]
 
 
@@ -232,10 +232,10 @@ def _router(letter: str, curve: Mapping[str, Any], at: int) -> str:
 
 
 POINTS = 20
-"""Capacities that are solved; between them the value is proved within bounds."""
+"""Capacities that are solved: more prove narrower bounds between them, at one solve each."""
 
 CURVES = 4
-"""Routers drawn beside the optimum, at most: more curves cannot be told apart."""
+"""Most routers drawn beside the optimum: more curves cannot be told apart."""
 
 
 @dataclass(frozen=True, eq=False)

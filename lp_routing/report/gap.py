@@ -212,9 +212,9 @@ def _by_layer(settings: ReportSettings, results: Sequence[LayerResult]) -> Table
 def _layer_row(each: LayerResult) -> list[Cell]:
     row, best, prices = each.rows[0], each.solution.assignment, each.solution.prices
     expert = each.problem.family("expert")
-    dearest = float("nan")
+    highest = float("nan")
     if prices is not None and expert is not None:
-        dearest = float(prices.of(expert).max())
+        highest = float(prices.of(expert).max())
     return [
         Cell(str(each.layer), each.layer),
         number(row.optimum),
@@ -224,7 +224,7 @@ def _layer_row(each: LayerResult) -> list[Cell]:
         _count(None if best is None else dropped_at_best(each)),
         number(row.max_over_mean, 3),
         number(float("nan") if best is None else float(max_over_mean(best.load)), 3),
-        number(dearest, 3),
+        number(highest, 3),
         _share(row.overlap),
     ]
 

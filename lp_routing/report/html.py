@@ -13,8 +13,9 @@ from lp_routing.report.document import Figure, Section
 
 PARTS = "lp_routing.report"
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-"""What has no place in text: control characters, and halves of a surrogate pair."""
+"""What HTML forbids in text: control characters, and halves of a surrogate pair."""
 UNITS = re.compile(r"(?<=\d) (?=%)")
+"""The space between a number and its per cent sign."""
 
 
 def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:

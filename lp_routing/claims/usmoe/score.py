@@ -20,6 +20,7 @@ from lp_routing.routers.sparse import Threshold
 from lp_routing.scores import unified, unified_v1
 
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the sigmoid in the unified score at which the choices are compared."""
 
 
 def lost_logits(logits: Tensor, scores: Tensor, k: int) -> Tensor:

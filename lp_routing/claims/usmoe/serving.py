@@ -31,9 +31,9 @@ from lp_routing.solvers.solve import Status, solve
 from lp_routing.validation import Scores, as_float, as_int, as_scores, refuse_nan_and_inf
 
 TINY = 2048
-"""HiGHS is the quicker one on so few pairs."""
+"""Pairs up to which HiGHS is the quicker solver."""
 ROUNDING = 1e-12
-"""Relative; a value this close to token choice's counts as attained."""
+"""Relative: a value this close to token choice's counts as attained."""
 
 
 @dataclass(frozen=True)
@@ -220,9 +220,9 @@ def _smallest_capacity(scores: Tensor, k: int, needed: float, makespan: int) -> 
 
 
 TOKENS = 128
-"""Two exact solves a layer."""
+"""Tokens of each layer, on which two exact solves take 0.2 s, and 0.8 s on 1,024 on the sample."""
 FACTOR = 1.25
-"""Capacity over the mean load."""
+"""Capacity, relative to the mean load of an expert."""
 
 
 class Layer(NamedTuple):
@@ -377,9 +377,9 @@ B5 = Claim(
 
 
 CLAIMED = 0.86
-"""The share of the pairs that is said to suffice."""
+"""Share of token choice's pairs that suffices, as the paper says."""
 FACTORS = (1.25,)
-"""Where the check looks at capacity; each takes an exact solve a layer."""
+"""Capacities that the check solves, relative to the mean load: one solve a layer for each."""
 
 
 def in_order(cost: InferenceCost) -> bool:

@@ -30,7 +30,7 @@ from lp_routing.routers.selection import largest
 from lp_routing.scores import softmax, unified
 
 CERTAIN = 1e-9
-"""Sums of a few softmax scores that differ by this much differ for certain."""
+"""Sums of a few softmax scores that differ by more than this differ beyond rounding."""
 
 
 def top_of_pool(scores: Tensor, total: int) -> Tensor:

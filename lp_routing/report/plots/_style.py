@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 7.0
-"""Inches of every figure but the gap against time: the text of a page."""
+"""Inches, the width of the text on a page; of every figure but the gap against time."""
 
 BLACK, GREY, PALE = "#000000", "#777777", "#C8C8C8"
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = (
@@ -45,7 +45,7 @@ BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = (
 """Okabe and Ito's palette, which colour-blind readers can tell apart (Okabe and Ito 2008)."""
 
 LONGEST = 60
-"""Characters of a name that are drawn."""
+"""Most characters of a name that are drawn: longer ones would cover the figure."""
 
 NUMBER = "{x:,.10g}"
 """Numbers as people write them: 60,000 and 0.001."""
@@ -339,7 +339,7 @@ def loads_of(sources: Mapping[str, Any]) -> dict[str, Numbers]:
 
 
 FEW = 32
-"""Up to so many experts each has its bars and its number on the axis."""
+"""Most experts that each get a bar and a number on the axis: more would overlap at 7 inches."""
 
 
 def per_expert(values: Any, what: str, E: int) -> Numbers:
@@ -373,7 +373,7 @@ def expert_axis(axes: "Axes", order: Any, by: str) -> None:
 
 
 MOST_ROWS, MOST_COLUMNS = 512, 1024
-"""Cells that can be told apart on paper at the size of the figures here."""
+"""Most cells of an image: more cannot be told apart at 7 inches and 200 dots an inch."""
 
 Codes = NDArray[np.int64]
 

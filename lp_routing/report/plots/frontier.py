@@ -32,7 +32,9 @@ from lp_routing.report.plots._style import (
 from lp_routing.validation import as_choice, as_tensor
 
 MOST = 1001
-"""Budgets drawn of a curve that is known at every one: more than there are dots on paper."""
+"""Most budgets drawn of a curve that is known at every one: an axis has about 1,000 dots at
+7 inches and 200 dots an inch.
+"""
 
 
 class Points(Protocol):
@@ -245,7 +247,7 @@ AXES = {
 """What a budget may be -> its axis, and one unit of it in words."""
 
 FEW = 60
-"""Points are marked up to so many."""
+"""Most points that are marked: the marks of more would touch."""
 
 
 @house_style()
@@ -274,7 +276,7 @@ def frontier(
         Panels over one budget axis: value [score]; with routers, what they lose to the proved
         bound [%]; but for samples, shadow price [score / unit]: of an exact curve its slopes, else
         the mean slopes between solved budgets, and the prices there. An exact curve with more than
-        1,001 breakpoints is drawn at so many evenly spaced budgets.
+        1,001 breakpoints is drawn at 1,001 evenly spaced budgets.
 
     Raises:
         InputError: an unknown `over`; no points; NaN; lengths that differ; a bound below its

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEAST_GAP = 1e-6
-"""Gaps up to here are drawn at the foot of the plot, which stands for this."""
+"""Relative: smaller gaps are drawn at the foot of the logarithmic axis, which stands for this."""
 
 BROAD = 10.0
-"""Inches: the names of some forty routers stand beside their points."""
+"""Inches, the width of this figure: it leaves room for the names of some forty routers."""
 
 LINE = 0.2
-"""Inches for the name of a router."""
+"""Inches, the height of a router's name."""
 
 
 class Point(NamedTuple):

@@ -139,7 +139,7 @@ def _highest(drawn: Mapping[str, Numbers], limits: Numbers | None) -> float:
 
 
 FULL = 1e-6
-"""Of a slot: a load this close to the capacity is at it."""
+"""Tokens: a load this close to the capacity counts as full, for solvers that round."""
 
 
 @house_style()
@@ -236,5 +236,5 @@ def _finding(price: Numbers, full: Any) -> str:
     says = f"{int(full.sum())} of {len(price)} experts are full"
     if not (price > 0).any():
         return f"{says}; no slot more is worth anything"
-    dearest = int(price.argmax())
-    return f"{says}; the dearest slot is worth {price[dearest]:.4g}"
+    highest = int(price.argmax())
+    return f"{says}; the dearest slot is worth {price[highest]:.4g}"

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS_PER_DECADE = 3
+"""Of margins: more show finer steps, of fewer tokens each."""
 ENOUGH = 25
-"""Tokens that a share is of, at least (an eighth of them all where there are fewer than 200)."""
+"""Fewest tokens of a bin: a share of fewer says little (an eighth of all tokens below 200)."""
 
 
 class Bins(NamedTuple):
