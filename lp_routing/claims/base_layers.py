@@ -26,7 +26,7 @@ MOST_TURNS = 2000
 
 
 def released_auction(scores: Tensor, most_turns: int = MOST_TURNS) -> Tensor | None:
-    """Who gets whom by the rule of BASE's released code, boolean (T, E); None if it does not end.
+    """The assignment by the rule of BASE's released code, boolean (T, E); None if it does not end.
 
     Experts bid for the T // E tokens they value most, by what these beat the next token by, plus
     a fiftieth of the range of the scores. A token goes to the highest bid, and its cost to all

@@ -30,7 +30,7 @@ PATIENCE = 40
 
 
 def turns(scores: Tensor, k: int, count: int) -> list[Tensor]:
-    """The prices (E,) after 0, 1, ... turns on scores (T, E), until they come to rest."""
+    """The prices (E,) after 0, 1, ... turns on scores (T, E), until they stop changing."""
     router = BIP(k, iterations=1, score="logits")
     prices = [router.initial(scores)]
     for _ in range(count):
@@ -92,7 +92,7 @@ def examine(subject: ClaimInput) -> Evidence:
 
 
 def refutes_statement(scores: Tensor) -> str | None:
-    """Prices at rest at which no choice of k best experts by every token is balanced.
+    """Final prices at which no choice of k best experts by every token is balanced.
 
     Scores are whole numbers, so all sums are exact.
     """

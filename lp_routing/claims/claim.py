@@ -89,7 +89,7 @@ def _finite(number: Number) -> Number:
 
 @dataclass(frozen=True)
 class Counterexample:
-    """Scores small enough to follow by hand, and the story that they tell.
+    """Scores small enough to follow by hand, and why the statement fails on them.
 
     Attributes:
         scores: T rows of E numbers.
@@ -197,7 +197,7 @@ class Claim:
 
 
 def claim_input(logits: Tensor, *, k: int = 2, seed: int = 0) -> ClaimInput:
-    """The subject of these logits, (T, E) or (L, T, E), or the reason why they are none."""
+    """The validated input of a claim, from logits (T, E) or (L, T, E)."""
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         kind = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"claims: expected floating-point logits in a torch tensor, got {kind}.")
@@ -235,7 +235,7 @@ class Checked:
 
     @property
     def was_asked(self) -> bool:
-        """Whether the logits left anything to ask, and the check answered or failed."""
+        """Whether the logits allow the check, and it answered or failed."""
         return self.evidence is None or self.evidence.agrees is not None
 
     @property
@@ -279,7 +279,7 @@ def check_all(
         logits: (T, E) or (L, T, E), finite.
         k: experts per token.
         seed: of what checks draw.
-        begun: told of each claim before its check.
+        begun: called with each claim before its check.
 
     Raises:
         InputError: logits that no claim can be checked on.
@@ -408,7 +408,7 @@ def smallest_case(claim: Claim) -> SearchResult:
 
 
 def _with_news(kinds: Sequence[Sequence[float]]) -> list[tuple[Sequence[float], set[float]]]:
-    """Kinds of scores, and which of them no kind before has; those without any are left out."""
+    """Sets of scores, each with those that no earlier set has; sets without any are left out."""
     found, known = [], set[float]()
     for entries in kinds:
         new = set(entries) - known

@@ -64,7 +64,7 @@ def examine(subject: ClaimInput) -> Evidence:
 
 
 class Layer(NamedTuple):
-    """The rule, the best choice and the LP on one layer; tokens missed; whether all is in order."""
+    """The rule, the best choice and the LP on one layer; tokens missed; whether all checks hold."""
 
     rule: float
     best: float
@@ -100,7 +100,7 @@ def _as_searched(scores: Tensor, k: int, groups: int, top_groups: int) -> bool:
 
 
 def _exact_where_promised(scores: Tensor, groups: int, proxy: Proxy) -> bool:
-    """Whether it is right where `reason` says so: max for k <= M, top2 for k = 2, M = 1."""
+    """Whether it is exact where `reason` says so: max for k <= M, top2 for k = 2, M = 1."""
     k, top_groups = (min(2, groups), min(2, groups)) if proxy == "max" else (2, 1)
     rule = of_proxy(scores, k, groups, top_groups, proxy)
     return abs(rule.gap) <= SLACK * abs(rule.bound)

@@ -28,7 +28,7 @@ CLEAR = 1e-3
 def promised(
     scores: Tensor, found: CappedPlan, capacity: int, k: int, temperature: float
 ) -> tuple[float, float, float]:
-    """What a plan is worth, that plus temperature * entropy, and a bound proved to the last bit.
+    """Value of a plan, that plus temperature * entropy, and a bound without rounding errors.
 
     Any plan with log P = (s_ij - v_j - z_ij) / temperature - 1, z >= 0 bounds all that keep the
     bounds by temperature * sum P + capacity * sum_j v_j + sum_i (k u_i + sum_j (z_ij - u_i)) for
@@ -89,7 +89,7 @@ def caps(T: int, E: int) -> list[tuple[int, int]]:
 
 
 def refutes_statement(scores: Tensor) -> str | None:
-    """Column top-C of a plan above the cap, though no column hesitates between two entries."""
+    """Column top-C of a plan above the cap, though no column ties at its cut."""
     for capacity, k in caps(*scores.shape):
         if capacity == len(scores):
             continue

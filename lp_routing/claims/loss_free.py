@@ -104,7 +104,7 @@ def _supported(
 
 
 def refutes_verdict(scores: Tensor) -> str | None:
-    """A bias that is not minus the price plus a constant, a slope that is none, a false bound.
+    """A bias that is not minus the price plus a constant, a wrong slope, or a false bound.
 
     Scores are multiples of 1/4, and so are biases: all sums are exact.
     """

@@ -55,7 +55,7 @@ def examine(subject: ClaimInput) -> Evidence:
 
 
 def _ring(load: Tensor, D: int) -> tuple[Tensor, Tensor]:
-    """E/D experts at home on each device; its busiest has a replica on the next."""
+    """E/D experts on each device; the busiest of them has a replica on the next device."""
     E = len(load)
     home = torch.arange(E) // (E // D)
     places = home[:, None] == torch.arange(D)

@@ -64,7 +64,7 @@ def examine(subject: ClaimInput) -> Evidence:
 
 
 def _out_of_order(found: BudgetedChoice, *, kinds: int, rounding: float) -> list[str]:
-    """Money overspent, or a gap beyond one exchange, or beyond none where two costs are all."""
+    """Budget exceeded, or a gap larger than one exchange, or any gap with two costs only."""
     against, room = [], 0.0 if kinds == 2 else 1.0
     if found.cost > found.budget * (1 + SLACK):
         against.append(f"a choice costs {found.cost:g}, beyond the budget of {found.budget:g}")

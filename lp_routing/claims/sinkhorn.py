@@ -27,7 +27,7 @@ CLEAR = 1e-3
 
 
 def promised(scores: Tensor, found: SinkhornPlan, k: int) -> tuple[float, float, float]:
-    """What a plan is worth, that plus temperature * entropy, and a bound proved to the last bit.
+    """Value of a plan, that plus temperature * entropy, and a bound without rounding errors.
 
     Any plan with log P = (s_ij - u_i - v_j) / temperature - 1 bounds all that keep the sums from
     above by temperature * sum P + sum_i k u_i + sum_j (T k / E) v_j (Lagrange: P maximises value
@@ -92,7 +92,7 @@ def _proved(k: int, gap: list[float], allowed: list[float], above: list[float]) 
 
 
 def refutes_statement(scores: Tensor) -> str | None:
-    """A plan whose row top-k is not balanced, though no row hesitates between two entries."""
+    """A plan whose row top-k is not balanced, though no row has two entries that tie at its cut."""
     for k, share in equal_shares(*scores.shape):
         found = sinkhorn(scores, k, TEMPERATURE, TINY_TOLERANCE)
         order = found.plan.sort(dim=1, descending=True).values

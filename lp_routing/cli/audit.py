@@ -67,7 +67,7 @@ def audit(**options: Any) -> None:
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """What the command line says to `audit`."""
+    """Options of `audit`."""
 
     file: Path | None
     routers: str
@@ -114,7 +114,7 @@ def _audit(console: Console, options: AuditOptions) -> None:
 def _of_layer(
     console: Console, logits: Tensor, names: list[str], layer: int, options: AuditOptions
 ) -> dict[str, list[Finding]]:
-    """The findings of each router on logits (T, E), told one after the other."""
+    """The findings of each router on logits (T, E), with progress printed router by router."""
     T, E = logits.shape
     k = as_int(options.k, "k", 1, E, "E, the number of experts")
     capacity = CapacityFactor(options.capacity_factor).of(T, E, k)
@@ -131,7 +131,7 @@ def _of_layer(
 
 
 def parse_routers(text: str) -> list[str]:
-    """Names of the catalogue, some of which have a comma in them; `all` is every one.
+    """Names of the catalogue, some of which hold a comma; `all` means every one.
 
     Raises:
         InputError: an unknown name, with those that there are, or no name.

@@ -78,7 +78,7 @@ def claims(**options: Any) -> None:
 
 @dataclass(frozen=True)
 class ClaimsOptions:
-    """What the command line says to `claims`."""
+    """Options of `claims`."""
 
     file: Path | None
     only: tuple[str, ...]
@@ -93,7 +93,7 @@ class ClaimsOptions:
 
 
 def _claims(console: Console, options: ClaimsOptions) -> bool:
-    """Do the job and print it; whether all verdicts come out as stated."""
+    """Run the command; returns whether all verdicts come out as stated."""
     todo = chosen(CLAIMS, options.only)
     check_writable(options.json_path, options.file)
     check_writable(options.page_path, options.file, "--markdown")
@@ -126,7 +126,7 @@ def _checked(
     most: int | None,
     options: ClaimsOptions,
 ) -> tuple[list[Checked], str]:
-    """The claims with their evidence, and in words what it was measured on."""
+    """The claims with their evidence, and a description of the logits."""
     logits = torch.stack([trace.layer(layer)[:most] for layer in layers])
     claim_input(logits, k=options.k, seed=options.seed)  # raises before the work where it is none
     L, T, E = logits.shape
@@ -178,7 +178,7 @@ def _as_checked(claim: Claim, record: dict[str, Any]) -> Checked:
 
 
 def _arguments(options: ClaimsOptions) -> list[str]:
-    """The options that were not left at their defaults, as they were typed, but for paths."""
+    """The options that differ from their defaults, as typed, without folders."""
     typed = [] if options.file is None else [options.file.name]
     typed += [word for name in options.only for word in ("--only", name)]
     defaults = {"k": 2, "layers": "all", "tokens": "1024", "seed": 0}

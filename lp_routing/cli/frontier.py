@@ -114,7 +114,7 @@ def frontier(**options: Any) -> None:
 
 @dataclass(frozen=True)
 class FrontierOptions:
-    """What the command line says to `frontier`."""
+    """Options of `frontier`."""
 
     file: Path | None
     over: str
@@ -133,7 +133,7 @@ class FrontierOptions:
 
 
 def _frontier(console: Console, options: FrontierOptions) -> None:
-    """Do the job and print it."""
+    """Run the command and print its results."""
     settings = _settings(options)
     _check_outputs(options)
     trace = traces.sample() if options.file is None else traces.read(options.file)
@@ -173,7 +173,7 @@ def _found(
     options: FrontierOptions,
     show: Callable[[str, Record], None],
 ) -> dict[str, Record]:
-    """Name of a place -> what its budgets buy; each told in their order, as soon as available."""
+    """Name of each layer, or of all -> its summary; printed in order as soon as available."""
     names = [_name(layers, settings) for layers in places]
 
     def show_record(number: int, record: Record) -> None:
@@ -204,7 +204,7 @@ def _name(layers: Sequence[int], settings: FrontierSettings) -> str:
 
 
 def _settings(options: FrontierOptions) -> FrontierSettings:
-    """The options that every place shares, checked as far as they can be without the logits."""
+    """The options that all layers share, checked as far as possible without the logits."""
     as_int(options.jobs, "jobs", 1)
     given = options.routers
     if given is None:
@@ -228,7 +228,7 @@ def _settings(options: FrontierOptions) -> FrontierSettings:
 
 
 def _check_outputs(options: FrontierOptions) -> None:
-    """Each file can be written, and no two are the same."""
+    """Raise unless each file can be written and no two are the same."""
     check_writable(options.json_path, options.file)
     check_writable(options.plot_path, options.file, "--plot")
     if options.plot_path is not None:
@@ -243,7 +243,7 @@ def _check_outputs(options: FrontierOptions) -> None:
 
 
 def _plot_paths(options: FrontierOptions, places: Sequence[Sequence[int]]) -> list[Path]:
-    """A file for each place: the one that is named, or with several, each with its layer."""
+    """A file for each figure: the one that is named; with several layers, one name for each."""
     path = options.plot_path
     if path is None or len(places) == 1:
         return [] if path is None else [path]
@@ -254,7 +254,7 @@ def _plot_paths(options: FrontierOptions, places: Sequence[Sequence[int]]) -> li
 
 
 def _draw(path: Path, title: str, curve: Any, record: Record, settings: FrontierSettings) -> None:
-    """The figure of a place, with the routers that are told there."""
+    """Draw the curve of a record with its routers."""
     routers = [SimpleNamespace(**each) for each in record["routers"]]
     at = record["answers"]["at"]
     figure = plots.frontier(curve, routers, over=settings.over, title=title, in_use=at)

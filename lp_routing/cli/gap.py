@@ -33,7 +33,7 @@ from lp_routing.cli.options import (
     parse_layers,
     parse_tokens,
     score_option,
-    stated,
+    stated_problem,
     tokens_option,
     versions,
     write_whole,
@@ -68,7 +68,7 @@ WIDE = 100
 
 
 class GapSection(NamedTuple):
-    """A problem, by whose scores, and the routers that it judges."""
+    """A problem, the scores that it is stated with, and the routers that it judges."""
 
     problem: str
     score: str
@@ -150,7 +150,7 @@ def gap(**options: Any) -> None:
 
 @dataclass(frozen=True)
 class GapOptions:
-    """What the command line says to `gap`."""
+    """Options of `gap`."""
 
     file: Path | None
     routers: str
@@ -172,7 +172,7 @@ class GapOptions:
 
 
 def _gap(console: Console, options: GapOptions) -> None:
-    """Do the job and print it."""
+    """Run the command and print its results."""
     _check_outputs(options)
     if options.plot_path is not None:
         check_drawable(options.plot_path)
@@ -216,7 +216,7 @@ def _gap(console: Console, options: GapOptions) -> None:
 
 
 def _banner(console: Console, trace: Trace, layers: int, tokens: int, options: GapOptions) -> None:
-    """What is measured, before it is."""
+    """Print what will be measured."""
     _, all_tokens, experts = trace.router_logits.shape
     scores = "" if options.problem_name == OWN else f", scores: {options.score}"
     console.print(
@@ -230,7 +230,7 @@ def _banner(console: Console, trace: Trace, layers: int, tokens: int, options: G
 def _check_numbers(
     trace: Trace, layer: int, sections: Sequence[GapSection], options: GapOptions
 ) -> None:
-    """Raise before anything is printed or measured, rather than after."""
+    """Validate numbers before anything is printed or measured."""
     as_int(options.jobs, "jobs", 1)
     as_int(options.repeats, "repeats", 1)
     as_int(options.warm_up, "warm_up", 0)
@@ -247,11 +247,11 @@ def _check_numbers(
     if options.warm_on and options.warm_up:
         raise InputError("--warm-on and --warm-up: give one of the two.")
     for section in sections:
-        stated(logits, section.problem, options.k, options.capacity_factor, section.score)
+        stated_problem(logits, section.problem, options.k, options.capacity_factor, section.score)
 
 
 def _check_outputs(options: GapOptions) -> None:
-    """Each file can be written, and no two are the same."""
+    """Raise unless each file can be written and no two are the same."""
     outputs = {
         "--json": options.json_path,
         "--csv": options.csv_path,
@@ -293,7 +293,9 @@ def parse_routers(text: str, known: Sequence[str]) -> list[str]:
 def sections_of(
     names: Sequence[str], problem_name: str, score: str
 ) -> tuple[list[GapSection], list[str]]:
-    """The problems that judge: one for all routers, or for each what it seeks; who seeks none."""
+    """The problems with their routers, and the routers that seek no problem.
+
+    One problem for all routers; or, with `own`, for each the problem that it seeks."""
     if problem_name != OWN:
         return [GapSection(problem_name, score, tuple(names))], []
     any_shape = Shape(k=1, capacity=1, T=8, E=8)  # what is sought does not depend on it
@@ -400,7 +402,7 @@ def section_rows(
     """
     every = logits[point["layer"]]
     layer, *others = (every[first : first + tokens] for first in range(0, len(every), tokens))
-    problem, shape = stated(layer, point["problem"], k, capacity_factor, point["score"])
+    problem, shape = stated_problem(layer, point["problem"], k, capacity_factor, point["score"])
     rows = comparisons(
         problem,
         list(point["routers"]),
@@ -415,14 +417,14 @@ def section_rows(
 
 
 def _row(record: Mapping[str, Any]) -> RouterResult:
-    """A row of its record: where a number is unknown, NaN again."""
+    """The row that a record was made of: null numbers become NaN again."""
     unknown = {f.name: f.default for f in fields(RouterResult) if record[f.name] is None}
     numbers = {name: nan for name, usual in unknown.items() if isinstance(usual, float)}
     return RouterResult(**{**record, **numbers})
 
 
 def _write(found: Mapping[Place, Sequence[RouterResult]], source: str, options: GapOptions) -> None:
-    """The rows as JSON and as CSV, where asked for."""
+    """Write the rows as JSON and as CSV, to the files that are named."""
     records = [
         {"layer": layer, "scores": section.score, **row.as_record()}
         for (layer, section), rows in found.items()

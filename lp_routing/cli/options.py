@@ -90,7 +90,7 @@ def versions() -> dict[str, str]:
 
 
 def write_whole(path: Path, text: str, option: str = "--json") -> None:
-    """Write a file, or leave what was there: a reader never sees a part of it.
+    """Write a file whole or not at all: a reader never sees a part of it.
 
     What is no file, such as a pipe, is written to as it is.
 
@@ -115,7 +115,7 @@ def write_whole(path: Path, text: str, option: str = "--json") -> None:
 
 
 def check_writable(path: Path | None, read_from: Path | None, option: str = "--json") -> None:
-    """Find out before the work, not after it, that the result cannot be written."""
+    """Raise before the work, not after it, where the result cannot be written."""
     if path is None:
         return
     try:
@@ -141,7 +141,7 @@ PROBLEMS = (
 )
 
 
-def stated(
+def stated_problem(
     logits: Tensor, name: str, k: int, capacity_factor: float, score: str
 ) -> tuple[RoutingProblem, Shape]:
     """The problem of the given name on logits (T, E), and what its routers are built for."""

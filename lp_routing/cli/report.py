@@ -28,7 +28,7 @@ from lp_routing.cli.options import (
     parse_layers,
     parse_tokens,
     score_option,
-    stated,
+    stated_problem,
     tokens_option,
     versions,
     write_whole,
@@ -104,7 +104,7 @@ def report(**options: Any) -> None:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What the command line says to `report`."""
+    """Options of `report`."""
 
     file: Path | None
     output: Path
@@ -120,7 +120,7 @@ class ReportOptions:
 
 
 def _report(options: ReportOptions) -> int:
-    """Do the job; the exit status."""
+    """Run the command; returns the exit status."""
     check_writable(options.output, options.file, "--output")
 
     check_drawable()
@@ -141,10 +141,12 @@ def _report(options: ReportOptions) -> int:
 def _settings(
     options: ReportOptions, trace: Trace, layers: list[int], names: list[str], logits: Tensor
 ) -> ReportSettings:
-    """What is asked for; raises on options that make no sense before any work is done."""
+    """The settings of the page; raises on invalid options before any work is done."""
     as_int(options.seed, "seed", 0)
     _, T, E = logits.shape
-    _, shape = stated(logits[0], "capacity", options.k, options.capacity_factor, options.score)
+    _, shape = stated_problem(
+        logits[0], "capacity", options.k, options.capacity_factor, options.score
+    )
     return ReportSettings(
         name="the sample" if options.file is None else options.file.name,
         layers=tuple(layers),
@@ -166,7 +168,7 @@ def _settings(
 
 
 def _command(options: ReportOptions) -> str:
-    """What was typed, but for folders and what is so by default."""
+    """The command as typed, without folders and defaults."""
     words = ["lp-routing", "report"]
     words += [] if options.file is None else [options.file.name]
     for parameter in report.params:
@@ -178,7 +180,7 @@ def _command(options: ReportOptions) -> str:
 
 
 def _found(settings: ReportSettings, logits: Tensor) -> tuple[ReportParts, bool]:
-    """All parts, each on its own account, and whether Ctrl-C came before the last."""
+    """All parts, and whether Ctrl-C came before the last; a part that fails loses no other."""
     done: dict[str, Attempt[Any]] = {}
     names = [f"layer {layer}" for layer in settings.layers]
 
@@ -218,7 +220,7 @@ def _audit_of(router: str) -> str:
 
 
 def _problem(settings: ReportSettings, logits: Tensor) -> tuple[RoutingProblem, Shape]:
-    return stated(logits, "capacity", settings.k, settings.capacity_factor, settings.score)
+    return stated_problem(logits, "capacity", settings.k, settings.capacity_factor, settings.score)
 
 
 def _examined(settings: ReportSettings, layer: int, logits: Tensor) -> LayerResult:

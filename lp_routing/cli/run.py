@@ -36,7 +36,7 @@ resume_option = click.option(
 
 
 def check_resumable(path: Path | None, others: Sequence[Path | None]) -> None:
-    """Find out before the work that results cannot be kept; nothing is made or changed.
+    """Raise before the work where results cannot be kept; no file is made or changed.
 
     Raises:
         InputError: a path that cannot be written, or that another option names.
@@ -61,7 +61,7 @@ def long_work(
     show: Callable[[int, Record], object] = lambda _, __: None,
     question: Task | None = None,
 ) -> list[Record]:
-    """`sweep`, with how far it is: a bar on a terminal, lines on stderr elsewhere.
+    """`sweep` with progress: a bar on a terminal, lines on stderr elsewhere.
 
     Args:
         console: where results are printed.
@@ -100,7 +100,7 @@ def long_work(
 
 
 def _go_on(latest: Progress | None, path: Path | None) -> str:
-    """Where the work stands, and how to go on with it."""
+    """How many points are done, and how to continue."""
     where = "" if latest is None else f" {latest.done} of {latest.total} are done"
     if path is None:
         return f".{where}, and nothing is kept: --resume PATH.jsonl keeps results as they come."
@@ -108,7 +108,7 @@ def _go_on(latest: Progress | None, path: Path | None) -> str:
 
 
 def raise_failures(records: Sequence[Record], places: Sequence[str]) -> None:
-    """Raise where points failed, with what each said and its place: the last word of a command.
+    """Raise where points failed, with the message and the place of each.
 
     Raises:
         InputError: the input was to blame for all of them.
@@ -138,7 +138,7 @@ class ReportStep(NamedTuple):
 
 
 def run_steps(steps: Sequence[ReportStep], done: dict[str, Attempt[Any]]) -> bool:
-    """Do the steps in turn, and tell on stderr how far they are.
+    """Do the steps in turn, with progress on stderr.
 
     Args:
         steps: which.

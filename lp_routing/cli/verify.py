@@ -78,7 +78,7 @@ def verify(**options: Any) -> None:
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What the command line says to `verify`."""
+    """Options of `verify`."""
 
     file: Path | None
     k: int
@@ -91,7 +91,7 @@ class VerifyOptions:
 
 
 def _verify(console: Console, options: VerifyOptions) -> bool:
-    """Do the job and print it; whether all that claims exactness is exact."""
+    """Run the command; returns whether all that claims exactness is exact."""
     check_writable(options.json_path, options.file)
     trace = traces.sample() if options.file is None else traces.read(options.file)
     todo = _cases(trace, options)
@@ -106,7 +106,7 @@ def _verify(console: Console, options: VerifyOptions) -> bool:
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
         task = progress.add_task("solving each problem twice", total=len(todo))
         jobs = min(options.jobs or os.cpu_count() or 1, len(todo))
-        outcomes = examine_all(todo, jobs, lambda outcome: _tell(progress, task, outcome))
+        outcomes = examine_all(todo, jobs, lambda outcome: _show_progress(progress, task, outcome))
     for table in layer_tables(outcomes):
         console.print(table)
     console.print(LEGEND, style="dim", highlight=False)
@@ -123,8 +123,8 @@ def _verify(console: Console, options: VerifyOptions) -> bool:
     return not refuted(outcomes)
 
 
-def _tell(progress: Progress, task: TaskID, outcome: VerifiedCase) -> None:
-    """Move the bar; where there is no terminal to draw one, say a line."""
+def _show_progress(progress: Progress, task: TaskID, outcome: VerifiedCase) -> None:
+    """Move the bar; without a terminal, print a line."""
     progress.advance(task)
     if not progress.console.is_terminal:
         done = progress.tasks[0]

@@ -90,7 +90,7 @@ class FrontierSettings:
         return min(CapacityFactor(self.capacity_factor).of(T, E, self.k), T)
 
     def check(self, logits: Tensor) -> None:
-        """Raise `InputError` on what makes no sense for logits (L, T, E)."""
+        """Raise `InputError` where the settings do not fit logits (L, T, E)."""
         _, T, E = logits.shape
         as_int(self.k, "k", 1, E, "E, the number of experts")
         self.capacity(T, E)
@@ -172,7 +172,7 @@ def _around(n: int) -> range:
 
 
 def _answers(worth: Tensor, curve: Curve, settings: FrontierSettings) -> dict[str, Any]:
-    """Which budgets attain what, what units at the budget in use are worth, what demands cost."""
+    """Budgets that attain some values, what a unit more is worth, and what demands cost."""
     L, T, E = worth.shape
     k = settings.k
     in_use = {"total": T * k, "capacity": settings.capacity(T, E), "k": k, "layers": L * T * k}[
@@ -223,7 +223,7 @@ def _highest_price(worth: Tensor, k: int, C: int) -> dict[str, Any]:
 
 
 def _of_layers(shared: SharedBudget, at: int) -> dict[str, Any]:
-    """Who gets the next pair, and the best split of the budget in use."""
+    """The layer that gets the next pair, and the best split of the budget in use."""
     following = next_slot(shared, at) if at < ends(shared.total)[1] else None
     return {"next_layer": following, "split": [int(n) for n in shared.split(at).tolist()]}
 
@@ -337,7 +337,7 @@ def router_curves(
 def catalogue_curve(
     name: str, logits: Tensor, worth: Tensor, tried: Sequence[int], settings: FrontierSettings
 ) -> RouterCurve:
-    """What a router of the catalogue makes of some budgets.
+    """The values that a router of the catalogue reaches at some budgets.
 
     Args:
         name: of the router.
@@ -389,7 +389,7 @@ def points_file(records: Path, layers: Sequence[int]) -> Path:
 
 
 class PointStore(dict[int, Point]):
-    """Points by budget; each that is set is on the disk at once.
+    """Points by budget; each that is set is written to its file at once.
 
     Args:
         file: open as long as points are set.

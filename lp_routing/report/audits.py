@@ -34,7 +34,7 @@ ByRouter = Mapping[str, Sequence[Finding]]
 
 
 def audit_tables(layer: int, findings: ByRouter) -> list[RichTable]:
-    """One row an audit, one column a router; as few tables as fit, of about one size."""
+    """One row for each audit, one column for each router; few tables, of about the same size."""
     names = list(findings)
     size = -(-len(names) // -(-len(names) // PER_TABLE))
     groups = [names[i : i + size] for i in range(0, len(names), size)]
@@ -72,7 +72,7 @@ def sentences(layer: int, findings: ByRouter) -> list[str]:
 
 
 def cell(finding: Finding) -> str:
-    """A finding in a word or a number, with its colour as rich markup."""
+    """A finding as a word or a number, with its colour as rich markup."""
     if finding.verdict == "holds":
         return "[green]holds[/green]"
     if finding.verdict == "not asked":

@@ -75,7 +75,7 @@ def _mark(checked: Checked) -> str:
 
 
 def last_word(checked: Sequence[Checked]) -> str:
-    """How many verdicts come out as stated, and which do not."""
+    """The last line: how many verdicts come out as stated, and which do not."""
     against = [each for each in checked if not each.comes_out]
     settings = [each for each in checked if each.was_asked]
     rest = len(checked) - len(settings)
@@ -210,7 +210,7 @@ TONES: dict[Verdict, Tone] = {
 
 
 def claims_section(found: Attempt[Sequence[Checked]]) -> Section:
-    """A row a claim; what is claimed and why it holds or fails, on request."""
+    """One row for each claim; its statement and the reason for its verdict are folded."""
     blocks: list[Block] = []
     if found.result is None:
         blocks.append(Failure(found.error))

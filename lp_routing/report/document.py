@@ -52,7 +52,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Failure:
-    """What could not be had, and why."""
+    """What failed, and why."""
 
     kind: ClassVar[str] = "failure"
     text: str
@@ -87,7 +87,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Folded:
-    """Text as it is, shown on request."""
+    """Preformatted text that the reader unfolds."""
 
     kind: ClassVar[str] = "folded"
     title: str
@@ -115,7 +115,7 @@ class Section:
 
 
 def number(value: float, digits: int = 6) -> Cell:
-    """A number with so many significant digits, or "-" where there is none."""
+    """A number with this many significant digits, or "-" where it is not finite."""
     value = float(value)
     return Cell(f"{value:,.{digits}g}", value) if isfinite(value) else Cell("-")
 
@@ -145,7 +145,7 @@ def quoted(name: str) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """What went wrong, in a sentence."""
+    """The message of an error in one sentence."""
     said = " ".join(str(error).split()) or "no message"
     return said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
 
@@ -175,7 +175,7 @@ def attempt(work: Callable[[], Result]) -> Attempt[Result]:
 
 
 def attempted_blocks(what: str, make: Callable[[], Sequence[Block]]) -> Sequence[Block]:
-    """The blocks, or one that says why they could not be made.
+    """The blocks, or a `Failure` that says why they could not be made.
 
     Args:
         what: is made, such as "Load per expert".

@@ -29,7 +29,7 @@ Draw = Callable[[], "matplotlib.figure.Figure"]
 
 
 def figures_section(settings: ReportSettings, each: LayerResult | None) -> Section:
-    """Every figure of one layer on its own account: one that fails loses no other."""
+    """Every figure of one layer; one that fails loses no other."""
     title = "Figures" if each is None else f"Layer {each.layer} in figures"
     if each is None:
         return Section("figures", title, [Failure("No layer could be examined.")])

@@ -190,7 +190,7 @@ def _attained(letter: str, by: Sequence[int | None] | None) -> str:
 
 
 def _slot(letter: str, one: str, there: Mapping[str, Any]) -> str:
-    """What a unit is worth at the budget that was asked about."""
+    """What a unit is worth at the budget in use."""
     said = []
     if there["last"] is not None:
         said.append(f"the last {one} brings {adds_in_words(there['last'])}")
@@ -446,7 +446,7 @@ def _solved(found: CapacitySection) -> list[Point]:
 
 
 def _lost_cells(router: RouterPoints, curve: CertifiedCurve) -> dict[int, Cell]:
-    """Capacity -> what a router lacks to the bound there."""
+    """Capacity -> by how much a router is below the bound there."""
     found = {}
     tried = zip(
         router.budgets.tolist(), router.values.tolist(), router.feasible.tolist(), strict=True

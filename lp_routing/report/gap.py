@@ -101,7 +101,7 @@ def verdict(rows: Sequence[RouterResult]) -> str:
 
 
 def remarks(rows: Sequence[RouterResult]) -> list[str]:
-    """What broke or failed, a sentence a router."""
+    """A sentence for each router that breaks a bound or fails."""
     without = [row for row in rows if not row.judged]
     broken = [row for row in rows if row.status == INFEASIBLE]
     return [f"{row.label} {_why(row)}" for row in without] + [
@@ -110,7 +110,7 @@ def remarks(rows: Sequence[RouterResult]) -> list[str]:
 
 
 def in_percent(row: RouterResult) -> str:
-    """`1.23 %`, `0 exactly`, `3e-05 %` where tiny, or `-` where there is no gap to speak of."""
+    """`1.23 %`, `0 exactly`, `3e-05 %` where tiny, or `-` where there is no gap."""
     if not isfinite(row.relative_gap):
         return "-"
     if row.gap == 0:

@@ -89,7 +89,7 @@ def examine_layer(
     return LayerResult(layer, logits, problem, shape, solution, certificate, rows, taken, main)
 
 
-def cold(found: AnyRouter, logits: Tensor) -> Tensor:
+def first_batch_amounts(found: AnyRouter, logits: Tensor) -> Tensor:
     """What a router takes on its first batch, amounts (T, E)."""
     answer: Any = found(logits.clone())
     return as_amounts(answer[0] if isinstance(found, StatefulRouter) else answer, logits)
@@ -98,13 +98,13 @@ def cold(found: AnyRouter, logits: Tensor) -> Tensor:
 def _taken(name: str, shape: Shape, seed: int, logits: Tensor) -> Assignment | None:
     """None where the router gives no answer; its row says why."""
     try:
-        return Assignment(cold(router(name, shape, seed=seed), logits))
+        return Assignment(first_batch_amounts(router(name, shape, seed=seed), logits))
     except Exception:
         return None
 
 
 def has_share(row: RouterResult) -> bool:
-    """Whether what it loses is a share of something: of an optimum above 0, or of none at all."""
+    """Whether its loss is a share: the optimum is above 0, or nothing is lost."""
     return isfinite(row.relative_gap) and (row.optimum > 0 or row.gap == 0)
 
 

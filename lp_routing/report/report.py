@@ -67,7 +67,7 @@ class ReportParts:
 
 
 def report(settings: ReportSettings, found: ReportParts) -> tuple[str, bool]:
-    """The page as text, and whether all is well.
+    """The page as text, and whether nothing failed or contradicts.
 
     Well: every part was made, every optimum is proved, every claim is as its verdict says.
     """
@@ -251,7 +251,7 @@ def _claims(claims: Claims) -> Iterator[str]:
 
 
 def _put(claims: Claims) -> list[Checked]:
-    """The claims of which these logits left anything to ask."""
+    """The claims that these logits allow to check."""
     return [each for each in claims.result or () if each.was_asked]
 
 

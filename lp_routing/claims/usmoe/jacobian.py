@@ -172,7 +172,7 @@ def measured(routing: Routing, second: Tensor) -> Layer:
 
 
 def within(layer: Layer, E: int) -> bool:
-    """Whether ranks and spans keep what `reason` proves."""
+    """Whether ranks and spans are as `reason` proves."""
     one = layer.softmax_token <= E - 1 and max(layer.unified_token, layer.unified_all) <= E
     return one and layer.two_token <= E and layer.two_all <= 2 * E and layer.outside <= ROUNDING
 

@@ -68,7 +68,7 @@ class CapacityPoint:
 
 @dataclass(frozen=True, eq=False)
 class InferenceCost:
-    """Value against budget for token choice's rivals, and where they draw level.
+    """Value against budget for token choice's rivals, and where they reach its value.
 
     Attributes:
         pairs: k T, token choice's budget.
@@ -226,7 +226,7 @@ FACTOR = 1.25
 
 
 class Layer(NamedTuple):
-    """Tokens without expert; the four optima; whether all is in order and proved."""
+    """Tokens without expert; the four optima; whether all is proved and consistent."""
 
     dropped: int
     free: float

@@ -212,7 +212,7 @@ B2 = Claim(
 
 
 def by_own_rows(scores: Tensor, k: int) -> Certificate:
-    """Row top-k by the LP with rows = k; no price is needed, each token's own suffices."""
+    """Row top-k by the LP with rows = k; the price of each token's row suffices."""
     return certify(token_choice(scores, k), row_choice(scores, k), Prices())
 
 
@@ -230,7 +230,7 @@ def by_budget(scores: Tensor, chosen: Tensor) -> Certificate:
 
 
 def examine_special_cases(subject: ClaimInput) -> Evidence:
-    """Both rules certified by their own rows or columns, then held against the budget alone."""
+    """Both rules certified by their own rows or columns, then compared under the budget alone."""
     L, T, E = subject.shape
     k, agrees = subject.k, True
     capacity = max(1, k * T // E)

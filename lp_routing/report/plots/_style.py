@@ -93,7 +93,7 @@ class Look(NamedTuple):
 
 
 def looks(count: int) -> list[Look]:
-    """Looks for so many curves or bars; neither colours nor lines repeat together before 35."""
+    """A look for each curve or bar; colour and line repeat together after 35."""
     colors = cycle((VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY, BLACK))
     lines = cycle(("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))))
     markers = cycle("osD^vPX<>")
@@ -102,7 +102,7 @@ def looks(count: int) -> list[Look]:
 
 
 def check_drawable(path: Path | None = None) -> None:
-    """Find out before the work that a figure cannot be drawn.
+    """Raise before the work where a figure cannot be drawn.
 
     Args:
         path: of the file to draw, where there is one.
@@ -136,7 +136,7 @@ def house_style() -> Iterator[None]:
 
 
 def new_figure(height: float, title: str = "", width: float = WIDTH) -> "Figure":
-    """A figure of so many inches, and a title above them; nothing covers anything else."""
+    """A figure of this many inches plus its title; its parts do not overlap."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -149,7 +149,7 @@ def new_figure(height: float, title: str = "", width: float = WIDTH) -> "Figure"
 
 
 def printable(text: object) -> str:
-    """Text from anywhere on one line; what has no shape becomes a replacement mark.
+    """Any text on one line; unprintable characters become a replacement mark.
 
     Control characters and halves of a surrogate pair would break an SVG file.
     """
@@ -176,7 +176,7 @@ def plain_numbers(axes: "Axes", which: str = "both") -> None:
 
 
 def whole_ticks(axes: "Axes", which: str, most: int = 9) -> None:
-    """At most so many ticks, at whole numbers."""
+    """At most this many ticks, at whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     axis = getattr(axes, f"{which}axis")

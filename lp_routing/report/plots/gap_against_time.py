@@ -56,7 +56,7 @@ class Point(NamedTuple):
 
 
 def points(rows: Sequence[RouterResult]) -> list[Point]:
-    """One point for each router that has a time and an answer to the question of bounds."""
+    """One point for each judged router that has a time."""
     by_router: dict[str, list[RouterResult]] = {}
     for row in rows:
         if row.judged and isfinite(row.topk_units) and isfinite(row.optimum):
@@ -183,7 +183,7 @@ def _time_axis(axes: "Axes", times: Sequence[float]) -> None:
 
 
 def _label(axes: "Axes", drawn: Sequence[Point], best: Sequence[Point]) -> None:
-    """Names down the right-hand edge in the order of the points, so that none covers another."""
+    """Names along the right edge in the order of the points, so that none covers another."""
     ordered = sorted(drawn, key=lambda point: (-max(point.gap, LEAST_GAP), point.units))
     for place, point in enumerate(ordered):
         axes.annotate(

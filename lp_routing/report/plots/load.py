@@ -115,7 +115,7 @@ def _stacked(drawn: Mapping[str, Numbers], limits: Numbers | None, title: str) -
 
 
 def _capacity(axes: "Axes", limits: Numbers | None) -> None:
-    """The line over which no load may go."""
+    """The line of the capacity."""
     if limits is None:
         return
     edges = np.arange(len(limits) + 1) - 0.5

@@ -143,7 +143,7 @@ def shares_of(changed: NDArray[np.bool_], bins: Bins) -> tuple[Numbers, Numbers]
 
 
 def _margin_axis(axes: "Axes", bins: Bins, left_out: int) -> None:
-    """Decades as people write them, thinned, and 0 under the ties."""
+    """Decades as plain numbers, thinned, and 0 under the ties."""
     low, high = bins.edges[int(bins.ties)], bins.edges[-1]
     decades = np.arange(np.ceil(low), np.floor(high) + 1)
     decades = decades[:: max(1, -(-len(decades) // 8))]
