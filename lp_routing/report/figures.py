@@ -20,12 +20,15 @@ from lp_routing.report.document import (
 )
 from lp_routing.report.layer_results import LayerResult
 from lp_routing.report.plots import as_svg
+from lp_routing.routers.base import AnyRouter
 from lp_routing.routers.catalogue import router
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
 Draw = Callable[[], "matplotlib.figure.Figure"]
+Drawing = tuple[str, Draw, str]
+"""Name of a figure, what draws it, and its caption."""
 
 
 def figures_section(settings: ReportSettings, each: LayerResult | None) -> Section:
@@ -65,8 +68,18 @@ def drawn(name: str, draw: Draw, caption: str) -> Sequence[Block]:
     return attempted_blocks(name, make)
 
 
-def _figures(settings: ReportSettings, each: LayerResult) -> list[tuple[str, Draw, str]]:
-    """Name, what draws it, and its caption."""
+def _figures(settings: ReportSettings, each: LayerResult) -> list[Drawing]:
+    """The figures of a layer."""
+    found = [*_of_assignments(settings, each), *_of_main_router(settings, each)]
+    if settings.timed:
+        gaps = {f"layer {each.layer}": each.rows}
+        caption = "What a smaller gap costs, in units of torch.topk on the same scores."
+        found.append(("Gap against time", lambda: plots.gap_against_time(gaps), caption))
+    return found
+
+
+def _of_assignments(settings: ReportSettings, each: LayerResult) -> list[Drawing]:
+    """The main router's assignment and the optimum."""
     main, called = settings.main, quoted(settings.main)
 
     def taken() -> Assignment:
@@ -74,7 +87,7 @@ def _figures(settings: ReportSettings, each: LayerResult) -> list[tuple[str, Dra
             raise InputError(f"{main} gave no answer: {each.rows[0].status}")
         return each.taken
 
-    found = [
+    return [
         (
             "Load per expert",
             lambda: plots.load(
@@ -93,29 +106,25 @@ def _figures(settings: ReportSettings, each: LayerResult) -> list[tuple[str, Dra
             lambda: plots.assignment(each.solution, taken(), names=("the optimum", main)),
             f"Pairs on which {called} and the optimum agree, and on which they do not.",
         ),
+    ]
+
+
+def _of_main_router(settings: ReportSettings, each: LayerResult) -> list[Drawing]:
+    """What the main router's choices depend on."""
+    main = settings.main
+
+    def built() -> AnyRouter:
+        return router(main, each.shape, seed=settings.seed)
+
+    return [
         (
             "Causality",
-            lambda: plots.causality(
-                causality_map(router(main, each.shape, seed=settings.seed), each.logits), name=main
-            ),
-            f"Which tokens {called} sends elsewhere once later tokens come.",
+            lambda: plots.causality(causality_map(built(), each.logits), name=main),
+            f"Which tokens {quoted(main)} sends elsewhere once later tokens come.",
         ),
         (
             "Precision",
-            lambda: plots.precision_flips(
-                precision_flips(router(main, each.shape, seed=settings.seed), each.logits),
-                name=main,
-            ),
+            lambda: plots.precision_flips(precision_flips(built(), each.logits), name=main),
             "Which choices do not survive logits of fewer bits, by how narrowly they were made.",
         ),
     ]
-    if settings.timed:
-        gaps = {f"layer {each.layer}": each.rows}
-        found.append(
-            (
-                "Gap against time",
-                lambda: plots.gap_against_time(gaps),
-                "What a smaller gap costs, in units of torch.topk on the same scores.",
-            )
-        )
-    return found
