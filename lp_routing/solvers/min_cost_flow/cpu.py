@@ -1,0 +1,163 @@
+"""Rows in this machine's memory, with numba: what the search asks of them.
+
+Scores are read where they are, memory-mapped or not; half precision is widened in blocks.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lp_routing.solvers.min_cost_flow import rows as kernels
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BLOCK = 1 << 20
+"""Entries of half precision that are widened at a time: 4 MiB of float32."""
+WIDE = {torch.float32, torch.float64}
+
+
+class Rows:
+    """The rows of one process and what the last pass found of them.
+
+    Args:
+        scores: (T, E) of any float dtype.
+        terms: int64 (T or 1, 3): each row's must, may, copies.
+        null: int16 (T or 1,), its null.
+        leaves: experts and nulls.
+    """
+
+    def __init__(self, scores: Tensor, terms: Array, null: Array, leaves: int) -> None:
+        self.scores, self.terms, self.null, self.leaves = scores, terms, null, leaves
+        T, E = scores.shape
+        self.units = int(terms[:, 1].sum()) * (T if len(terms) == 1 else 1)
+        ranks = int((-(-terms[:, 1] // terms[:, 2])).max(initial=0))
+        self.best = np.empty((T, min(ranks + 1, E)), np.int16)
+        self.taken = np.empty(T, np.int32 if self.units < 1 << 31 else np.int64)
+        self.edge = np.empty((T, 3), np.int16)
+        self.margin = np.empty((T, 2))
+        self.turn = np.empty((0, 2))
+        self.load = np.zeros(leaves, np.int64)
+        self.copies = float(terms[:, 2].mean()) if len(terms) else 1.0
+        self.passes = 0
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """The scores as NumPy arrays, all at once where nothing is widened."""
+        T, E = self.scores.shape
+        if self.scores.dtype in WIDE and self.scores.is_contiguous():
+            yield slice(0, T), self.scores.numpy()
+            return
+        step = max(1, BLOCK // E)
+        for start in range(0, T, step):
+            rows = slice(start, min(T, start + step))
+            yield rows, self.values(rows)
+
+    def values(self, rows: Any) -> Array:
+        """Scores of some rows as an array of float32 or float64."""
+        block = self.scores[rows]
+        dtype = block.dtype if block.dtype in WIDE else torch.float32
+        return block.to(dtype).contiguous().numpy()
+
+    def of(self, each: Array, rows: slice) -> Array:
+        """The part of terms or nulls that some rows have."""
+        return each if len(each) == 1 else each[rows]
+
+    def take(self, index: Array) -> "Rows":
+        """Some rows as rows of their own, scores copied."""
+        at = torch.as_tensor(index)
+        scores = self.scores[at]
+        if scores.dtype not in WIDE:
+            scores = scores.float()
+        terms, null = (each if len(each) == 1 else each[index] for each in (self.terms, self.null))
+        return Rows(scores, terms, null, self.leaves)
+
+    def respond(self, price: Array) -> Array:
+        """One pass: every row's choice at leaf prices; the loads of the leaves."""
+        self.load[:] = 0
+        warm = self.passes > 0
+        self.passes += 1
+        for rows, scores in self.blocks():
+            load = np.zeros_like(self.load)
+            turn = self.turn[rows] if len(self.turn) else self.turn
+            kernels.respond(
+                scores, price, self.of(self.terms, rows), self.of(self.null, rows),
+                self.best[rows], self.taken[rows], self.edge[rows], self.margin[rows], turn, load,
+                warm,
+            )  # fmt: skip
+            self.load += load
+        return self.load.copy()
+
+    def wavering(self, width: Array) -> Array:
+        """Units that waver between two leaves, for each unit of price, within the wider width."""
+        between = np.zeros((self.leaves, self.leaves))
+        kernels.wavering(self.edge, self.margin, self.terms, width, between)
+        return between
+
+    def place(self, price: Array, target: Array) -> tuple[Tensor, Array]:
+        """The choices of the last pass as amounts (T, E), ties spread; and the loads."""
+        T, E = self.scores.shape
+        one = len(self.terms) == 1 and self.terms[0, 2] == 1
+        x = np.zeros((T, E), np.uint8 if one else np.int32 if self.units < 1 << 31 else np.int64)
+        load = self.load.copy()
+        for rows, scores in self.blocks():
+            terms, null = self.of(self.terms, rows), self.of(self.null, rows)
+            kernels.place(self.best[rows], self.taken[rows], terms, x[rows])
+            kernels.spread(
+                scores,
+                price,
+                terms,
+                null,
+                self.edge[rows],
+                self.margin[rows],
+                target,
+                x[rows],
+                load,
+            )
+        return torch.from_numpy(x), load
+
+    def closest(self, want: int) -> tuple[Array, Array]:
+        """For each leaf the `want` rows next to changing it: uint8 (T,), 1 for open; windows."""
+        window, opened = np.empty(self.leaves), np.zeros(len(self), np.uint8)
+        kernels.closest(self.edge, self.margin, want, window, opened)
+        return opened, window
+
+    def astray(self, price: Array, reach: float, opened: Array, x: Tensor, exact: bool) -> Array:
+        """Rows that would choose otherwise at these prices."""
+        found = [np.empty(0, np.int64)]
+        for rows, scores in self.blocks():
+            wrong = np.empty(len(scores), np.int64)
+            count = kernels.astray(
+                scores, price, self.of(self.terms, rows), self.of(self.null, rows),
+                self.margin[rows], reach, opened[rows], exact, x[rows].numpy(), wrong,
+            )  # fmt: skip
+            found.append(wrong[:count] + rows.start)
+        return np.concatenate(found)
+
+    def hesitant(
+        self, price: Array, up: Array, down: Array, strained: Array, opened: Array, x: Tensor
+    ) -> None:
+        """Opens the rows that hold a strained leaf and could leave it within the windows."""
+        for rows, scores in self.blocks():
+            kernels.hesitant(
+                scores, price, up, down, strained, self.of(self.terms, rows),
+                self.of(self.null, rows), opened[rows], x[rows].numpy(),
+            )  # fmt: skip
+
+    def read(self, at: Array, x: Tensor) -> tuple[Array, Array, Array, Array]:
+        """Scores in float64, terms, nulls and amounts in int64 of some rows."""
+        index = torch.as_tensor(at)
+        terms, null = (
+            np.broadcast_to(self.terms, (len(self), 3)),
+            np.broadcast_to(self.null, len(self)),
+        )
+        scores = self.scores[index].double().numpy()
+        return scores, terms[at], null[at], x[index].numpy().astype(np.int64)
+
+    def write(self, at: Array, held: Array, x: Tensor) -> None:
+        """Amounts of some rows, put into x."""
+        x[torch.as_tensor(at)] = torch.from_numpy(held).to(x.dtype)

@@ -1,0 +1,274 @@
+"""The search: prices that nearly fit, the few rows that waver there, exchanges among them, a check.
+
+1. *Prices* (`newton`): from a sample, then larger ones, then all rows; one pass a step.
+2. *Open rows*: for each leaf the `NEAREST` rows that are nearest to changing it, and of these the
+   entries that could change hands.
+3. *Exchanges* (`exchange`): units move along cheapest ways until every bound holds.
+4. *Check*: one look at the rows whose margin is less than the prices have moved. Those that would
+   now choose otherwise join the open rows, whole; again from 3. If there are none, every row takes
+   its best at the final prices and every bound is met: the assignment is optimal, by duality.
+
+Where no way leads on, rows that hold the nodes reached are opened wider, in the end wholly; if
+there is still no way, those nodes are a cut that proves that no assignment exists.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lp_routing.solvers.min_cost_flow.cpu import Rows
+from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_WAY, OUT_OF_STEPS, exchange
+from lp_routing.solvers.min_cost_flow.newton import GRID, Demand, settled
+from lp_routing.solvers.min_cost_flow.rows import TIE, entries
+from lp_routing.solvers.min_cost_flow.tree import Tree
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+FIRST = 1024
+"""Rows of the first sample, or 4 an expert if more: with 512, 256 experts got poor prices."""
+GROWTH = 8
+"""How many times as many rows each further sample has."""
+NEAREST = 16
+"""Rows opened for each leaf: with 8, two to five times as many restarts; 24 only opens more."""
+WIDER = 4.0
+"""Windows of the leaves that no way leads out of widen so much."""
+TOO_MANY = 0.25
+"""Of the open rows: if more stray after the exchanges, these are undone and windows widen."""
+ROUNDS_BEFORE_ALL = 24
+"""After so many rounds of exchanges every entry of every open row is open, then every row."""
+MASSES = 0.02
+"""If more than this share of all units is too much after Newton, every row is opened at once ..."""
+ALL = 1 << 23
+"""... unless there are more pairs than this (some 40 bytes each)."""
+STEPS_AT_A_TIME = 100_000
+"""Moves between two looks at the clock: some tenths of a second."""
+
+
+@dataclass
+class Counts:
+    """What the search took: passes over all rows, exchanges and their parts."""
+
+    passes: int = 0
+    rounds: int = 0
+    ways: Array = field(default_factory=lambda: np.zeros(4, np.int64))
+    log: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What the search found: amounts and node prices, or the nodes of a cut, or neither in time."""
+
+    x: Tensor | None
+    price: Array
+    cut: Array | None
+    counts: Counts
+
+
+def prices(rows: Rows, tree: Tree, price: Array | None, seed: int) -> tuple[Array, Array, float]:
+    """Prices of the nodes, from samples of growing size or those given; loads; a unit of score."""
+    T, E = rows.scores.shape
+    size = min(T, max(FIRST, 4 * E))
+    if len(rows.terms) > 1 and rows.terms[:, 2].max() > 1:  # few rows may hold most of the units
+        size = T
+    order = np.random.default_rng(seed).permutation(T) if size < T else np.arange(T)
+    demand = Demand(rows.take(np.sort(order[:size])))
+    if price is None:
+        price = demand.first_prices(tree)
+        levels = max(1, round(np.log(T / size) / np.log(GROWTH) + 0.2)) if size < T else 0
+        for level in range(levels):
+            some = int(size * (T / size) ** (level / levels))
+            price, _ = settled(rows.take(np.sort(order[:some])), demand, tree, price)
+    return *settled(rows, demand, tree, demand.rounded(price)), demand.unit
+
+
+@dataclass
+class Flow:
+    """Where the search stands: what units pay at each node, flows to the parents, the excess."""
+
+    price: Array
+    flow: Array
+    excess: Array
+
+    def copy(self) -> "Flow":
+        """The same, apart."""
+        return Flow(self.price.copy(), self.flow.copy(), self.excess.copy())
+
+
+@dataclass
+class Windows:
+    """By how much a leaf's price may rise and fall before entries outside could change hands."""
+
+    up: Array
+    down: Array
+
+
+def search(
+    rows: Rows,
+    tree: Tree,
+    price: Array | None,
+    seed: int = 0,
+    deadline: float = np.inf,
+    enough: Callable[[Tensor, Array], bool] | None = None,
+) -> Found:
+    """The optimum of the rows under the bounds of the tree; see the head of this file.
+
+    Args:
+        rows: the tokens.
+        tree: the bounds.
+        price: float64 (V - 1,) of the nodes to start from; None for samples.
+        seed: of the samples.
+        deadline: of `time.perf_counter`.
+        enough: whether feasible amounts and prices of the nodes will do.
+    """
+    counts = Counts()
+    price, load, unit = prices(rows, tree, price, seed)
+    counts.passes = rows.passes
+    initial = leaf_price = tree.leaf_prices(price)
+    x, load = rows.place(leaf_price, tree.upper[: tree.leaves])
+    state = begun(tree, price, load)
+    opened, window = rows.closest(NEAREST)
+    windows = Windows(window, window.copy())
+    much = int(state.excess[state.excess > 0].sum())
+    if much > max(MASSES * tree.units, 8 * tree.leaves) and x.numel() <= ALL:
+        opened[:] = 2
+    while True:
+        counts.rounds += 1
+        at = np.flatnonzero(opened)
+        before = state.copy()
+        some = OpenRows(rows, at, x, leaf_price, windows, opened[at] == 2)
+        held = some.held.copy()
+        status, reached = some.exchanged(tree, state, unit, counts.ways, STEPS_AT_A_TIME)
+        late = time.perf_counter() > deadline
+        while status == OUT_OF_STEPS and not late:
+            status, reached = some.exchanged(tree, state, unit, counts.ways, STEPS_AT_A_TIME)
+            late = time.perf_counter() > deadline
+        leaf_price = state.price[: tree.leaves].copy()
+        rows.write(at, some.held, x)
+        reach = float(np.ptp(leaf_price - initial))
+        wrong = rows.astray(leaf_price, reach, opened, x, some.exact)
+        entered = len(at), len(some.leaf)
+        counts.log.append((*entered, int(np.maximum(before.excess, 0).sum()), status, len(wrong)))
+        if status == DONE and (not len(wrong) or (enough and enough(x, tree.own(state.price)))):
+            return Found(x, tree.own(state.price), None, counts)
+        if late:
+            return Found(None, tree.own(state.price), None, counts)
+        if status == NO_WAY and bool((opened == 2).all()):
+            return Found(None, tree.own(state.price), reached, counts)
+        strained = reached[: tree.leaves] & (status == NO_WAY)
+        if len(wrong) > TOO_MANY * (len(at) + tree.leaves):
+            rise = leaf_price - before.price[: tree.leaves]
+            strained |= rise - min(0.0, float(np.median(rise))) > windows.up
+            strained |= not strained.any()
+            rows.write(at, held, x)
+            state = before
+            leaf_price = state.price[: tree.leaves].copy()
+        elif len(wrong):
+            opened[wrong] = 2
+            rechoose(rows, wrong, x, leaf_price, state)
+        if strained.any():
+            windows.up[strained] *= WIDER
+            rows.hesitant(leaf_price, windows.up, windows.down, strained, opened, x)
+            stuck = len(counts.log) > 1 and entered == counts.log[-2][:2]
+            if stuck or counts.rounds > ROUNDS_BEFORE_ALL:
+                opened[:] = 2
+
+
+def begun(tree: Tree, price: Array, load: Array) -> Flow:
+    """Flows that prices allow, and what is then too much or too little at each node."""
+    paid = np.append(price, 0.0)
+    for node in range(tree.root - 1, -1, -1):
+        paid[node] += paid[tree.parent[node]]
+    flow = np.zeros(tree.root + 1, np.int64)
+    excess = np.zeros(tree.root + 1, np.int64)
+    arriving = np.zeros(tree.root + 1, np.int64)
+    arriving[: tree.leaves] = load
+    for node in range(tree.root):
+        low, high = tree.lower[node], tree.upper[node]
+        if price[node] > 0:
+            flow[node] = high
+        elif price[node] < 0:
+            flow[node] = low
+        else:
+            flow[node] = min(max(arriving[node], low), high)
+        excess[node] = arriving[node] - flow[node]
+        arriving[tree.parent[node]] += flow[node]
+    excess[tree.root] = arriving[tree.root] - tree.units
+    return Flow(paid, flow, excess)
+
+
+def rechoose(rows: Rows, at: Array, x: Tensor, price: Array, state: Flow) -> None:
+    """Rows choose anew at the prices; what that changes is excess."""
+    some = rows.take(at)
+    held = rows.read(at, x)
+    some.respond(price)
+    chosen, load = some.place(price, np.zeros(len(price), np.int64))
+    before = held[3].sum(0)
+    E = len(before)
+    terms, null = held[1], held[2]
+    old = np.zeros(len(price), np.int64)
+    old[:E] = before
+    np.add.at(old, null, terms[:, 1] - held[3].sum(1))
+    state.excess[: len(price)] += load - old
+    rows.write(at, chosen.numpy().astype(np.int64), x)
+
+
+class OpenRows:
+    """The entries of the open rows, and exchanges among them, in integers where they fit.
+
+    Attributes:
+        held: int64 (n, E), what the rows hold.
+        exact: whether scores and prices are whole multiples of the grid.
+    """
+
+    def __init__(
+        self, rows: Rows, at: Array, x: Tensor, price: Array, windows: Windows, whole: Array
+    ) -> None:
+        scores, terms, null, self.held = rows.read(at, x)
+        self.first = np.empty(len(terms) + 1, np.int64)
+        nothing = np.empty(0, np.int64)
+        given = scores, price, windows.up, windows.down, whole, terms, null, self.held, self.first
+        entries(*given, np.empty(0, np.int16), np.empty(0), nothing, nothing, False)
+        N = self.first[-1]
+        self.leaf, self.value = np.empty(N, np.int16), np.empty(N)
+        self.amount, self.cap = np.empty(N, np.int64), np.empty(N, np.int64)
+        entries(*given, self.leaf, self.value, self.amount, self.cap, True)
+
+    def exchanged(
+        self, tree: Tree, state: Flow, unit: float, ways: Array, steps: int
+    ) -> tuple[int, Array]:
+        """Exchanges until every bound holds; `held` and the state follow.
+
+        Args:
+            unit: a power of two about the largest score.
+            ways: counts that are added to.
+            steps: moves at most.
+        """
+        grid = unit * 2.0**-GRID
+        value, price = np.rint(self.value / grid), np.rint(state.price / grid)
+        largest = max(np.abs(value).max(initial=0.0), np.abs(price).max())
+        self.exact = bool(
+            largest < 2.0 ** (GRID + 3)
+            and (value * grid == self.value).all()
+            and (price * grid == state.price).all()
+        )
+        tree_of_bounds = tree.parent, tree.lower, tree.upper
+        limits: tuple[Any, Any]  # what counts as no cost, and more than any cost, in their dtype
+        if self.exact:
+            value, price = value.astype(np.int64), price.astype(np.int64)
+            limits = 0, 1 << 62
+        else:
+            value, price = self.value, state.price.copy()
+            limits = TIE * max(np.abs(value).max(initial=0.0), np.abs(price).max()), np.inf
+        entry = self.first, self.leaf, value, self.amount, self.cap
+        status, reached = exchange(
+            *entry, price, state.flow, state.excess, *tree_of_bounds, *limits, steps, ways
+        )
+        state.price = price * grid if self.exact else price
+        row = np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
+        real = self.leaf < self.held.shape[1]
+        self.held[row[real], self.leaf[real]] = self.amount[real]
+        return status, reached

@@ -1,0 +1,125 @@
+"""`MinCostFlow`: the exact optimum of every integral routing problem, for a few `topk`."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from lp_routing.certificate.certificate import certify
+from lp_routing.certificate.prices import Prices
+from lp_routing.errors import InputError, OptionError
+from lp_routing.problem.problem import RoutingProblem
+from lp_routing.process_group import ProcessGroup
+from lp_routing.solvers.base import Solver, SolverResult, SolverStatus, check_time_limit
+from lp_routing.solvers.min_cost_flow.cpu import Rows
+from lp_routing.solvers.min_cost_flow.search import search
+from lp_routing.solvers.min_cost_flow.tree import node_prices, prices_of, tree_of
+from lp_routing.validation import as_int, as_nonnegative
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MOST_EXPERTS = 2**15 - 1
+"""Leaves are numbered in 16 bits."""
+INFEASIBLE = "MinCostFlow: infeasible"
+
+
+class MinCostFlow(Solver):
+    """Exact for whole bounds and nested groups, from one token to millions, without an LP.
+
+    Prices that nearly fit, found from samples and Newton steps on the dual; exchanges among the few
+    rows that waver there; a check of the rest (`search` tells the story). The answer is in whole
+    amounts, with the prices that prove it. Memory beyond the scores: the assignment (one byte a
+    pair), some 30 bytes a token, a sample and the open rows. Scores may be memory-mapped, in half
+    precision. On scores that are whole multiples of 2**-50 of the largest, such as integers and
+    bfloat16, nothing is rounded. Ties go to the lower expert where prices decide, and to the expert
+    with most room where many tokens are indifferent.
+
+    Args:
+        start: prices to start from, such as those of the last batch of the same layer; they may be
+            wrong.
+        relative_gap: with more than 0, an assignment proved to be this close to the optimum will do
+            when the alternative is another round of exchanges; it is then called FEASIBLE.
+        time_limit_s: end the search after so many seconds with a feasible assignment, if one is
+            found soon, and the best bound so far. A pass that has begun, and the certificate, come
+            on top.
+        seed: which tokens are sampled; the optimum does not depend on it, ties may.
+        group: a `torch.distributed` process group whose ranks each hold some of the tokens. Bounds
+            on experts and the total are those of all tokens together, the same on every rank.
+
+    Raises:
+        OptionError: options that make no sense.
+        InputError: from `solve`: a problem without whole optima, or more than 32,767 experts.
+        GroupError: from `solve`: another rank failed, or did not answer in time.
+
+    Source: min-cost flow by successive shortest paths (Ahuja, Magnanti and Orlin, Network Flows,
+    section 9.7) on the experts alone, after a dual phase by damped Newton steps.
+    """
+
+    own_scale = True
+
+    def __init__(
+        self,
+        *,
+        start: Prices | None = None,
+        relative_gap: float = 0.0,
+        time_limit_s: float | None = None,
+        seed: int = 0,
+        group: Any = None,
+    ) -> None:
+        check_time_limit(self.name, time_limit_s)
+        if start is not None and not isinstance(start, Prices):
+            raise OptionError(
+                f"{self.name}(start=...): expected Prices, such as solution.prices, got "
+                f"{type(start).__name__}."
+            )
+        self.start = start
+        self.relative_gap = as_nonnegative(relative_gap, f"{self.name}: relative_gap")
+        self.time_limit_s = time_limit_s
+        self.seed = as_int(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
+        self.shards = ProcessGroup(group)
+
+    def answer(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:  # noqa: ARG002
+        """Search for the optimum; amounts are whole with or without `integral`."""
+        if not problem.is_integral:
+            raise InputError(
+                f"{self.name} finds optima in whole numbers, but {problem.why_not_integral}; use "
+                f"HiGHS() for this problem."
+            )
+        if problem.E > MOST_EXPERTS:
+            raise InputError(
+                f"{self.name}: at most {MOST_EXPERTS} experts, got E={problem.E}; use HiGHS()."
+            )
+        deadline = time.perf_counter() + (self.time_limit_s or float("inf"))
+        terms = terms_of(problem)
+        built = tree_of(problem, terms[:, 0], terms[:, 1])
+        if built is None or bool((terms[:, 0] > terms[:, 1]).any()):
+            return SolverResult(SolverStatus.INFEASIBLE, None, None, said=INFEASIBLE)
+        tree, null = built
+        start = None if self.start is None else node_prices(problem, tree, self.start)
+        rows = Rows(problem.scores, terms, null, tree.leaves)
+
+        def enough(x: torch.Tensor, price: Array) -> bool:
+            gap = certify(problem, x, prices_of(problem, tree, price)).relative_gap
+            return gap <= self.relative_gap
+
+        found = search(
+            rows, tree, start, self.seed, deadline, enough if self.relative_gap else None
+        )
+        prices = prices_of(problem, tree, found.price)
+        if found.cut is not None:
+            return SolverResult(SolverStatus.INFEASIBLE, None, prices, said=INFEASIBLE)
+        if found.x is None:
+            return SolverResult(SolverStatus.TIME_LIMIT, None, prices, said="out of time")
+        x = found.x.bool() if problem.multiplicity is None else found.x.long()
+        return SolverResult(SolverStatus.FINISHED, x, prices)
+
+
+def terms_of(problem: RoutingProblem) -> Array:
+    """What each row must and may take, and its copies: int64 (T, 3), or (1, 3) where all agree."""
+    lower, upper = problem.token_bounds()
+    copies = problem.copies()
+    may = torch.minimum(upper, copies * problem.allowed_per_token)
+    terms = torch.stack([lower, may, copies], 1).long().cpu().numpy()
+    alike = len(terms) > 0 and bool((terms == terms[:1]).all())
+    return np.ascontiguousarray(terms[:1] if alike else terms)
