@@ -132,10 +132,11 @@ def _experts(row: Tensor) -> str:
 
 
 def written(router: AnyRouter | CapacityFactor) -> str:
-    """A router as one would write it: only what differs from the defaults."""
+    """A router as one would write it: only what differs from the defaults, keywords last."""
+    known = fields(router)  # type: ignore[arg-type]  # every router is a dataclass
     given = [
         (field.name, getattr(router, field.name))
-        for field in fields(router)  # type: ignore[arg-type]  # every router is a dataclass
+        for field in sorted(known, key=lambda field: bool(field.kw_only))
         if field.default is MISSING or getattr(router, field.name) != field.default
     ]
     return f"{type(router).__name__}({', '.join(f'{n}={_value(v)}' for n, v in given)})"
