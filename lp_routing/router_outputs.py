@@ -1,5 +1,11 @@
-"""What a router returned, in any of the forms that are accepted, read as amounts per pair."""
+"""What a router returned, in any of the forms that are accepted, read as amounts per pair.
 
+Forms are named by their axes: "TE" a map or weights per pair, "TK" the experts of each token, "EC"
+the tokens of each expert, "TEC" a dispatch tensor with one entry for each slot of an expert.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,72 +14,138 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
-from lp_routing.validation import as_tensor
+from lp_routing.validation import CHUNK, as_choice, as_tensor
 
 ACCEPTED = (
-    "an Assignment, a map of booleans (or 0 and 1) of the shape of the logits, expert indices "
-    "(..., T, k), or a tuple that holds one of them, such as (values, indices)"
+    "an Assignment, a map of booleans (or 0 and 1) or combine weights of the shape of the logits, "
+    "expert indices (..., T, k), token indices (..., E, C), a dispatch tensor (..., T, E, C), or a "
+    "tuple that holds one of them, such as (values, indices)"
 )
+
+LAYOUTS = ("TE", "TK", "EC", "TEC")
 
 
 class NoRouterOutput(InputError):
     """A router gave no usable output: what it raised or returned, or that it did not return."""
 
 
+@dataclass(frozen=True, eq=False)
+class RouterOutput:
+    """A router's answer, read.
+
+    Attributes:
+        amounts: of the shape of the logits, on their device.
+        layout: the form it came in, one of `LAYOUTS`.
+        note: what was taken for what, where it could be meant otherwise; "" elsewhere.
+    """
+
+    amounts: Tensor
+    layout: str
+    note: str = ""
+
+
 def as_choice_mask(answer: Any, logits: Tensor) -> Tensor:
     """A router's answer as a map of booleans, of the shape of the logits and on their device.
 
     Args:
-        answer: what `as_amounts` reads, without fractions.
+        answer: what `read_output` reads, without fractional amounts.
         logits: what the router was given.
 
     Raises:
-        NoRouterOutput: as `as_amounts`; fractions, NaN.
+        NoRouterOutput: as `read_output`; fractional amounts, NaN.
     """
-    taken = as_amounts(answer, logits)
-    binary = (taken == 0) | (taken == 1)
+    return choices(read_output(answer, logits).amounts)
+
+
+def choices(amounts: Tensor) -> Tensor:
+    """Amounts that are all 0 or 1 as booleans.
+
+    Raises:
+        NoRouterOutput: another amount.
+    """
+    binary = (amounts == 0) | (amounts == 1)
     if not bool(binary.all()):
         where = [int(i) for i in (~binary).nonzero()[0]]
         raise NoRouterOutput(
-            f"its map holds {taken[tuple(where)].item()} at {where}; expected 0 or 1"
+            f"its map holds {amounts[tuple(where)].item()} at {where}; expected 0 or 1"
         )
-    return taken == 1
+    return amounts == 1
 
 
 def as_amounts(answer: Any, logits: Tensor) -> Tensor:
+    """The amounts of `read_output`, which has arguments and errors."""
+    return read_output(answer, logits).amounts
+
+
+def assignment_from(answer: Any, logits: Tensor, layout: str) -> Assignment:
+    """A router's answer in a form that is said, where its shape leaves that open.
+
+    Args:
+        answer: an array in that form.
+        logits: (..., T, E), what the router was given.
+        layout: "TE" amounts of the shape of the logits, taken as they are, fractions too; "TK"
+            expert indices (..., T, k); "EC" token indices (..., E, C); in both -1 is nothing;
+            "TEC" a dispatch tensor (..., T, E, C).
+
+    Returns:
+        An `Assignment`, which routers may return and `certify` takes.
+
+    Raises:
+        NoRouterOutput: an array that does not have this form.
+    """
+    layout = as_choice(layout, "layout", LAYOUTS)
+    if not isinstance(logits, Tensor) or logits.ndim < 2:
+        raise InputError("logits: expected a tensor (..., T, E), what the router was given.")
+    return Assignment(read_output(answer, logits, layout=layout).amounts)
+
+
+def read_output(
+    answer: Any, logits: Tensor, *, layout: str = "", usual: str = "", said: str = "it returned"
+) -> RouterOutput:
     """A router's answer as amounts of the shape of the logits, on their device.
 
     Args:
-        answer: an `Assignment`; a map of booleans or of 0 and 1, or real amounts, of the shape of
-            the logits; expert indices (..., T, k), where -1 is no expert; or a tuple of which one
-            entry is such a thing: the `Assignment`, else the map of booleans, else the indices.
-            Whole numbers of the shape of the logits are a map where all are 0 or 1, else indices
-            (k = E).
-        logits: what the router was given.
+        answer: an `Assignment`, whose amounts are taken as they are; or an array: a map of booleans
+            or of 0 and 1 of the shape of the logits, combine weights of that shape, expert indices
+            (..., T, k), token indices (..., E, C), where -1 is nothing, or a dispatch tensor
+            (..., T, E, C); or a tuple of which one entry is such a thing: the `Assignment`, else
+            booleans, else indices, else weights. Whole numbers of the shape of the logits are a
+            map where all are 0 or 1, else indices.
+        logits: (..., T, E), what the router was given.
+        layout: the form, where it is known.
+        usual: the form where the shape leaves it open, as with T = E.
+        said: how an error begins.
+
+    Weights become choices, with a note: a pair is taken where its weight is above 0.
 
     Raises:
-        NoRouterOutput: anything else, indices that are out of range or named twice. The size of
-            amounts is not checked.
+        NoRouterOutput: anything else, indices that are out of range or named twice, a slot with two
+            tokens, a shape with several readings, or fractions that leave out no pair: these are
+            amounts only in an `Assignment`, whose size is not checked.
     """
     if isinstance(answer, tuple | list) and any(_tells(entry) for entry in answer):
         answer = _the_one(answer, logits)
     if isinstance(answer, Assignment):
-        answer = answer.x
+        answer, layout = answer.x, "TE"
     if not isinstance(answer, Tensor | np.ndarray | list | tuple):
-        raise NoRouterOutput(f"it returned {type(answer).__name__}; expected {ACCEPTED}")
+        raise NoRouterOutput(f"{said} {type(answer).__name__}; expected {ACCEPTED}")
     try:
-        told = as_tensor(answer, "its answer", ACCEPTED).to(logits.device)
+        values = as_tensor(answer, "its answer", ACCEPTED).to(logits.device)
     except InputError as error:
         raise NoRouterOutput(str(error)) from error
-    whole = not told.is_floating_point() and not told.is_complex()
-    if told.shape == logits.shape and (not whole or bool(((told == 0) | (told == 1)).all())):
-        return told
-    if not whole or told.dtype == torch.bool or told.shape[:-1] != logits.shape[:-1]:
+    fits = forms_of(values, logits, layout)
+    if not fits:
         raise NoRouterOutput(
-            f"it returned {told.dtype} of shape {tuple(told.shape)} for logits of shape "
-            f"{tuple(logits.shape)}; expected {ACCEPTED}"
+            f"{said} {values.dtype} of shape {tuple(values.shape)} for logits of shape "
+            f"{tuple(logits.shape)}; expected {_EXPECTED.get(layout, ACCEPTED)}"
         )
-    return _named(told.long(), logits.shape[-1])
+    if len(fits) > 1 and usual not in fits:
+        raise NoRouterOutput(_say_which(values, fits, logits.shape[-1], said))
+    found = fits[0] if len(fits) == 1 else usual
+    if found == layout == "TE":
+        return RouterOutput(values, found)
+    amounts, note = _READ[found](values, logits)
+    return RouterOutput(amounts, found, note)
 
 
 def _tells(entry: Any) -> bool:
@@ -82,13 +154,20 @@ def _tells(entry: Any) -> bool:
 
 def _the_one(answers: Any, logits: Tensor) -> Any:
     """The one entry of a tuple that says who goes where."""
-    shape, rows = tuple(logits.shape), tuple(logits.shape[:-1])
+    *lead, T, E = logits.shape
+    shape, of_tokens, of_experts = (*lead, T, E), (*lead, T), (*lead, E)
     arrays = [a for a in answers if isinstance(a, Tensor | np.ndarray)]
-    pairs = [(a, a.dtype.kind if isinstance(a, np.ndarray) else _kind(a)) for a in arrays]
+    known = [(a, _kind(a), tuple(a.shape)) for a in arrays]
     candidates = (
         [a for a in answers if isinstance(a, Assignment)],
-        [a for a, kind in pairs if kind == "b" and tuple(a.shape) == shape],
-        [a for a, kind in pairs if kind in "iu" and a.ndim > 1 and tuple(a.shape[:-1]) == rows],
+        [a for a, kind, its in known if kind == "b" and shape in (its, its[:-1])],
+        [
+            a
+            for a, kind, its in known
+            if kind == "i" and len(its) > 1 and its[:-1] in (of_tokens, of_experts, shape)
+        ],
+        [a for a, kind, its in known if kind == "f" and its[:-1] == shape],
+        [a for a, kind, its in known if kind == "f" and its == shape],
     )
     for found in candidates:
         if len(found) == 1:
@@ -100,23 +179,157 @@ def _the_one(answers: Any, logits: Tensor) -> Any:
     raise NoRouterOutput(f"no entry of its tuple says who goes where; expected {ACCEPTED}")
 
 
-def _kind(tensor: Tensor) -> str:
-    """The letter numpy has for such a dtype."""
-    if tensor.dtype == torch.bool:
+def _kind(array: Tensor | np.ndarray[Any, Any]) -> str:
+    """`b` of booleans, `i` of whole numbers, `f` of floats, "" of anything else."""
+    if isinstance(array, np.ndarray):
+        return {"b": "b", "i": "i", "u": "i", "f": "f"}.get(array.dtype.kind, "")
+    if array.dtype == torch.bool:
         return "b"
-    return "f" if tensor.is_floating_point() or tensor.is_complex() else "i"
+    return "" if array.is_complex() else "f" if array.is_floating_point() else "i"
 
 
-def _named(experts: Tensor, E: int) -> Tensor:
-    """Indices (..., T, k) as a map (..., T, E)."""
-    bad = (experts < -1) | (experts >= E)
+def forms_of(values: Tensor, logits: Tensor, layout: str = "") -> list[str]:
+    """The forms that an array can have: the one that is said, or all that its shape allows.
+
+    "ETC" stands for a dispatch tensor with its first axes swapped, which is not read.
+    """
+    *lead, T, E = logits.shape
+    shape, whole = tuple(values.shape), _kind(values) == "i"
+    fits = {
+        "TE": shape == (*lead, T, E),
+        "TK": whole and shape[:-1] == (*lead, T),
+        "EC": whole and shape[:-1] == (*lead, E),
+        "TEC": shape[:-1] == (*lead, T, E) and _kind(values) != "",
+        "ETC": shape[:-1] == (*lead, E, T) and _kind(values) != "",
+    }
+    if layout:
+        return [layout] if fits[layout] else []
+    if fits["TE"] and (not whole or bool(((values == 0) | (values == 1)).all())):
+        return ["TE"]
+    fits["TE"], fits["ETC"] = False, fits["ETC"] and fits["TEC"]
+    return [name for name, fit in fits.items() if fit]
+
+
+_EXPECTED = {
+    "TE": "amounts of the shape of the logits",
+    "TK": "expert indices (..., T, k)",
+    "EC": "token indices (..., E, C)",
+    "TEC": "a dispatch tensor (..., T, E, C)",
+}
+
+
+def _say_which(values: Tensor, fits: list[str], T: int, said: str) -> str:
+    shape = tuple(values.shape)
+    if "TEC" in fits:
+        return (
+            f"{said} shape {shape}, and T = E = {T}, so its first axis may be tokens or experts; "
+            f"say which: assignment_from(answer, logits, 'TEC') of lp_routing.routers where it is "
+            f"tokens, else transpose it"
+        )
+    return (
+        f"{said} whole numbers of shape {shape}, and T = E = {T}, so that they may be the experts "
+        f"of each token or the tokens of each expert; say which: assignment_from(answer, logits, "
+        f"'TK') or 'EC' of lp_routing.routers"
+    )
+
+
+def weights_as_choices(values: Tensor, logits: Tensor) -> tuple[Tensor, str]:
+    """Arrays (..., T, E) without fractions as they are; fractions as choices, with a note.
+
+    Fractions are weights where most rows leave some allowed pair at 0; a softmax over the allowed
+    experts leaves none.
+
+    Raises:
+        NoRouterOutput: other fractions, or some beside negative numbers.
+    """
+    if not _has_fractions(values):
+        return values, ""
+    values = values.to(logits.device)
+    allowed, taken = logits > float("-inf"), values > 0
+    open_rows = allowed.any(-1)
+    sparse = (allowed & ~taken).any(-1) & open_rows
+    if bool((values >= 0).all()) and 2 * int(sparse.sum()) > int(open_rows.sum()):
+        return taken, _weights_note(taken.sum(-1))
+    where = [int(i) for i in _fractions(values).nonzero()[0]]
+    raise NoRouterOutput(
+        f"it holds {values[tuple(where)].item():.6g} at {where}, a fraction, and leaves out no "
+        f"pair; expected choices (a map, indices, or weights that are 0 elsewhere), or, where "
+        f"fractional amounts are meant, Assignment(amounts)"
+    )
+
+
+def _weights_note(taken: Tensor) -> str:
+    if not taken.numel():  # an empty shard
+        return ""
+    least, most = int(taken.min()), int(taken.max())
+    each = f"{least}" if least == most else f"{least} to {most}"
+    return (
+        f"fractions with zeros were read as combine weights: a pair counts as taken where its "
+        f"weight is above 0 ({each} expert(s) a token); for fractional amounts give "
+        f"Assignment(amounts)"
+    )
+
+
+def _has_fractions(values: Tensor) -> bool:
+    """Whether some entry is finite and not whole; read in chunks."""
+    if not values.is_floating_point():
+        return False
+    parts: tuple[Tensor, ...] = torch.split(values.reshape(-1), CHUNK)
+    return any(bool(_fractions(part).any()) for part in parts)
+
+
+def _fractions(values: Tensor) -> Tensor:
+    """Boolean: the entries that are finite and not whole."""
+    return values.isfinite() & (values != values.round())
+
+
+def _of_tokens(experts: Tensor, logits: Tensor) -> tuple[Tensor, str]:
+    """Expert indices (..., T, k) as a map."""
+    return _named(experts.long(), logits.shape[-1], "expert", "token"), ""
+
+
+def _of_experts(tokens: Tensor, logits: Tensor) -> tuple[Tensor, str]:
+    """Token indices (..., E, C) as a map."""
+    return _named(tokens.long(), logits.shape[-2], "token", "expert").mT, ""
+
+
+def _named(indices: Tensor, count: int, one: str, row: str) -> Tensor:
+    """Indices (..., R, k) of what is named, `count` of them, as a map (..., R, count)."""
+    bad = (indices < -1) | (indices >= count)
     if bool(bad.any()):
         where = [int(i) for i in bad.nonzero()[0]]
-        raise NoRouterOutput(f"it names expert {int(experts[tuple(where)])} of {E} at {where}")
-    places = experts.where(experts >= 0, E)
-    times = experts.new_zeros((*experts.shape[:-1], E + 1))
-    times = times.scatter_add(-1, places, torch.ones_like(places))[..., :E]
+        raise NoRouterOutput(f"it names {one} {int(indices[tuple(where)])} of {count} at {where}")
+    places = indices.where(indices >= 0, count)
+    times = indices.new_zeros((*indices.shape[:-1], count + 1))
+    times = times.scatter_add(-1, places, torch.ones_like(places))[..., :count]
     if bool((times > 1).any()):
-        *token, expert = (int(i) for i in (times > 1).nonzero()[0])
-        raise NoRouterOutput(f"it names expert {expert} twice for token {token}")
+        *place, named = (int(i) for i in (times > 1).nonzero()[0])
+        raise NoRouterOutput(f"it names {one} {named} twice for {row} {place}")
     return times == 1
+
+
+def _dispatched(values: Tensor, _: Tensor) -> tuple[Tensor, str]:
+    """A dispatch tensor (..., T, E, C) as a map: a pair is taken where one of its slots is."""
+    if not bool((values >= 0).all()):
+        raise NoRouterOutput("its dispatch tensor holds NaN or numbers below 0; expected 0 or more")
+    slots = values > 0
+    in_slot, of_pair = slots.sum(-3), slots.sum(-1)
+    if bool((in_slot > 1).any()):
+        *_lead, expert, slot = (int(i) for i in (in_slot > 1).nonzero()[0])
+        raise NoRouterOutput(
+            f"slot {slot} of expert {expert} holds {int(in_slot[(*_lead, expert, slot)])} tokens "
+            f"in its dispatch tensor; expected one at most, axes (..., T, E, C)"
+        )
+    if bool((of_pair > 1).any()):
+        *_lead, token, expert = (int(i) for i in (of_pair > 1).nonzero()[0])
+        raise NoRouterOutput(f"token {token} fills several slots of expert {expert}")
+    taken = of_pair > 0
+    return taken, _weights_note(taken.sum(-1)) if _has_fractions(values) else ""
+
+
+_READ: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, str]]] = {
+    "TE": weights_as_choices,
+    "TK": _of_tokens,
+    "EC": _of_experts,
+    "TEC": _dispatched,
+}

@@ -314,7 +314,8 @@ def test_dropped_tokens_and_forbidden_pairs_break_bounds():
     assert "token_0 counts 0, at least 1" in feasibility(TopK(1, 2), CROWD, must).sentence
     forbidden = torch.tensor([[NEVER, 1.0], [1.0, 2.0]])
     free = lpr.RoutingProblem(forbidden, experts=lpr.at_most(2))
-    finding = feasibility(lambda logits: torch.zeros(2, 1, dtype=torch.long), forbidden, free)
+    first = torch.tensor([[True, False], [True, False]])
+    finding = feasibility(lambda logits: first, forbidden, free)
     assert (finding.count, finding.of) == (1, 3)
     assert "score -inf forbids the pair" in finding.sentence
 

@@ -76,7 +76,10 @@ def test_indices_may_name_nobody_or_everybody():
         ({"map": MAP}, "returned dict"),
         (MAP[:1], r"torch.bool of shape \(1, 3\) for logits of shape \(2, 3\)"),
         (VALUES, r"torch.float32 of shape \(2, 2\)"),
-        (LOGITS / 9, r"holds 0.33\d* at \[0, 0\]; expected 0 or 1"),
+        (
+            LOGITS / 9,
+            r"holds 0.33\d* at \[0, 0\], a fraction, and leaves out no pair; expected choices",
+        ),
         (LOGITS * float("nan"), r"its map holds nan at \[0, 0\]"),
         (lpr.Assignment(MAP * 0.5), r"holds 0.5 at \[0, 0\]"),
         (INDICES + 1, r"names expert 3 of 3 at \[0, 1\]"),
@@ -140,7 +143,7 @@ def test_what_is_no_router_or_no_logits_is_refused_at_the_door(ask):
 def test_a_router_without_an_answer_is_not_asked(ask):
     finding = ask(lambda logits: logits / 9, LOGITS)
     assert (finding.verdict, finding.count, finding.share) == ("not asked", None, None)
-    assert finding.sentence.startswith("Not asked: its map holds 0.3")
+    assert finding.sentence.startswith("Not asked: it holds 0.3")
 
 
 @pytest.mark.parametrize("ask", [repeatable, causality, batch_invariance, prefill])

@@ -86,11 +86,11 @@ def test_forbidden_negative_and_repeated_pairs_are_violations():
 
 
 def test_a_fractional_assignment_is_measured_not_hidden():
-    halves = np.full((2, 2), 0.5)
+    halves = lpr.Assignment(torch.full((2, 2), 0.5))
     certificate = lpr.certify(SUITORS, halves, RIGHT)
     assert certificate.value == 3.5
     assert certificate.violation == 0
-    thirds = lpr.certify(SUITORS, np.full((2, 2), 2 / 3), RIGHT)
+    thirds = lpr.certify(SUITORS, lpr.Assignment(torch.full((2, 2), 2 / 3).double()), RIGHT)
     assert thirds.violation == pytest.approx(1 / 3)
     assert len(thirds.violations) == 4
 
@@ -301,11 +301,11 @@ def test_what_is_not_named_cannot_be_excused_as_rounding(monkeypatch):
     limits, copies = [1e9, 1e9, 1.0], [2 * 10**9, 2 * 10**9, 2]
     problem = lpr.RoutingProblem(torch.ones(3, 1), tokens=at_most(limits), multiplicity=copies)
     x = torch.tensor([[1e9 + 0.5], [1e9 + 0.5], [1.4]], dtype=torch.float64)
-    assert not lpr.certify(problem, x, lpr.Prices()).keeps_bounds(1e-9)
+    assert not lpr.certify(problem, lpr.Assignment(x), lpr.Prices()).keeps_bounds(1e-9)
     monkeypatch.setattr(module, "NAMED", 3)
-    assert not lpr.certify(problem, x, lpr.Prices()).keeps_bounds(1e-9)
+    assert not lpr.certify(problem, lpr.Assignment(x), lpr.Prices()).keeps_bounds(1e-9)
     x[2] = 1.0
-    assert lpr.certify(problem, x, lpr.Prices()).keeps_bounds(1e-9)
+    assert lpr.certify(problem, lpr.Assignment(x), lpr.Prices()).keeps_bounds(1e-9)
 
 
 def test_bounds_beyond_exact_counting_are_refused():

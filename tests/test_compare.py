@@ -26,6 +26,7 @@ from lp_routing.routers import (
     SoftTopK,
     StatefulRouter,
     TopK,
+    assignment_from,
     largest,
 )
 from tests.strategies import problems
@@ -116,8 +117,12 @@ def test_several_broken_bounds_are_counted():
         ),
         (lambda logits: "none", "NoRouterOutput: it returned str; expected an Assignment"),
         (
-            lambda logits: torch.tensor([[0], [2]]),
+            lambda logits: assignment_from(torch.tensor([[0], [2]]), logits, "TK"),
             r"NoRouterOutput: it names expert 2 of 2 at \[1, 0\]",
+        ),
+        (
+            lambda logits: torch.tensor([[0], [1]]),
+            r"NoRouterOutput: .* T = E = 2, so that they may be the experts .* say which",
         ),
         (
             lambda logits: (torch.ones(2, 1), torch.ones(2, 1)),
@@ -139,6 +144,34 @@ def test_a_router_that_fails_is_a_row_with_its_error_and_loses_no_other(router, 
     assert not failed.judged
     assert math.isnan(failed.value)
     assert (failed.runs, failed.dropped, failed.optimum) == (0, None, 5.0)
+
+
+def test_an_exception_of_a_router_keeps_its_traceback():
+    found = rows(PROBLEM, {"fails": broken, "fine": DROP, "nothing": lambda logits: None})
+    assert "test_compare.py" in found["fails"].traceback
+    assert "in broken" in found["fails"].traceback
+    assert found["fine"].traceback == found["nothing"].traceback == ""  # not the router's exception
+    assert "traceback" not in found["fails"].as_record()
+    frame = compare(PROBLEM, {"fails": broken}, logits=LIKED, repeats=1)
+    assert "in broken" in frame.traceback[0]
+
+
+def test_combine_weights_are_judged_as_choices_with_a_note():
+    # top-2 of 3 with weights 0.7 and 0.3: as amounts they would be worth half of what they are
+    scores = torch.tensor([[4.0, 2.0, 0.0], [3.0, 0.0, 1.0]])
+    problem = lpr.problems.token_choice(scores, 2)
+    weights = torch.tensor([[0.7, 0.3, 0.0], [0.7, 0.0, 0.3]])
+    found = rows(problem, {"weights": lambda _: weights, "map": lambda _: weights > 0})
+    assert found["weights"].value == found["map"].value == 10.0
+    assert found["weights"].gap == 0.0
+    assert "read as combine weights" in found["weights"].note
+    assert found["weights"].as_record()["note"] == found["weights"].note
+    assert found["map"].note == ""
+    amounts = rows(problem, {"asked": lambda _: lpr.Assignment(weights)})["asked"]
+    assert amounts.value == pytest.approx(0.7 * 4 + 0.3 * 2 + 0.7 * 3 + 0.3)
+    assert (amounts.feasible, amounts.note) == (False, "")
+    soft = rows(problem, {"soft": lambda logits: logits.softmax(-1)})["soft"]
+    assert "a fraction, and leaves out no pair" in soft.status
 
 
 def test_a_router_that_fails_later_keeps_what_it_chose_and_says_so():
@@ -266,10 +299,10 @@ def test_amounts_may_come_as_numpy_as_an_assignment_or_beside_a_state():
         "numpy": lambda scores: BEST.numpy(),
         "assignment": lambda scores: lpr.Assignment(BEST),
         "state": lambda scores: (lpr.Assignment(BEST), "a state"),
-        "indices": lambda scores: torch.tensor([[1], [0]]),
-        "values and indices": lambda scores: (torch.ones(2, 1), torch.tensor([[1], [0]])),
+        "indices": lambda scores: assignment_from(torch.tensor([[1], [0]]), scores, "TK"),
+        "of experts": lambda scores: assignment_from(torch.tensor([[1], [0]]), scores, "EC"),
         "list": lambda scores: BEST.tolist(),
-        "halves": lambda scores: np.full((2, 2), 0.5),
+        "halves": lambda scores: assignment_from(np.full((2, 2), 0.5), scores, "TE"),
     }
     found = rows(PROBLEM, ways)
     assert [row.gap for row in found.values()] == [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5]

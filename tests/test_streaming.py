@@ -80,8 +80,8 @@ def test_a_certificate_in_chunks_is_what_direct_sums_say(data, entries):
     prices, x = data.draw(prices_for(problem)), data.draw(amounts_for(problem))
     scores = problem.scores.masked_fill(problem.scores == -INF, 0)
     with patch.object(chunks, "CHUNK_ENTRIES", entries):
-        certificate = lpr.certify(problem, x, prices)
-        exact = lpr.certify(problem, x, prices, exact=True)
+        certificate = lpr.certify(problem, lpr.Assignment(x), prices)
+        exact = lpr.certify(problem, lpr.Assignment(x), prices, exact=True)
     assert certificate.value == exact.value == float((x.double() * scores).sum())
     size = abs(float((x.double() * scores.abs()).sum()))
     assert certificate.scale == exact.scale == max(size, problem.smallest_score)

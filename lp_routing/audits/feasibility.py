@@ -10,7 +10,7 @@ from lp_routing.audits.probe import (
     as_logits,
     unasked,
 )
-from lp_routing.certificate.violations import assignment_amounts, violations_of
+from lp_routing.certificate.violations import violations_of
 from lp_routing.errors import InputError
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.router_outputs import NoRouterOutput
@@ -54,7 +54,7 @@ def feasibility(
         x = ask(logits)
     except NoRouterOutput as reason:
         return unasked(NAME, QUESTION, reason)
-    broken, count = violations_of(problem, assignment_amounts(problem, x.to(problem.scores.device)))
+    broken, count = violations_of(problem, x.to(problem.scores.device))
     forbidden = problem.T * problem.E - int(problem.allowed_per_token.sum())
     of = sum(len(family) for family in problem.families) + forbidden
     if not count:
@@ -66,10 +66,11 @@ def feasibility(
             0,
             of,
             numbers={"worst": 0.0},
+            note=ask.note,
         )
     worst = broken[0]
     sentence = (
         f"{count} of {of} bounds {'is' if count == 1 else 'are'} broken; by most: {worst.says}."
     )
     numbers = {"worst": worst.amount}
-    return Finding(NAME, QUESTION, "fails", sentence, count, of, numbers=numbers)
+    return Finding(NAME, QUESTION, "fails", sentence, count, of, numbers=numbers, note=ask.note)

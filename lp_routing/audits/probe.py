@@ -10,13 +10,21 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from numbers import Real
 from threading import Thread
+from traceback import format_exception
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.router_outputs import ACCEPTED, NoRouterOutput, as_choice_mask
+from lp_routing.router_outputs import (
+    ACCEPTED,
+    NoRouterOutput,
+    RouterOutput,
+    choices,
+    read_output,
+)
 from lp_routing.scores import check_logits
 
 Verdict = Literal["holds", "fails", "not asked"]
@@ -65,6 +73,8 @@ class Finding:
         example: the first token that speaks against.
         numbers: what else was measured, by name: shares, margins, amounts.
         at_least: whether the count is the least there are, since not every place was asked.
+        note: how the router's answers were read, where they could be meant otherwise.
+        traceback: of an exception that the router raised, where it leaves the question open.
     """
 
     audit: str
@@ -76,6 +86,8 @@ class Finding:
     example: Example | None = None
     numbers: Mapping[str, float] = field(default_factory=dict)
     at_least: bool = False
+    note: str = ""
+    traceback: str = ""
 
     @property
     def share(self) -> float | None:
@@ -83,18 +95,27 @@ class Finding:
         return None if self.count is None or not self.of else self.count / self.of
 
     def as_json(self) -> dict[str, Any]:
-        """All attributes and the share, as JSON values."""
-        return {**asdict(self), "share": self.share}
+        """All attributes and the share, as JSON values; no traceback, which names local paths."""
+        values = {name: value for name, value in asdict(self).items() if name != "traceback"}
+        return {**values, "share": self.share}
 
 
 def unasked(audit: str, question: str, reason: object) -> Finding:
     """The finding that there is none, and why."""
-    return Finding(audit, question, "not asked", f"Not asked: {stripped(reason)}.")
+    says = f"Not asked: {stripped(reason)}."
+    return Finding(audit, question, "not asked", says, traceback=traceback_of(reason))
 
 
 def unanswered(audit: str, question: str, situation: str, reason: object) -> Finding:
     """The finding that the router gave no answer where it had to."""
-    return Finding(audit, question, "fails", f"No answer {situation}: {stripped(reason)}.")
+    says = f"No answer {situation}: {stripped(reason)}."
+    return Finding(audit, question, "fails", says, traceback=traceback_of(reason))
+
+
+def traceback_of(reason: object) -> str:
+    """The traceback of the router's exception that a reason was made of; "" where none was."""
+    raised = reason.__cause__ if isinstance(reason, NoRouterOutput) else None
+    return "" if raised is None else "".join(format_exception(raised))
 
 
 def counted(count: int, of: int, one: str, many: str) -> str:
@@ -159,8 +180,8 @@ def first_example(
 
 def try_all(
     named: Iterable[tuple[str, Callable[[], Probe]]],
-) -> tuple[list[Probe], list[str]]:
-    """The probes the router answered, and a sentence for each name under which it did not.
+) -> tuple[list[Probe], dict[str, NoRouterOutput]]:
+    """The probes the router answered, and the first reason for each name under which it did not.
 
     Raises:
         NoRouterOutput: it answered none of them.
@@ -174,7 +195,12 @@ def try_all(
             refused.setdefault(name, reason)
     if not probes:
         raise next(iter(refused.values()), NoRouterOutput("there is nothing to ask"))
-    return probes, [f"Not all asked ({name}): {stripped(why)}." for name, why in refused.items()]
+    return probes, refused
+
+
+def refusals(refused: Mapping[str, NoRouterOutput]) -> list[str]:
+    """A sentence for each name under which the router did not answer."""
+    return [f"Not all asked ({name}): {stripped(why)}." for name, why in refused.items()]
 
 
 def found(
@@ -183,7 +209,7 @@ def found(
     when: str,
     probes: Sequence[Probe],
     more: Iterable[str] = (),
-    refused: Sequence[str] = (),
+    refused: Mapping[str, NoRouterOutput] = MappingProxyType({}),
 ) -> Finding:
     """One finding of all probes: a token counts if it changed in any of them.
 
@@ -193,8 +219,8 @@ def found(
         when: the situation in words, as in "3 of 8 tokens change experts {when}".
         probes: at least one.
         more: sentences to add.
-        refused: sentences about what the router did not answer; where nothing else speaks against
-            it, the question is then not answered either.
+        refused: what the router did not answer, as `try_all` returns it; where nothing else speaks
+            against it, the question is then not answered either.
     """
     union = merged(audit, probes)
     count, of, example = int(union.changed.sum()), int(union.asked.sum()), union.example
@@ -206,13 +232,14 @@ def found(
         audit=audit,
         question=question,
         verdict="fails" if count else "not asked" if refused else "holds",
-        sentence=" ".join([f"{sentence}.", *more, *refused]),
+        sentence=" ".join([f"{sentence}.", *more, *refusals(refused)]),
         count=count,
         of=of,
         example=example,
         numbers={
             name: _share(merged(name, [p for p in probes if p.name == name])) for name in names
         },
+        traceback=next(filter(None, map(traceback_of, refused.values())), ""),
     )
 
 
@@ -250,7 +277,7 @@ def _share(probe: Probe) -> float:
 
 
 RouterLike = Callable[..., Any]
-"""logits (T, E) or (B, T, E) -> anything that `as_choice_mask` reads."""
+"""logits (T, E) or (B, T, E) -> anything that `lp_routing.router_outputs.read_output` reads."""
 
 LIMIT_S = 30.0
 """Seconds that one call of a router may take, unless said otherwise; an audit makes some fifty."""
@@ -265,10 +292,13 @@ class AuditedRouter:
             without it. A parameter named `mask` is taken to be booleans, True for real tokens.
         limit_s: seconds a call may take. One that takes longer is given up, but cannot be ended:
             its thread lives on until it returns or the process ends.
+        learnt: the "layout" of its answers so far and a "note" on how they are read. The layout
+            settles those whose shape leaves it open, such as indices for a prefix with T = E.
     """
 
     router: RouterLike
     limit_s: float = LIMIT_S
+    learnt: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not callable(self.router):
@@ -297,7 +327,16 @@ class AuditedRouter:
         devices = [logits.device] if logits.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # the caller's random numbers stay as they are
             torch.manual_seed(seed)
-            return _within(self.limit_s, lambda: chosen(self.router, logits, mask))
+            usual = self.learnt.get("layout", "")
+            read = _within(self.limit_s, lambda: _answer(self.router, logits, mask, usual))
+        self.learnt["layout"] = read.layout
+        self.learnt["note"] = self.learnt.get("note") or read.note
+        return choices(read.amounts)
+
+    @property
+    def note(self) -> str:
+        """How its answers were read, where they could be meant otherwise."""
+        return self.learnt.get("note", "")
 
 
 def as_audited_router(router: "RouterLike | AuditedRouter") -> AuditedRouter:
@@ -319,20 +358,28 @@ def as_logits(values: Any) -> Tensor:
     return values.detach() if isinstance(values, Tensor) else checked
 
 
-@torch.no_grad()
 def chosen(router: RouterLike, logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Ask a router once for the pairs it chooses; boolean, of the shape of the logits.
 
     Raises:
         NoRouterOutput: it returned what names no pairs; what it raises itself is passed on.
     """
+    return choices(_answer(router, logits, mask).amounts)
+
+
+@torch.no_grad()
+def _answer(
+    router: RouterLike, logits: Tensor, mask: Tensor | None, usual: str = ""
+) -> RouterOutput:
+    """The router's answer, read; `usual` is the layout where its shape leaves that open."""
     copy = logits.clone()  # a router may write to what it is given
-    return as_choice_mask(router(copy) if mask is None else router(copy, mask=mask), logits)
+    answer = router(copy) if mask is None else router(copy, mask=mask)
+    return read_output(answer, logits, usual=usual)
 
 
-def _within(limit_s: float, call: Callable[[], Tensor]) -> Tensor:
+def _within(limit_s: float, call: Callable[[], RouterOutput]) -> RouterOutput:
     """The result of a call, unless it raises or takes longer."""
-    outcome: list[Tensor | BaseException] = []
+    outcome: list[RouterOutput | BaseException] = []
 
     def run() -> None:
         try:

@@ -1,5 +1,6 @@
 """All audits of one router on one batch, after asking whether it answers twice the same."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NoReturn
 
@@ -64,7 +65,7 @@ def repeatable(router: RouterLike | AuditedRouter, logits: Tensor) -> Finding:
             if seeded
             else "torch.manual_seed does not make it repeatable."
         ]
-    return found(NAME, QUESTION, "when asked again", probes, more, refused)
+    return replace(found(NAME, QUESTION, "when asked again", probes, more, refused), note=ask.note)
 
 
 def _again(name: str, ask: AuditedRouter, logits: Tensor, plain: Tensor, seed: int) -> Probe:
@@ -82,16 +83,18 @@ def audit(
     """Ask every audit's question of a router, each on its own account.
 
     Args:
-        router: logits -> an `Assignment`, a map, indices, or a tuple that holds one of them; see
-            `lp_routing.audits.chosen`. A router with a state is called without it.
+        router: logits -> an `Assignment`, a map, combine weights, indices, a dispatch tensor, or
+            a tuple that holds one of them; see `lp_routing.router_outputs.read_output`. A router
+            with a state is called without it.
         logits: (T, E), one batch in reading order, or (B, T, E), B sequences.
         problem: the bounds it is to meet, for logits (T, E); without it feasibility is not asked.
         limit_s: seconds a single call may take.
 
     Returns:
-        One `Finding` a question, "repeatable" first. Where the router gives no answer on the logits
-        as they are, or another one each time, the other questions are not asked: the fault would
-        be blamed on what they vary.
+        One `Finding` a question, "repeatable" first, which has the `note` on how answers were
+        read; those that an exception of the router left open have its `traceback`. Where the
+        router gives no answer on the logits as they are, or another one each time, the other
+        questions are not asked: the fault would be blamed on what they vary.
 
     Raises:
         InputError: bad logits, a problem of another shape, or a router that is not callable. What

@@ -18,6 +18,7 @@ from lp_routing.audits.probe import (
     compare,
     found,
     merged,
+    refusals,
     register,
     try_all,
     unasked,
@@ -76,7 +77,7 @@ def _ties(ask: AuditedRouter, logits: Tensor, orders: int) -> Finding:
         more.append(f"In {lower} of {row_ties} ties within a token the lower expert is taken.")
     more.append(f"Its documentation {'has a word' if stated else 'has no word'} on ties.")
     finding = found(
-        NAME, QUESTION, "with the order of experts or tokens", probes, [*more, *refused]
+        NAME, QUESTION, "with the order of experts or tokens", probes, [*more, *refusals(refused)]
     )
     numbers = {
         **finding.numbers,

@@ -14,7 +14,7 @@ together. What is left, prices times limits and loads beside limits, is small an
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -131,7 +131,7 @@ def _earned_by(response: Response, dot: Dot) -> DualSums:
     )
 
 
-AnyAssignment = Assignment | Tensor | np.ndarray[Any, Any]
+AnyAssignment = Assignment | Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
 CANCELLATION = 2.0**10
 """A float64 bound is used while the sizes added up to it are at most this many times its own size.
@@ -153,6 +153,7 @@ class Certificate:
         scale: sum of |s_ij| x_ij, or the smallest |score| that is not 0 where that is larger.
         exact: whether value and bound were evaluated without rounding.
         proof: what the bound rests on: "weak duality", checked here, or a solver's own search.
+        note: how the assignment was read, where it was no `Assignment` and could mean otherwise.
     """
 
     value: Number
@@ -162,6 +163,7 @@ class Certificate:
     scale: float
     exact: bool = False
     proof: str = "weak duality"
+    note: str = ""
 
     @property
     def gap(self) -> Number:
@@ -213,8 +215,10 @@ def certify(
 
     Args:
         problem: what the assignment is judged by.
-        assignment: an `Assignment` without leading dimensions, or amounts (T, E): boolean, whole
-            or fractional. It need not be feasible; what it breaks is listed.
+        assignment: an `Assignment` without leading dimensions, whose amounts are taken as they
+            are, fractions too; amounts (T, E), boolean or whole; or a router's answer as
+            `lp_routing.router_outputs.read_output` reads it, in which combine weights are choices
+            (`Certificate.note` says so). It need not be feasible; what it breaks is listed.
         prices: from a solver, another batch, or anywhere; poor prices give a poor bound, never a
             wrong one.
         exact: evaluate value and bound as exact fractions. The prices are then read both as they
@@ -225,7 +229,8 @@ def certify(
             certificate is that of all tokens, on every rank; rows are numbered rank by rank.
 
     Raises:
-        InputError: wrong shape, NaN, prices that do not belong to the problem.
+        InputError: wrong shape, NaN, fractions that are no weights and stand in no `Assignment`,
+            prices that do not belong to the problem.
         GroupError: another rank failed, or did not answer in time.
 
     One pass over the scores, chunk by chunk: memory does not grow with them.
@@ -240,11 +245,12 @@ def certify(
         )
     shards = ProcessGroup(group)
     with shards.together():
-        x = assignment_amounts(problem, assignment)
+        x, note = assignment_amounts(problem, assignment)
         table = clipped(problem, prices)
         tables = _on_grids(problem, table, shards) if exact else [table]
         sums = _of_all(shards, token_sums(problem, x, tables, exact=exact))
-        return certificate_of(problem, sums, tables, exact, shards)
+        note = next(filter(None, shards.gathered(note)), "")
+        return replace(certificate_of(problem, sums, tables, exact, shards), note=note)
 
 
 def certificate_of(

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +12,12 @@ from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.problem import RoutingProblem
+from lp_routing.router_outputs import (
+    NoRouterOutput,
+    forms_of,
+    read_output,
+    weights_as_choices,
+)
 from lp_routing.validation import as_tensor
 
 ROUNDING = 1e-12
@@ -143,24 +148,36 @@ def primal_sums(
     )
 
 
-def assignment_amounts(
-    problem: RoutingProblem, assignment: Assignment | Tensor | np.ndarray[Any, Any]
-) -> Tensor:
-    """The (T, E) amounts of an assignment, where and as they are; their entries are not read.
+def assignment_amounts(problem: RoutingProblem, assignment: Any) -> tuple[Tensor, str]:
+    """The (T, E) amounts of an assignment, where they are, and a note on how they were read.
+
+    An `Assignment`'s amounts are taken as they are. So are arrays (T, E) without fractions; others
+    are read as a router's answer (`lp_routing.router_outputs.read_output`), weights as choices.
 
     Raises:
-        InputError: wrong shape, no real numbers. What reads the amounts refuses NaN and inf.
+        InputError: wrong shape, no real numbers, fractions that are no weights and stand in no
+            `Assignment`. What reads the amounts refuses NaN and inf.
     """
+    stated, scores = isinstance(assignment, Assignment), problem.scores
     given = assignment.x if isinstance(assignment, Assignment) else assignment
-    x = as_tensor(given, "assignment", "amounts (tokens x experts)")
-    if x.shape != problem.scores.shape:
-        raise InputError(
-            f"assignment: expected amounts of shape {tuple(problem.scores.shape)} (tokens x "
-            f"experts), got {tuple(x.shape)}; certify one layer or batch at a time."
-        )
-    if x.is_complex():
-        raise InputError(f"assignment: expected real amounts, got {x.dtype}.")
-    return x
+    try:
+        if isinstance(given, tuple | list) and any(isinstance(g, Tensor) for g in given):
+            read = read_output(given, scores, said="got")
+            return read.amounts, read.note
+        x = as_tensor(given, "assignment", "amounts (tokens x experts)")
+        if x.is_complex():
+            raise InputError(f"assignment: expected real amounts, got {x.dtype}.")
+        if x.shape == scores.shape:
+            return (x, "") if stated else weights_as_choices(x, scores)
+        if not stated and forms_of(x, scores):
+            read = read_output(x, scores, said="got")
+            return read.amounts, read.note
+    except NoRouterOutput as error:
+        raise InputError(f"assignment: {error}.") from error
+    raise InputError(
+        f"assignment: expected amounts of shape {tuple(scores.shape)} (tokens x experts), "
+        f"got {tuple(x.shape)}; certify one layer or batch at a time."
+    )
 
 
 def violations_of(problem: RoutingProblem, x: Tensor) -> tuple[tuple[Violation, ...], int]:

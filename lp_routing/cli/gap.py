@@ -418,7 +418,7 @@ def section_rows(
 
 def _row(record: Mapping[str, Any]) -> RouterResult:
     """The row that a record was made of: null numbers become NaN again."""
-    unknown = {f.name: f.default for f in fields(RouterResult) if record[f.name] is None}
+    unknown = {f.name: f.default for f in fields(RouterResult) if record.get(f.name) is None}
     numbers = {name: nan for name, usual in unknown.items() if isinstance(usual, float)}
     return RouterResult(**{**record, **numbers})
 

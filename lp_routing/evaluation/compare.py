@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from statistics import median
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ from lp_routing.evaluation.evaluate import EXACT, NOT_JUDGED, Evaluator, RouterR
 from lp_routing.pricing import Pricing
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.router_outputs import as_amounts
+from lp_routing.router_outputs import NoRouterOutput, read_output
 from lp_routing.routers.base import Rule, StatefulRouter
 from lp_routing.routers.catalogue import CATALOGUE, Shape, router
 from lp_routing.scores import check_logits
@@ -153,7 +154,8 @@ class _RouterRun:
             self.run, state = _runner(router, values, warm_up, before)
             self.row = replace(self.row, routed_on=given.words, state=state)
             self.first_s, result = _timed(self.run, values)
-            self.row = judge.judged(self.row, as_amounts(result, values))
+            read = read_output(result, values)
+            self.row = replace(judge.judged(self.row, read.amounts), note=read.note)
         except Exception as error:
             self._failed(error)
 
@@ -180,7 +182,8 @@ class _RouterRun:
 
     def _failed(self, error: Exception) -> None:
         self.run, self.seconds = None, []
-        self.row = replace(self.row, status=f"{type(error).__name__}: {error}")
+        raised = "" if isinstance(error, NoRouterOutput) else "".join(format_exception(error))
+        self.row = replace(self.row, status=f"{type(error).__name__}: {error}", traceback=raised)
 
 
 def _runner(
@@ -240,8 +243,10 @@ def compare(
     Args:
         problem: what is judged by: its scores say what a pair is worth, its bounds what may be
             taken. Rows may not stand for several tokens.
-        routers: name -> router, or function from logits (T, E) to an `Assignment` or amounts
-            (T, E); or names of the catalogue, built for `shape`; "optimum" is the exact solver.
+        routers: name -> router, or function from logits (T, E) to what
+            `lp_routing.router_outputs.read_output` reads: an `Assignment`, a map, indices, combine
+            weights, a dispatch tensor; or names of the catalogue, built for `shape`; "optimum" is
+            the exact solver.
         logits: (T, E), what every router is called with; it goes by scores of its own, and what
             it takes is judged by the problem's. Left out, they are the log of the problem's scores
             where these are a softmax, and the scores themselves where some are negative (column
@@ -259,8 +264,10 @@ def compare(
 
     Returns:
         A row for each router, in their order, with the columns of `RouterResult`; `status` is "ok",
-        INFEASIBLE where it breaks a bound (it then has no gap), or how the router failed: a
-        failure loses no other row. What is unknown is NaN, or NA among booleans and counts.
+        INFEASIBLE where it breaks a bound (it then has no gap), or how the router failed, with its
+        `traceback`: a failure loses no other row. Combine weights count as choices, and `note`
+        says so; amounts that are fractions are asked for by `Assignment(amounts)`. What is
+        unknown is NaN, or NA among booleans and counts.
 
     Raises:
         InputError: not a problem, an unknown name, logits of another shape, both ways to warm up,

@@ -9,7 +9,6 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -177,6 +176,8 @@ class RouterResult:
         optimum_status: how the solver ended, with its explanation.
         status: "ok"; "INFEASIBLE", where a bound is broken; "not judged: ...", for want of logits;
             "not tried: ..."; or the error that stopped the router.
+        note: how its answer was read, where that could be meant otherwise; "" elsewhere.
+        traceback: of an exception that the router raised; "" elsewhere.
     """
 
     router: str
@@ -206,6 +207,8 @@ class RouterResult:
     runs: int = 0
     optimum_status: str = ""
     status: str = OK
+    note: str = ""
+    traceback: str = ""
 
     @property
     def label(self) -> str:
@@ -218,10 +221,14 @@ class RouterResult:
         return self.status in (OK, INFEASIBLE)
 
     def as_record(self) -> dict[str, Any]:
-        """Column -> value, with None in place of NaN and infinity, for JSON and CSV."""
+        """Column -> value, with None in place of NaN and infinity, for JSON and CSV.
+
+        Without the traceback, which names paths on this machine.
+        """
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(self).items()
+            if name != "traceback"
         }
 
 
@@ -250,13 +257,14 @@ class Evaluator:
             optimum_status=self.truth.status.name + (f": {says}" if says else ""),
         )
 
-    def judged(self, row: RouterResult, amounts: Tensor | np.ndarray[Any, Any]) -> RouterResult:
-        """The row with everything that amounts (T, E) say.
+    def judged(self, row: RouterResult, amounts: Tensor) -> RouterResult:
+        """The row with everything that amounts (T, E) say, fractions too.
 
         Raises:
             InputError: amounts of another shape, NaN, infinite.
         """
-        x = assignment_amounts(self.problem, amounts).to(self.problem.scores.device)
+        x, _ = assignment_amounts(self.problem, Assignment(amounts))
+        x = x.to(self.problem.scores.device)
         certificate = self._certificate(x)
         feasible = certificate.keeps_bounds(ROUNDING)
         known = self.truth.status is not Status.INFEASIBLE and math.isfinite(certificate.bound)
@@ -286,11 +294,11 @@ class Evaluator:
         """By the optimum's prices, without rounding where that shows; else by its own bound."""
         prices = self.truth.prices
         if prices is None:
-            certificate = certify(self.problem, x, Prices())
+            certificate = certify(self.problem, Assignment(x), Prices())
             return replace(certificate, bound=min(certificate.bound, self.truth.bound))
-        certificate = certify(self.problem, x, prices)
+        certificate = certify(self.problem, Assignment(x), prices)
         if abs(certificate.relative_gap) <= ROUNDING:
-            certificate = certify(self.problem, x, prices, exact=True)
+            certificate = certify(self.problem, Assignment(x), prices, exact=True)
         return certificate
 
     def _overlap(self, x: Tensor) -> float:

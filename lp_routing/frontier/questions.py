@@ -14,6 +14,7 @@ from lp_routing.evaluation.compare import exact_solver
 from lp_routing.evaluation.evaluate import ROUNDING
 from lp_routing.frontier.budgets import SampledCurve
 from lp_routing.frontier.curves import CertifiedCurve, ExactCurve, SharedBudget
+from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.named import balanced, served_unified, token_choice, unified
 from lp_routing.problem.problem import RoutingProblem
@@ -214,7 +215,7 @@ def router_curve(
         router = make(n)
         name = name or getattr(router, "__name__", type(router).__name__)
         taken = as_amounts(router(values.clone()), values)
-        found.append(certify(problem_at(n), taken, Prices()))
+        found.append(certify(problem_at(n), Assignment(taken), Prices()))
     return RouterCurve(
         name,
         torch.tensor(given),

@@ -6,6 +6,7 @@ exports it and runs its registration (`lp_routing.routers.catalogue.register`).
 
 from types import ModuleType as _ModuleType
 
+from lp_routing.router_outputs import assignment_from as assignment_from
 from lp_routing.routers.base import AnyRouter as AnyRouter
 from lp_routing.routers.base import Router as Router
 from lp_routing.routers.base import StatefulRouter as StatefulRouter

@@ -13,7 +13,7 @@ from torch import Tensor
 from lp_routing.certificate.certificate import Certificate, certify, dual_bound
 from lp_routing.certificate.exact_arithmetic import Number
 from lp_routing.certificate.prices import Prices, from_table
-from lp_routing.certificate.violations import assignment_amounts, violations_of
+from lp_routing.certificate.violations import violations_of
 from lp_routing.errors import InputError
 from lp_routing.feasible import feasible_assignment
 from lp_routing.pricing import Pricing
@@ -241,7 +241,7 @@ def _best_so_far(
 
 def _worth(problem: RoutingProblem, x: Tensor) -> tuple[float, float]:
     """Feasible assignments before others, then by value."""
-    certificate = certify(problem, x, Prices())
+    certificate = certify(problem, Assignment(x), Prices())
     return -certificate.violation, float(certificate.value)
 
 
@@ -256,7 +256,7 @@ def _made_whole(problem: RoutingProblem, x: Amounts | Tensor) -> Tensor:
         return torch.as_tensor(x)
     rounded = np.rint(x)
     whole = torch.as_tensor(rounded.astype(bool if rounded.max() <= 1 else np.int64))
-    if problem.is_integral or not violations_of(problem, assignment_amounts(problem, whole))[1]:
+    if problem.is_integral or not violations_of(problem, whole)[1]:
         return whole
     return torch.as_tensor(x)
 
