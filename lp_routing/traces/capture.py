@@ -1,9 +1,16 @@
-"""Record the router logits of a model while it runs, by forward hooks on its routers."""
+"""Record the router logits of a model while it runs, by forward hooks on its routers.
+
+The routers of transformers are known by their class (`families`): where their logits are, by what
+score and bias they choose. Whatever is recorded is compared with the router's own weight: logits
+are hidden @ weight.T (+ bias), and what is something else is refused. `reading_order` puts the rows
+of several passes in order.
+"""
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from lp_routing.errors import InputError
+from lp_routing.traces.families import ROUND_NAMES, ROUTERS, SCORES, Router
+from lp_routing.traces.reading_order import Order, Pass, read_pass, reading_order
 from lp_routing.traces.trace import Trace
 
 SUM = 1e-2
@@ -20,9 +29,39 @@ bfloat16 shares of 256 experts sum to 1 within some 4e-3; logits do so only by c
 """
 MOST_NAMED = 8
 """Module names listed in a message."""
+ROUNDING = 4.0
+"""Logits may differ from hidden @ weight.T by this many roundings of |hidden| @ |weight|.T.
+
+One rounding is the distance of 1 to the next number, of the coarsest type that took part. Larger
+lets small faults through, smaller refuses sums in another order: those of 64 to 4,096 terms were
+found within 0.5 in float32 and bfloat16 on a CPU.
+"""
+FACTORS = ("capacity_factor", "moe_capacity_factor", "expert_capacity_factor")
+"""Where configs say the capacity factor; the models of transformers drop nothing and have none."""
+PER_TOKEN = ("num_experts_per_tok", "moe_topk", "moe_top_k", "moe_k", "top_k_experts")
+"""Where configs say k."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass
+class _Layer:
+    """What was recorded of one router.
+
+    Attributes:
+        rows: (T', E) a call.
+        calls: for each call, the pass in which it fell and the shape (n,) or (B, S) of its tokens.
+        constant: whether rows were found to be logits only up to one constant a token.
+        facts: k, score and bias, where known.
+    """
+
+    rows: list[Tensor]
+    calls: list[tuple[Pass | None, tuple[int, ...]]] = field(default_factory=list)
+    constant: bool = False
+    k: int | None = None
+    score: str | None = None
+    bias: Tensor | None = None
+
+
+@dataclass(eq=False)
 class Captured:
     """What the hooks of `capture` recorded.
 
@@ -30,41 +69,82 @@ class Captured:
         model: the name of the model's class.
         rows: dotted name of each router, in the order of the model -> one tensor (T', E) a call,
             detached, in main memory, in the type that the router gave it.
+        capacity_factor: as the model's config says, None where it does not.
+        found: whether the routers were found by their classes, so that those that were not called
+            (another modality, an unused head) are left out.
+        reordered: whether beam search exchanged sequences between passes.
     """
 
     model: str
     rows: Mapping[str, list[Tensor]]
+    capacity_factor: float | None = None
+    found: bool = False
+    reordered: bool = False
+    _layers: dict[str, _Layer] = field(default_factory=dict)
 
-    def trace(self, *, mask: Tensor | None = None, sequence: Tensor | None = None) -> Trace:
-        """A layer for each router, the tokens of its calls one after the other.
+    def trace(self, *, mask: Any = None, sequence: Tensor | None = None) -> Trace:
+        """A layer for each router; tokens in reading order, sequence by sequence.
+
+        Sequences that were decoded step by step, as by `generate`, are put together again. Left
+        out, the mask is that of the attention masks that the model was given, less what fills up
+        generated sequences that have ended.
 
         Args:
-            mask: boolean (T,), True for real tokens, such as `attention_mask.bool().flatten()`.
-            sequence: whole numbers (T,), the sequence of each token.
+            mask: True for real tokens: (T,), the batch's (B, S), or one (B, S) for each of several
+                batches. Where tokens were generated, that of the prompts is enough.
+            sequence: whole numbers (T,), the sequence of each token; left out, they are numbered
+                where the shapes that the model was given tell them.
 
         Raises:
             InputError: a router that was never called, routers with different numbers of experts
-                or tokens, probabilities in place of logits, or what `Trace` refuses.
+                or tokens, probabilities in place of logits, beam search, what `Trace` refuses.
         """
-        layers = {name: self._layer(name) for name in self.rows}
+        if self.reordered:
+            raise InputError(
+                f"{self.model}: beam search exchanged sequences between steps, so that there is no "
+                f"reading order. Generate with num_beams=1."
+            )
+        called = [name for name in self.rows if self.rows[name] or not self.found]
+        if not called:
+            raise InputError(self._never_called(next(iter(self.rows))))
+        joined = {name: self._joined(name) for name in called}
+        self._refuse_other_shapes(joined)
+        orders = [reading_order(self._layers[name].calls) for name in called]
+        order = _common(orders, self.model)
+        layers = [self._layers[name] for name in called]
+        return Trace(
+            torch.stack([rows[order.index] for rows in joined.values()]),
+            f"captured from {self.model}",
+            order.mask(mask),
+            order.sequence if sequence is None else sequence,
+            up_to_a_constant=any(layer.constant for layer in layers),
+            k=_shared([layer.k for layer in layers]),
+            score=_shared([layer.score for layer in layers]),
+            capacity_factor=self.capacity_factor,
+            layer_names=tuple(called),
+            bias=_biases([layer.bias for layer in layers], next(iter(joined.values())).shape[1]),
+        )
+
+    def _never_called(self, name: str) -> str:
+        return (
+            f"{self.model}: {name} was never called. Run the model inside the with block; a "
+            f"compiled model may pass hooks by, so capture from the one that is not compiled."
+        )
+
+    def _refuse_other_shapes(self, layers: Mapping[str, Tensor]) -> None:
         first, shape = next((name, tuple(layer.shape)) for name, layer in layers.items())
         for name, layer in layers.items():
             if tuple(layer.shape) != shape:
                 raise InputError(
                     f"{self.model}: {first} gave {shape[0]} tokens x {shape[1]} experts in "
                     f"{len(self.rows[first])} call(s), {name} {layer.shape[0]} x {layer.shape[1]} "
-                    f"in {len(self.rows[name])}. A trace has one shape: capture them apart."
+                    f"in {len(self.rows[name])}. A trace has one shape: capture them apart, by "
+                    f"patterns such as {_pattern(first)!r} and {_pattern(name)!r}."
                 )
-        return Trace(
-            torch.stack(list(layers.values())), f"captured from {self.model}", mask, sequence
-        )
 
-    def _layer(self, name: str) -> Tensor:
+    def _joined(self, name: str) -> Tensor:
         if not self.rows[name]:
-            raise InputError(
-                f"{self.model}: {name} was never called. Run the model inside the with block; a "
-                f"compiled model may pass hooks by, so capture from the one that is not compiled."
-            )
+            raise InputError(self._never_called(name))
         widths = {rows.shape[1] for rows in self.rows[name]}
         if len(widths) > 1:
             raise InputError(
@@ -88,41 +168,100 @@ def logits_of(output: Any) -> Any:
 
 @contextmanager
 def capture(
-    model: nn.Module, names: str | Sequence[str], *, select: Callable[[Any], Any] = logits_of
+    model: nn.Module,
+    names: str | Sequence[str] | None = None,
+    *,
+    select: Callable[[Any], Any] | None = None,
+    check: bool = True,
 ) -> Iterator[Captured]:
     """Record the router logits of every pass of the model inside a `with` block.
 
+    Passes that gradient checkpointing computes again are not recorded again.
+
     Args:
-        model: any module; its outputs stay what they are. Run it without gradients: passes that are
-            computed again for a backward pass are recorded again.
+        model: any module; its outputs stay what they are.
         names: which of `model.named_modules()` are routers, with wildcards, such as "*.mlp.gate";
-            one pattern or several.
+            one pattern or several. Left out, the routers of transformers, by their classes.
         select: from a router's output to its logits (..., E), before softmax, sigmoid or top-k;
-            left out, the output, or the first part of a tuple.
+            left out, where the router's class has them, else the output or the first part of a
+            tuple.
+        check: whether to compare with the router's own weight. A router of your own that scales,
+            caps or normalises is captured without, or at the Linear within it.
 
     Yields:
-        `Captured`, whose `trace()` is asked for after the last pass. Tokens come call by call, and
-        within a call in the order in which they lie in the tensor: sequence by sequence where
-        whole sequences are given, but step by step where a batch is decoded.
+        `Captured`, whose `trace()` is asked for after the last pass.
 
     Raises:
-        InputError: not a module, a pattern that matches no module; during a pass, a router whose
-            selected output is no floating-point tensor (..., E).
+        InputError: not a module, a pattern that matches no module or one within another, no router
+            found; during a pass, a router whose selected output is no floating-point tensor
+            (..., E), or not the product of hidden states and weight.
     """
-    routers = _routers(model, [names] if isinstance(names, str) else list(names))
-    captured = Captured(type(model).__name__, {name: [] for name in routers})
-    with ExitStack() as hooks:
+    routers = _routers(model, [names] if isinstance(names, str) else names)
+    captured = Captured(
+        type(model).__name__,
+        {name: [] for name in routers},
+        capacity_factor=_capacity_factor(model),
+        found=names is None,
+    )
+    with ExitStack() as stack:
+        passes = _follow_passes(model, stack)
+        stack.callback(_watch_beams(captured))
         for name, router in routers.items():
-            hook = router.register_forward_hook(_recorder(name, captured.rows[name], select))
-            hooks.callback(hook.remove)
+            layer = captured._layers[name] = _Layer(captured.rows[name])
+            recorder = _Recorder(name, model, router, layer, passes, select, check)
+            stack.callback(recorder.hooked.register_forward_hook(recorder, with_kwargs=True).remove)
         yield captured
 
 
-def _recorder(
-    name: str, rows: list[Tensor], select: Callable[[Any], Any]
-) -> Callable[[nn.Module, Any, Any], None]:
-    def record(_router: nn.Module, _inputs: Any, output: Any) -> None:
-        logits = select(output)
+class _Recorder:
+    """The forward hook of one router."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        router: nn.Module,
+        layer: _Layer,
+        passes: list[Pass],
+        select: Callable[[Any], Any] | None,
+        check: bool,
+    ) -> None:
+        self.name, self.layer, self.passes = name, layer, passes
+        self.known = _known(router)
+        self.router = self.hooked = router
+        self.places = (router, *_parents(model, name), *_configs(model))
+        self.select = select
+        self.check = check
+        if self.known and self.known.linear:
+            if select is None:
+                self.hooked = router.get_submodule(self.known.linear)
+            else:
+                self.check = False  # the router's input is not what its Linear is given
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if torch._C._current_graph_task_id() != -1:  # within a backward pass: computed again
+            return
+        logits = self._logits(output)
+        hidden = _hidden(args, kwargs)
+        if self.check and hidden is not None:
+            self._compare(module, logits, hidden)
+        self._read_facts(logits.shape[-1])
+        shape = tuple(logits.shape[:-1]) if hidden is None else tuple(hidden.shape[:-1])
+        copy = logits.detach().to("cpu", copy=True)  # what comes after may work in place
+        copy = copy.flatten(0, -2)
+        self.layer.rows.append(copy)
+        shape = shape if len(shape) == 2 and shape[0] * shape[1] == len(copy) else (len(copy),)
+        self.layer.calls.append((self.passes[-1] if self.passes else None, shape))
+
+    def _logits(self, output: Any) -> Tensor:
+        logits = output
+        if self.select is not None:
+            logits = self.select(output)
+        elif self.known is None:
+            logits = logits_of(output)
+        elif not self.known.linear and self.known.place is not None:
+            fits = isinstance(output, tuple | list) and len(output) > self.known.place
+            logits = output[self.known.place] if fits else output
         if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim < 2:
             found = (
                 f"{logits.dtype} of shape {tuple(logits.shape)}"
@@ -130,20 +269,234 @@ def _recorder(
                 else type(logits).__name__
             )
             raise InputError(
-                f"{name}: expected floating-point logits (..., experts), got {found}. Say where in "
-                f"its output they are, such as select=lambda output: output[1]."
+                f"{self.name}: expected floating-point logits (..., experts), got {found}. Say "
+                f"where in its output they are, such as select=lambda output: output[1]."
             )
-        copy = logits.detach().to("cpu", copy=True)  # what comes after may work in place
-        rows.append(copy.flatten(0, -2))
+        return logits
 
-    return record
+    def _compare(self, module: nn.Module, logits: Tensor, hidden: Tensor) -> None:
+        E, H = logits.shape[-1], hidden.shape[-1]
+        known = self.known if self.hooked is self.router else None
+        weight, bias = _weight(module, known, E, H)
+        rows, states = logits.detach().reshape(-1, E), hidden.detach().reshape(-1, H)
+        if weight is None or len(rows) != len(states):
+            return
+        expected, rounding = _product(states, weight[:E], bias, logits)
+        if known and known.scale:
+            factor = float(_attribute(known.scale, self.places))
+            expected, rounding = expected * factor, rounding * abs(factor)
+        if known and known.softcap and (cap := float(_attribute(known.softcap, self.places))) > 0:
+            expected = torch.tanh(expected / cap) * cap
+        off = (rows - expected).masked_fill(~rows.isfinite(), 0.0)
+        if bool((off.abs() <= rounding).all()):
+            return
+        rounding = rounding + ROUNDING * torch.finfo(logits.dtype).eps * (1 + rows.abs())
+        shifted = off - off.mean(-1, keepdim=True)
+        if E > 1 and rows.isfinite().all() and bool((shifted.abs() <= rounding).all()):
+            self.layer.constant = True
+            return
+        token, expert = divmod(int(off.abs().argmax()), E)
+        product = "hidden @ weight.T" if bias is None else "hidden @ weight.T + bias"
+        raise InputError(
+            f"{self.name}: what was recorded is not {product} of "
+            f"{type(self.router).__name__}: token {token}, expert {expert} is "
+            f"{float(rows[token, expert]):g}, expected {float(expected[token, expert]):g}. It may "
+            f"be probabilities, scores or noisy: say where the logits are (select=lambda output: "
+            f"output[1]), name the Linear within the router, or, if it scales or normalises its "
+            f"logits itself, pass check=False."
+        )
+
+    def _read_facts(self, experts: int) -> None:
+        """k, score and bias, as the router is now."""
+        layer, known = self.layer, self.known
+        if known is None:
+            layer.k = next((k for k in map(self._config, PER_TOKEN) if isinstance(k, int)), None)
+            return
+        k = known.k if isinstance(known.k, int) else _attribute(known.k, self.places)
+        layer.k = k if isinstance(k, int) else None
+        score = known.score
+        if score not in SCORES:
+            score = str(_attribute(score, self.places))
+        layer.score = ROUND_NAMES.get(score, score)
+        bias = _attribute(known.bias, self.places) if known.bias else None
+        if bias is not None:
+            if bias.is_meta or bias.numel() != experts:
+                raise InputError(
+                    f"{self.name}: its selection bias {known.bias} is not there to be read "
+                    f"({bias.device}, shape {tuple(bias.shape)}, {experts} experts). Capture from "
+                    f"a model whose parts are not offloaded."
+                )
+            layer.bias = bias.detach().to("cpu", copy=True).flatten().float()
+
+    def _config(self, name: str) -> Any:
+        return _attribute(name, self.places[2:])
 
 
-def _routers(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules that match, by name, in the order of the model."""
+def _product(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, logits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """hidden @ weight.T (+ bias), and how far rounding may take logits from it, both (T, E)."""
+    wide = torch.promote_types(torch.float32, logits.dtype)
+    h, w = hidden.to(wide), weight.detach().to(hidden.device, wide)
+    expected, size = h @ w.T, h.abs() @ w.abs().T
+    if bias is not None:
+        b = bias.detach().to(hidden.device, wide)
+        expected, size = expected + b, size + b.abs()
+    types = [hidden.dtype, weight.dtype, logits.dtype]
+    if torch.is_autocast_enabled(hidden.device.type):
+        types.append(torch.get_autocast_dtype(hidden.device.type))
+    if hidden.is_cuda and torch.backends.cuda.matmul.allow_tf32:
+        types.append(torch.float16)  # TF32 has as many digits
+    return expected, ROUNDING * max(torch.finfo(dtype).eps for dtype in types) * size
+
+
+def _weight(
+    module: nn.Module, known: Router | None, experts: int, width: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """The parameter (>= E, H) of which a router makes its logits, and the bias (E,) that it adds.
+
+    None where there is none to compare with: no parameter of that shape or several, a weight that
+    is quantised or not in memory.
+    """
+    parameters = dict(module.named_parameters())
+    path = known.weight if known else "weight"
+    if known is None and path not in parameters:
+        fit = [name for name, p in parameters.items() if p.shape == (experts, width)]
+        path = fit[0] if len(fit) == 1 else path
+    weight = parameters.get(path)
+    if weight is None or weight.ndim != 2 or weight.is_meta or not weight.is_floating_point():
+        return None, None
+    if weight.shape[0] < experts or weight.shape[1] != width:
+        return None, None
+    bias = parameters.get(f"{path.removesuffix('weight')}bias")
+    adds = (known is None or known.adds_bias) and bias is not None and bias.shape == (experts,)
+    return weight, bias if adds else None
+
+
+def _hidden(args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The first floating-point tensor that a router is given."""
+    given = (*args, *kwargs.values())
+    fit = (v for v in given if isinstance(v, Tensor) and v.is_floating_point() and v.ndim > 1)
+    return next(fit, None)
+
+
+def _attribute(path: str, places: Sequence[Any]) -> Any:
+    """A dotted attribute of the first place that has it, None where none has."""
+    for place in places:
+        value = place
+        for part in path.split("."):
+            value = getattr(value, part, None)
+        if value is not None:
+            return value
+    return None
+
+
+def _parents(model: nn.Module, name: str) -> tuple[nn.Module, ...]:
+    """The block that holds a module."""
+    return (model.get_submodule(name.rpartition(".")[0]),)
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """The model's config, that of its text part first, where it has any."""
+    config = getattr(model, "config", None)
+    text = getattr(config, "get_text_config", None)
+    return [part for part in (text() if callable(text) else None, config) if part is not None]
+
+
+def _capacity_factor(model: nn.Module) -> float | None:
+    values = (_attribute(name, _configs(model)) for name in FACTORS)
+    return next((float(v) for v in values if isinstance(v, int | float) and v > 0), None)
+
+
+def _shared(values: Sequence[Any]) -> Any:
+    """What all layers say; None where they differ."""
+    return values[0] if all(value == values[0] for value in values) else None
+
+
+def _biases(biases: Sequence[Tensor | None], experts: int) -> Tensor | None:
+    """(L, E), zeros for layers without; None where no layer has one."""
+    if all(bias is None for bias in biases):
+        return None
+    return torch.stack([torch.zeros(experts) if bias is None else bias for bias in biases])
+
+
+def _common(orders: Sequence[Order], model: str) -> Order:
+    """The order of all layers, which is one."""
+    first = orders[0]
+    for order in orders[1:]:
+        if not torch.equal(order.index, first.index):
+            raise InputError(
+                f"{model}: its routers were called in different orders, so that their tokens do "
+                f"not correspond: capture them apart."
+            )
+    return first
+
+
+def _follow_passes(model: nn.Module, stack: ExitStack) -> list[Pass]:
+    """The passes of the model, or of a model within it that generates; grows as they begin."""
+    passes: list[Pass] = []
+    open_passes: list[nn.Module] = []
+
+    def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not open_passes:
+            passes.append(read_pass(module, args, kwargs))
+        open_passes.append(module)
+
+    def end(*_: Any) -> None:
+        open_passes.pop()
+
+    for module in model.modules():
+        if module is model or hasattr(module, "prepare_inputs_for_generation"):
+            stack.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(end, always_call=True).remove)
+    return passes
+
+
+def _watch_beams(captured: Captured) -> Callable[[], None]:
+    """Note where transformers exchanges the sequences of a cache; returns how to end it."""
+    caches = getattr(sys.modules.get("transformers.cache_utils"), "__dict__", {})
+    kinds = [caches[name] for name in ("Cache", "EncoderDecoderCache") if name in caches]
+    before = [kind.__dict__.get("reorder_cache") for kind in kinds]
+
+    def watched(reorder: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(self: Any, beam_idx: Tensor) -> Any:
+            order = torch.arange(len(beam_idx), device=beam_idx.device)
+            captured.reordered |= not torch.equal(beam_idx.to(order), order)
+            return reorder(self, beam_idx)
+
+        return noted
+
+    for kind, reorder in zip(kinds, before, strict=True):
+        if reorder is not None:
+            kind.reorder_cache = watched(reorder)
+
+    def restore() -> None:
+        for kind, reorder in zip(kinds, before, strict=True):
+            if reorder is not None:
+                kind.reorder_cache = reorder
+
+    return restore
+
+
+def _known(module: nn.Module) -> Router | None:
+    """What is known of a module's class, or of one that it extends."""
+    return next((ROUTERS[c.__name__] for c in type(module).__mro__ if c.__name__ in ROUTERS), None)
+
+
+def _routers(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.Module]:
+    """The modules that match, or those of a known class, by name, in the order of the model."""
     if not isinstance(model, nn.Module):
         raise InputError(f"capture: expected a torch.nn.Module, got {type(model).__name__}.")
     modules = dict(model.named_modules())
+    if patterns is None:
+        found = {name: module for name, module in modules.items() if _known(module)}
+        if not found:
+            raise InputError(
+                f"capture: {type(model).__name__} has no router of a class that is known from "
+                f"transformers. Say their names, such as capture(model, '*.gate'). "
+                f"{_there_are(modules)}"
+            )
+        return found
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in modules):
             raise InputError(
@@ -152,16 +505,38 @@ def _routers(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:
             )
     if not patterns:
         raise InputError(f"capture: names is empty. {_there_are(modules)}")
-    return {
+    matched = {
         name: module
         for name, module in modules.items()
         if any(fnmatchcase(name, pattern) for pattern in patterns)
     }
+    return _without_parts(matched)
+
+
+def _without_parts(matched: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Less what lies within a router of a known class; of others, one within another is refused."""
+    kept: dict[str, nn.Module] = {}
+    for name, module in matched.items():
+        holders = [o for o in matched if o != name and (not o or name.startswith(f"{o}."))]
+        if any(_known(matched[outer]) for outer in holders):
+            continue
+        if holders:
+            raise InputError(
+                f"capture: {holders[-1] or 'the model'} and {name} within it both match, and would "
+                f"be one router twice. Name one of them."
+            )
+        kept[name] = module
+    return kept
+
+
+def _pattern(name: str) -> str:
+    """A name with its numbers replaced."""
+    return re.sub(r"\b\d+\b", "*", name)
 
 
 def _there_are(modules: Mapping[str, nn.Module]) -> str:
     """Patterns of the names that there are, those that sound like routers first."""
-    patterns = dict.fromkeys(re.sub(r"\b\d+\b", "*", name) for name in modules if name)
+    patterns = dict.fromkeys(_pattern(name) for name in modules if name)
     sounds = [name for name in patterns if re.search(r"(gate|router|wg)$", name)]
     shown = (sounds or list(patterns))[:MOST_NAMED]
     return f"There are {', '.join(shown)}." if shown else "It has no parts."

@@ -5,7 +5,7 @@ byte-level MoE that this project trained.
 """
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -37,6 +37,12 @@ class Trace:
         sequence: whole numbers (T,), the sequence (or request) of each token; None if unknown.
         up_to_a_constant: whether only probabilities were recorded, so that each token's logits are
             known up to one constant: a sigmoid or a ReLU of them says nothing.
+        k: experts per token; None if unknown, as with all below.
+        score: name of the score function in `lp_routing.scores`, such as "softmax" or "sigmoid".
+        capacity_factor: slots of an expert relative to an equal share.
+        layer_names: a name a layer.
+        bias: (L, E), or (E,) for one layer: what the model adds to scores where it chooses
+            (`e_score_correction_bias`, `expert_bias`). The routers of this package do not use it.
     """
 
     router_logits: Tensor
@@ -44,6 +50,11 @@ class Trace:
     mask: Tensor | None = None
     sequence: Tensor | None = None
     up_to_a_constant: bool = False
+    k: int | None = None
+    score: str | None = None
+    capacity_factor: float | None = None
+    layer_names: Sequence[str] | None = None
+    bias: Tensor | None = None
 
     def __post_init__(self) -> None:
         logits = self.router_logits

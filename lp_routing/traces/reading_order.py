@@ -1,0 +1,289 @@
+"""In which order captured rows are read: sequence by sequence, also where a batch was decoded.
+
+A pass of a model gives the rows of its batch sequence by sequence. Decoding makes a pass for every
+new token of each sequence, so that rows come step by step. What links the passes is the cache: its
+length before a pass says where in the sequences the pass begins. Tokens whose cache was cropped
+(rejected drafts) are replaced by those that came in their place.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STREAMS = (
+    ("input_ids", "attention_mask"),
+    ("inputs_embeds", "attention_mask"),
+    ("decoder_input_ids", "decoder_attention_mask"),
+    ("decoder_inputs_embeds", "decoder_attention_mask"),
+)
+"""Arguments of transformers' models that hold tokens, and the masks that belong to them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Tokens of one pass: whole numbers (B, S) or None, and boolean (B, S), True for real ones."""
+
+    shape: tuple[int, int]
+    ids: Tensor | None
+    real: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One forward pass of a model.
+
+    Attributes:
+        streams: what it was given; two for an encoder and a decoder.
+        start: tokens that the cache held before it; None where the cache does not say.
+        cache: identity of the cache, 0 without.
+        ends: token ids that end a sequence.
+        padding: the token id that fills up sequences that have ended; None if unknown.
+    """
+
+    streams: list[Stream]
+    start: int | None = 0
+    cache: int = 0
+    ends: frozenset[int] = frozenset()
+    padding: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Where rows go.
+
+    Attributes:
+        index: (T,) the rows to take, in reading order.
+        real: boolean (T,), False for padding; None where nothing says which tokens are padding.
+        sequence: (T,) number of each row's sequence; None where some rows' sequences are unknown.
+        prompts: (B, S, S + generated) of each batch; empty where some rows' sequences are unknown.
+    """
+
+    index: Tensor
+    real: Tensor | None
+    sequence: Tensor | None
+    prompts: list[tuple[int, int, int]]
+
+    def mask(self, given: Any) -> Any:
+        """A mask (T,) of the given one: (T,), (B, S), one (B, S) a batch, or those of the prompts.
+
+        To a mask of prompts that of the generated tokens is added. What fits nothing is given back.
+        """
+        if given is None:
+            return self.real
+        whole = isinstance(given, Sequence) and len(given) and isinstance(given[0], Tensor)
+        parts = [torch.as_tensor(part) for part in (given if whole else [given])]
+        if sum(part.numel() for part in parts) == len(self.index):
+            return torch.cat([part.flatten() for part in parts])
+        if [tuple(part.shape) for part in parts] != [(B, S) for B, S, _ in self.prompts]:
+            return given if not whole else torch.cat([part.flatten() for part in parts])
+        real = torch.ones(len(self.index), dtype=torch.bool) if self.real is None else self.real
+        pieces = torch.split(real, [B * L for B, _, L in self.prompts])
+        grown = [
+            torch.cat([part, piece.view(B, L)[:, S:].to(part)], 1).flatten()
+            for part, piece, (B, S, L) in zip(parts, pieces, self.prompts, strict=True)
+        ]
+        return torch.cat(grown)
+
+
+@dataclass
+class _Batch:
+    """Sequences that grow. L is what was recorded so far.
+
+    Attributes:
+        rows: (B, L) the rows.
+        real: boolean (B, L).
+        alone: boolean (L,), True for tokens that came one a sequence, as decoding gives them.
+        ends: boolean (B, L), True for tokens that end a sequence.
+        cache: identity of the cache of the last pass, 0 without.
+        base: tokens in the cache before the first pass that was recorded.
+    """
+
+    rows: Tensor
+    real: Tensor
+    alone: Tensor
+    ends: Tensor
+    cache: int = 0
+    base: int = 0
+    known: bool = True
+
+
+def read_pass(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pass:
+    """What a forward pass is given, before it runs."""
+    given = dict(kwargs)
+    if args and isinstance(args[0], Tensor):
+        given.setdefault(
+            "input_ids" if not args[0].is_floating_point() else "inputs_embeds", args[0]
+        )
+    streams = [
+        _stream(given[tokens], given.get(mask))
+        for tokens, mask in STREAMS
+        if isinstance(given.get(tokens), Tensor)
+        and given[tokens].ndim == (3 if given[tokens].is_floating_point() else 2)
+    ]
+    cache = given.get("past_key_values")
+    config = getattr(model, "generation_config", None)
+    ends = getattr(config, "eos_token_id", None)
+    padding = getattr(config, "pad_token_id", None)
+    return Pass(
+        streams,
+        start=_length(cache),
+        cache=0 if cache is None else id(cache),
+        ends=frozenset([ends] if isinstance(ends, int) else ends or []),
+        padding=padding if isinstance(padding, int) else None,
+    )
+
+
+def _stream(tokens: Tensor, mask: Any) -> Stream:
+    B, S = tokens.shape[:2]
+    real = torch.ones(B, S, dtype=torch.bool)
+    if isinstance(mask, Tensor) and mask.ndim == 2 and len(mask) == B and mask.shape[1] >= S:
+        real = mask[:, -S:].detach().bool().cpu()
+    ids = None if tokens.is_floating_point() else tokens.detach().to("cpu", copy=True)
+    return Stream((B, S), ids, real)
+
+
+def _length(cache: Any) -> int | None:
+    """Tokens in a cache of transformers; None where it cannot say (no layer attends)."""
+    if cache is None:
+        return 0
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return None
+
+
+def reading_order(calls: Sequence[tuple[Pass | None, tuple[int, ...]]]) -> Order:
+    """The order of the rows of one router.
+
+    Args:
+        calls: for each call, the pass in which it fell and its tokens' shape, (n,) or (B, S).
+    """
+    batches: list[_Batch] = []
+    offset = 0
+    for pass_, shape in _by_pass(calls):
+        rows = torch.arange(offset, offset + prod(shape))
+        offset += len(rows)
+        stream = _stream_of(pass_, shape)
+        if pass_ is None or stream is None:
+            batches.append(_unknown(rows))
+            continue
+        before = _continued(batches, pass_, stream)
+        now = _begun(rows.view(stream.shape), pass_, stream, decoded=before is not None)
+        if before is None:
+            batches.append(now)
+        else:
+            _append(before, now)
+    return _order(batches)
+
+
+def _by_pass(
+    calls: Sequence[tuple[Pass | None, tuple[int, ...]]],
+) -> Iterator[tuple[Pass | None, tuple[int, ...]]]:
+    """Calls of one pass put together: some blocks give their tokens in pieces."""
+    merged: list[tuple[Pass | None, tuple[int, ...]]] = []
+    for pass_, shape in calls:
+        if merged and pass_ is not None and merged[-1][0] is pass_:
+            merged[-1] = (pass_, (prod(merged[-1][1]) + prod(shape),))
+        else:
+            merged.append((pass_, shape))
+    return iter(merged)
+
+
+def _stream_of(pass_: Pass | None, shape: tuple[int, ...]) -> Stream | None:
+    """The tokens that a call was about: as many, and not along other axes."""
+    for stream in pass_.streams if pass_ else []:
+        if prod(stream.shape) == prod(shape) and (len(shape) < 2 or shape == stream.shape):
+            return stream
+    return None
+
+
+def _unknown(rows: Tensor) -> _Batch:
+    """Rows of which only the order is known in which they came."""
+    no = torch.zeros(1, len(rows), dtype=torch.bool)
+    return _Batch(rows[None], ~no, no[0], no, known=False)
+
+
+def _begun(rows: Tensor, pass_: Pass, stream: Stream, decoded: bool) -> _Batch:
+    """The tokens of one pass; those that decoding gives come alone, one a sequence."""
+    B, S = rows.shape
+    alone = torch.full((S,), decoded and S == 1)
+    ends = torch.zeros(B, S, dtype=torch.bool)
+    real = stream.real
+    if stream.ids is not None:
+        ends = torch.isin(stream.ids, torch.tensor(sorted(pass_.ends), dtype=stream.ids.dtype))
+        if B > 1 and bool(alone.all()) and pass_.padding not in {None, *pass_.ends}:
+            real = real & (stream.ids != pass_.padding)
+    return _Batch(rows, real, alone, ends, pass_.cache, pass_.start or 0)
+
+
+def _continued(batches: Sequence[_Batch], pass_: Pass, stream: Stream) -> _Batch | None:
+    """The batch whose sequences a pass goes on with; None where it begins a new one."""
+    if not pass_.cache or pass_.start == 0 or (pass_.start is None and stream.shape[1] > 1):
+        return None
+    for batch in reversed(batches):
+        length = batch.base + batch.rows.shape[1]
+        start = length if pass_.start is None else pass_.start
+        same = batch.cache == pass_.cache and batch.base <= start <= length
+        # a first pass without a cache returns one, with which the second comes
+        first = batch.cache == 0 and pass_.start == length
+        if batch.known and len(batch.rows) == stream.shape[0] and (same or first):
+            return batch
+    return None
+
+
+def _append(batch: _Batch, now: _Batch) -> None:
+    """Put a pass behind the tokens that the cache still held before it."""
+    kept = now.base - batch.base if now.base else batch.rows.shape[1]
+    batch.rows = torch.cat([batch.rows[:, :kept], now.rows], 1)
+    batch.real = torch.cat([batch.real[:, :kept], now.real], 1)
+    batch.alone = torch.cat([batch.alone[:kept], now.alone])
+    batch.ends = torch.cat([batch.ends[:, :kept], now.ends], 1)
+    batch.cache = now.cache
+
+
+def _after_the_end(batch: _Batch) -> Tensor:
+    """Boolean (B, L): tokens that only fill up a sequence that has ended while others go on.
+
+    The ends of prompts and of turns of a chat, given many at a time, end nothing. One sequence
+    alone is not decoded past its end.
+    """
+    after = torch.zeros_like(batch.real)
+    if len(after) == 1:
+        return after
+    ended = torch.zeros(len(after), dtype=torch.bool)
+    for column in range(after.shape[1]):
+        if bool(batch.alone[column]):
+            after[:, column] = ended
+            ended = ended | batch.ends[:, column]
+        else:
+            ended = torch.zeros_like(ended)
+    return after
+
+
+def _order(batches: Sequence[_Batch]) -> Order:
+    known = all(batch.known for batch in batches)
+    sequences, count = [], 0
+    for batch in batches:
+        B, L = batch.rows.shape
+        sequences.append((count + torch.arange(B)).repeat_interleave(L))
+        count += B
+    real = torch.cat([(batch.real & ~_after_the_end(batch)).flatten() for batch in batches])
+    return Order(
+        index=torch.cat([batch.rows.flatten() for batch in batches]),
+        real=None if bool(real.all()) else real,
+        sequence=torch.cat(sequences) if known else None,
+        prompts=[
+            (len(batch.rows), _prompt(batch.alone), batch.rows.shape[1])
+            for batch in batches
+            if known
+        ],
+    )
+
+
+def _prompt(alone: Tensor) -> int:
+    """Tokens before the first that decoding gave."""
+    return int(alone.long().argmax()) if bool(alone.any()) else len(alone)
