@@ -148,5 +148,3 @@ def run(model, ids):
     decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     with torch.no_grad():
         return model(input_ids=ids, **decoder)
-
-

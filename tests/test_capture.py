@@ -110,8 +110,23 @@ def test_mask_and_sequence_come_with_the_trace():
     trace = captured.trace(mask=real, sequence=sequence)
     assert len(trace.layer(0)) == 5
     assert torch.equal(trace.sequence, sequence)
-    with pytest.raises(lpr.InputError, match=r"mask has shape \(2, 3\)"):
-        captured.trace(mask=real.view(2, 3))
+    assert torch.equal(captured.trace(mask=real.view(2, 3)).mask, real)
+    with pytest.raises(lpr.InputError, match=r"mask has shape \(2, 2\)"):
+        captured.trace(mask=real.view(2, 3)[:, :2])
+
+
+def test_sequences_are_numbered_where_the_input_shows_them():
+    model = model_of(3)
+    with capture(model, "*.gate") as captured:
+        model(torch.randn(2, 3, 4))
+        model(torch.randn(1, 2, 4))
+    assert captured.trace().sequence.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    with capture(model, "*.gate") as captured:
+        model(torch.randn(2, 3, 4))
+        model(torch.randn(2, 4))  # tokens of which nothing says where sequences end
+    assert captured.trace().sequence is None
+    real = [torch.tensor([[1, 1, 0], [1, 1, 1]]).bool(), torch.tensor([True, False])]
+    assert captured.trace(mask=real).mask.tolist() == [True, True, False, *[True] * 4, False]
 
 
 def test_a_name_that_is_not_there_gets_those_that_are():
@@ -207,3 +222,94 @@ def test_what_the_trace_refuses_is_told_with_the_model():
         model(None)
     with pytest.raises(lpr.InputError, match=r"captured from Sequential: router_logits.*nan"):
         captured.trace()
+
+
+class Scaled(nn.Module):
+    """A router that does something to the product of hidden states and weight."""
+
+    def __init__(self, then):
+        super().__init__()
+        self.wg, self.then = nn.Linear(4, 3), then
+
+    def forward(self, hidden):
+        return self.then(self.wg(hidden))
+
+
+def test_what_is_recorded_is_the_product_with_the_weight():
+    torch.manual_seed(0)
+    hidden = torch.randn(6, 4)
+    for then in (torch.sigmoid, torch.tanh, lambda x: x + 1e-3 * torch.randn(6, 3)):
+        model = nn.Sequential(Scaled(then))
+        with (
+            pytest.raises(lpr.InputError, match=r"0: what was recorded is not hidden @ weight\.T"),
+            capture(model, "0"),
+        ):
+            model(hidden)
+        with capture(model, "0", check=False) as captured:
+            model(hidden)
+        with capture(model, "0.wg") as inner:
+            model(hidden)
+        assert torch.equal(inner.trace().layer(0), model[0].wg(hidden))
+        assert torch.allclose(captured.trace().layer(0), then(inner.trace().layer(0)), atol=1e-2)
+    model = nn.Sequential(Scaled(lambda x: x))
+    with capture(model, "0") as captured:
+        model(hidden)
+    assert not captured.trace().up_to_a_constant
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_rounding_is_no_reason_to_refuse(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(512, 8)).to(dtype)
+    hidden = 10 * torch.randn(300, 512).to(dtype)
+    with capture(model, "0") as captured, torch.no_grad():
+        model(hidden)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(hidden)
+    assert [rows.shape for rows in captured.rows["0"]] == [(300, 8), (300, 8)]
+
+
+def test_logarithms_of_probabilities_are_known_up_to_a_constant():
+    torch.manual_seed(0)
+    model = nn.Sequential(Scaled(lambda x: (x.softmax(-1), x.argmax(-1))))
+    with capture(model, "0", select=lambda output: output[0].log()) as captured:
+        model(torch.randn(6, 4))
+    assert captured.trace().up_to_a_constant
+
+
+def test_a_router_and_the_linear_within_it_are_not_recorded_twice():
+    model = nn.Sequential(Scaled(lambda x: x))
+    with pytest.raises(lpr.InputError, match=r"0 and 0\.wg within it"), capture(model, "0*"):
+        pass
+    with pytest.raises(lpr.InputError, match="the model and 0 within it"), capture(model, "*"):
+        pass
+
+
+def test_passes_computed_again_are_not_recorded_again():
+    from torch.utils.checkpoint import checkpoint
+
+    model = model_of(3)
+    hidden = torch.randn(5, 4, requires_grad=True)
+    for reentrant in (False, True):
+        with capture(model, "*.gate") as captured:
+            checkpoint(model, hidden, use_reentrant=reentrant).sum().backward()
+        assert len(captured.rows["0.gate"]) == 1
+        assert captured.trace().router_logits.shape == (1, 5, 3)
+
+
+def test_without_names_there_must_be_a_known_class():
+    with (
+        pytest.raises(lpr.InputError, match=r"no router of a class that is known.*\*\.gate"),
+        capture(model_of(3)),
+    ):
+        pass
+
+
+def test_k_and_capacity_factor_come_from_the_config():
+    model = model_of(3)
+    model.config = type("Config", (), {"num_experts_per_tok": 2, "capacity_factor": 1.5})()
+    with capture(model, "*.gate") as captured:
+        model(torch.randn(5, 4))
+    trace = captured.trace()
+    assert (trace.k, trace.capacity_factor, trace.score, trace.bias) == (2, 1.5, None, None)
+    assert tuple(trace.layer_names) == ("0.gate",)

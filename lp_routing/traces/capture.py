@@ -433,7 +433,7 @@ def _common(orders: Sequence[Order], model: str) -> Order:
 
 
 def _follow_passes(model: nn.Module, stack: ExitStack) -> list[Pass]:
-    """The passes of the model, or of a model within it that generates; grows as they begin."""
+    """The passes of the model, or of one within it that is called alone; grows as they begin."""
     passes: list[Pass] = []
     open_passes: list[nn.Module] = []
 
@@ -446,7 +446,7 @@ def _follow_passes(model: nn.Module, stack: ExitStack) -> list[Pass]:
         open_passes.pop()
 
     for module in model.modules():
-        if module is model or hasattr(module, "prepare_inputs_for_generation"):
+        if module is model or hasattr(module, "main_input_name"):  # a model of transformers
             stack.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(end, always_call=True).remove)
     return passes

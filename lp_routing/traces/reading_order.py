@@ -98,6 +98,7 @@ class _Batch:
         real: boolean (B, L).
         alone: boolean (L,), True for tokens that came one a sequence, as decoding gives them.
         ends: boolean (B, L), True for tokens that end a sequence.
+        fills: boolean (B, L), True for tokens that fill up sequences that have ended.
         cache: identity of the cache of the last pass, 0 without.
         base: tokens in the cache before the first pass that was recorded.
     """
@@ -106,6 +107,8 @@ class _Batch:
     real: Tensor
     alone: Tensor
     ends: Tensor
+    fills: Tensor
+    ids: Tensor | None = None
     cache: int = 0
     base: int = 0
     known: bool = True
@@ -125,9 +128,11 @@ def read_pass(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pas
         and given[tokens].ndim == (3 if given[tokens].is_floating_point() else 2)
     ]
     cache = given.get("past_key_values")
-    config = getattr(model, "generation_config", None)
-    ends = getattr(config, "eos_token_id", None)
-    padding = getattr(config, "pad_token_id", None)
+    configs = [getattr(model, name, None) for name in ("generation_config", "config")]
+    ends, padding = (
+        next((v for c in configs if (v := getattr(c, name, None)) is not None), None)
+        for name in ("eos_token_id", "pad_token_id")
+    )
     return Pass(
         streams,
         start=_length(cache),
@@ -173,10 +178,13 @@ def reading_order(calls: Sequence[tuple[Pass | None, tuple[int, ...]]]) -> Order
             continue
         before = _continued(batches, pass_, stream)
         now = _begun(rows.view(stream.shape), pass_, stream, decoded=before is not None)
-        if before is None:
-            batches.append(now)
-        else:
+        if before is not None:
             _append(before, now)
+        elif batches and _one_longer(batches[-1], now):
+            now.alone = torch.cat([batches[-1].alone, torch.tensor([True])])
+            batches[-1] = now
+        else:
+            batches.append(now)
     return _order(batches)
 
 
@@ -204,20 +212,19 @@ def _stream_of(pass_: Pass | None, shape: tuple[int, ...]) -> Stream | None:
 def _unknown(rows: Tensor) -> _Batch:
     """Rows of which only the order is known in which they came."""
     no = torch.zeros(1, len(rows), dtype=torch.bool)
-    return _Batch(rows[None], ~no, no[0], no, known=False)
+    return _Batch(rows[None], ~no, no[0], no, no, known=False)
 
 
 def _begun(rows: Tensor, pass_: Pass, stream: Stream, decoded: bool) -> _Batch:
     """The tokens of one pass; those that decoding gives come alone, one a sequence."""
     B, S = rows.shape
     alone = torch.full((S,), decoded and S == 1)
-    ends = torch.zeros(B, S, dtype=torch.bool)
-    real = stream.real
+    ends = fills = torch.zeros(B, S, dtype=torch.bool)
     if stream.ids is not None:
         ends = torch.isin(stream.ids, torch.tensor(sorted(pass_.ends), dtype=stream.ids.dtype))
-        if B > 1 and bool(alone.all()) and pass_.padding not in {None, *pass_.ends}:
-            real = real & (stream.ids != pass_.padding)
-    return _Batch(rows, real, alone, ends, pass_.cache, pass_.start or 0)
+        if pass_.padding is not None and pass_.padding not in pass_.ends:
+            fills = stream.ids == pass_.padding
+    return _Batch(rows, stream.real, alone, ends, fills, stream.ids, pass_.cache, pass_.start or 0)
 
 
 def _continued(batches: Sequence[_Batch], pass_: Pass, stream: Stream) -> _Batch | None:
@@ -235,6 +242,14 @@ def _continued(batches: Sequence[_Batch], pass_: Pass, stream: Stream) -> _Batch
     return None
 
 
+def _one_longer(before: _Batch, now: _Batch) -> bool:
+    """Whether a pass without a cache is the one before, with a token more: decoded without one."""
+    if before.cache or now.cache or before.ids is None or now.ids is None:
+        return False
+    B, L = before.ids.shape
+    return now.ids.shape == (B, L + 1) and torch.equal(now.ids[:, :-1], before.ids)
+
+
 def _append(batch: _Batch, now: _Batch) -> None:
     """Put a pass behind the tokens that the cache still held before it."""
     kept = now.base - batch.base if now.base else batch.rows.shape[1]
@@ -242,6 +257,7 @@ def _append(batch: _Batch, now: _Batch) -> None:
     batch.real = torch.cat([batch.real[:, :kept], now.real], 1)
     batch.alone = torch.cat([batch.alone[:kept], now.alone])
     batch.ends = torch.cat([batch.ends[:, :kept], now.ends], 1)
+    batch.fills = torch.cat([batch.fills[:, :kept], now.fills], 1)
     batch.cache = now.cache
 
 
@@ -261,7 +277,8 @@ def _after_the_end(batch: _Batch) -> Tensor:
             ended = ended | batch.ends[:, column]
         else:
             ended = torch.zeros_like(ended)
-    return after
+    last = batch.fills.flip(1).long().cumprod(1).flip(1).bool()  # what fills up to the end
+    return after | (last & batch.alone)
 
 
 def _order(batches: Sequence[_Batch]) -> Order:
