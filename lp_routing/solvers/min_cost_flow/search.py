@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lp_routing.solvers.min_cost_flow.cpu import Rows
 from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_WAY, OUT_OF_STEPS, exchange
-from lp_routing.solvers.min_cost_flow.newton import GRID, Demand, settled
+from lp_routing.solvers.min_cost_flow.newton import GRID, STEPS, Demand, settled
 from lp_routing.solvers.min_cost_flow.rows import TIE, entries
 from lp_routing.solvers.min_cost_flow.tree import Tree
 
@@ -68,7 +68,9 @@ class Found:
     counts: Counts
 
 
-def prices(rows: Rows, tree: Tree, price: Array | None, seed: int) -> tuple[Array, Array, float]:
+def prices(
+    rows: Rows, tree: Tree, price: Array | None, seed: int, steps: int
+) -> tuple[Array, Array, float]:
     """Prices of the nodes, from samples of growing size or those given; loads; a unit of score."""
     T, E = rows.scores.shape
     size = min(T, max(FIRST, 4 * E))
@@ -82,7 +84,7 @@ def prices(rows: Rows, tree: Tree, price: Array | None, seed: int) -> tuple[Arra
         for level in range(levels):
             some = int(size * (T / size) ** (level / levels))
             price, _ = settled(rows.take(np.sort(order[:some])), demand, tree, price)
-    return *settled(rows, demand, tree, demand.rounded(price)), demand.unit
+    return *settled(rows, demand, tree, demand.rounded(price), steps), demand.unit
 
 
 @dataclass
@@ -113,6 +115,7 @@ def search(
     seed: int = 0,
     deadline: float = np.inf,
     enough: Callable[[Tensor, Array], bool] | None = None,
+    steps: int = STEPS,
 ) -> Found:
     """The optimum of the rows under the bounds of the tree; see the head of this file.
 
@@ -123,9 +126,10 @@ def search(
         seed: of the samples.
         deadline: of `time.perf_counter`.
         enough: whether feasible amounts and prices of the nodes will do.
+        steps: Newton steps on all rows at most.
     """
     counts = Counts()
-    price, load, unit = prices(rows, tree, price, seed)
+    price, load, unit = prices(rows, tree, price, seed, steps)
     counts.passes = rows.passes
     initial = leaf_price = tree.leaf_prices(price)
     x, load = rows.place(leaf_price, tree.upper[: tree.leaves])
@@ -156,7 +160,7 @@ def search(
             return Found(x, tree.own(state.price), None, counts)
         if late:
             return Found(None, tree.own(state.price), None, counts)
-        if status == NO_WAY and bool((opened == 2).all()):
+        if status == NO_WAY and (bool((opened == 2).all()) or not reached[: tree.leaves].any()):
             return Found(None, tree.own(state.price), reached, counts)
         strained = reached[: tree.leaves] & (status == NO_WAY)
         if len(wrong) > TOO_MANY * (len(at) + tree.leaves):

@@ -1,10 +1,11 @@
 """`MinCostFlow`: the exact optimum of every integral routing problem, for a few `topk`."""
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lp_routing.certificate.certificate import certify
 from lp_routing.certificate.prices import Prices
@@ -14,7 +15,7 @@ from lp_routing.process_group import ProcessGroup
 from lp_routing.solvers.base import Solver, SolverResult, SolverStatus, check_time_limit
 from lp_routing.solvers.min_cost_flow.cpu import Rows
 from lp_routing.solvers.min_cost_flow.search import search
-from lp_routing.solvers.min_cost_flow.tree import node_prices, prices_of, tree_of
+from lp_routing.solvers.min_cost_flow.tree import Tree, node_prices, prices_of, tree_of
 from lp_routing.validation import as_int, as_nonnegative
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -22,6 +23,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MOST_EXPERTS = 2**15 - 1
 """Leaves are numbered in 16 bits."""
 INFEASIBLE = "MinCostFlow: infeasible"
+OUT_OF_TIME = "MinCostFlow: the time limit came first"
 
 
 class MinCostFlow(Solver):
@@ -91,28 +93,85 @@ class MinCostFlow(Solver):
                 f"{self.name}: at most {MOST_EXPERTS} experts, got E={problem.E}; use HiGHS()."
             )
         deadline = time.perf_counter() + (self.time_limit_s or float("inf"))
-        terms = terms_of(problem)
-        built = tree_of(problem, terms[:, 0], terms[:, 1])
-        if built is None or bool((terms[:, 0] > terms[:, 1]).any()):
+        flow = flow_of(problem)
+        if flow is None:
             return SolverResult(SolverStatus.INFEASIBLE, None, None, said=INFEASIBLE)
-        tree, null = built
-        start = None if self.start is None else node_prices(problem, tree, self.start)
-        rows = Rows(problem.scores, terms, null, tree.leaves)
+        start = None if self.start is None else node_prices(problem, flow.tree, self.start)
 
-        def enough(x: torch.Tensor, price: Array) -> bool:
-            gap = certify(problem, x, prices_of(problem, tree, price)).relative_gap
+        def enough(x: Tensor, price: Array) -> bool:
+            gap = certify(problem, x, prices_of(problem, flow.tree, price)).relative_gap
             return gap <= self.relative_gap
 
-        found = search(
-            rows, tree, start, self.seed, deadline, enough if self.relative_gap else None
-        )
-        prices = prices_of(problem, tree, found.price)
+        will_do = enough if self.relative_gap else None
+        found = search(flow.rows, flow.tree, start, self.seed, deadline, will_do)
+        prices = prices_of(problem, flow.tree, found.price)
         if found.cut is not None:
             return SolverResult(SolverStatus.INFEASIBLE, None, prices, said=INFEASIBLE)
         if found.x is None:
-            return SolverResult(SolverStatus.TIME_LIMIT, None, prices, said="out of time")
-        x = found.x.bool() if problem.multiplicity is None else found.x.long()
-        return SolverResult(SolverStatus.FINISHED, x, prices)
+            x = feasible_assignment(problem, prices)
+            return SolverResult(SolverStatus.TIME_LIMIT, x, prices, said=OUT_OF_TIME)
+        return SolverResult(SolverStatus.FINISHED, amounts(problem, found.x), prices)
+
+
+class Flow(NamedTuple):
+    """A problem as the search takes it."""
+
+    rows: Rows
+    tree: Tree
+
+
+def flow_of(problem: RoutingProblem, *, tight: bool = True) -> Flow | None:
+    """The rows and the tree of an integral problem; None where bounds contradict each other.
+
+    Not `tight`, bounds are taken as they stand, unless a token must take more than it may.
+    """
+    terms = terms_of(problem)
+    if bool((terms[:, 0] > terms[:, 1]).any()):
+        return None
+    built = tree_of(problem, terms[:, 0], terms[:, 1], tight=tight)
+    if built is None:
+        return None
+    tree, null = built
+    return Flow(Rows(problem.scores, terms, null, tree.leaves), tree)
+
+
+def amounts(problem: RoutingProblem, x: Tensor) -> Tensor:
+    """Boolean (T, E) where every row is one token, else int64."""
+    return x.bool() if problem.multiplicity is None else x.long()
+
+
+def feasible_assignment(problem: RoutingProblem, prices: Prices) -> Tensor | None:
+    """Whole amounts (T, E) near some prices that satisfy every bound; None where there are none.
+
+    Tokens choose at the prices; then units move along cheapest ways until all bounds hold. The
+    problem must be integral.
+    """
+    flow = flow_of(problem)
+    if flow is None:
+        return None
+    start = node_prices(problem, flow.tree, prices)
+    found = search(flow.rows, flow.tree, start, enough=lambda *_: True, steps=0)
+    return None if found.x is None else amounts(problem, found.x)
+
+
+def cut_prices(problem: RoutingProblem) -> Prices | None:
+    """Prices of -1, 0 and 1 under which scores of zero have a negative bound (Farkas' lemma).
+
+    Args:
+        problem: integral, all scores 0 or -inf; small, as every pair is looked at.
+
+    Returns:
+        The cut that the search ends with: the bounds on the nodes reached let out less than what
+        tokens must put there. No prices where a token alone must take more than it may; None where
+        an assignment exists.
+    """
+    flow = flow_of(problem, tight=False)
+    if flow is None:
+        return Prices()
+    found = search(flow.rows, flow.tree, np.zeros(flow.tree.root), steps=0)
+    if found.cut is None:
+        return None
+    return prices_of(problem, flow.tree, flow.tree.own(found.cut.astype(float)))
 
 
 def terms_of(problem: RoutingProblem) -> Array:

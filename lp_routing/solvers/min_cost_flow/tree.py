@@ -90,10 +90,12 @@ class Tree:
         return paid[: self.leaves]
 
 
-def tree_of(problem: RoutingProblem, must: Array, may: Array) -> tuple[Tree, Array] | None:
+def tree_of(
+    problem: RoutingProblem, must: Array, may: Array, *, tight: bool = True
+) -> tuple[Tree, Array] | None:
     """The tree of a problem, and the null of each token, (T,) or (1,) where all have the same.
 
-    None where its bounds contradict each other, whatever the pairs.
+    None where its bounds contradict each other, whatever the pairs; not `tight`, as they stand.
 
     Args:
         problem: whole bounds and nested groups.
@@ -119,10 +121,13 @@ def tree_of(problem: RoutingProblem, must: Array, may: Array) -> tuple[Tree, Arr
     def bound(node: int, family: Family, row: int, of: int | None = None) -> None:
         low, high = float(family.lower[row]), float(family.upper[row])
         if of is None:
-            lower[node], upper[node] = low, min(high, units)
+            lower[node], upper[node] = low, max(low, min(high, units))
             states[:, node] = low > 0, high <= units
         else:  # so many of the group's units are left empty
-            lower[node], upper[node] = max(0, of - min(high, of)), of - low
+            lower[node], upper[node] = (
+                max(0, of - min(high, of)),
+                of - low,
+            )  # less than 0: impossible
             states[:, node] = high <= of, low > 0
 
     experts = problem.family("expert")
@@ -165,10 +170,12 @@ def tree_of(problem: RoutingProblem, must: Array, may: Array) -> tuple[Tree, Arr
             bound(first + at, group, row, of=int(may[members].sum()))
             place["token_group"][row] = first + at
     lower[nodes] = units
-    sources = _tighten(parent, lower, upper, states)
+    own_bounds = np.full(nodes + 1, OWN), np.full(nodes + 1, OWN)
+    sources = _tighten(parent, lower, upper, states) if tight else own_bounds
     if sources is None:
         return None
-    tree = Tree(E, leaves, parent, lower, upper, *sources, place)
+    low_from, high_from = sources
+    tree = Tree(E, leaves, parent, lower, upper, low_from, high_from, place)
     return tree, (E + own if sequences else np.full(1, E)).astype(np.int16)
 
 
