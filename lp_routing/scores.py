@@ -20,6 +20,7 @@ from lp_routing.validation import (
     as_choice,
     as_float,
     as_tensor,
+    forbid_masks,
     refuse_nan_and_inf,
     refuse_not_dense,
 )
@@ -60,6 +61,15 @@ def sqrt_softplus(values: Tensor, mask: Tensor | None = None) -> Tensor:
     return _scored(wide, mask, torch.where(exact < -40, tail, root).to(wide.dtype))
 
 
+def probabilities(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """exp(x): what logarithms of probabilities are of; rows may sum to less than 1.
+
+    For traces of the largest probabilities alone, which a softmax would divide by their sum.
+    """
+    wide = check_logits(values)
+    return _scored(wide, mask, wide.exp())
+
+
 def unified(values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5) -> Tensor:
     """USMoE's unified score: (1 - rate) softmax + rate * sigmoid * 2 / E (Do et al. 2025, code)."""
     wide = check_logits(values)
@@ -89,6 +99,7 @@ BY_NAME: dict[str, ScoreFunction] = {
     "unified": unified,
     "logits": logits,
     "sqrt_softplus": sqrt_softplus,
+    "probabilities": probabilities,
 }
 """Scores the command line offers by name."""
 
@@ -100,6 +111,8 @@ def check_rate(rate: float) -> None:
 
 def check_logits(values: Tensor, what: str = "logits") -> Tensor:
     """Logits (..., T, E) in float32 or float64; lists and numpy arrays are read as float64.
+
+    Numbers that stand for -inf (`lp_routing.validation.forbid_masks`) become -inf.
 
     Raises:
         InputError: not dense floating-point numbers with two or more axes, empty, NaN or +inf.
@@ -121,7 +134,7 @@ def check_logits(values: Tensor, what: str = "logits") -> Tensor:
         )
     wide = values if values.dtype == torch.float64 else values.float()
     refuse_nan_and_inf(wide.detach(), what)
-    return wide
+    return forbid_masks(wide)
 
 
 def masked(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -67,16 +67,20 @@ def as_tensor(values: Any, what: str, expected: str) -> Tensor:
     """Dense tensors as they are; anything else by way of numpy, which reads floats as float64.
 
     Memory is shared where possible, with read-only and memory-mapped arrays too: nothing here
-    writes to what a caller gave.
+    writes to what a caller gave. bfloat16 of numpy (`ml_dtypes`) becomes bfloat16 of torch.
 
     Raises:
-        InputError: what is no array of numbers, with `expected` in the sentence.
+        InputError: what is no array of numbers, with `expected` in the sentence; a masked array
+            with masked entries, whose mask would be lost.
     """
+    _refuse_masked(values, what)
     try:
         if isinstance(values, Tensor):
             tensor = values.detach()
         else:
             array = np.asarray(values)
+            if array.dtype.name == "bfloat16":
+                return from_bfloat16(array)
             if not array.dtype.isnative or any(stride < 0 for stride in array.strides):
                 array = array.astype(array.dtype.newbyteorder("="), order="C")
             with warnings.catch_warnings():
@@ -89,6 +93,21 @@ def as_tensor(values: Any, what: str, expected: str) -> Tensor:
         ) from error
     refuse_not_dense(tensor, what, expected)
     return tensor
+
+
+def from_bfloat16(array: np.ndarray[Any, Any]) -> Tensor:
+    """Two bytes an entry, as `ml_dtypes` lays them out, as the bfloat16 numbers that they are."""
+    return torch.from_numpy(np.ascontiguousarray(array).view(np.int16)).view(torch.bfloat16)
+
+
+def _refuse_masked(values: Any, what: str) -> None:
+    """Raise where numpy would read the entries under the mask of a masked array as any others."""
+    parts = values if isinstance(values, list | tuple) else [values]
+    if any(np.ma.is_masked(part) for part in parts if isinstance(part, np.ma.MaskedArray)):
+        raise InputError(
+            f"{what}: got a masked array with masked entries; say what they are, such as "
+            f".filled(-numpy.inf) for forbidden pairs."
+        )
 
 
 def refuse_not_dense(tensor: Tensor, what: str, expected: str = "numbers") -> None:
@@ -121,6 +140,26 @@ def refuse_nan_and_inf(values: Tensor, what: str) -> None:
             f"{what}{list(first)} is {float(values[first])} ({count} such entries): it must be "
             f"finite, or -inf to forbid a pair. Look for overflow where it is computed."
         )
+
+
+MASK_NEAR, MASK_WITHIN = 1e9, 1e6
+"""Logits within 1e6 of -1e9 are masks: bfloat16 rounds -1e9 by 7e5, and masks are added, too."""
+
+
+def forbid_masks(logits: Tensor) -> Tensor:
+    """The logits with -inf where a finite number stands for it: they forbid the pair.
+
+    Such numbers are the lowest finite ones of half, bfloat16, single and double precision, also
+    as another of these rounds them, and -1e9. A new tensor, or the one given where there are none.
+    """
+    plain = logits.detach()
+    plain = plain if plain.dtype == torch.float64 else plain.float()
+    if plain.numel() == 0 or not bool((plain.amin(-1) <= -MASK_LIKE).any()):
+        return logits
+    masks = (plain + MASK_NEAR).abs() <= MASK_WITHIN
+    for number in LOWEST:
+        masks |= plain == number
+    return logits.masked_fill(masks, float("-inf")) if bool(masks.any()) else logits
 
 
 def as_float(value: object, name: str, expected: str, fits: Callable[[float], bool]) -> float:
@@ -179,6 +218,19 @@ MASK_LIKE = 6e4
 
 The smallest of these is float16's, -65504; a lower limit would compare more chunks in vain.
 """
+
+
+LOWEST = tuple(
+    sorted(
+        {
+            float(torch.tensor(torch.finfo(of).min, dtype=torch.float64).to(read_as))
+            for of in DTYPES
+            for read_as in DTYPES
+        }
+        - {float("-inf")}
+    )
+)
+"""The lowest finite number of each dtype, exact and as the others round it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,13 +64,18 @@ def test_what_makes_no_sense_is_refused_in_words(call, words):
 
 def test_a_text_array_under_a_key_that_counts_is_named(tmp_path):
     np.savez(tmp_path / "a.npz", router_logits=np.array(["a"]))
-    with pytest.raises(lpr.InputError, match=r"a\.npz: router_logits must be an array of numbers"):
+    with pytest.raises(
+        lpr.InputError, match=r"a\.npz: router_logits: expected an array of numbers"
+    ):
         lpr.traces.read(tmp_path / "a.npz")
 
 
-def test_a_pt_file_that_holds_a_list_is_named(tmp_path):
-    torch.save([LOGITS], tmp_path / "a.pt")
-    with pytest.raises(lpr.InputError, match=r"expected a tensor or a dict of tensors, got list"):
+def test_a_pt_file_that_holds_a_number_is_named(tmp_path):
+    torch.save(3, tmp_path / "a.pt")
+    with pytest.raises(lpr.InputError, match=r"expected a tensor, a list of .*, got int"):
+        lpr.traces.read(tmp_path / "a.pt")
+    torch.save([LOGITS, 3], tmp_path / "a.pt")
+    with pytest.raises(lpr.InputError, match=r"entry 1 is int, others are tensors"):
         lpr.traces.read(tmp_path / "a.pt")
 
 

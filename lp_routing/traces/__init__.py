@@ -1,6 +1,7 @@
 """Router logits of real models: a reader of files, hooks on a model, and a sample."""
 
 from lp_routing.traces.capture import Captured, capture
-from lp_routing.traces.trace import Trace, read, sample
+from lp_routing.traces.reading import read, sample
+from lp_routing.traces.trace import Trace
 
 __all__ = ["Captured", "Trace", "capture", "read", "sample"]

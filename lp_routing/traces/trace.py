@@ -1,48 +1,54 @@
-"""A trace: the router logits of some layers for the same tokens, read from a file.
+"""A trace: the router logits of some layers for the same tokens, and what the model says."""
 
-Nothing in a file is ever executed. `sample` is the trace that ships: held-out router logits of the
-byte-level MoE that this project trained.
-"""
-
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.resources import as_file, files
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.validation import as_tensor, refuse_nan_and_inf
+from lp_routing.traces.formats import store
+from lp_routing.validation import as_float, as_int, as_tensor, forbid_masks, refuse_nan_and_inf
 
-KEY = "router_logits"
-SPARSE_KEYS = ("expert_ids", "probs")
-KEYS = {KEY, *SPARSE_KEYS, "num_experts", "mask", "sequence", "request"}
-MOST_EXPERTS = 1 << 16
-"""Experts: a file that names more is damaged, and its dense matrix would fill the memory."""
+SUM = {torch.float16: 1e-2, torch.bfloat16: 1e-2, torch.float32: 1e-3, torch.float64: 1e-3}
+"""Rows that add up to 1 up to this, all of them, are probabilities, by the precision they are in.
+
+bfloat16 shares of 256 experts sum to 1 within some 4e-3; logits do so only by chance.
+"""
+
+
+CHECKED = 4096
+"""Tokens checked together, so that most logits are told from logarithms by a few rows."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Router logits as a model produced them.
+    """Router logits as a model produced them, and what the model says of its routing.
 
     Attributes:
-        router_logits: (L, T, E) floating point; -inf where a pair was not recorded or not allowed.
-            Padding may hold anything.
+        router_logits: (L, T, E) floating point, or (T, E) for one layer; -inf where a pair was not
+            recorded or not allowed. Padding may hold anything. Numbers that stand for -inf, such
+            as -1e9 and the lowest of a precision, become -inf.
         source: where it was read.
-        mask: boolean (T,), True for real tokens; None where all are.
-        sequence: whole numbers (T,), the sequence (or request) of each token; None if unknown.
-        up_to_a_constant: whether only probabilities were recorded, so that each token's logits are
-            known up to one constant: a sigmoid or a ReLU of them says nothing.
+        mask: (T,), or (B, S) with B S = T: True or 1 for real tokens, False or 0 for padding;
+            None where all are real. Kept as booleans (T,).
+        sequence: whole numbers (T,) or (B, S), the sequence (or request) of each token; of a mask
+            (B, S) the rows; None if unknown.
+        up_to_a_constant: whether the logits are logarithms of probabilities, so that each token's
+            are known up to one constant: a sigmoid or a ReLU of them says nothing. Set where every
+            row is such a logarithm.
         k: experts per token; None if unknown, as with all below.
         score: name of the score function in `lp_routing.scores`, such as "softmax" or "sigmoid".
         capacity_factor: slots of an expert relative to an equal share.
         layer_names: a name a layer.
         bias: (L, E), or (E,) for one layer: what the model adds to scores where it chooses
             (`e_score_correction_bias`, `expert_bias`). The routers of this package do not use it.
+
+    Raises:
+        InputError: other shapes, a mask of other values, probabilities in place of logits, NaN or
+            +inf, or what does not fit the logits.
     """
 
     router_logits: Tensor
@@ -57,7 +63,8 @@ class Trace:
     bias: Tensor | None = None
 
     def __post_init__(self) -> None:
-        logits = self.router_logits
+        logits = as_tensor(self.router_logits, f"{self.source}: router_logits", "numbers")
+        logits = logits[None] if logits.ndim == 2 else logits
         if logits.ndim != 3 or not logits.is_floating_point():
             raise InputError(
                 f"{self.source}: expected floating-point router logits [layers, tokens, experts] "
@@ -65,17 +72,27 @@ class Trace:
             )
         if logits.numel() == 0:
             raise InputError(f"{self.source}: the router logits are empty, {tuple(logits.shape)}.")
-        for name in ("mask", "sequence"):
-            values = getattr(self, name)
-            if values is not None and values.shape != logits.shape[1:2]:
-                raise InputError(
-                    f"{self.source}: {name} has shape {tuple(values.shape)}, expected one entry "
-                    f"for each of the {logits.shape[1]} tokens."
-                )
-        if self.sequence is not None and self.sequence.is_floating_point():
-            raise InputError(f"{self.source}: sequence must hold whole numbers.")
-        real = logits if self.mask is None else logits[:, self.mask]
+        logits = logits.float() if logits.dtype.itemsize == 1 else logits  # float8 has no max
+        tokens = logits.shape[1]
+        mask = as_mask(self.mask, tokens, self.source)
+        real = logits if mask is None else logits[:, mask.to(logits.device)]
         refuse_nan_and_inf(real, f"{self.source}: router_logits")
+        refuse_probabilities(real, self.source)
+        sequence = as_sequence(self.sequence, self.mask, tokens, self.source)
+        for name, value in {
+            "router_logits": forbid_masks(logits),
+            "mask": mask,
+            "sequence": sequence,
+            "up_to_a_constant": bool(self.up_to_a_constant) or are_log_probabilities(real),
+            "layer_names": _names(self.layer_names, len(logits), self.source),
+            "bias": _bias(self.bias, len(logits), logits.shape[2], self.source),
+        }.items():
+            object.__setattr__(self, name, value)
+        if self.k is not None:
+            as_int(self.k, f"{self.source}: k", 1, logits.shape[2], "E, the number of experts")
+        if self.capacity_factor is not None:
+            name, expected = f"{self.source}: capacity_factor", "a positive number"
+            as_float(self.capacity_factor, name, expected, lambda given: given > 0)
 
     @property
     def layers(self) -> int:
@@ -87,171 +104,111 @@ class Trace:
         logits = self.router_logits[index]
         return logits if self.mask is None else logits[self.mask]
 
+    def save(self, path: str | Path) -> None:
+        """Write everything but `source` as `.npz` or `.safetensors`; `read` reads it back.
 
-def sample() -> Trace:
-    """Router logits [4 layers, 4096 tokens, 32 experts] in reading order; see `sample.md`."""
-    with as_file(files("lp_routing.traces") / "sample.npz") as path:
-        trace = read(path)
-    return Trace(trace.router_logits, "the sample trace", trace.mask, trace.sequence)
+        Numbers keep their precision, bfloat16 too. The file is written whole or not at all.
+
+        Raises:
+            InputError: another suffix, or it cannot be written.
+        """
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "source"}
+        store(Path(path), {name: value for name, value in content.items() if value is not None})
+
+    @property
+    def real_sequence(self) -> Tensor | None:
+        """The sequence of each real token (T',); None if unknown."""
+        known = self.sequence is not None and self.mask is not None
+        return self.sequence[self.mask] if known else self.sequence  # type: ignore[index]
 
 
-def read(path: str | Path) -> Trace:
-    """Read `.npz`, `.npy`, `.safetensors` or `.pt` (tensors only).
-
-    A file with names holds `router_logits` [L, T, E] or [T, E], optionally `mask` [T] (True for
-    real tokens) and `sequence` or `request` [T]; or the sparse form `expert_ids` and `probs`,
-    both [L, T, K']: the softmax over the K' experts recorded for a token. Their logits are
-    log(probs), up to one constant a token, and every other pair is forbidden; `num_experts` says
-    E, else it is the largest id plus one. A file without names (`.npy`, a bare tensor) holds the
-    logits.
+def as_mask(mask: Any, tokens: int, source: str) -> Tensor | None:
+    """A mask (T,) or (B, S) of booleans, or of numbers 0 and 1, as booleans (T,).
 
     Raises:
-        InputError: no such file, another format, unreadable, a missing key, wrong shapes, NaN.
+        InputError: another number of tokens, other values, or no real token.
     """
-    path = Path(path)
-    try:
-        kind = "folder" if path.is_dir() else "file" if path.exists() else None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be looked up ({error.strerror}).") from error
-    if kind != "file":
-        raise InputError(f"{path}: {'is a folder; give one file' if kind else 'no such file'}.")
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(
-            f"{path}: expected a file ending in {', '.join(_READERS)}, got {path.suffix!r}."
-        )
-    try:
-        content = reader(path)
-    except InputError:
-        raise
-    except Exception as error:  # every library has its own errors for broken files
-        raise InputError(
-            f"{path}: cannot be read as {path.suffix} ({type(error).__name__}). It may be "
-            f"truncated, of another format, or hold objects, which are never loaded; "
-            f"save the logits again as plain arrays."
-        ) from error
-    return _trace(content, str(path))
-
-
-def _npz(path: Path) -> dict[str, Tensor]:
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: is not an .npz archive, or is truncated; save it again.")
-    with np.load(path, allow_pickle=False) as archive:
-        known = {
-            name: _numbers(archive[name], path, name) for name in archive.files if name in KEYS
-        }
-        return known | dict.fromkeys(set(archive.files) - KEYS, torch.empty(0))
-
-
-def _npy(path: Path) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        return {KEY: _numbers(np.lib.format.read_array(file, allow_pickle=False), path, KEY)}
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return dict(load_file(path))
-
-
-def _pt(path: Path) -> dict[str, Tensor]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(content, Tensor):
-        content = {KEY: content}
-    if not isinstance(content, Mapping):
-        raise InputError(
-            f"{path}: expected a tensor or a dict of tensors, got {type(content).__name__}."
-        )
-    return {
-        str(name): as_tensor(value, f"{path}: {name}", "numbers") if name in KEYS else value
-        for name, value in content.items()
-    }
-
-
-_READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
-    ".npz": _npz,
-    ".npy": _npy,
-    ".safetensors": _safetensors,
-    ".pt": _pt,
-}
-
-
-def _trace(content: dict[str, Tensor], source: str) -> Trace:
-    if KEY in content:
-        logits = content[KEY]
-        logits = logits[None] if logits.ndim == 2 else logits
-    elif all(key in content for key in SPARSE_KEYS):
-        logits = _dense(content, source)
-    else:
-        found = ", ".join(content) or "nothing"
-        raise InputError(
-            f"{source}: expected the key {KEY!r} (or {SPARSE_KEYS[0]!r} and {SPARSE_KEYS[1]!r}), "
-            f"found {found}."
-        )
-    return Trace(
-        router_logits=logits,
-        source=source,
-        mask=_mask(content.get("mask"), source),
-        sequence=content.get("sequence", content.get("request")),
-        up_to_a_constant=KEY not in content,
-    )
-
-
-def _mask(mask: Tensor | None, source: str) -> Tensor | None:
     if mask is None:
         return None
-    if mask.is_floating_point() or not bool(((mask == 0) | (mask == 1)).all()):
+    values = _per_token(as_tensor(mask, f"{source}: mask", "booleans"), "mask", tokens, source)
+    if values.is_complex() or not bool(((values == 0) | (values == 1)).all()):
         raise InputError(
-            f"{source}: mask must hold booleans (True for real tokens), got {mask.dtype}."
+            f"{source}: mask must hold booleans, or 0 and 1 (1 for real tokens), got other "
+            f"values in {values.dtype}."
         )
-    if not bool(mask.any()):
+    if not bool(values.any()):
         raise InputError(f"{source}: mask marks every token as padding.")
-    return mask.bool()
+    return values.bool()
 
 
-def _dense(content: dict[str, Tensor], source: str) -> Tensor:
-    """Log-probabilities [L, T, E] of the recorded experts, -inf for all others."""
-    ids, probs = (content[key] for key in SPARSE_KEYS)
-    if ids.shape != probs.shape or ids.ndim not in (2, 3) or ids.is_floating_point():
+def as_sequence(sequence: Any, mask: Any, tokens: int, source: str) -> Tensor | None:
+    """The sequence of each token (T,); where none is given, the rows of a mask (B, S)."""
+    if sequence is None:
+        shape = () if mask is None else as_tensor(mask, f"{source}: mask", "booleans").shape
+        return torch.arange(shape[0]).repeat_interleave(shape[1]) if len(shape) == 2 else None
+    values = as_tensor(sequence, f"{source}: sequence", "whole numbers")
+    values = _per_token(values, "sequence", tokens, source)
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"{source}: sequence must hold whole numbers, got {values.dtype}.")
+    return values
+
+
+def _per_token(values: Tensor, name: str, tokens: int, source: str) -> Tensor:
+    """One entry a token, flattened where it came as (B, S)."""
+    if values.ndim not in (1, 2) or values.numel() != tokens:
         raise InputError(
-            f"{source}: expected whole expert_ids and probs of one shape [layers, tokens, kept], "
-            f"got {ids.dtype} {tuple(ids.shape)} and {probs.dtype} {tuple(probs.shape)}."
+            f"{source}: {name} has shape {tuple(values.shape)}, expected one entry for each of "
+            f"the {tokens} tokens."
         )
-    if not ids.numel():
-        raise InputError(f"{source}: expert_ids are empty, {tuple(ids.shape)}.")
-    ids, probs = ids.long(), probs.float()
-    if ids.ndim == 2:
-        ids, probs = ids[None], probs[None]
-    experts = _expert_count(content.get("num_experts"), ids, source)
-    if not bool((probs > 0).all()):
-        raise InputError(f"{source}: probs must be positive; found {probs.min():g}.")
-    repeated = ids.sort(-1).values.diff(dim=-1) == 0
-    if bool(repeated.any()):
-        where = tuple(int(i) for i in repeated.nonzero()[0][:2])
-        raise InputError(f"{source}: layer {where[0]}, token {where[1]} names an expert twice.")
-    dense = torch.full((*ids.shape[:2], experts), float("-inf"))
-    return dense.scatter_(-1, ids, probs.log())
+    return values.flatten()
 
 
-def _expert_count(stated: Tensor | None, ids: Tensor, source: str) -> int:
-    """E as the file states it, else the largest id plus one."""
-    lowest, highest = int(ids.min()), int(ids.max())
-    experts = highest + 1 if stated is None else -1
-    if stated is not None and stated.numel() == 1 and not stated.is_floating_point():
-        experts = int(stated)
-    if not 1 <= experts <= MOST_EXPERTS:
+def _names(names: Sequence[str] | None, layers: int, source: str) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if isinstance(names, str) or len(names) != layers:
+        raise InputError(f"{source}: layer_names: expected {layers} names, got {names!r}.")
+    return tuple(map(str, names))
+
+
+def _bias(bias: Any, layers: int, experts: int, source: str) -> Tensor | None:
+    if bias is None:
+        return None
+    values = as_tensor(bias, f"{source}: bias", "numbers")
+    values = values[None] if values.ndim == 1 and layers == 1 else values
+    if values.shape != (layers, experts) or not bool(values.isfinite().all()):
         raise InputError(
-            f"{source}: num_experts must be one whole number from 1 to {MOST_EXPERTS}, "
-            f"got {experts if stated is None else stated.tolist()}."
+            f"{source}: the selection bias must be finite, a number for each of {layers} layer(s) "
+            f"and {experts} experts, got shape {tuple(values.shape)}."
         )
-    if lowest < 0 or highest >= experts:
-        raise InputError(
-            f"{source}: expert_ids run from {lowest} to {highest}, outside 0..{experts - 1}."
-        )
-    return experts
+    return values
 
 
-def _numbers(array: np.ndarray[Any, Any], path: Path, name: str) -> Tensor:
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"{path}: {name} must be an array of numbers, got dtype {array.dtype}.")
-    return as_tensor(array, f"{path}: {name}", "numbers")
+def refuse_probabilities(logits: Tensor, source: str) -> None:
+    """Raise where all rows of a layer of (L, T, E) are >= 0 and add up to 1."""
+    if logits.shape[2] == 1:
+        return
+    for number, layer in enumerate(logits):
+        if bool((layer[:1] < 0).any()):
+            continue  # the usual case, for the price of a row
+        sums = layer.double().sum(-1)
+        if bool(((layer >= 0).all(-1) & ((sums - 1).abs() < SUM[layer.dtype])).all()):
+            raise InputError(
+                f"{source}: every row of layer {number} is >= 0 and adds up to 1: these are "
+                f"probabilities, not logits. Give their logarithm, or say "
+                f'values="probabilities" where a file is read.'
+            )
+
+
+def are_log_probabilities(logits: Tensor) -> bool:
+    """Whether exp(row) adds up to 1 in every row of (L, T, E) that allows a pair."""
+    if logits.shape[2] == 1:
+        return False
+    for layer in logits:
+        for rows in layer.split(CHECKED):
+            wide = rows.double()
+            off = wide.exp().sum(-1) - 1
+            off = off.masked_fill((wide == float("-inf")).all(-1), 0.0)
+            if not bool((off.abs() < SUM[logits.dtype]).all()):
+                return False
+    return True
