@@ -14,13 +14,14 @@ from lp_routing.cli.audit import HANDFUL, audit, parse_routers
 from lp_routing.cli.options import PACKAGES
 from lp_routing.report.audits import cell, sentences
 from lp_routing.routers.catalogue import CATALOGUE
+from tests.commands import with_k
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
 
 
 def run(*arguments: object):
     """Run the command in this process; whatever happens, it must not end in a traceback."""
-    result = CliRunner().invoke(audit, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(audit, with_k(arguments))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 

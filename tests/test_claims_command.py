@@ -14,6 +14,7 @@ from lp_routing.claims import CLAIMS, Evidence
 from lp_routing.claims.claim import Checked, check_all
 from lp_routing.cli import main
 from lp_routing.report.claims import EVIDENCE, anchor, markdown_page
+from tests.commands import with_k
 
 PAGE = Path(lpr.__file__).parents[1] / "docs" / "claims.md"
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
@@ -21,7 +22,7 @@ ALL = "lp_routing.cli.claims.CLAIMS"
 
 
 def run(*arguments):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(main, ["claims", *map(str, arguments)])
+    return CliRunner(env={"COLUMNS": "200"}).invoke(main, ["claims", *with_k(arguments)])
 
 
 def test_some_claims_on_the_sample(tmp_path):

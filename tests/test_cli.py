@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import lp_routing as lpr
 from lp_routing.cli import SUMMARIES, load, main
 from lp_routing.cli.options import PACKAGES, parse_layers, parse_tokens
+from tests.commands import with_k
 
 COMMAND = Path(sys.executable).with_name("lp-routing")
 FIELDS = "layer problem method kind status value bound gap relative_gap violation dropped max_load"
@@ -34,7 +35,7 @@ SPARSE = {  # two of three experts were recorded; expert 2 for one token only, s
 
 def verify(*arguments: object):
     """Run the command in this process; whatever happens, it must not end in a traceback."""
-    result = CliRunner().invoke(main, ["verify", *map(str, arguments), "--jobs", "1"])
+    result = CliRunner().invoke(main, ["verify", *with_k(arguments), "--jobs", "1"])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert "Traceback" not in result.output
     return result
@@ -177,8 +178,8 @@ def _with(value: float) -> np.ndarray:
     [
         (_with(np.nan), "router_logits[0, 3, 1] is nan (1 such entries)"),
         (_with(np.inf), "router_logits[0, 3, 1] is inf (1 such entries)"),
-        (LOGITS[0, :0], "the router logits are empty, (1, 0, 4)."),
-        (LOGITS[0, 0], "expected floating-point router logits"),
+        (LOGITS[0, :0], "with at least one of each, got torch.float32 of shape (0, 4)."),
+        (LOGITS[0, 0], "expected router logits [layers, tokens, experts]"),
         (np.full((12, 4), -np.inf), "token_0 must take at least"),
     ],
 )
@@ -244,7 +245,7 @@ def test_the_file_that_is_read_is_not_written_over(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.zeros((4, 4)))
     before = path.read_bytes()
-    result = CliRunner().invoke(main, ["verify", str(path), "--json", str(path)])
+    result = CliRunner().invoke(main, ["verify", str(path), "--k", "2", "--json", str(path)])
     assert result.exit_code == 2
     assert "this is the file to read; give another name" in result.stderr
     assert path.read_bytes() == before
@@ -253,7 +254,7 @@ def test_the_file_that_is_read_is_not_written_over(tmp_path):
 def test_without_a_terminal_progress_is_told_in_lines(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.eye(8, 4))
-    result = CliRunner().invoke(main, ["verify", str(path), "--jobs", "1"])
+    result = CliRunner().invoke(main, ["verify", str(path), "--k", "2", "--jobs", "1"])
     assert result.exit_code == 0
     assert "7 of 7 solved: layer 0, capped_expert_choice" in result.stderr
     assert "balanced" in result.stdout

@@ -13,6 +13,7 @@ from lp_routing.frontier import refine
 from lp_routing.frontier.summary import PointStore
 from lp_routing.report.frontier import adds_in_words, few
 from lp_routing.sweep import ResultFile
+from tests.commands import with_k
 
 # Two layers, two tokens, two experts; the scores are the logits themselves.
 #   layer 0: token 0 brings 3 at expert 0 and 1 at expert 1; token 1 brings 2 and 0.
@@ -24,15 +25,15 @@ PLAIN = ("--score", "logits", "--k", 1, "--capacity-factor", 1, "--routers", "no
 def run(*arguments: object):
     """Run the command; whatever happens, it must not end in a traceback."""
     environment = {"COLUMNS": "120"}
-    result = CliRunner(env=environment).invoke(main, ["frontier", *map(str, arguments)])
+    result = CliRunner(env=environment).invoke(main, ["frontier", *with_k(arguments)])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 
 
 @pytest.fixture
 def file(tmp_path):
-    np.save(tmp_path / "logits.npy", LOGITS)
-    return tmp_path / "logits.npy"
+    np.savez(tmp_path / "logits.npz", router_logits=LOGITS, axes="LTE")
+    return tmp_path / "logits.npz"
 
 
 def strict(path):
@@ -220,7 +221,7 @@ def test_an_unknown_budget_is_refused(file):
 def test_a_curve_that_falls_is_told_as_it_is(tmp_path):
     """All scores are negative: the best budget is none, and shares of nothing are not told."""
     np.save(tmp_path / "a.npy", -1 - LOGITS)
-    result = run(tmp_path / "a.npy", *PLAIN, "--routers", "top-k")
+    result = run(tmp_path / "a.npy", *PLAIN, "--routers", "top-k", "--axes", "LTE")
     assert result.exit_code == 0
     assert "Of the most" not in result.stdout
     assert "top-k has no share to lose of bounds that are not positive." in result.stdout
@@ -232,7 +233,7 @@ def test_forbidden_pairs_leave_no_token_choice(tmp_path):
     logits[:, :, 1] = -np.inf
     np.save(tmp_path / "a.npy", logits)
     options = ("--score", "logits", "--k", 2, "--capacity-factor", 1, "--routers", "none")
-    result = run(tmp_path / "a.npy", *options)
+    result = run(tmp_path / "a.npy", *options, "--axes", "LTE")
     assert result.exit_code == 0
     assert "Token choice with k=2 has no answer" in result.stdout
     assert "N = 4 buys no more than N = 2." in result.stdout
@@ -280,7 +281,10 @@ def test_torch_scores_are_needed_once(file):
     """Logits of half precision are routed as they are, widened exactly."""
     half = file.with_name("half.pt")
     torch.save(torch.from_numpy(LOGITS).bfloat16(), half)
-    assert run(half, *PLAIN).stdout.split("\n", 3)[3] == run(file, *PLAIN).stdout.split("\n", 3)[3]
+    assert (
+        run(half, *PLAIN, "--axes", "LTE").stdout.split("\n", 3)[3]
+        == run(file, *PLAIN).stdout.split("\n", 3)[3]
+    )
 
 
 @pytest.mark.parametrize("over", ["total", "capacity", "k", "layers"])

@@ -15,6 +15,7 @@ from lp_routing.cli.gap import gap, own_score, parse_routers
 from lp_routing.cli.options import PROBLEMS
 from lp_routing.evaluation.compare import comparisons
 from lp_routing.routers import CATALOGUE, Shape, TopK, router
+from tests.commands import with_k
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
 FEW = "optimum,top-k,drop by score"
@@ -22,7 +23,7 @@ FEW = "optimum,top-k,drop by score"
 
 def run(*arguments: object):
     """Run the command; whatever happens, it must not end in a traceback."""
-    result = CliRunner().invoke(gap, [*map(str, arguments), "--repeats", "1"])
+    result = CliRunner().invoke(gap, [*with_k(arguments), "--repeats", "1"])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert "Traceback" not in result.output
     return result
@@ -188,7 +189,7 @@ def test_an_option_that_makes_no_sense_gives_status_2_and_one_sentence(file, arg
 
 
 def test_no_repeats_at_all_are_refused(file):
-    result = CliRunner().invoke(gap, [str(file), "--repeats", "0"])
+    result = CliRunner().invoke(gap, [str(file), "--k", "2", "--repeats", "0"])
     assert (result.exit_code, result.stderr[:29]) == (2, "Error: repeats=0: it must be ")
 
 
@@ -345,7 +346,7 @@ def test_a_layer_that_fails_loses_no_other(file, fails_at_layer_1):
 
 def test_a_fault_of_ours_keeps_its_traceback(file, fails_at_layer_1):
     fails_at_layer_1(ZeroDivisionError("by nothing"))
-    result = CliRunner().invoke(gap, [str(file), "--routers", FEW, "--repeats", "1"])
+    result = CliRunner().invoke(gap, [str(file), "--k", "2", "--routers", FEW, "--repeats", "1"])
     assert result.exit_code == 1
     assert "in planted" in str(result.exception)
 

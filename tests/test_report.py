@@ -28,6 +28,7 @@ from lp_routing.report.document import Attempt, Cell, counted, listed, number, p
 from lp_routing.report.gap import lost
 from lp_routing.report.report import report as assemble
 from lp_routing.routers import CATALOGUE, TopK
+from tests.commands import with_k
 
 ROUTERS = "drop by score, drop by position, token-major, top-k"
 FEW = (CLAIMS[0], CLAIMS[3])
@@ -102,7 +103,7 @@ class Read(HTMLParser):
 
 
 def run(*arguments):
-    return CliRunner().invoke(report, [*map(str, arguments)])
+    return CliRunner().invoke(report, with_k(arguments))
 
 
 def made(path, *arguments, status=0):
@@ -386,7 +387,8 @@ def test_the_command_makes_the_page_again(small, tmp_path):
     first = made(tmp_path / "page.html", small, *settings, status=0)
     (line,) = re.findall(r"lp-routing report .*?-o page.html", first.words("making"))
     assert line == (
-        "lp-routing report small.npz --routers top-k --k 3 --seed 5 --date 'a day' -o page.html"
+        "lp-routing report small.npz --routers top-k --k 3 --capacity-factor 1.25 --score softmax "
+        "--seed 5 --date 'a day' -o page.html"
     )
 
 
@@ -402,7 +404,7 @@ def test_text_from_anywhere_is_text(tmp_path, monkeypatch):
     monkeypatch.setitem(CATALOGUE, "refuses", refuse)
     monkeypatch.setattr(frontier, "over_capacity", lambda *_, **__: refuse(None))
     path = tmp_path / "<img src=x onerror=alert(1)>.npz"
-    np.savez(path, router_logits=np.eye(4, dtype=np.float32))
+    np.savez(path, router_logits=2 * np.eye(4, dtype=np.float32))
     options = ("--k", 1, "--date", NASTY, "--routers", f"nasty {NASTY}, refuses")
     read = made(tmp_path / "page.html", path, *options, status=1)
     assert read.scripts == Read((tmp_path / "page.html").read_text()).scripts

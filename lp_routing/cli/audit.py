@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from lp_routing import traces
 from lp_routing.audits import Finding
 from lp_routing.audits import audit as run
 from lp_routing.cli.options import (
@@ -19,6 +18,7 @@ from lp_routing.cli.options import (
     check_writable,
     file_argument,
     k_option,
+    opened,
     parse_layers,
     parse_tokens,
     tokens_option,
@@ -31,6 +31,7 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.report.audits import LEGEND, audit_tables, sentences
 from lp_routing.routers.capacity import CapacityFactor
 from lp_routing.routers.catalogue import CATALOGUE, Shape, router
+from lp_routing.traces import Trace
 from lp_routing.validation import as_int
 
 HANDFUL = "top-k, drop by score, drop by position, token-major, expert choice, unified"
@@ -59,7 +60,7 @@ def audit(**options: Any) -> None:
     Exit status: 0 when the audits ran, whatever they found; 2 on bad input.
     """
     try:
-        _audit(Console(), AuditOptions(**options))
+        _audit(Console(), *opened(AuditOptions, options))
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -78,11 +79,10 @@ class AuditOptions:
     json_path: Path | None
 
 
-def _audit(console: Console, options: AuditOptions) -> None:
+def _audit(console: Console, options: AuditOptions, trace: Trace) -> None:
 
     check_writable(options.json_path, options.file)
     names = parse_routers(options.routers)
-    trace = traces.sample() if options.file is None else traces.read(options.file)
     layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
     found = {}
     for layer in layers:

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from lp_routing import traces
 from lp_routing.claims import CLAIMS, Claim, Evidence, SearchResult
 from lp_routing.claims.claim import Checked, chosen, claim_input, smallest_case
 from lp_routing.cli.options import (
@@ -22,6 +21,7 @@ from lp_routing.cli.options import (
     file_argument,
     k_option,
     layers_option,
+    opened,
     parse_layers,
     parse_tokens,
     tokens_option,
@@ -69,7 +69,7 @@ def claims(**options: Any) -> None:
     fails, 2 on bad input, 130 when interrupted.
     """
     try:
-        as_stated = _claims(Console(), ClaimsOptions(**options))
+        as_stated = _claims(Console(), *opened(ClaimsOptions, options))
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -81,6 +81,8 @@ class ClaimsOptions:
     """Options of `claims`."""
 
     file: Path | None
+    axes: str | None
+    values: str | None
     only: tuple[str, ...]
     k: int
     layers: str
@@ -92,7 +94,7 @@ class ClaimsOptions:
     resume_path: Path | None
 
 
-def _claims(console: Console, options: ClaimsOptions) -> bool:
+def _claims(console: Console, options: ClaimsOptions, trace: Trace) -> bool:
     """Run the command; returns whether all verdicts come out as stated."""
     todo = chosen(CLAIMS, options.only)
     check_writable(options.json_path, options.file)
@@ -101,7 +103,6 @@ def _claims(console: Console, options: ClaimsOptions) -> bool:
         raise InputError(f"--markdown {options.page_path}: --json has this name; give another.")
     check_resumable(options.resume_path, (options.file, options.json_path, options.page_path))
     as_int(options.jobs, "jobs", 1)
-    trace = traces.sample() if options.file is None else traces.read(options.file)
     layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
     checked, said = _checked(console, todo, trace, layers, most, options)
     console.print(claims_table(checked))
@@ -181,7 +182,8 @@ def _arguments(options: ClaimsOptions) -> list[str]:
     """The options that differ from their defaults, as typed, without folders."""
     typed = [] if options.file is None else [options.file.name]
     typed += [word for name in options.only for word in ("--only", name)]
-    defaults = {"k": 2, "layers": "all", "tokens": "1024", "seed": 0}
+    k = 2 if options.file is None else None  # of a file, k may not be known
+    defaults = {"axes": None, "values": None, "k": k, "layers": "all", "tokens": "1024", "seed": 0}
     typed += [
         word
         for name, usual in defaults.items()

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from lp_routing import traces
 from lp_routing.cli.gap import parse_routers
 from lp_routing.cli.options import (
     capacity_factor_option,
@@ -22,6 +21,7 @@ from lp_routing.cli.options import (
     file_argument,
     first_tokens,
     k_option,
+    opened,
     parse_layers,
     parse_tokens,
     score_option,
@@ -43,6 +43,7 @@ from lp_routing.report.frontier import LEGEND, frontier_table, sentences
 from lp_routing.report.plots import check_drawable
 from lp_routing.routers import CATALOGUE
 from lp_routing.sweep import Record
+from lp_routing.traces import Trace
 from lp_routing.validation import as_int
 
 HANDFULS = {
@@ -106,7 +107,7 @@ def frontier(**options: Any) -> None:
     Exit status: 0, 2 on bad input, or 130 when interrupted.
     """
     try:
-        _frontier(Console(), FrontierOptions(**options))
+        _frontier(Console(), *opened(FrontierOptions, options))
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -132,11 +133,10 @@ class FrontierOptions:
     resume_path: Path | None
 
 
-def _frontier(console: Console, options: FrontierOptions) -> None:
+def _frontier(console: Console, options: FrontierOptions, trace: Trace) -> None:
     """Run the command and print its results."""
     settings = _settings(options)
     _check_outputs(options)
-    trace = traces.sample() if options.file is None else traces.read(options.file)
     together = settings.over == "layers"
     layers = parse_layers(options.layers or ("all" if together else "0"), trace.layers)
     places = [layers] if together else [[layer] for layer in layers]

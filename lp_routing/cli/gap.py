@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from lp_routing import traces
 from lp_routing.cli.options import (
     PROBLEMS,
     capacity_factor_option,
@@ -30,6 +29,7 @@ from lp_routing.cli.options import (
     first_tokens,
     k_option,
     layers_option,
+    opened,
     parse_layers,
     parse_tokens,
     score_option,
@@ -142,7 +142,7 @@ def gap(**options: Any) -> None:
     Exit status: 0, 2 on bad input, or 130 when interrupted.
     """
     try:
-        _gap(Console(), GapOptions(**options))
+        _gap(Console(), *opened(GapOptions, options))
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -171,13 +171,12 @@ class GapOptions:
     resume_path: Path | None
 
 
-def _gap(console: Console, options: GapOptions) -> None:
+def _gap(console: Console, options: GapOptions, trace: Trace) -> None:
     """Run the command and print its results."""
     _check_outputs(options)
     if options.plot_path is not None:
         check_drawable(options.plot_path)
     names = parse_routers(options.routers, (OPTIMUM, *CATALOGUE))
-    trace = traces.sample() if options.file is None else traces.read(options.file)
     layers = parse_layers(options.layers, trace.layers)
     tokens = len(trace.layer(layers[0])[: parse_tokens(options.tokens)])
     sections, idle = sections_of(names, options.problem_name, options.score)

@@ -2,14 +2,17 @@
 
 import os
 import platform
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from torch import Tensor
 
-from lp_routing import scores
+from lp_routing import scores, traces
 from lp_routing.errors import InputError
 from lp_routing.problem import named as problems
 from lp_routing.problem.problem import RoutingProblem
@@ -17,15 +20,41 @@ from lp_routing.routers import CapacityFactor, Shape
 from lp_routing.traces import Trace
 from lp_routing.validation import as_int
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 PACKAGES = ("lp-routing", "torch", "numpy", "scipy", "highspy", "cvxpy", "clarabel")
 
-file_argument = click.argument("file", required=False, type=click.Path(path_type=Path))
-k_option = click.option("--k", default=2, show_default=True, help="Experts per token.")
+Command = Callable[..., Any]
+
+
+def file_argument(command: Command) -> Command:
+    """FILE, and how it is to be read; `opened` reads it."""
+    for option in (
+        click.option(
+            "--values",
+            type=click.Choice(["logits", "probabilities"]),
+            help="What FILE holds; left out, what it says, else logits.",
+        ),
+        click.option(
+            "--axes",
+            metavar="ORDER",
+            help='Order of the axes in FILE, such as "LTE", "TLE" or "LBSE": layers, tokens (or '
+            "batch and sequence), experts. Needed where the shape leaves it in doubt.",
+        ),
+        click.argument("file", required=False, type=click.Path(path_type=Path)),
+    ):
+        command = option(command)
+    return command
+
+
+k_option = click.option(
+    "--k", type=int, help="Experts per token. Left out: what FILE says; 2 for the sample."
+)
 capacity_factor_option = click.option(
     "--capacity-factor",
-    default=1.25,
-    show_default=True,
-    help="Capacity of an expert, relative to an equal share.",
+    type=float,
+    help="Capacity of an expert, relative to an equal share. Left out: what FILE says, else 1.25.",
 )
 layers_option = click.option(
     "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
@@ -38,11 +67,81 @@ tokens_option = click.option(
 )
 score_option = click.option(
     "--score",
-    type=click.Choice(["softmax", "sigmoid", "unified", "logits"]),
-    default="softmax",
-    show_default=True,
-    help="How logits become what a pair is worth; routers choose by scores of their own.",
+    type=click.Choice(list(scores.BY_NAME)),
+    help="How logits become what a pair is worth; routers choose by scores of their own. Left out: "
+    "what FILE says, else softmax.",
 )
+
+
+Options = TypeVar("Options", bound="DataclassInstance")
+
+
+def opened(kind: type[Options], typed: Mapping[str, Any]) -> tuple[Options, Trace]:
+    """The trace that a command is about, and its options with what the trace says for the rest.
+
+    Doubts about the file are told on stderr.
+
+    Args:
+        kind: the dataclass of the command's options.
+        typed: every option of the command by name; None where it was left out.
+
+    Raises:
+        InputError: a file that cannot be read, that does not say k, or that holds probabilities
+            where logits are asked for.
+    """
+    trace = traces.sample() if typed["file"] is None else _told(typed)
+    usual = {
+        "k": trace.k,
+        "capacity_factor": trace.capacity_factor or 1.25,
+        "score": trace.score or "softmax",
+    }
+    names = [field.name for field in fields(kind)]
+    values: dict[str, Any] = {
+        name: usual.get(name) if typed[name] is None else typed[name] for name in names
+    }
+    if values["k"] is None:
+        raise InputError(f"{trace.source}: does not say how many experts a token takes; give --k.")
+    if "score" in values:
+        values["score"] = _score(trace, values["score"])
+    return kind(**values), trace
+
+
+def _told(typed: Mapping[str, Any]) -> Trace:
+    """Read a file; what there is to say of it goes to stderr."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        trace = traces.read(typed["file"], axes=typed["axes"], values=typed["values"])
+    for warning in told:
+        click.echo(f"Warning: {warning.message}", err=True)
+    if trace.bias is not None:
+        click.echo(
+            f"Warning: {trace.source}: its selection bias is read, but no router of this command "
+            f"uses it yet: they choose by the logits alone.",
+            err=True,
+        )
+    return trace
+
+
+def _score(trace: Trace, name: str) -> str:
+    """The score function, where the trace tells what it needs.
+
+    Of logarithms of probabilities the softmax is these probabilities as they are, also where a
+    token's do not add up to 1 because some were not recorded.
+    """
+    scores.named(name)
+    if trace.up_to_a_constant and name == "softmax":
+        return "probabilities"
+    if trace.up_to_a_constant != (name == "probabilities"):
+        raise InputError(
+            f"--score {name}: {trace.source} holds "
+            + (
+                "probabilities, which tell the logits up to one constant a token only; give "
+                "--score softmax."
+                if trace.up_to_a_constant
+                else "logits, not logarithms of probabilities; give --score softmax."
+            )
+        )
+    return name
 
 
 def parse_layers(text: str, count: int) -> list[int]:

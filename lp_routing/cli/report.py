@@ -13,7 +13,6 @@ from typing import Any
 import click
 from torch import Tensor
 
-from lp_routing import traces
 from lp_routing.audits import audit
 from lp_routing.claims import CLAIMS
 from lp_routing.claims.claim import check_all
@@ -25,6 +24,7 @@ from lp_routing.cli.options import (
     first_tokens,
     k_option,
     layers_option,
+    opened,
     parse_layers,
     parse_tokens,
     score_option,
@@ -95,7 +95,7 @@ def report(**options: Any) -> None:
     (the page is written); 2 on bad input; 130 when interrupted (what there is, is written).
     """
     try:
-        status = _report(ReportOptions(**options))
+        status = _report(*opened(ReportOptions, options))
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -107,6 +107,8 @@ class ReportOptions:
     """Options of `report`."""
 
     file: Path | None
+    axes: str | None
+    values: str | None
     output: Path
     routers: str
     k: int
@@ -119,13 +121,12 @@ class ReportOptions:
     dated: str
 
 
-def _report(options: ReportOptions) -> int:
+def _report(options: ReportOptions, trace: Trace) -> int:
     """Run the command; returns the exit status."""
     check_writable(options.output, options.file, "--output")
 
     check_drawable()
     names = parse_routers(options.routers, tuple(CATALOGUE))
-    trace = traces.sample() if options.file is None else traces.read(options.file)
     layers = parse_layers(options.layers, trace.layers)
     logits = first_tokens(trace, parse_tokens(options.tokens))[layers]
     settings = _settings(options, trace, layers, names, logits)

@@ -19,13 +19,14 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from lp_routing import scores, traces
+from lp_routing import scores
 from lp_routing.cli.options import (
     capacity_factor_option,
     check_writable,
     file_argument,
     k_option,
     layers_option,
+    opened,
     parse_layers,
     parse_tokens,
     score_option,
@@ -69,7 +70,7 @@ def verify(**options: Any) -> None:
     Exit status: 0 when all that claims exactness is exact, 1 when something is not, 2 on bad input.
     """
     try:
-        proved = _verify(Console(), VerifyOptions(**options))
+        proved = _verify(Console(), *opened(VerifyOptions, options))
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -90,10 +91,9 @@ class VerifyOptions:
     jobs: int | None
 
 
-def _verify(console: Console, options: VerifyOptions) -> bool:
+def _verify(console: Console, options: VerifyOptions, trace: Trace) -> bool:
     """Run the command; returns whether all that claims exactness is exact."""
     check_writable(options.json_path, options.file)
-    trace = traces.sample() if options.file is None else traces.read(options.file)
     todo = _cases(trace, options)
     T, E = todo[0].problem.scores.shape
     console.print(
