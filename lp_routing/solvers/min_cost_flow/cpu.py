@@ -4,6 +4,7 @@ Scores are read where they are, memory-mapped or not; half precision is widened 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,27 @@ Array = np.ndarray[Any, np.dtype[Any]]
 BLOCK = 1 << 20
 """Entries of half precision that are widened at a time: 4 MiB of float32."""
 WIDE = {torch.float32, torch.float64}
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Rows as the exchanges take them.
+
+    Attributes:
+        scores: float64 (n, E).
+        terms: int64 (n, 3).
+        null: int16 (n,).
+        held: int64 (n, E), units held.
+        whole: boolean (n,), whether all entries are open.
+        mine: which of them are rows of this process.
+    """
+
+    scores: Array
+    terms: Array
+    null: Array
+    held: Array
+    whole: Array
+    mine: slice
 
 
 class Rows:
@@ -42,6 +64,16 @@ class Rows:
         self.load = np.zeros(leaves, np.int64)
         self.copies = float(terms[:, 2].mean()) if len(terms) else 1.0
         self.passes = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """T and E."""
+        return len(self.scores), self.scores.shape[1]
+
+    @property
+    def uneven(self) -> bool:
+        """Whether rows stand for several tokens, some for more than others."""
+        return len(self.terms) > 1 and bool(self.terms[:, 2].max() > 1)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -148,16 +180,15 @@ class Rows:
                 self.of(self.null, rows), opened[rows], x[rows].numpy(),
             )  # fmt: skip
 
-    def read(self, at: Array, x: Tensor) -> tuple[Array, Array, Array, Array]:
-        """Scores in float64, terms, nulls and amounts in int64 of some rows."""
+    def read(self, at: Array, x: Tensor, opened: Array) -> Read:
+        """Some rows, copied in wide types; `opened` (T,) may be empty."""
         index = torch.as_tensor(at)
-        terms, null = (
-            np.broadcast_to(self.terms, (len(self), 3)),
-            np.broadcast_to(self.null, len(self)),
-        )
-        scores = self.scores[index].double().numpy()
-        return scores, terms[at], null[at], x[index].numpy().astype(np.int64)
+        terms = np.broadcast_to(self.terms, (len(self), 3))
+        null = np.broadcast_to(self.null, len(self))
+        whole = opened[at] == 2 if len(opened) else np.ones(len(at), bool)
+        scores, held = self.scores[index].double().numpy(), x[index].numpy().astype(np.int64)
+        return Read(scores, terms[at], null[at], held, whole, slice(None))
 
-    def write(self, at: Array, held: Array, x: Tensor) -> None:
-        """Amounts of some rows, put into x."""
-        x[torch.as_tensor(at)] = torch.from_numpy(held).to(x.dtype)
+    def total(self, number: int) -> int:
+        """A number added up over the processes: here this one alone."""
+        return int(number)

@@ -12,21 +12,26 @@ Where no way leads on, rows that hold the nodes reached are opened wider, in the
 there is still no way, those nodes are a cut that proves that no assignment exists.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from lp_routing.solvers.min_cost_flow.cpu import Rows
+from lp_routing.solvers.min_cost_flow.cpu import Read, Rows
 from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_WAY, OUT_OF_STEPS, exchange
 from lp_routing.solvers.min_cost_flow.newton import GRID, STEPS, Demand, settled
 from lp_routing.solvers.min_cost_flow.rows import TIE, entries
+from lp_routing.solvers.min_cost_flow.shared import SharedRows
 from lp_routing.solvers.min_cost_flow.tree import Tree
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+AnyRows = Rows | SharedRows
 
 FIRST = 1024
 """Rows of the first sample, or 4 an expert if more: with 512, 256 experts got poor prices."""
@@ -69,13 +74,11 @@ class Found:
 
 
 def prices(
-    rows: Rows, tree: Tree, price: Array | None, seed: int, steps: int
+    rows: AnyRows, tree: Tree, price: Array | None, seed: int, steps: int
 ) -> tuple[Array, Array, float]:
     """Prices of the nodes, from samples of growing size or those given; loads; a unit of score."""
-    T, E = rows.scores.shape
-    size = min(T, max(FIRST, 4 * E))
-    if len(rows.terms) > 1 and rows.terms[:, 2].max() > 1:  # few rows may hold most of the units
-        size = T
+    T, E = rows.shape
+    size = T if rows.uneven else min(T, max(FIRST, 4 * E))  # few rows may hold most of the units
     order = np.random.default_rng(seed).permutation(T) if size < T else np.arange(T)
     demand = Demand(rows.take(np.sort(order[:size])))
     if price is None:
@@ -109,7 +112,7 @@ class Windows:
 
 
 def search(
-    rows: Rows,
+    rows: AnyRows,
     tree: Tree,
     price: Array | None,
     seed: int = 0,
@@ -137,40 +140,41 @@ def search(
     opened, window = rows.closest(NEAREST)
     windows = Windows(window, window.copy())
     much = int(state.excess[state.excess > 0].sum())
-    if much > max(MASSES * tree.units, 8 * tree.leaves) and x.numel() <= ALL:
+    if much > max(MASSES * tree.units, 8 * tree.leaves) and math.prod(rows.shape) <= ALL:
         opened[:] = 2
     while True:
         counts.rounds += 1
         at = np.flatnonzero(opened)
         before = state.copy()
-        some = OpenRows(rows, at, x, leaf_price, windows, opened[at] == 2)
-        held = some.held.copy()
+        some = OpenRows(rows.read(at, x, opened), leaf_price, windows)
+        held = x[torch.as_tensor(at)]
         status, reached = some.exchanged(tree, state, unit, counts.ways, STEPS_AT_A_TIME)
-        late = time.perf_counter() > deadline
+        late = rows.total(time.perf_counter() > deadline) > 0
         while status == OUT_OF_STEPS and not late:
             status, reached = some.exchanged(tree, state, unit, counts.ways, STEPS_AT_A_TIME)
-            late = time.perf_counter() > deadline
+            late = rows.total(time.perf_counter() > deadline) > 0
         leaf_price = state.price[: tree.leaves].copy()
-        rows.write(at, some.held, x)
+        some.write(at, x)
         reach = float(np.ptp(leaf_price - initial))
         wrong = rows.astray(leaf_price, reach, opened, x, some.exact)
-        entered = len(at), len(some.leaf)
-        counts.log.append((*entered, int(np.maximum(before.excess, 0).sum()), status, len(wrong)))
-        if status == DONE and (not len(wrong) or (enough and enough(x, tree.own(state.price)))):
+        many, entered = rows.total(len(wrong)), (len(some.held), len(some.leaf))
+        counts.log.append((*entered, int(np.maximum(before.excess, 0).sum()), status, many))
+        if status == DONE and (not many or (enough and enough(x, tree.own(state.price)))):
             return Found(x, tree.own(state.price), None, counts)
         if late:
             return Found(None, tree.own(state.price), None, counts)
-        if status == NO_WAY and (bool((opened == 2).all()) or not reached[: tree.leaves].any()):
+        all_open = rows.total(int((opened < 2).sum())) == 0
+        if status == NO_WAY and (all_open or not reached[: tree.leaves].any()):
             return Found(None, tree.own(state.price), reached, counts)
         strained = reached[: tree.leaves] & (status == NO_WAY)
-        if len(wrong) > TOO_MANY * (len(at) + tree.leaves):
+        if many > TOO_MANY * (len(some.held) + tree.leaves):
             rise = leaf_price - before.price[: tree.leaves]
             strained |= rise - min(0.0, float(np.median(rise))) > windows.up
             strained |= not strained.any()
-            rows.write(at, held, x)
+            x[torch.as_tensor(at)] = held
             state = before
             leaf_price = state.price[: tree.leaves].copy()
-        elif len(wrong):
+        elif many:
             opened[wrong] = 2
             rechoose(rows, wrong, x, leaf_price, state)
         if strained.any():
@@ -204,20 +208,17 @@ def begun(tree: Tree, price: Array, load: Array) -> Flow:
     return Flow(paid, flow, excess)
 
 
-def rechoose(rows: Rows, at: Array, x: Tensor, price: Array, state: Flow) -> None:
+def rechoose(rows: AnyRows, at: Array, x: Tensor, price: Array, state: Flow) -> None:
     """Rows choose anew at the prices; what that changes is excess."""
-    some = rows.take(at)
-    held = rows.read(at, x)
+    strayed = rows.read(at, x, np.zeros(0, np.uint8))
+    some = Rows(torch.from_numpy(strayed.scores), strayed.terms, strayed.null, len(price))
     some.respond(price)
     chosen, load = some.place(price, np.zeros(len(price), np.int64))
-    before = held[3].sum(0)
-    E = len(before)
-    terms, null = held[1], held[2]
-    old = np.zeros(len(price), np.int64)
-    old[:E] = before
-    np.add.at(old, null, terms[:, 1] - held[3].sum(1))
-    state.excess[: len(price)] += load - old
-    rows.write(at, chosen.numpy().astype(np.int64), x)
+    before = np.zeros(len(price), np.int64)
+    before[: strayed.held.shape[1]] = strayed.held.sum(0)
+    np.add.at(before, strayed.null, strayed.terms[:, 1] - strayed.held.sum(1))
+    state.excess[: len(price)] += load - before
+    x[torch.as_tensor(at)] = chosen[strayed.mine].to(x)
 
 
 class OpenRows:
@@ -228,18 +229,21 @@ class OpenRows:
         exact: whether scores and prices are whole multiples of the grid.
     """
 
-    def __init__(
-        self, rows: Rows, at: Array, x: Tensor, price: Array, windows: Windows, whole: Array
-    ) -> None:
-        scores, terms, null, self.held = rows.read(at, x)
-        self.first = np.empty(len(terms) + 1, np.int64)
+    def __init__(self, read: Read, price: Array, windows: Windows) -> None:
+        self.held, self.mine = read.held, read.mine
+        self.first = np.empty(len(read.terms) + 1, np.int64)
         nothing = np.empty(0, np.int64)
-        given = scores, price, windows.up, windows.down, whole, terms, null, self.held, self.first
+        row = read.whole, read.terms, read.null, read.held, self.first
+        given = read.scores, price, windows.up, windows.down, *row
         entries(*given, np.empty(0, np.int16), np.empty(0), nothing, nothing, False)
         N = self.first[-1]
         self.leaf, self.value = np.empty(N, np.int16), np.empty(N)
         self.amount, self.cap = np.empty(N, np.int64), np.empty(N, np.int64)
         entries(*given, self.leaf, self.value, self.amount, self.cap, True)
+
+    def write(self, at: Array, x: Tensor) -> None:
+        """What this process's rows hold, put into x."""
+        x[torch.as_tensor(at)] = torch.from_numpy(self.held[self.mine]).to(x)
 
     def exchanged(
         self, tree: Tree, state: Flow, unit: float, ways: Array, steps: int

@@ -11,10 +11,11 @@ from lp_routing.certificate.certificate import certify
 from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError, OptionError
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.process_group import ProcessGroup
+from lp_routing.process_group import ALONE, ProcessGroup
 from lp_routing.solvers.base import Solver, SolverResult, SolverStatus, check_time_limit
 from lp_routing.solvers.min_cost_flow.cpu import Rows
 from lp_routing.solvers.min_cost_flow.search import search
+from lp_routing.solvers.min_cost_flow.shared import SharedRows
 from lp_routing.solvers.min_cost_flow.tree import Tree, node_prices, prices_of, tree_of
 from lp_routing.validation import as_int, as_nonnegative
 
@@ -83,6 +84,11 @@ class MinCostFlow(Solver):
 
     def answer(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:  # noqa: ARG002
         """Search for the optimum; amounts are whole with or without `integral`."""
+        with self.shards.together():
+            self.shards.same(self.name, seed=self.seed, relative_gap=self.relative_gap)
+            return self._searched(problem)
+
+    def _searched(self, problem: RoutingProblem) -> SolverResult:
         if not problem.is_integral:
             raise InputError(
                 f"{self.name} finds optima in whole numbers, but {problem.why_not_integral}; use "
@@ -93,13 +99,14 @@ class MinCostFlow(Solver):
                 f"{self.name}: at most {MOST_EXPERTS} experts, got E={problem.E}; use HiGHS()."
             )
         deadline = time.perf_counter() + (self.time_limit_s or float("inf"))
-        flow = flow_of(problem)
+        flow = flow_of(problem, self.shards)
         if flow is None:
             return SolverResult(SolverStatus.INFEASIBLE, None, None, said=INFEASIBLE)
         start = None if self.start is None else node_prices(problem, flow.tree, self.start)
 
         def enough(x: Tensor, price: Array) -> bool:
-            gap = certify(problem, x, prices_of(problem, flow.tree, price)).relative_gap
+            near = prices_of(problem, flow.tree, price)
+            gap = certify(problem, x, near, group=self.shards.group).relative_gap
             return gap <= self.relative_gap
 
         will_do = enough if self.relative_gap else None
@@ -108,7 +115,7 @@ class MinCostFlow(Solver):
         if found.cut is not None:
             return SolverResult(SolverStatus.INFEASIBLE, None, prices, said=INFEASIBLE)
         if found.x is None:
-            x = feasible_assignment(problem, prices)
+            x = feasible_assignment(problem, prices, self.shards)
             return SolverResult(SolverStatus.TIME_LIMIT, x, prices, said=OUT_OF_TIME)
         return SolverResult(SolverStatus.FINISHED, amounts(problem, found.x), prices)
 
@@ -116,23 +123,48 @@ class MinCostFlow(Solver):
 class Flow(NamedTuple):
     """A problem as the search takes it."""
 
-    rows: Rows
+    rows: Rows | SharedRows
     tree: Tree
 
 
-def flow_of(problem: RoutingProblem, *, tight: bool = True) -> Flow | None:
+def flow_of(
+    problem: RoutingProblem, shards: ProcessGroup = ALONE, *, tight: bool = True
+) -> Flow | None:
     """The rows and the tree of an integral problem; None where bounds contradict each other.
 
     Not `tight`, bounds are taken as they stand, unless a token must take more than it may.
     """
+    if not shards.alone and problem.family("token_group") is not None:
+        raise InputError(
+            "MinCostFlow(group=...): token groups may reach over several ranks, which is not "
+            "supported; leave token_groups out, or solve on one process."
+        )
     terms = terms_of(problem)
-    if bool((terms[:, 0] > terms[:, 1]).any()):
+    each = problem.T if len(terms) == 1 else 1
+    mine = int(terms[:, 1].sum()) * each, int((terms[:, 1] - terms[:, 0]).sum()) * each
+    stuck = bool((terms[:, 0] > terms[:, 1]).any())
+    stated = shards.gathered(bounds_of(problem))
+    for rank, bounds in enumerate(stated):
+        if bounds != stated[0]:
+            raise InputError(
+                f"MinCostFlow(group=...): ranks 0 and {rank} state different bounds: {stated[0]} "
+                f"and {bounds}. Bounds on experts and the total are those of all ranks together."
+            )
+    if any(shards.gathered(stuck)):
         return None
-    built = tree_of(problem, terms[:, 0], terms[:, 1], tight=tight)
+    units, idle = (sum(part) for part in zip(*shards.gathered(mine), strict=True))
+    built = tree_of(problem, terms, units, idle, tight=tight)
     if built is None:
         return None
     tree, null = built
-    return Flow(Rows(problem.scores, terms, null, tree.leaves), tree)
+    rows = Rows(problem.scores, terms, null, tree.leaves)
+    return Flow(rows if shards.alone else SharedRows(rows, shards), tree)
+
+
+def bounds_of(problem: RoutingProblem) -> tuple[Any, ...]:
+    """E and the bounds that all ranks must state alike."""
+    families = [family for family in problem.families if not family.kind.startswith("token")]
+    return problem.E, *((f.kind, f.lower.tolist(), f.upper.tolist()) for f in families)
 
 
 def amounts(problem: RoutingProblem, x: Tensor) -> Tensor:
@@ -140,13 +172,15 @@ def amounts(problem: RoutingProblem, x: Tensor) -> Tensor:
     return x.bool() if problem.multiplicity is None else x.long()
 
 
-def feasible_assignment(problem: RoutingProblem, prices: Prices) -> Tensor | None:
+def feasible_assignment(
+    problem: RoutingProblem, prices: Prices, shards: ProcessGroup = ALONE
+) -> Tensor | None:
     """Whole amounts (T, E) near some prices that satisfy every bound; None where there are none.
 
     Tokens choose at the prices; then units move along cheapest ways until all bounds hold. The
     problem must be integral.
     """
-    flow = flow_of(problem)
+    flow = flow_of(problem, shards)
     if flow is None:
         return None
     start = node_prices(problem, flow.tree, prices)

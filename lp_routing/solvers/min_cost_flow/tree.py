@@ -91,7 +91,7 @@ class Tree:
 
 
 def tree_of(
-    problem: RoutingProblem, must: Array, may: Array, *, tight: bool = True
+    problem: RoutingProblem, terms: Array, units: int, idle: int, *, tight: bool = True
 ) -> tuple[Tree, Array] | None:
     """The tree of a problem, and the null of each token, (T,) or (1,) where all have the same.
 
@@ -99,11 +99,12 @@ def tree_of(
 
     Args:
         problem: whole bounds and nested groups.
-        must, may: whole numbers (T,) or (1,), what each token takes at least and at most.
+        terms: int64 (T, 3) or (1, 3): what each token must and may take.
+        units, idle: what all tokens hand out, and may leave empty (of all processes).
+        tight: narrow bounds to what the others imply.
     """
     T, E = problem.T, problem.E
-    must, may = np.broadcast_to(must, T), np.broadcast_to(may, T)
-    units = int(may.sum())
+    must, may = np.broadcast_to(terms[:, :2], (T, 2)).T if T else np.zeros((2, 0), np.int64)
     inner, sequences = (_nested(problem.family(kind)) for kind in ("expert_group", "token_group"))
     own = np.full(T, len(sequences))  # the smallest group of each token; the last: none
     for at in reversed(range(len(sequences))):
@@ -157,7 +158,7 @@ def tree_of(
     first = top + (total is not None)
     for at in range(nulls):
         mine = own == at
-        upper[E + at] = int((may - must)[mine].sum())
+        upper[E + at] = int((may - must)[mine].sum()) if sequences else idle
         if at < len(sequences):
             parent[E + at] = first + at
     if sequences:
