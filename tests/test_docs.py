@@ -18,6 +18,7 @@ import pytest
 
 import lp_routing as lpr
 from lp_routing.cli import load
+from lp_routing.traces.families import ROUTERS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -233,3 +234,15 @@ def test_what_pick_a_router_says_of_the_table_is_so(extension):
 def test_the_router_table_holds_the_catalogue(extension):
     names = [row[0] for row in extension("live").router_rows()]
     assert names == list(lpr.routers.CATALOGUE)
+
+
+def test_the_family_table_holds_every_router_class_that_capture_knows(extension, site):
+    rows = extension("live").family_rows()
+    assert [row[1].strip("`") for row in rows] == list(ROUTERS)
+    by_class = {row[1].strip("`"): row for row in rows}
+    assert by_class["Llama4Router"][2:] == ("output[1]", "sigmoid", "none")
+    assert by_class["Gemma4TextRouter"][2] == "output of ``proj``"
+    assert by_class["DeepseekV3TopkRouter"][3:] == ("sigmoid", "``e_score_correction_bias``")
+    assert by_class["DeepseekV4TopKRouter"][3] == "config: ``scoring_func``"
+    page = (site / "guide" / "model_families.html").read_text()
+    assert all(f">{name}<" in page for name in ROUTERS)

@@ -2,6 +2,7 @@
 
 `router-table`: the catalogue. `router-classes`: a section for every family of routers.
 `gap-table`: what benchmarks/gap.csv says of each router. `command-help`: the help of every command.
+`family-table`: the MoE families of transformers that `capture` knows.
 """
 
 import csv
@@ -18,6 +19,7 @@ from sphinx.application import Sphinx
 from lp_routing.cli import SUMMARIES, load
 from lp_routing.routers import CATALOGUE, Shape, StatefulRouter
 from lp_routing.routers.catalogue import REGISTERED
+from lp_routing.traces.families import ROUTERS, SCORES
 
 GAP = Path(__file__).parents[2] / "benchmarks" / "gap.csv"
 SHAPE = Shape(k=2, capacity=80, T=1024, E=32)
@@ -130,6 +132,29 @@ class GapTable(Table):
         return self.table(heads, gap_rows(self.options["k"], self.options["factor"]))
 
 
+def family_rows() -> list[Row]:
+    """Family, router class, where its logits are, score function and selection bias."""
+    return [
+        (
+            router.family,
+            f"``{name}``",
+            router.where.replace("`", "``"),
+            router.score if router.score in SCORES else f"config: ``{router.score}``",
+            f"``{router.bias}``" if router.bias else "none",
+        )
+        for name, router in ROUTERS.items()
+    ]
+
+
+class FamilyTable(Table):
+    """All router classes that are known from transformers."""
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        heads = ("family", "router class", "logits", "score", "selection bias")
+        return self.table(heads, family_rows())
+
+
 class CommandHelp(Directive):
     """A section for every command with its `--help`."""
 
@@ -150,5 +175,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("router-table", RouterTable)
     app.add_directive("router-classes", RouterClasses)
     app.add_directive("gap-table", GapTable)
+    app.add_directive("family-table", FamilyTable)
     app.add_directive("command-help", CommandHelp)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

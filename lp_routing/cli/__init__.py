@@ -9,6 +9,7 @@ from importlib import import_module
 import click
 
 SUMMARIES = {
+    "capture": "Record the router logits of a model while it reads a text.",
     "verify": "Prove the optimum of every named problem and measure the quick rules against it.",
     "gap": "Measure how far routers are from the certified optimum of a problem, and what they "
     "cost.",

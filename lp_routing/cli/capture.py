@@ -1,0 +1,155 @@
+"""`lp-routing capture`: the router logits of a model of transformers in a local folder, as a file."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from lp_routing import traces
+from lp_routing.cli.options import check_writable, parse_tokens
+from lp_routing.cli.run import INTERRUPTED
+from lp_routing.errors import InputError
+from lp_routing.traces import Trace
+
+SUFFIXES = (".npz", ".safetensors")
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("text", default="-", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write."
+)
+@click.option(
+    "--tokens",
+    default="4096",
+    show_default=True,
+    help='How many tokens of the text, from the first, or "all".',
+)
+@click.option(
+    "--length",
+    default=512,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Tokens in a sequence; each is a pass of its own.",
+)
+@click.option(
+    "--names",
+    multiple=True,
+    help='Names of the routers, with wildcards, such as "*.mlp.gate"; found by class if left out.',
+)
+@click.option("--device", default="cpu", show_default=True, help="Where the model runs.")
+def capture(
+    model: Path,
+    text: Path,
+    output: Path,
+    tokens: str,
+    length: int,
+    names: tuple[str, ...],
+    device: str,
+) -> None:
+    """Record the router logits of a model while it reads a text.
+
+    MODEL is a local folder with a model of transformers and its tokenizer; nothing is downloaded and
+    no code in it is run. TEXT is a text file; without it, standard input is read.
+
+    The file also holds k, the score function, the selection bias and where sequences begin. Exit
+    status: 0, or 2 on bad input.
+    """
+    try:
+        if output.suffix.lower() not in SUFFIXES:
+            raise InputError(f"-o {output}: expected a file ending in {' or '.join(SUFFIXES)}.")
+        check_writable(output, text, "-o")
+        most = parse_tokens(tokens)
+        reader, tokenizer = _load(model, device)
+        ids = _token_ids(tokenizer, reader, _read(text))[:most]
+        trace = _captured(reader, ids, length, list(names) or None)
+        trace.save(output)
+    except InputError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("interrupted; nothing was written", err=True)
+        sys.exit(INTERRUPTED)
+    L, T, E = trace.router_logits.shape
+    k = "unknown" if trace.k is None else trace.k
+    click.echo(
+        f"{output}: {L} layer(s), {T} tokens, {E} experts; k: {k}, score: "
+        f"{trace.score or 'unknown'}, selection bias: {'no' if trace.bias is None else 'yes'}."
+    )
+
+
+def _load(folder: Path, device: str) -> tuple[Any, Any]:
+    """The model in evaluation, without a head, and its tokenizer."""
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder}: expected a local folder with a model of transformers, there is no "
+            f"config.json. Download the model first."
+        )
+    try:
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError as error:
+        raise InputError("capture needs transformers: pip install transformers.") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model, info = AutoModel.from_pretrained(
+            folder, local_files_only=True, dtype="auto", output_loading_info=True
+        )
+        model = model.to(device).eval()
+    except Exception as error:  # every model has its own errors
+        first = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{folder}: could not be loaded by transformers ({type(error).__name__}: {first})."
+        ) from error
+    lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    if lacking:
+        raise InputError(
+            f"{folder}: has no weights, or of another shape, for {lacking[0]} ({len(lacking)} in "
+            f"all), which would be random. Save the model again."
+        )
+    return model, tokenizer
+
+
+def _read(text: Path) -> str:
+    name = "standard input" if str(text) == "-" else str(text)
+    try:
+        with click.open_file(str(text), encoding="utf-8") as file:
+            found: str = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{name}: cannot be read as text ({error}).") from error
+    if not found.strip():
+        raise InputError(f"{name}: there is no text in it. Say a file: capture MODEL TEXT.")
+    return found
+
+
+def _token_ids(tokenizer: Any, model: Any, text: str) -> Tensor:
+    """Token ids (T,) of the whole text."""
+    ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"])
+    known = model.get_input_embeddings().weight.shape[0]
+    if not ids.numel() or int(ids.max()) >= known:
+        raise InputError(
+            f"the tokenizer gives {ids.numel()} tokens, up to {int(ids.max()) if len(ids) else 0}, "
+            f"of which the model knows 0..{known - 1}: it belongs to another model."
+        )
+    return ids
+
+
+def _captured(model: Any, ids: Tensor, length: int, names: list[str] | None) -> Trace:
+    """One pass for each sequence; of a model with an encoder, the encoder's."""
+    run = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
+    with torch.inference_mode(), traces.capture(run, names) as captured:
+        for sequence in _sequences(ids, length):
+            run(input_ids=sequence[None].to(next(model.parameters()).device))
+    return captured.trace()
+
+
+def _sequences(ids: Tensor, length: int) -> Iterator[Tensor]:
+    """The ids in pieces, with progress on a terminal."""
+    pieces = torch.split(ids, length)
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(pieces, label="reading", file=sys.stderr, hidden=hidden) as bar:
+        yield from bar
