@@ -15,7 +15,7 @@ WORDS = [f"w{number}" for number in range(3, 60)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a tiny Mixtral and a tokenizer of 57 words, numbered 3 to 59."""
+    """A folder with a tiny DeepSeek-V3 and a tokenizer of 57 words, numbered 3 to 59."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -39,7 +39,7 @@ def test_a_model_and_a_text_become_a_file(folder, tmp_path, suffix):
     done = invoke(folder, text, "-o", output, "--length", "8", "--tokens", "18")
     assert done.exit_code == 0, done.output
     assert (
-        "1 layer(s), 18 tokens, 4 experts; k: 2, score: sigmoid, selection bias: yes" in done.output
+        "2 layer(s), 18 tokens, 4 experts; k: 2, score: sigmoid, selection bias: yes" in done.output
     )
     trace = traces.read(output)
     assert trace.sequence.tolist() == [0] * 8 + [1] * 8 + [2] * 2
@@ -57,9 +57,9 @@ def test_a_model_and_a_text_become_a_file(folder, tmp_path, suffix):
 
 def test_text_from_standard_input_and_names(folder, tmp_path):
     output = tmp_path / "logits.npz"
-    done = invoke(folder, "-o", output, "--names", "*.mlp.gate", input="w3 w4 w5")
+    done = invoke(folder, "-o", output, "--names", "*.mlp.gate", input="w3 w4 w5 w6 w7")
     assert done.exit_code == 0, done.output
-    assert traces.read(output).router_logits.shape == (1, 3, 4)
+    assert traces.read(output).router_logits.shape == (2, 5, 4)
 
 
 def test_what_cannot_be_captured_is_said_in_one_sentence(folder, tmp_path):
@@ -118,6 +118,6 @@ def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
 
 def test_the_file_is_what_numpy_reads(folder, tmp_path):
     output = tmp_path / "logits.npz"
-    assert invoke(folder, "-o", output, input="w3 w4 w5").exit_code == 0
+    assert invoke(folder, "-o", output, input="w3 w4 w5 w6 w7").exit_code == 0
     with np.load(output, allow_pickle=False) as archive:
-        assert archive["router_logits"].shape == (1, 3, 4)
+        assert archive["router_logits"].shape == (2, 5, 4)

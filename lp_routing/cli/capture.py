@@ -1,7 +1,8 @@
-"""`lp-routing capture`: the router logits of a model of transformers in a local folder, as a file."""
+"""`lp-routing capture`: the router logits of a model of transformers, as a file."""
 
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def capture(
 ) -> None:
     """Record the router logits of a model while it reads a text.
 
-    MODEL is a local folder with a model of transformers and its tokenizer; nothing is downloaded and
+    MODEL is a local folder with a model of transformers and its tokenizer; nothing is downloaded,
     no code in it is run. TEXT is a text file; without it, standard input is read.
 
     The file also holds k, the score function, the selection bias and where sequences begin. Exit
@@ -91,12 +92,15 @@ def _load(folder: Path, device: str) -> tuple[Any, Any]:
             f"config.json. Download the model first."
         )
     try:
-        from transformers import AutoModel, AutoTokenizer
+        transformers: Any = import_module("transformers")
     except ImportError as error:
         raise InputError("capture needs transformers: pip install transformers.") from error
+    transformers.logging.set_verbosity_error()  # what matters of the loading is checked below
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model, info = AutoModel.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model, info = transformers.AutoModel.from_pretrained(
             folder, local_files_only=True, dtype="auto", output_loading_info=True
         )
         model = model.to(device).eval()
