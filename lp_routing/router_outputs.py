@@ -54,7 +54,7 @@ def as_choice_mask(answer: Any, logits: Tensor) -> Tensor:
     Raises:
         NoRouterOutput: as `read_output`; fractional amounts, NaN.
     """
-    return choices(read_output(answer, logits).amounts)
+    return choices(read_output(answer, checked_logits(logits)).amounts)
 
 
 def choices(amounts: Tensor) -> Tensor:
@@ -94,9 +94,14 @@ def assignment_from(answer: Any, logits: Tensor, layout: str) -> Assignment:
         NoRouterOutput: an array that does not have this form.
     """
     layout = as_choice(layout, "layout", LAYOUTS)
+    return Assignment(read_output(answer, checked_logits(logits), layout=layout).amounts)
+
+
+def checked_logits(logits: Any) -> Tensor:
+    """The logits, if they are a tensor (..., T, E)."""
     if not isinstance(logits, Tensor) or logits.ndim < 2:
         raise InputError("logits: expected a tensor (..., T, E), what the router was given.")
-    return Assignment(read_output(answer, logits, layout=layout).amounts)
+    return logits
 
 
 def read_output(

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.validation import as_int
+from lp_routing.validation import as_callable, as_int, as_list, as_path
 
 
 class WorkerError(RuntimeError):
@@ -346,13 +346,16 @@ def sweep(
         WorkerError: a process ended on its own, for example out of memory.
         KeyboardInterrupt: after its processes were ended.
     """
-    jobs, points = as_int(jobs, "jobs", 1), list(points)
+    jobs, points = as_int(jobs, "jobs", 1), as_list(points, "points", "a list of JSON values")
+    as_callable(task, "task", "a function of a point")
+    if progress is not None:
+        as_callable(progress, "progress", "a function of the progress")
     keys = [_key(point, number) for number, point in enumerate(points)]
     with ExitStack() as stack:
         file = (
             None
             if path is None
-            else stack.enter_context(ResultFile(Path(path), asked(question or task)))
+            else stack.enter_context(ResultFile(as_path(path, "path"), asked(question or task)))
         )
         found = {} if file is None else _kept(file)
         todo = {k: point for k, point in zip(keys, points, strict=True) if k not in found}

@@ -7,10 +7,12 @@ matrix once, in chunks of rows, refuses NaN and +inf, and keeps what a problem h
 import math
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, SupportsIndex
+from os import PathLike
+from pathlib import Path
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ Larger chunks need more memory, smaller ones more time: 8 million float32 on one
 take 15 ms at 2**18 to 2**22 and 32 ms at 2**14.
 """
 
+Kind = TypeVar("Kind")
 Scores = Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]
 
 
@@ -110,6 +113,18 @@ def _refuse_masked(values: Any, what: str) -> None:
         )
 
 
+def as_reals(values: Any, what: str, expected: str) -> Tensor:
+    """As `as_tensor`, in float64; complex numbers are refused.
+
+    Raises:
+        InputError: what is no array of real numbers.
+    """
+    tensor = as_tensor(values, what, expected)
+    if tensor.is_complex():
+        raise InputError(f"{what}: expected real numbers, got {tensor.dtype}.")
+    return tensor.double()
+
+
 def refuse_not_dense(tensor: Tensor, what: str, expected: str = "numbers") -> None:
     """Raise on a tensor whose entries cannot be read one by one, saying how to get one."""
     kinds = {
@@ -168,6 +183,55 @@ def as_float(value: object, name: str, expected: str, fits: Callable[[float], bo
     if real and math.isfinite(found := float(value)) and fits(found):  # type: ignore[arg-type]
         return found
     raise InputError(f"{name}={value!r}: expected {expected}.")
+
+
+def as_instance(value: Any, kind: type[Kind], what: str, expected: str) -> Kind:
+    """`value` if it is of that type."""
+    if not isinstance(value, kind):
+        raise InputError(f"{what}: expected {expected}, got {type(value).__name__}.")
+    return value
+
+
+def as_path(value: Any, what: str) -> Path:
+    """`value` as a path, if it is text or a path."""
+    if not isinstance(value, str | PathLike) or not str(value):
+        raise InputError(f"{what}={value!r}: expected the name of a file.")
+    return Path(value)
+
+
+def as_list(values: Any, what: str, expected: str) -> list[Any]:
+    """The entries of a sequence; no text, no mapping."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise InputError(f"{what}: expected {expected}, got {type(values).__name__}.")
+    if isinstance(values, Tensor | np.ndarray) and values.ndim == 0:
+        raise InputError(f"{what}: expected {expected}, got a single number.")
+    return list(values)
+
+
+def as_rising(
+    values: Any, name: str, smallest: int, largest: int | None = None, largest_is: str = ""
+) -> list[int]:
+    """`values` as whole numbers that rise, at least one, each between two limits."""
+    listed = as_list(values, name, "whole numbers that rise")
+    given = [as_int(n, name, smallest, largest, largest_is) for n in listed]
+    if not given or sorted(set(given)) != given:
+        raise InputError(f"{name}: expected whole numbers that rise, got {given}.")
+    return given
+
+
+def as_callable(value: Any, what: str, expected: str) -> Callable[..., Any]:
+    """`value` if it can be called."""
+    if not callable(value):
+        raise InputError(f"{what}: expected {expected}, got {type(value).__name__}.")
+    found: Callable[..., Any] = value
+    return found
+
+
+def as_share(value: float, name: str) -> float:
+    """`value` as a number from 0 to below 1, such as a relative tolerance."""
+    return as_float(
+        value, name, "a number from 0 to below 1, such as 1e-9", lambda given: 0 <= given < 1
+    )
 
 
 def as_nonnegative(value: float, name: str) -> float:

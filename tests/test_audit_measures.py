@@ -407,7 +407,7 @@ def test_nothing_else_is_asked_of_a_router_that_gives_no_answer_or_never_the_sam
     [
         (
             lambda: precision(TopK(1), normal, rounded_to="int4"),
-            "rounded_to='int4': expected one of",
+            "rounded_to='int4': expected \"bf16\" or",
         ),
         (lambda: scale(TopK(1), normal, way="up"), "way='up': expected one of times 60, plus 1000"),
         (lambda: ties(TopK(1), normal, orders=0), "orders=0: it must be at least 1"),

@@ -75,7 +75,7 @@ def test_a_bare_number_is_refused_with_the_reason(argument, received):
         (lpr.exactly("two"), r"exactly\(two\): expected a number or one per \w+, got str"),
         (lpr.exactly(None), r"exactly\(None\): expected a number or one per \w+, got NoneType"),
         (lpr.exactly({1: 2}), r"expected a number or one per \w+, got dict"),
-        (lpr.exactly(1 + 1j), r"expected a number or one per \w+, got complex"),
+        (lpr.exactly(1 + 1j), r"expected real numbers, got torch.complex128"),
         (lpr.exactly([1] * 9), r"<9 values>\): expected one number or \d .* got shape \(9,\)"),
         (lpr.exactly([]), r"exactly\(\[\]\): expected one number or \d .* got shape \(0,\)"),
         (lpr.exactly([[1]]), r"expected one number or \d .* got shape \(1, 1\)"),

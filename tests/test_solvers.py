@@ -142,3 +142,50 @@ def test_a_false_claim_of_infeasibility_is_not_believed():
     solution = lpr.solve(lpr.problems.token_choice([[2, 1]], 1), Pessimist())
     assert solution.status is lpr.Status.FAILED
     assert "no way" in solution.explanation
+
+
+OUTLIER = torch.tensor([[0.096], [-1e9], [-0.46], [0.34], [-1.45]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("problem", "value"),
+    [
+        (lpr.RoutingProblem(OUTLIER), 0.436),
+        (lpr.problems.expert_choice(OUTLIER, 2), 0.436),
+        (lpr.problems.unified(OUTLIER, 3), -0.024),
+        (lpr.RoutingProblem(OUTLIER, total=lpr.between(2, 4)), 0.436),
+        (lpr.RoutingProblem(OUTLIER, experts=lpr.exactly(5)), float(OUTLIER.sum())),
+    ],
+)
+def test_a_huge_score_does_not_make_clarabel_claim_what_is_not_so(problem, value):
+    solution = lpr.solve(problem, lpr.CVXPY("CLARABEL"))
+    assert solution.status is lpr.Status.OPTIMAL, solution.explanation
+    assert float(solution.value) == pytest.approx(value, rel=1e-12)
+
+
+def test_what_cvxpy_claims_is_asked_again_unless_it_is_proved(monkeypatch):
+    asked = []
+    once = lpr.CVXPY._asked
+
+    def counted(self, problem):
+        asked.append(problem.score_scale)
+        return once(self, problem)
+
+    monkeypatch.setattr(lpr.CVXPY, "_asked", counted)
+    tight = lpr.problems.token_choice(OUTLIER, 1).with_families(
+        lpr.RoutingProblem(OUTLIER, tokens=lpr.exactly(1), experts=lpr.at_most(3)).families
+    )
+    assert lpr.solve(tight, lpr.CVXPY("HIGHS")).status is lpr.Status.INFEASIBLE
+    assert len(asked) == 1
+    asked.clear()
+    lpr.solve(lpr.RoutingProblem(OUTLIER), lpr.CVXPY("CLARABEL"))
+    assert len(asked) == 2
+    assert 2**27 <= asked[1] < 2**28 < asked[0]
+
+
+def test_a_false_claim_that_stays_is_a_failure_not_an_answer(monkeypatch):
+    claimed = lpr.solvers.SolverResult(lpr.solvers.SolverStatus.INFEASIBLE, None, None)
+    monkeypatch.setattr(lpr.CVXPY, "_asked", lambda self, problem: (claimed, "infeasible"))
+    solution = lpr.solve(lpr.RoutingProblem(OUTLIER), lpr.CVXPY())
+    assert solution.status is lpr.Status.FAILED
+    assert solution.infeasibility is None

@@ -27,7 +27,7 @@ from lp_routing.audits.probe import (
 )
 from lp_routing.errors import InputError
 from lp_routing.router_outputs import NoRouterOutput
-from lp_routing.validation import as_int
+from lp_routing.validation import as_instance, as_int
 
 NAME = "causality"
 QUESTION = "Do the experts of a token stay the same whatever tokens come later?"
@@ -121,7 +121,10 @@ class CausalityMap:
     changed: Tensor
 
     def __post_init__(self) -> None:
-        lengths, changed = self.lengths, self.changed
+        lengths = as_instance(self.lengths, Tensor, "lengths", "a tensor of whole numbers")
+        changed = as_instance(self.changed, Tensor, "changed", "a tensor of booleans")
+        if lengths.is_complex():
+            raise InputError(f"lengths: expected whole numbers, got {lengths.dtype}.")
         rise = lengths.ndim == 1 and len(lengths) > 1 and bool((lengths.diff() > 0).all())
         if not rise or lengths.is_floating_point() or int(lengths[0]) < 1:
             raise InputError(f"lengths: expected two or more rising whole numbers, got {lengths}.")

@@ -22,6 +22,7 @@ from lp_routing.audits.probe import (
 )
 from lp_routing.errors import InputError
 from lp_routing.router_outputs import NoRouterOutput
+from lp_routing.validation import as_choice, as_instance, as_list
 
 FORMATS = {
     "bf16": torch.bfloat16,
@@ -57,8 +58,7 @@ def precision(
 
     Cost: two calls and a sort.
     """
-    if rounded_to not in FORMATS:
-        raise InputError(f"rounded_to={rounded_to!r}: expected one of {', '.join(FORMATS)}.")
+    as_choice(rounded_to, "rounded_to", list(FORMATS))
     ask, logits = as_audited_router(router), as_logits(logits)
     name = f"precision: {rounded_to}"
     question = f"Does every token keep its experts when logits are rounded to {rounded_to}?"
@@ -99,6 +99,13 @@ def margins(logits: Tensor, chosen: Tensor) -> Tensor:
 
     inf where a token has no expert, all of them, or all that are allowed.
     """
+    logits = as_logits(logits)
+    as_instance(chosen, Tensor, "chosen", "booleans of the shape of the logits")
+    if chosen.dtype != torch.bool or chosen.shape != logits.shape:
+        raise InputError(
+            f"chosen: expected booleans of shape {tuple(logits.shape)}, got {chosen.dtype} of "
+            f"shape {tuple(chosen.shape)}."
+        )
     E = logits.shape[-1]
     k = chosen.sum(-1, keepdim=True)
     ordered = logits.sort(-1, descending=True).values.double()
@@ -166,12 +173,12 @@ def precision_flips(
 
     Cost: a call, one more for each format, and a sort.
     """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise InputError(f"formats={list(formats)!r}: expected some of {', '.join(FORMATS)}.")
+    named = as_list(formats, "formats", f"some of {', '.join(FORMATS)}")
+    if not named or any(not isinstance(name, str) or name not in FORMATS for name in named):
+        raise InputError(f"formats={named!r}: expected some of {', '.join(FORMATS)}.")
     ask, logits = as_audited_router(router), as_logits(logits)
     before = ask(logits)
     changed = {
-        name: (ask(rounded(logits, FORMATS[name])) != before).any(-1).flatten() for name in formats
+        name: (ask(rounded(logits, FORMATS[name])) != before).any(-1).flatten() for name in named
     }
     return PrecisionFlips(margins(logits, before).flatten(), changed)

@@ -44,8 +44,9 @@ from lp_routing.certificate.violations import (
 )
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
-from lp_routing.problem.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem, check_problem
 from lp_routing.process_group import ALONE, ProcessGroup
+from lp_routing.validation import as_bool, as_share
 
 
 @dataclass(frozen=True)
@@ -194,10 +195,12 @@ class Certificate:
         A bound holds where it is broken by at most `tolerance`, or that share of itself if it is
         above 1: sums of many fractions are not more precise than that.
         """
+        tolerance = as_share(tolerance, "tolerance")
         return self.keeps_bounds(tolerance) and abs(self.relative_gap) <= tolerance
 
     def keeps_bounds(self, tolerance: float = 0.0) -> bool:
         """Whether every bound holds, up to `tolerance` times the bound, or times 1 if less."""
+        tolerance = as_share(tolerance, "tolerance")
         if self.violation_count > len(self.violations):  # what is not named is not larger
             return self.violation <= tolerance
         return all(v.amount <= tolerance * max(1.0, v.limit) for v in self.violations)
@@ -243,7 +246,7 @@ def certify(
             f"certify expects a RoutingProblem, an assignment and Prices, got "
             f"{type(problem).__name__} and {type(prices).__name__}; without prices, give Prices()."
         )
-    shards = ProcessGroup(group)
+    exact, shards = as_bool(exact, "certify: exact"), ProcessGroup(group)
     with shards.together():
         x, note = assignment_amounts(problem, assignment)
         table = clipped(problem, prices)
@@ -284,6 +287,7 @@ def dual_bound(problem: RoutingProblem, prices: Prices, *, group: Any = None) ->
     Where prices are so much larger than scores that rounding could show, it is evaluated exactly.
     With a `group`, the bound of the tokens of all its ranks together, as in `certify`.
     """
+    check_problem(problem, "dual_bound")
     shards = ProcessGroup(group)
     with shards.together():
         table = clipped(problem, prices)

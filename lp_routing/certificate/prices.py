@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.problem.constraints import Family
-from lp_routing.validation import as_tensor
+from lp_routing.validation import as_instance, as_tensor
 
 if TYPE_CHECKING:
     from lp_routing.problem.problem import RoutingProblem
@@ -108,6 +108,7 @@ def clipped(problem: "RoutingProblem", prices: Prices) -> dict[str, Tensor]:
     Raises:
         InputError: prices that cannot be of this problem.
     """
+    as_instance(prices, Prices, "prices", "Prices, such as those of a solution, or Prices()")
     for kind in ("token_group", "expert_group"):
         if getattr(prices, f"{kind}s") is not None and problem.family(kind) is None:
             raise InputError(f"prices of {kind}s are given, but the problem has no {kind}s.")

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from lp_routing.certificate.best_response import Response, best_response
 from lp_routing.certificate.prices import Prices, clipped, pair_prices
-from lp_routing.problem.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem, check_problem
+from lp_routing.validation import as_nonnegative
 
 
 def token_prices(problem: RoutingProblem, prices: Prices) -> Tensor:
@@ -15,6 +16,7 @@ def token_prices(problem: RoutingProblem, prices: Prices) -> Tensor:
     support the optimum. With optimal prices a larger bound gains at most this much per unit, and a
     smaller one costs at least this much. Zero where neither bound binds.
     """
+    check_problem(problem, "token_prices")
     _, upper = problem.token_bounds()
     responses = best_response(problem, *_pair(problem, prices), all_ranks=True)
     prices_of_chunks = [_slot_price(response, upper[response.rows]) for response in responses]
@@ -30,6 +32,8 @@ def ties(problem: RoutingProblem, prices: Prices, tolerance: float = 0.0) -> Ten
         tolerance: how far, in units of score, a pair may stand from its price and count as tied;
             0 asks for equality in float64, a solver's prices want about 1e-12.
     """
+    check_problem(problem, "ties")
+    tolerance = as_nonnegative(tolerance, "ties: tolerance")
     found = [torch.zeros(0, 2, dtype=torch.int64, device=problem.scores.device)]
     pair = _pair(problem, prices)
     for response in best_response(problem, *pair, all_ranks=True, tolerance=tolerance):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.validation import as_int, refuse_nan_and_inf
+from lp_routing.validation import as_callable, as_int, refuse_nan_and_inf
 
 Number = float | int | bool | str | None
 Refutation = Callable[[Tensor], str | None]
@@ -370,6 +370,7 @@ def smallest(
     """
     T, E = as_int(most_tokens, "most_tokens", 1), as_int(most_experts, "most_experts", 1)
     limit = as_int(limit, "limit", 1)
+    as_callable(refutes, "refutes", "a function of scores (T, E)")
     if not entries:
         raise InputError("entries: expected at least one number to choose scores from, got none.")
     tried = 0

@@ -22,14 +22,14 @@ from lp_routing.errors import InputError
 from lp_routing.evaluation.evaluate import EXACT, NOT_JUDGED, Evaluator, RouterResult, shape_of
 from lp_routing.pricing import Pricing
 from lp_routing.problem.assignment import Assignment
-from lp_routing.problem.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem, check_problem
 from lp_routing.router_outputs import NoRouterOutput, read_output
 from lp_routing.routers.base import Rule, StatefulRouter
 from lp_routing.routers.catalogue import CATALOGUE, Shape, router
 from lp_routing.scores import check_logits
 from lp_routing.solvers import HiGHS, Solver
 from lp_routing.solvers.solve import solve
-from lp_routing.validation import as_int
+from lp_routing.validation import as_instance, as_int
 
 LOGITS, LOG_OF_SCORES, SCORES = "logits", "log of scores", "scores as logits"
 
@@ -315,7 +315,7 @@ def comparisons(
     scores = check_logits(problem.scores, "scores")
     given = router_input(logits, scores)
     before = _batches(warm_on, warm_up, scores.shape[1])
-    shape = shape_of(problem) if shape is None else shape
+    shape = shape_of(problem) if shape is None else as_instance(shape, Shape, "shape", "a Shape")
     makers = _makers(routers, problem, shape, seed)
     judge = Evaluator(
         problem, solve(problem, exact_solver(problem, seed) if solver is None else solver)
@@ -356,7 +356,9 @@ class Optimum:
         Raises:
             InputError: there is none.
         """
-        solution = solve(self.problem, self.solver or exact_solver(self.problem, 0))
+        check_problem(self.problem, "Optimum")
+        solver = exact_solver(self.problem, 0) if self.solver is None else self.solver
+        solution = solve(self.problem, solver)
         if solution.assignment is None:
             raise InputError(f"no assignment: {solution.explanation}")
         return solution.assignment

@@ -23,7 +23,7 @@ from lp_routing.errors import InputError
 from lp_routing.routers.selection import largest
 from lp_routing.solvers.highs import BoundedChoice, NothingFound, search
 from lp_routing.solvers.linear_program import Vector
-from lp_routing.validation import Scores, as_int, as_scores, as_tensor, refuse_nan_and_inf
+from lp_routing.validation import Scores, as_int, as_reals, as_scores, as_tensor, refuse_nan_and_inf
 
 PATIENCE = 10
 """Subgradient steps without a better bound, after which the step length is halved.
@@ -187,7 +187,7 @@ def _checked(scores: Scores, keep: int, k: int, counts: Any) -> tuple[Tensor, Te
     as_int(k, "k", 1, keep, "keep, the experts that are left")
     if counts is None:
         return values, values.new_ones(T)
-    times = as_tensor(counts, "counts", "one number per row").to(values.device).double()
+    times = as_reals(counts, "counts", "one number per row").to(values.device)
     if tuple(times.shape) != (T,) or not bool((times.isfinite() & (times >= 0)).all()):
         raise InputError(
             f"counts: expected {T} finite numbers >= 0, one per row, got shape "

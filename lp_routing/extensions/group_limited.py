@@ -23,7 +23,7 @@ from lp_routing.errors import InputError
 from lp_routing.routers.token_choice import GroupLimited
 from lp_routing.solvers.highs import BoundedChoice, search
 from lp_routing.solvers.linear_program import Vector
-from lp_routing.validation import Scores, as_int, as_scores, refuse_nan_and_inf
+from lp_routing.validation import Scores, as_bool, as_int, as_scores, refuse_nan_and_inf
 
 NEVER = float("-inf")
 CHUNK = 1 << 14
@@ -115,7 +115,7 @@ def searched_in_groups(
         lower,
         upper,
         column_upper=np.concatenate([allowed.astype(float), np.ones(opened)]),
-        whole=np.full(pairs + opened, float(integral)),
+        whole=np.full(pairs + opened, float(as_bool(integral, "integral"))),
         time_limit_s=time_limit_s,
     )
     x = torch.as_tensor(found.x[:pairs].reshape(T, E)).to(values.device)

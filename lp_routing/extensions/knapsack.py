@@ -32,7 +32,14 @@ from torch import Tensor
 from lp_routing.errors import InputError
 from lp_routing.routers.selection import largest
 from lp_routing.solvers.highs import BoundedChoice, search
-from lp_routing.validation import Scores, as_int, as_scores, as_tensor, refuse_nan_and_inf
+from lp_routing.validation import (
+    Scores,
+    as_bool,
+    as_int,
+    as_reals,
+    as_scores,
+    refuse_nan_and_inf,
+)
 
 STEPS = 100
 """Prices tried at most, one `topk` each; some twenty are usual. The bound holds at any of them."""
@@ -121,7 +128,7 @@ def searched_within_budget(
         np.append(np.full(T, float(k)), -np.inf),
         np.append(np.full(T, float(k)), limit),
         column_upper=allowed.astype(float),
-        whole=np.full(T * E, float(integral)),
+        whole=np.full(T * E, float(as_bool(integral, "integral"))),
         time_limit_s=time_limit_s,
     )
     x = torch.as_tensor(found.x.reshape(T, E)).to(values.device)
@@ -136,7 +143,7 @@ def _checked(scores: Scores, k: int, costs: Costs, budget: float) -> tuple[Tenso
     refuse_nan_and_inf(values, "scores")
     T, E = values.shape
     k = as_int(k, "k", 1, E, "E, the number of experts")
-    cost = as_tensor(costs, "costs", "numbers, one per expert").to(values.device).double()
+    cost = as_reals(costs, "costs", "numbers, one per expert").to(values.device)
     if tuple(cost.shape) != (E,) or not bool((cost.isfinite() & (cost >= 0)).all()):
         raise InputError(
             f"costs: expected {E} finite numbers >= 0, one per expert, got {costs!r} of shape "

@@ -27,7 +27,7 @@ from scipy import sparse
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.validation import as_int, as_tensor
+from lp_routing.validation import as_bool, as_int, as_list, as_reals, as_tensor
 
 Table = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -80,7 +80,7 @@ def spread(loads: Any, places: Any, *, integral: bool = False) -> Spread:
     amounts, prices = _by_lp(load, held)
     # prices are a mixture of sets, each at least as good a bound as the mixture: try them all
     bound, devices = _best_level(load, held, prices)
-    if not integral:
+    if not as_bool(integral, "integral"):
         return _spread(amounts, bound, devices, "linear program (HiGHS)")
     most = -(-int(load[_confined(held, devices)].sum()) // len(devices))
     least = most
@@ -123,6 +123,7 @@ def edge_wise(
     ]
     device = amounts.sum(0)
     done, moved = 0, np.inf
+    integral = as_bool(integral, "integral")
     while done < sweeps and moved > (0 if integral else SETTLED * load.sum()):
         moved = 0.0
         for edge in edges:
@@ -140,6 +141,7 @@ def confined_load(loads: Any, places: Any, devices: Sequence[int]) -> int:
         InputError: as `spread`; devices that do not exist.
     """
     load, held = _checked(loads, places)
+    devices = as_list(devices, "devices", "whole numbers")
     for device in devices:
         as_int(device, "device", 0, held.shape[1] - 1, "the last device")
     return int(load[_confined(held, tuple(devices))].sum())
@@ -147,7 +149,7 @@ def confined_load(loads: Any, places: Any, devices: Sequence[int]) -> int:
 
 def _checked(loads: Any, places: Any) -> tuple[Table, np.ndarray[Any, np.dtype[np.bool_]]]:
     """Loads float64 (E,) of whole numbers, places boolean (E, D)."""
-    load = as_tensor(loads, "loads", "tokens per expert").cpu().double().numpy()
+    load = as_reals(loads, "loads", "tokens per expert").cpu().numpy()
     if load.ndim != 1 or not len(load) or not bool(((load >= 0) & (load == np.floor(load))).all()):
         raise InputError(f"loads: expected whole numbers >= 0, one per expert, got {loads!r}.")
     if load.sum() > MOST_TOKENS:

@@ -30,6 +30,7 @@ from lp_routing.validation import (
     as_bool,
     as_float,
     as_int,
+    as_rising,
     as_scores,
 )
 
@@ -391,7 +392,4 @@ def _tried(keeps: Sequence[int] | None, k: int, E: int) -> list[int]:
     if keeps is None:
         spaced = torch.linspace(k, E, min(MOST, E - k + 1), dtype=torch.float64)
         return sorted({round(n) for n in spaced.tolist()})
-    given = [as_int(n, "keeps", k, E, "E, the number of experts") for n in keeps]
-    if not given or sorted(set(given)) != given:
-        raise InputError(f"keeps: expected whole numbers that rise, got {list(keeps)}.")
-    return given
+    return as_rising(keeps, "keeps", k, E, "E, the number of experts")

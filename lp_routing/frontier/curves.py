@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.validation import as_float, as_int, as_tensor
+from lp_routing.validation import as_float, as_int, as_reals, as_tensor
 
 INF = float("inf")
 ROUNDING = 1e-9
@@ -103,7 +103,7 @@ class ExactCurve:
         Raises:
             InputError: not from `first` to `last`.
         """
-        budgets = as_tensor(n, "n", "budgets").to(self.slopes.device).double()
+        budgets = as_reals(n, "n", "budgets").to(self.slopes.device)
         if not bool(((budgets >= self.first) & (budgets <= self.last)).all()):
             raise InputError(f"n={n!r}: expected budgets from {self.first} to {self.last}.")
         return budgets
@@ -339,7 +339,7 @@ class CertifiedCurve:
         Raises:
             InputError: not from `first` to `last`.
         """
-        budgets = as_tensor(n, "n", "budgets").to(self.values.device).double()
+        budgets = as_reals(n, "n", "budgets").to(self.values.device)
         if not bool(((budgets >= self.first) & (budgets <= self.last)).all()):
             raise InputError(f"n={n!r}: expected budgets from {self.first} to {self.last}.")
         return budgets

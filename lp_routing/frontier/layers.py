@@ -30,6 +30,7 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.validation import (
     as_bool,
     as_float,
+    as_reals,
     as_tensor,
     refuse_nan_and_inf,
 )
@@ -136,7 +137,7 @@ def worth_of_budgets(scores: Tensor, budgets: Tensor) -> Tensor:
     """
     values = _checked(scores)
     L, T, _ = values.shape
-    given = as_tensor(budgets, "budgets", "numbers, one per layer").double()
+    given = as_reals(budgets, "budgets", "numbers, one per layer")
     if tuple(given.shape) != (L,):
         raise InputError(f"budgets: expected one per layer ({L}), got shape {tuple(given.shape)}.")
     curves = _curves(values)

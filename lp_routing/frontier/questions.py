@@ -17,12 +17,12 @@ from lp_routing.frontier.curves import CertifiedCurve, ExactCurve, SharedBudget
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.named import balanced, served_unified, token_choice, unified
-from lp_routing.problem.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem, check_problem
 from lp_routing.router_outputs import as_amounts
 from lp_routing.scores import check_logits
 from lp_routing.solvers import Solver
 from lp_routing.solvers.solve import Solution, Status, solve
-from lp_routing.validation import Scores, as_int
+from lp_routing.validation import Scores, as_callable, as_instance, as_int, as_rising
 
 INF = float("inf")
 
@@ -60,6 +60,11 @@ def smallest_budget(
     Raises:
         InputError: a value that is no finite number.
     """
+    if not isinstance(curve, ExactCurve | CertifiedCurve | SampledCurve):
+        raise InputError(
+            f"smallest_budget expects a curve first, such as over_total(problem), got "
+            f"{type(curve).__name__}."
+        )
     if isinstance(curve, ExactCurve):
         found = curve.smallest(value)
         return found, found
@@ -83,6 +88,7 @@ def slot_worth(problem: RoutingProblem, expert: int, *, solver: Solver | None = 
     Raises:
         InputError: an expert without an upper bound, or a problem without an assignment.
     """
+    check_problem(problem, "slot_worth")
     expert = as_int(expert, "expert", 0, problem.E - 1, "E - 1, the last expert")
     family = problem.family("expert")
     if family is None or not bool(family.upper[expert].isfinite()):
@@ -101,6 +107,7 @@ def next_slot(shared: SharedBudget, n: int) -> int:
     Raises:
         InputError: n is not whole, or no pair is left.
     """
+    as_instance(shared, SharedBudget, "next_slot", "a SharedBudget first, of over_layers")
     n = as_int(n, "n", shared.total.first, shared.total.last - 1, "the largest budget less one")
     return int(shared.owners[n - shared.total.first])
 
@@ -141,7 +148,8 @@ def _cost(free: RoutingProblem, constrained: RoutingProblem, solver: Solver | No
 
 def _optimum(problem: RoutingProblem, solver: Solver | None, none: float | None = None) -> float:
     """The proved value; `none` where there is no assignment, if that is an answer."""
-    solution: Solution = solve(problem, solver or exact_solver(problem, 0))
+    solver = exact_solver(problem, 0) if solver is None else solver
+    solution: Solution = solve(problem, solver)
     if solution.status is Status.INFEASIBLE and none is not None:
         return none
     if solution.status is not Status.OPTIMAL:
@@ -207,13 +215,14 @@ def router_curve(
         InputError: bad logits or budgets; what a router cannot answer.
     """
     values = check_logits(logits, "logits")
-    given = [as_int(n, "budgets", 0) for n in budgets]
-    if not given or sorted(set(given)) != given:
-        raise InputError(f"budgets: expected whole numbers that rise, got {list(budgets)}.")
-    found = []
+    given = as_rising(budgets, "budgets", 0)
+    as_callable(make, "make", "a function from a budget to a router")
+    as_callable(problem_at, "problem_at", "a function from a budget to a problem")
+    name, found = as_instance(name, str, "name", "text"), []
     for n in given:
         router = make(n)
         name = name or getattr(router, "__name__", type(router).__name__)
+        as_callable(router, f"make({n})", "a router")
         taken = as_amounts(router(values.clone()), values)
         found.append(certify(problem_at(n), Assignment(taken), Prices()))
     return RouterCurve(

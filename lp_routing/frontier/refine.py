@@ -16,7 +16,7 @@ from lp_routing.frontier.curves import ROUNDING, CertifiedCurve
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import Solver
 from lp_routing.solvers.solve import Solution, solve
-from lp_routing.validation import as_int
+from lp_routing.validation import as_int, as_list, as_rising
 
 
 class Point(NamedTuple):
@@ -60,10 +60,13 @@ def solved(family: BudgetFamily, n: int) -> Point:
     Raises:
         InputError: no assignment was found; or a solver without prices.
     """
+    if not isinstance(family.kept, MutableMapping | None):
+        raise InputError(f"kept: expected a dict of points, got {type(family.kept).__name__}.")
     if family.kept is not None and n in family.kept:
         return family.kept[n]
     problem = family.problem_at(n)
-    solution = solve(problem, family.solver or exact_solver(problem, 0))
+    solver = exact_solver(problem, 0) if family.solver is None else family.solver
+    solution = solve(problem, solver)
     if solution.certificate is None:
         raise InputError(f"budget {n}: {solution.status.name}: {solution.explanation}")
     if solution.prices is None:
@@ -84,10 +87,7 @@ def at_budgets(family: BudgetFamily, budgets: Sequence[int]) -> CertifiedCurve:
     Raises:
         InputError: no budgets, none that are whole and rise, or one without an assignment.
     """
-    given = [as_int(n, "budgets", 0) for n in budgets]
-    if not given or sorted(set(given)) != given:
-        raise InputError(f"budgets: expected whole numbers that rise, got {list(budgets)}.")
-    return as_curve([solved(family, n) for n in given])
+    return as_curve([solved(family, n) for n in as_rising(budgets, "budgets", 0)])
 
 
 def refined(
@@ -108,7 +108,8 @@ def refined(
     """
     count = None if points is None else as_int(points, "points", 2)
     found = {end.budget: end for end in ends}
-    inside = {as_int(n, "at", 0) for n in at} & set(range(ends[0].budget + 1, ends[1].budget))
+    wanted = {as_int(n, "at", 0) for n in as_list(at, "at", "whole numbers")}
+    inside = wanted & set(range(ends[0].budget + 1, ends[1].budget))
     found |= {n: solved(family, n) for n in inside}
     small = ROUNDING * max(abs(number) for end in ends for number in end[1:4])
     waiting = [_open_between(*pair) for pair in pairwise(found[n] for n in sorted(found))]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
+from lp_routing.validation import as_reals, as_tensor
 
 Amount = float | Sequence[float] | np.ndarray[Any, Any] | Tensor
 
@@ -46,13 +47,11 @@ class Bounds:
         return lower, upper
 
     def _one_side(self, amount: Amount, rows: int, argument: str, row: str) -> Tensor:
-        try:
-            values = torch.as_tensor(amount, dtype=torch.float64).cpu()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"{argument}={self.words}: expected a number or one per {row}, "
-                f"got {type(amount).__name__}."
-            ) from error
+        what = f"{argument}={self.words}"
+        given = as_tensor(amount, what, f"a number or one per {row}")
+        if given.dtype == torch.bool:
+            raise InputError(f"{what}: expected numbers, got booleans.")
+        values = as_reals(given, what, "numbers").cpu()
         if values.ndim > 1 or (values.ndim == 1 and len(values) != rows):
             raise InputError(
                 f"{argument}={self.words}: expected one number or {rows} (one per {row}), "

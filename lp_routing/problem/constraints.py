@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import Bounds
-from lp_routing.validation import CHUNK, as_tensor
+from lp_routing.validation import CHUNK, as_instance, as_tensor
 
 Kind = Literal["token", "expert", "total", "token_group", "expert_group"]
 Members = Sequence[int] | Sequence[bool] | np.ndarray[Any, Any] | Tensor
@@ -130,7 +130,7 @@ def group_family(kind: Kind, groups: Iterable[Group | tuple[Members, Bounds]], s
         low, high = group.bounds.per_row(1, where, thing)
         lower.append(low)
         upper.append(high)
-        labels.append(group.name or str(index))
+        labels.append(as_instance(group.name, str, f"{where}: name", "text") or str(index))
     if not masks:
         raise InputError(f"{argument} is empty; leave it out, or give at least one Group.")
     if len(set(labels)) < len(labels):

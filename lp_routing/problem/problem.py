@@ -230,6 +230,15 @@ class RoutingProblem:
             )
 
 
+def check_problem(problem: Any, who: str) -> None:
+    """Raise `InputError` unless it is a `RoutingProblem`; `who` asks, such as "solve"."""
+    if not isinstance(problem, RoutingProblem):
+        raise InputError(
+            f"{who} expects a RoutingProblem first, got {type(problem).__name__}; "
+            f"write RoutingProblem(scores, tokens=exactly(2), ...)."
+        )
+
+
 def _check_multiplicity(
     multiplicity: Sequence[int] | np.ndarray[Any, Any] | Tensor | None, T: int, device: torch.device
 ) -> Tensor | None:

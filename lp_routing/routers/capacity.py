@@ -71,6 +71,8 @@ class CapacityFactor:
 
     def of(self, tokens: int, experts: int, k: int) -> int:
         """The capacity C of each expert for T tokens, E experts and K experts per token."""
+        tokens, experts = as_int(tokens, "tokens", 1), as_int(experts, "experts", 1)
+        k = as_int(k, "k", 1)
         if self.factor * tokens * k > MOST_TOKENS:
             raise InputError(
                 f"capacity factor {self.factor:g} asks for {self.factor * tokens * k:g} slots in "

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from lp_routing.errors import InputError
 from lp_routing.routers.base import AnyRouter, Rule
+from lp_routing.validation import as_instance, as_int
 
 Kind = TypeVar("Kind", bound=type[Rule])
 
@@ -102,14 +103,17 @@ def router(name: str, shape: Shape, *, seed: int = 0) -> AnyRouter:
     Raises:
         InputError: an unknown name, with those that there are; a shape that no logits have.
     """
+    as_instance(shape, Shape, "shape", "a Shape")
+    for field, value in zip(shape._fields, shape, strict=True):
+        as_int(value, f"shape: {field}", 0)
     if shape.E < 1 or shape.T < 1 or not 1 <= shape.k <= shape.E:
         raise InputError(
             f"{shape}: expected at least one token, one expert and 1 <= k <= E, as routers take k "
             f"different experts."
         )
-    if name not in CATALOGUE:
+    if not isinstance(name, str) or name not in CATALOGUE:
         raise InputError(f"router {name!r}: expected one of {', '.join(CATALOGUE)}.")
     built: Any = CATALOGUE[name](shape)
-    draws = is_dataclass(built) and any(field.name == "seed" for field in fields(built))
+    draws = is_dataclass(built) and any(each.name == "seed" for each in fields(built))
     found: AnyRouter = replace(built, seed=seed) if draws else built
     return found

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lp_routing.validation import as_int
+from lp_routing.errors import InputError
+from lp_routing.validation import as_instance, as_int
 
 
 def largest(scores: Tensor, count: int | Tensor) -> Tensor:
@@ -26,7 +27,11 @@ def largest(scores: Tensor, count: int | Tensor) -> Tensor:
         Boolean (..., n). Among equal entries at the threshold those of lowest index are marked,
         on every device and for every dtype; `torch.topk` leaves that order open.
     """
-    n = scores.shape[-1]
+    n = as_instance(scores, Tensor, "scores", "a tensor (..., n)").shape[-1]
+    if scores.is_complex():
+        raise InputError(f"scores: expected real numbers, got {scores.dtype}.")
+    if isinstance(count, Tensor) and (count.is_floating_point() or count.is_complex()):
+        raise InputError(f"count: expected whole numbers, one per line, got {count.dtype}.")
     if not isinstance(count, Tensor):
         count = as_int(count, "count", 0)
         if count >= n:

@@ -14,7 +14,7 @@ import torch
 from lp_routing.certificate.prices import Prices, from_table
 from lp_routing.errors import InputError, OptionError
 from lp_routing.problem.constraints import Family
-from lp_routing.problem.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem, check_problem
 from lp_routing.solvers.base import (
     Solver,
     SolverResult,
@@ -59,6 +59,7 @@ class CvxpyModel:
 
 def cvxpy_model(problem: RoutingProblem) -> CvxpyModel:
     """State a problem in CVXPY, to read, to change, or to solve with any of its solvers."""
+    check_problem(problem, "cvxpy_model")
     import cvxpy as cp  # it takes a second to import, so only who asks for it pays
 
     scores = problem.scores.double().cpu().numpy()

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from lp_routing.errors import InputError, OptionError
-from lp_routing.problem.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem, check_problem
 from lp_routing.solvers.base import (
     Solver,
     SolverResult,
@@ -23,7 +23,7 @@ from lp_routing.solvers.base import (
     refuse_unknown,
 )
 from lp_routing.solvers.linear_program import SparseProgram, Vector, linear_program
-from lp_routing.validation import as_nonnegative
+from lp_routing.validation import as_nonnegative, as_path
 
 if TYPE_CHECKING:
     import highspy
@@ -211,7 +211,8 @@ def write_mps(problem: RoutingProblem, path: str | Path) -> None:
         InputError: a name that does not end in .mps, a place that cannot be written, or groups
             whose names differ by blanks only.
     """
-    path = Path(path)
+    check_problem(problem, "write_mps")
+    path = as_path(path, "write_mps: path")
     if path.suffix != ".mps":
         raise InputError(f"write_mps: the file name must end in .mps, got {str(path)!r}.")
     program = linear_program(problem)

@@ -10,7 +10,7 @@ import torch
 
 from lp_routing.certificate.prices import Prices, from_table
 from lp_routing.problem.constraints import Family
-from lp_routing.problem.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem, check_problem
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -80,6 +80,7 @@ class LinearProgram(SparseProgram):
 
 def linear_program(problem: RoutingProblem) -> LinearProgram:
     """State a problem as an explicit LP, on the CPU, in float64."""
+    check_problem(problem, "linear_program")
     scores = problem.scores.double().cpu().numpy()
     token, expert = np.nonzero(scores > -np.inf)
     blocks = [_block(family, token, expert, problem) for family in problem.families]

@@ -18,10 +18,10 @@ from lp_routing.errors import InputError
 from lp_routing.feasible import feasible_assignment
 from lp_routing.pricing import Pricing
 from lp_routing.problem.assignment import Assignment
-from lp_routing.problem.problem import RoutingProblem
+from lp_routing.problem.problem import RoutingProblem, check_problem
 from lp_routing.solvers import BY_NAME, Solver, SolverResult, SolverStatus
 from lp_routing.solvers.infeasibility import Infeasibility, explain
-from lp_routing.validation import as_nonnegative
+from lp_routing.validation import as_bool, as_share
 
 
 class Status(Enum):
@@ -113,16 +113,13 @@ def solve(
         A `Solution`; OPTIMAL means that its certificate was evaluated here and holds.
 
     Raises:
-        InputError: not a problem, an unknown solver, `integral` where the solver cannot.
+        InputError: not a problem, an unknown solver, `integral` where the solver cannot, a
+            tolerance of 1 or more.
     """
-    if not isinstance(problem, RoutingProblem):
-        raise InputError(
-            f"solve expects a RoutingProblem first, got {type(problem).__name__}; "
-            f"write RoutingProblem(scores, tokens=exactly(2), ...)."
-        )
-    solver = _solver(solver)
+    check_problem(problem, "solve")
+    integral, solver = as_bool(integral, "solve: integral"), _solver(solver)
     tolerance = solver.tolerance if tolerance is None else tolerance
-    tolerance = as_nonnegative(tolerance, "solve: tolerance")
+    tolerance = as_share(tolerance, "solve: tolerance")
     began = time.perf_counter()
     asked = problem
     if integral and not problem.is_integral:

@@ -21,6 +21,7 @@ from lp_routing.errors import InputError
 from lp_routing.traces.families import ROUND_NAMES, ROUTERS, SCORES, Router
 from lp_routing.traces.reading_order import Order, Pass, read_pass, reading_order
 from lp_routing.traces.trace import Trace
+from lp_routing.validation import as_instance, as_list
 
 SUM = 1e-2
 """Rows without negative entries that all sum to 1 up to this are a softmax, which is refused.
@@ -196,7 +197,10 @@ def capture(
             found; during a pass, a router whose selected output is no floating-point tensor
             (..., E), or not the product of hidden states and weight.
     """
-    routers = _routers(model, [names] if isinstance(names, str) else names)
+    if names is not None:
+        several = [names] if isinstance(names, str) else as_list(names, "names", "patterns")
+        names = [as_instance(each, str, "names", "text") for each in several]
+    routers = _routers(model, names)
     captured = Captured(
         type(model).__name__,
         {name: [] for name in routers},

@@ -12,7 +12,7 @@ from torch import Tensor
 from lp_routing.errors import InputError
 from lp_routing.traces.formats import BARE, load
 from lp_routing.traces.trace import SUM, Trace, as_mask, as_sequence
-from lp_routing.validation import as_choice, as_int, as_tensor
+from lp_routing.validation import as_choice, as_int, as_path, as_tensor
 
 LOGITS = "router_logits"
 MEANS = {
@@ -93,7 +93,7 @@ def read(path: str | Path, *, axes: str | None = None, values: str | None = None
     Warns:
         UserWarning: keys that are not used, and logits that do not look like any.
     """  # noqa: E501
-    path = Path(path)
+    path = as_path(path, "traces.read: path")
     content = _by_meaning(load(path, MEANS), str(path))
     for name, said in {"axes": axes, "values": values}.items():
         if said is not None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
 from lp_routing.solvers.solve import Solution
-from lp_routing.validation import as_tensor
+from lp_routing.validation import as_instance, as_path, as_tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +110,7 @@ def check_drawable(path: Path | None = None) -> None:
     Raises:
         InputError: another ending than .png, .pdf or .svg; or no matplotlib, with what to install.
     """
-    if path is not None and path.suffix.lower() not in FORMATS:
+    if path is not None and as_path(path, "path").suffix.lower() not in FORMATS:
         raise InputError(f"{path}: expected a file ending in {', '.join(FORMATS)}.")
     try:
         import matplotlib.figure  # noqa: F401
@@ -141,6 +141,7 @@ def new_figure(height: float, title: str = "", width: float = WIDTH) -> "Figure"
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     engine = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06)
+    as_instance(title, str, "title", "text")
     says = wrapped(title, 66) if title else ""
     figure = Figure(figsize=(width, height + 0.22 * len(says.splitlines())), layout=engine)
     if says:

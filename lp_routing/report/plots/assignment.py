@@ -22,6 +22,7 @@ from lp_routing.report.plots._style import (
     whole_ticks,
     wrapped,
 )
+from lp_routing.validation import as_list
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,6 +59,9 @@ def assignment(
     Raises:
         InputError: several layers, NaN, negative amounts, or shapes that differ.
     """
+    called = as_list(names, "names", "two names")
+    if len(called) != 2 or not all(isinstance(name, str) for name in called):
+        raise InputError(f"names={names!r}: expected two names.")
     first, second = taken(optimal, "optimal") > 0, taken(router, "router") > 0
     if first.shape != second.shape:
         raise InputError(

@@ -29,7 +29,7 @@ from lp_routing.report.plots._style import (
     whole_ticks,
     wrapped,
 )
-from lp_routing.validation import as_choice, as_tensor
+from lp_routing.validation import as_choice, as_int, as_list, as_tensor
 
 MOST = 1001
 """Most budgets drawn of a curve that is known at every one: an axis has about 1,000 dots at
@@ -284,7 +284,8 @@ def frontier(
     """
     axis, unit = AXES[as_choice(over, "over", list(AXES))]
     drawn = as_curve(curve)
-    others = [as_router(router, drawn) for router in routers]
+    others = [as_router(each, drawn) for each in as_list(routers, "routers", "curves of routers")]
+    in_use = None if in_use is None else as_int(in_use, "in_use", 0)
     priced = drawn.joined and len(drawn.budgets) > 1
     heights = [3.0, *([1.5] if others else []), *([1.5] if priced else [])]
     figure = new_figure(sum(heights) + 0.9, title)
