@@ -10,7 +10,15 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.traces.formats import store
-from lp_routing.validation import as_float, as_int, as_tensor, forbid_masks, refuse_nan_and_inf
+from lp_routing.validation import (
+    as_bool,
+    as_float,
+    as_int,
+    as_list,
+    as_tensor,
+    forbid_masks,
+    refuse_nan_and_inf,
+)
 
 SUM = {torch.float16: 1e-2, torch.bfloat16: 1e-2, torch.float32: 1e-3, torch.float64: 1e-3}
 """Rows that add up to 1 up to this, all of them, are probabilities, by the precision they are in.
@@ -75,6 +83,7 @@ class Trace:
         logits = logits.float() if logits.dtype.itemsize == 1 else logits  # float8 has no max
         tokens = logits.shape[1]
         mask = as_mask(self.mask, tokens, self.source)
+        constant = as_bool(self.up_to_a_constant, f"{self.source}: up_to_a_constant")
         real = logits if mask is None else logits[:, mask.to(logits.device)]
         refuse_nan_and_inf(real, f"{self.source}: router_logits")
         refuse_probabilities(real, self.source)
@@ -83,7 +92,7 @@ class Trace:
             "router_logits": forbid_masks(logits),
             "mask": mask,
             "sequence": sequence,
-            "up_to_a_constant": bool(self.up_to_a_constant) or are_log_probabilities(real),
+            "up_to_a_constant": constant or are_log_probabilities(real),
             "layer_names": _names(self.layer_names, len(logits), self.source),
             "bias": _bias(self.bias, len(logits), logits.shape[2], self.source),
         }.items():
@@ -166,9 +175,10 @@ def _per_token(values: Tensor, name: str, tokens: int, source: str) -> Tensor:
 def _names(names: Sequence[str] | None, layers: int, source: str) -> tuple[str, ...] | None:
     if names is None:
         return None
-    if isinstance(names, str) or len(names) != layers:
+    found = as_list(names, f"{source}: layer_names", f"{layers} names")
+    if len(found) != layers:
         raise InputError(f"{source}: layer_names: expected {layers} names, got {names!r}.")
-    return tuple(map(str, names))
+    return tuple(map(str, found))
 
 
 def _bias(bias: Any, layers: int, experts: int, source: str) -> Tensor | None:
