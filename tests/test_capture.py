@@ -111,8 +111,15 @@ def test_mask_and_sequence_come_with_the_trace():
     assert len(trace.layer(0)) == 5
     assert torch.equal(trace.sequence, sequence)
     assert torch.equal(captured.trace(mask=real.view(2, 3)).mask, real)
-    with pytest.raises(lpr.InputError, match=r"mask has shape \(2, 2\)"):
-        captured.trace(mask=real.view(2, 3)[:, :2])
+    for wrong in (real.view(2, 3)[:, :2], real.view(3, 2)):
+        with pytest.raises(lpr.InputError, match=r"mask has shape .* the model read 2 x 3"):
+            captured.trace(mask=wrong)
+    with pytest.raises(lpr.InputError, match=r"mask has shape \(5,\)"):
+        captured.trace(mask=real[:5])
+    assert torch.equal(captured.trace(mask=real.view(2, 3).tolist()).mask, real)
+    assert torch.equal(captured.trace(mask=real.float()).mask, real)
+    with pytest.raises(lpr.InputError, match="0 and 1"):
+        captured.trace(mask=real * 2)
 
 
 def test_sequences_are_numbered_where_the_input_shows_them():
@@ -208,7 +215,7 @@ def test_probabilities_are_no_logits(dtype):
     model = nn.Sequential(Told(logits.softmax(-1).to(dtype)))
     with capture(model, "0") as captured:
         model(None)
-    with pytest.raises(lpr.InputError, match=r"0 is >= 0 and adds up to 1.*output\[0\]\.log"):
+    with pytest.raises(lpr.InputError, match=r"layer 0 is >= 0 and adds up to 1.*output\[0\]\.log"):
         captured.trace()
     with capture(model, "0", select=torch.log) as captured:
         model(None)

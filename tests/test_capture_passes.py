@@ -44,8 +44,9 @@ def test_what_fills_up_an_ended_sequence_is_padding():
     prompts = torch.tensor([[1, 1], [0, 1]])
     assert order.mask(prompts).view(2, 6).tolist() == [[1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 0]]
     assert order.mask(None) is order.real
-    assert order.mask(torch.ones(2, 6)).shape == (12,)
-    assert order.mask(torch.ones(2, 5)).shape == (2, 5)  # fits nothing
+    assert order.mask(torch.ones(2, 6)).shape == (2, 6)
+    with pytest.raises(lpr.InputError, match=r"shape \(3, 4\), but the model read 2 x 6"):
+        order.mask(torch.ones(3, 4))
 
 
 def test_rejected_drafts_are_replaced():

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lp_routing.errors import InputError
+
 STREAMS = (
     ("input_ids", "attention_mask"),
     ("inputs_embeds", "attention_mask"),
@@ -68,23 +70,35 @@ class Order:
     prompts: list[tuple[int, int, int]]
 
     def mask(self, given: Any) -> Any:
-        """A mask (T,) of the given one: (T,), (B, S), one (B, S) a batch, or those of the prompts.
+        """A mask of the tokens: (T,), (B, S), one (B, S) for each batch, or those of the prompts.
 
-        To a mask of prompts that of the generated tokens is added. What fits nothing is given back.
+        To a mask of prompts that of the generated tokens is added.
+
+        Raises:
+            InputError: a mask (B, S) of as many tokens in other sequences.
         """
         if given is None:
             return self.real
-        whole = isinstance(given, Sequence) and len(given) and isinstance(given[0], Tensor)
-        parts = [torch.as_tensor(part) for part in (given if whole else [given])]
-        if sum(part.numel() for part in parts) == len(self.index):
-            return torch.cat([part.flatten() for part in parts])
-        if [tuple(part.shape) for part in parts] != [(B, S) for B, S, _ in self.prompts]:
-            return given if not whole else torch.cat([part.flatten() for part in parts])
+        several = isinstance(given, Sequence) and len(given) and isinstance(given[0], Tensor)
+        parts = [torch.as_tensor(part) for part in (given if several else [given])]
+        if [tuple(part.shape) for part in parts] == [(B, S) for B, S, _ in self.prompts]:
+            return self._with_generated(parts)
+        lengths = {L for _, _, L in self.prompts}
+        if not several and parts[0].ndim == 2 and lengths and lengths != {parts[0].shape[1]}:
+            shapes = ", ".join(f"{B} x {L}" for B, _, L in self.prompts)
+            raise InputError(
+                f"mask has shape {tuple(parts[0].shape)}, but the model read {shapes} tokens "
+                f"(sequences x length)."
+            )
+        return torch.cat([part.flatten() for part in parts]) if several else given
+
+    def _with_generated(self, masks: Sequence[Tensor]) -> Tensor:
+        """Masks of the prompts (B, S), with the generated tokens behind, flattened."""
         real = torch.ones(len(self.index), dtype=torch.bool) if self.real is None else self.real
         pieces = torch.split(real, [B * L for B, _, L in self.prompts])
         grown = [
-            torch.cat([part, piece.view(B, L)[:, S:].to(part)], 1).flatten()
-            for part, piece, (B, S, L) in zip(parts, pieces, self.prompts, strict=True)
+            torch.cat([mask, piece.view(B, L)[:, S:].to(mask)], 1).flatten()
+            for mask, piece, (B, S, L) in zip(masks, pieces, self.prompts, strict=True)
         ]
         return torch.cat(grown)
 
@@ -268,7 +282,7 @@ def _after_the_end(batch: _Batch) -> Tensor:
     alone is not decoded past its end.
     """
     after = torch.zeros_like(batch.real)
-    if len(after) == 1:
+    if len(after) == 1 or not bool(batch.alone.any()):
         return after
     ended = torch.zeros(len(after), dtype=torch.bool)
     for column in range(after.shape[1]):

@@ -205,8 +205,8 @@ def refuse_probabilities(logits: Tensor, source: str) -> None:
         if bool(((layer >= 0).all(-1) & ((sums - 1).abs() < SUM[layer.dtype])).all()):
             raise InputError(
                 f"{source}: every row of layer {number} is >= 0 and adds up to 1: these are "
-                f"probabilities, not logits. Give their logarithm, or say "
-                f'values="probabilities" where a file is read.'
+                f"probabilities, not logits. Give their logarithm (in capture: select=lambda "
+                f'output: output[0].log()), or say values="probabilities" where a file is read.'
             )
 
 
