@@ -34,6 +34,7 @@ from lp_routing.certificate.exact_arithmetic import (
     round_to_grid,
 )
 from lp_routing.certificate.prices import Prices, clipped, pair_prices
+from lp_routing.certificate.row_sums import row_sums
 from lp_routing.certificate.violations import (
     PrimalSums,
     Violation,
@@ -108,6 +109,10 @@ def token_sums(
     Raises:
         InputError: NaN or infinite amounts.
     """
+    if not exact and len(tables) == 1:
+        quick = _quick_sums(problem, x, tables[0])
+        if quick is not None:
+            return quick
     dot: Dot = exact_dot if exact else float_dot
     sums = CertificateSums(no_primal_sums(problem), tuple(DualSums() for _ in tables))
     paid = [pair_prices(problem, table) for table in tables]
@@ -120,6 +125,18 @@ def token_sums(
         pairs = zip(sums.earned, responses, strict=True)
         sums = CertificateSums(taken, tuple(earned + _earned_by(r, dot) for earned, r in pairs))
     return sums
+
+
+def _quick_sums(
+    problem: RoutingProblem, x: Tensor | None, table: dict[str, Tensor]
+) -> CertificateSums | None:
+    """The sums in one compiled pass; None where that cannot be, or where something is broken."""
+    sums = row_sums(problem, x, pair_prices(problem, table)[1])
+    if sums is None or sums.broken:
+        return None
+    load = torch.from_numpy(sums.load)
+    taken = replace(no_primal_sums(problem), value=sums.value, size=sums.size, load=load)
+    return CertificateSums(taken, (DualSums(worth=sums.worth, magnitude=sums.magnitude),))
 
 
 def _earned_by(response: Response, dot: Dot) -> DualSums:

@@ -241,11 +241,9 @@ def level(values: Array, under: float, weight: Array | None) -> float:
     """A value that so much weight lies below (each has 1 where `weight` is None); may reorder."""
     if weight is not None:
         return float(weighted_level(values, weight.copy(), under))
-    at = min(max(int(under), 0), len(values) - 1)
-    if at < 1:
-        return float(values.min())
-    values.partition(at)
-    return 0.5 * (float(values[:at].max()) + float(values[at]))
+    at = min(max(int(under), 1), len(values) - 1)
+    values.partition((at - 1, at))
+    return 0.5 * float(values[at - 1] + values[at])
 
 
 @njit(cache=True, nogil=True)
