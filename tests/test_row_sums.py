@@ -1,4 +1,4 @@
-"""The compiled sums of a certificate are those that torch makes, and what is broken is not hidden."""
+"""The compiled sums of a certificate are those that torch makes; nothing broken is hidden."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_compiled_sums_and_chunks_agree(kind, seed, monkeypatch):
 
 
 def test_one_token_by_hand():
-    """Scores 5, 3, -1 at prices 1, 1, 0: with at most two it takes 4 and 2, with exactly three -1 too."""
+    """Scores 5, 3, -1 at prices 1, 1, 0: at most two earn 4 + 2, exactly three -1 more."""
     scores = torch.tensor([[5.0, 3.0, -1.0]])
     paid = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)
     two = lpr.RoutingProblem(scores, tokens=lpr.at_most(2))

@@ -207,7 +207,12 @@ class Demand:
         np.abs(away, out=away)
         width = np.empty(tree.leaves)
         for j in range(E):
-            width[j] = level(away[j], min(change[j], self.total / 2), self.weight)
+            if self.weight is None:
+                at = min(int(change[j]), len(self.rows) // 2)
+                away[j].partition(at)
+                width[j] = away[j, at]
+            else:
+                width[j] = level(away[j], min(change[j], self.total / 2), self.weight)
         known = width[:E][width[:E] < np.inf]
         widest = max(float(known.max(initial=0.0)), NARROWEST)
         width[E:] = widest
@@ -242,8 +247,8 @@ def level(values: Array, under: float, weight: Array | None) -> float:
     if weight is not None:
         return float(weighted_level(values, weight.copy(), under))
     at = min(max(int(under), 1), len(values) - 1)
-    values.partition((at - 1, at))
-    return 0.5 * float(values[at - 1] + values[at])
+    values.partition(at)
+    return 0.5 * (float(values[:at].max()) + float(values[at]))
 
 
 @njit(cache=True, nogil=True)
