@@ -208,7 +208,7 @@ class Demand:
         width = np.empty(tree.leaves)
         for j in range(E):
             if self.weight is None:
-                at = min(int(change[j]), len(self.rows) // 2)
+                at = min(int(change[j]), len(away[j]) // 2)
                 away[j].partition(at)
                 width[j] = away[j, at]
             else:
@@ -247,6 +247,8 @@ def level(values: Array, under: float, weight: Array | None) -> float:
     if weight is not None:
         return float(weighted_level(values, weight.copy(), under))
     at = min(max(int(under), 1), len(values) - 1)
+    if at < 1:
+        return float(values[0])
     values.partition(at)
     return 0.5 * (float(values[:at].max()) + float(values[at]))
 
