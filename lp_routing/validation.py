@@ -157,8 +157,8 @@ def refuse_nan_and_inf(values: Tensor, what: str) -> None:
         )
 
 
-MASK_NEAR, MASK_WITHIN = 1e9, 1e6
-"""Logits within 1e6 of -1e9 are masks: bfloat16 rounds -1e9 by 7e5, and masks are added, too."""
+MASK_NEAR, MASK_WITHIN = 1e9, 2e6
+"""Logits within 2e6 of -1e9 are masks: bfloat16 rounds -1e9 by 1.8e6, and masks are added, too."""
 
 
 def forbid_masks(logits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.audits.probe import (
+    MOST_SEQUENCES,
     AuditedRouter,
     Finding,
     Probe,
@@ -17,8 +18,11 @@ from lp_routing.audits.probe import (
     compare,
     found,
     negated,
+    placed,
     redrawn,
     register,
+    sequence_places,
+    spread_out,
     try_all,
     unasked,
 )
@@ -29,9 +33,13 @@ NAME = "batch invariance"
 QUESTION = "Does a sequence go to the same experts whatever else is in the batch?"
 
 
-@register()
+@register(by_sequence=True)
 def batch_invariance(
-    router: RouterLike | AuditedRouter, logits: Tensor, *, sequences: int = 4
+    router: RouterLike | AuditedRouter,
+    logits: Tensor,
+    *,
+    sequences: int = 4,
+    sequence: Tensor | None = None,
 ) -> Finding:
     """Route every sequence alone, among others, in another order, and with padding.
 
@@ -39,7 +47,8 @@ def batch_invariance(
         router: any callable that `lp_routing.audits.chosen` can ask.
         logits: (B, T, E), a batch of sequences. Or (T, E): then the tokens are a flat batch, as
             most layers see it, of `sequences` laid end to end.
-        sequences: into how many equal parts a flat batch is cut.
+        sequences: into how many equal parts a flat batch is cut where `sequence` does not say.
+        sequence: whole numbers (T,), the sequence of each token of a flat batch.
 
     Returns:
         A `Finding` over all tokens. Its `numbers` are the shares for "alone", "order", "others"
@@ -49,12 +58,16 @@ def batch_invariance(
     Raises:
         InputError: bad logits or sequences, or a router that is not callable.
 
-    Cost: one call a sequence, and six.
+    Cost: one call for each of up to 64 sequences, and six.
     """
     ask, logits = as_audited_router(router), as_logits(logits)
     sequences = as_int(sequences, "sequences", 2)
     try:
         flat = logits.ndim == 2
+        if sequence is not None:
+            places = sequence_places(sequence, logits)
+            batch = _Batch(tuple(logits[part] for part in places), True, torch.cat(places))
+            return _batch_invariance(ask, batch)
         parts = logits.tensor_split(min(sequences, len(logits))) if flat else logits.unbind(0)
         return _batch_invariance(ask, _Batch(tuple(parts), flat))
     except NoRouterOutput as reason:
@@ -63,10 +76,14 @@ def batch_invariance(
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Sequences (T_b, E) that are given to a router end to end (flat) or stacked."""
+    """Sequences (T_b, E) that are given to a router end to end (flat) or stacked.
+
+    `places` are the numbers of their tokens in what the caller gave, where these differ.
+    """
 
     parts: tuple[Tensor, ...]
     flat: bool
+    places: Tensor | None = None
 
     def route(self, ask: AuditedRouter, parts: Sequence[Tensor]) -> list[Tensor]:
         """The maps of some sequences that are routed together."""
@@ -83,7 +100,7 @@ def _batch_invariance(ask: AuditedRouter, batch: _Batch) -> Finding:
     B = len(batch.parts)
     together = batch.join(batch.route(ask, batch.parts))
     asked: list[tuple[str, Callable[[], Probe]]] = [
-        ("alone", partial(_alone, ask, batch, together, b)) for b in range(B)
+        ("alone", partial(_alone, ask, batch, together, b)) for b in spread_out(B, MOST_SEQUENCES)
     ]
     more = []
     if B > 1:
@@ -97,6 +114,8 @@ def _batch_invariance(ask: AuditedRouter, batch: _Batch) -> Finding:
     else:
         more.append("Padding was not asked about: the router has no parameter `mask`.")
     probes, refused = try_all(asked)
+    if batch.places is not None:
+        probes = [placed(probe, batch.places, len(batch.places)) for probe in probes]
     when = "with the rest of the batch"
     return found(NAME, QUESTION, when, probes, more, refused)
 

@@ -3,6 +3,7 @@
 `causality` counts the tokens; `causality_map` says for every token at which lengths it changed.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.audits.probe import (
+    MOST_SEQUENCES,
     AuditedRouter,
     Finding,
     Probe,
@@ -20,8 +22,11 @@ from lp_routing.audits.probe import (
     compare,
     found,
     negated,
+    placed,
     redrawn,
     register,
+    sequence_places,
+    spread_out,
     try_all,
     unasked,
 )
@@ -33,8 +38,14 @@ NAME = "causality"
 QUESTION = "Do the experts of a token stay the same whatever tokens come later?"
 
 
-@register()
-def causality(router: RouterLike | AuditedRouter, logits: Tensor, *, cuts: int = 8) -> Finding:
+@register(by_sequence=True)
+def causality(
+    router: RouterLike | AuditedRouter,
+    logits: Tensor,
+    *,
+    cuts: int = 8,
+    sequence: Tensor | None = None,
+) -> Finding:
     """Cut the sequence at several places; route the prefix alone, and before other tokens.
 
     Args:
@@ -42,6 +53,9 @@ def causality(router: RouterLike | AuditedRouter, logits: Tensor, *, cuts: int =
         logits: (T, E), one sequence in reading order, or (B, T, E).
         cuts: prefixes to try, evenly spaced; those of 1 and of T - 1 tokens always are. A rule that
             looks only a few tokens ahead shows just before a cut: give T to see it everywhere.
+        sequence: whole numbers (T,), the sequence of each token of logits (T, E); each is then
+            routed alone, and no token counts as later than those of another sequence. Left out,
+            the tokens are one sequence.
 
     Returns:
         A `Finding` over all tokens but the last: one counts that changes experts at any cut. Its
@@ -52,38 +66,72 @@ def causality(router: RouterLike | AuditedRouter, logits: Tensor, *, cuts: int =
     Raises:
         InputError: bad logits or cuts, or a router that is not callable.
 
-    Cost: three calls a cut.
+    Cost: three calls a cut, for each of up to 64 sequences.
     """
     ask, logits, cuts = as_audited_router(router), as_logits(logits), as_int(cuts, "cuts", 1)
     try:
-        return _causality(ask, logits, cuts)
+        if sequence is None:
+            return _causality(ask, logits, [None], cuts)
+        parts = [part for part in sequence_places(sequence, logits) if len(part) > 1]
+        return _causality(ask, logits, parts, cuts)
     except NoRouterOutput as reason:
         return unasked(NAME, QUESTION, reason)
 
 
-def _causality(ask: AuditedRouter, logits: Tensor, cuts: int) -> Finding:
-    T = logits.shape[-2]
-    if T == 1:
-        raise NoRouterOutput("there is one token, and none later")
-    full = ask(logits)
-    others = (negated(logits), redrawn(logits))
-    asked = []
-    places = sorted({1, T - 1, *(max(1, T * i // cuts) for i in range(1, cuts))})
-    for n in places:
-        asked.append(("appended", partial(_appended, ask, logits, full, n)))
-        asked += [("changed", partial(_changed, ask, logits, other, full, n)) for other in others]
+def _causality(
+    ask: AuditedRouter, logits: Tensor, parts: Sequence[Tensor | None], cuts: int
+) -> Finding:
+    """The finding of some sequences, each by the numbers of its tokens; None is all of them."""
+    asked: Asked = []
+    cut, unanswered = 0, None
+    for i in spread_out(len(parts), MOST_SEQUENCES):
+        part = parts[i]
+        try:
+            places, probes_of = _asked_of(ask, logits if part is None else logits[part], cuts)
+        except NoRouterOutput as reason:
+            unanswered = unanswered or reason
+            continue
+        cut += len(places)
+        asked += [(name, partial(_in_place, probe, part, len(logits))) for name, probe in probes_of]
+    if not cut:
+        raise unanswered or NoRouterOutput("there is one token, and none later")
+    possible = sum(logits.shape[-2] - 1 if part is None else len(part) - 1 for part in parts)
     probes, refused = try_all(asked)
+    if unanswered is not None:
+        refused.setdefault("a sequence alone", unanswered)
     more = []
-    if len(places) < T - 1:
+    if cut < possible:
         more.append(
-            f"Asked at {len(places)} of {T - 1} places: a look at the next few tokens alone shows "
+            f"Asked at {cut} of {possible} places: a look at the next few tokens alone shows "
             f"just before one of them, so the count is the least there are."
         )
     if getattr(ask.router, "causal", None) is True and any(p.example for p in probes):
         more.append("The router calls itself causal.")
     when = "when later tokens are appended or changed"
     finding = found(NAME, QUESTION, when, probes, more, refused)
-    return replace(finding, at_least=len(places) < T - 1)
+    return replace(finding, at_least=cut < possible)
+
+
+Asked = list[tuple[str, Callable[[], Probe]]]
+
+
+def _asked_of(ask: AuditedRouter, logits: Tensor, cuts: int) -> tuple[list[int], Asked]:
+    """Where one sequence is cut, and the probes there."""
+    T = logits.shape[-2]
+    if T == 1:
+        return [], []
+    full = ask(logits)
+    others = (negated(logits), redrawn(logits))
+    asked: Asked = []
+    places = sorted({1, T - 1, *(max(1, T * i // cuts) for i in range(1, cuts))})
+    for n in places:
+        asked.append(("appended", partial(_appended, ask, logits, full, n)))
+        asked += [("changed", partial(_changed, ask, logits, other, full, n)) for other in others]
+    return places, asked
+
+
+def _in_place(probe: Callable[[], Probe], part: Tensor | None, tokens: int) -> Probe:
+    return probe() if part is None else placed(probe(), part, tokens)
 
 
 def _appended(ask: AuditedRouter, logits: Tensor, full: Tensor, n: int) -> Probe:

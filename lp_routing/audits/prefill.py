@@ -12,6 +12,8 @@ from lp_routing.audits.probe import (
     compare,
     found,
     register,
+    sequence_places,
+    spread_out,
     unanswered,
     unasked,
 )
@@ -22,8 +24,14 @@ NAME = "prefill against decode"
 QUESTION = "Does a token go to the same experts when it comes alone, as in cached decoding?"
 
 
-@register()
-def prefill(router: RouterLike | AuditedRouter, logits: Tensor, *, most: int = 256) -> Finding:
+@register(by_sequence=True)
+def prefill(
+    router: RouterLike | AuditedRouter,
+    logits: Tensor,
+    *,
+    most: int = 256,
+    sequence: Tensor | None = None,
+) -> Finding:
     """Route all tokens at once, then single tokens, each in a call of its own.
 
     Cached decoding shows a layer one new token per sequence, so a rule that compares tokens of one
@@ -34,6 +42,8 @@ def prefill(router: RouterLike | AuditedRouter, logits: Tensor, *, most: int = 2
         router: any callable that `lp_routing.audits.chosen` can ask.
         logits: (T, E), one sequence, or (B, T, E): then one token of each sequence comes at a time.
         most: single tokens to ask about, evenly spaced.
+        sequence: whole numbers (T,), the sequence of each token of logits (T, E): then the whole
+            that a token is compared with is its sequence.
 
     Returns:
         A `Finding` over the tokens asked about; one that a router does not answer alone, such as
@@ -42,25 +52,31 @@ def prefill(router: RouterLike | AuditedRouter, logits: Tensor, *, most: int = 2
     Raises:
         InputError: bad logits or `most`, or a router that is not callable.
 
-    Cost: one call, and one for each token asked about.
+    Cost: one call, or one a sequence, and one for each token asked about.
     """
     ask, logits, most = as_audited_router(router), as_logits(logits), as_int(most, "most", 1)
     try:
-        return _prefill(ask, logits, most)
+        parts = None if sequence is None else sequence_places(sequence, logits)
+        return _prefill(ask, logits, most, parts)
     except NoRouterOutput as reason:
         return unasked(NAME, QUESTION, reason)
 
 
-def _prefill(ask: AuditedRouter, logits: Tensor, most: int) -> Finding:
+def _prefill(ask: AuditedRouter, logits: Tensor, most: int, parts: list[Tensor] | None) -> Finding:
     T = logits.shape[-2]
-    full = ask(logits)
+    if parts is None:
+        full, whole = ask(logits), f"when all {T} tokens come at once"
+    else:
+        full, whole = torch.zeros_like(logits, dtype=torch.bool), "when its sequence comes at once"
+        for part in parts:
+            full[part] = ask(logits[part])
     alone, asked = full.clone(), torch.zeros(T, dtype=torch.bool, device=full.device)
-    for t in sorted({i * T // min(most, T) for i in range(min(most, T))}):
+    for t in spread_out(T, most):
         asked[t] = True
         try:
             alone[..., t : t + 1, :] = ask(logits[..., t : t + 1, :])
         except NoRouterOutput as reason:
             return unanswered(NAME, QUESTION, f"when token {t} comes alone", reason)
-    ways = (f"when all {T} tokens come at once", "when it comes alone")
+    ways = (whole, "when it comes alone")
     probe = compare("alone", full, alone, ways, asked)
     return found(NAME, QUESTION, "when they come one at a time", [probe])

@@ -6,7 +6,7 @@ is the answer to one question, with the number of tokens, the first of them, and
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from numbers import Real
 from threading import Thread
@@ -26,6 +26,7 @@ from lp_routing.router_outputs import (
     read_output,
 )
 from lp_routing.scores import check_logits
+from lp_routing.validation import as_tensor
 
 Verdict = Literal["holds", "fails", "not asked"]
 MOST_NAMED = 8
@@ -254,6 +255,46 @@ def merged(name: str, probes: Sequence[Probe]) -> Probe:
     )
 
 
+def placed(probe: Probe, places: Tensor, tokens: int) -> Probe:
+    """A probe of some tokens (n,) as one of all (T,), of which `places` (n,) are the numbers."""
+    asked = torch.zeros(tokens, dtype=torch.bool, device=probe.asked.device)
+    changed = asked.clone()
+    asked[places], changed[places] = probe.asked, probe.changed
+    example = probe.example
+    if example is not None:
+        example = replace(example, token=(int(places[example.token[-1]]),))
+    return Probe(probe.name, asked, changed, example)
+
+
+def sequence_places(sequence: Any, logits: Tensor) -> list[Tensor]:
+    """The numbers of each sequence's tokens, in reading order; sequences as they first come.
+
+    Args:
+        sequence: whole numbers (T,), the sequence of each token.
+        logits: (T, E).
+
+    Raises:
+        InputError: another shape, no whole numbers, or logits that are no flat batch.
+    """
+    values = as_tensor(sequence, "sequence", "whole numbers")
+    whole = not (values.is_floating_point() or values.is_complex())
+    if logits.ndim != 2 or values.shape != logits.shape[:1] or not whole:
+        raise InputError(
+            f"sequence: expected a whole number for each token of logits (T, E), got "
+            f"{values.dtype} of shape {tuple(values.shape)} for logits {tuple(logits.shape)}."
+        )
+    _, number = torch.unique(values.cpu(), return_inverse=True)
+    order = number.argsort(stable=True)
+    parts = [part.to(logits.device) for part in order.split(number.bincount().tolist())]
+    return sorted(parts, key=lambda part: int(part[0]))
+
+
+def spread_out(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, evenly spaced."""
+    few = min(count, most)
+    return [i * count // few for i in range(few)]
+
+
 def negated(logits: Tensor) -> Tensor:
     """The logits with their signs turned; forbidden pairs stay forbidden."""
     return torch.where(logits.isfinite(), -logits, logits)
@@ -401,18 +442,40 @@ def _within(limit_s: float, call: Callable[[], RouterOutput]) -> RouterOutput:
     return result
 
 
-Audit = Callable[[AuditedRouter, Tensor], Finding]
+Audit = Callable[..., Finding]
+"""(router, logits, sequence=None) -> Finding."""
 Asked = TypeVar("Asked", bound=Callable[..., Finding])
 
 AUDITS: list[Audit] = []
 """What `lp_routing.audits.audit` asks, in the order in which `lp_routing.audits` imports them."""
 
 
-def register(*variants: Mapping[str, Any]) -> Callable[[Asked], Asked]:
-    """Ask the audit below with every set of its options, or once with none."""
+MOST_SEQUENCES = 64
+"""Sequences that are asked about one by one, evenly spaced; more cost 10 to 30 calls each."""
+
+
+def register(*variants: Mapping[str, Any], by_sequence: bool = False) -> Callable[[Asked], Asked]:
+    """Ask the audit below with every set of its options, or once with none.
+
+    Args:
+        variants: the options.
+        by_sequence: whether it looks at the order of tokens, and takes `sequence` for it.
+    """
 
     def enter(audit: Asked) -> Asked:
-        AUDITS.extend(partial(audit, **options) for options in variants or ({},))
+        ask = audit if by_sequence else partial(_on_the_batch, audit)
+        AUDITS.extend(partial(ask, **options) for options in variants or ({},))
         return audit
 
     return enter
+
+
+def _on_the_batch(
+    audit: Callable[..., Finding],
+    router: AuditedRouter,
+    logits: Tensor,
+    *,
+    sequence: Tensor | None = None,  # noqa: ARG001 - the order of tokens does not matter here
+    **options: Any,
+) -> Finding:
+    return audit(router, logits, **options)

@@ -18,6 +18,7 @@ from lp_routing.audits.probe import (
     as_logits,
     compare,
     found,
+    sequence_places,
     try_all,
     unanswered,
 )
@@ -78,6 +79,7 @@ def audit(
     logits: Tensor,
     *,
     problem: RoutingProblem | None = None,
+    sequence: Tensor | None = None,
     limit_s: float = LIMIT_S,
 ) -> list[Finding]:
     """Ask every audit's question of a router, each on its own account.
@@ -88,6 +90,8 @@ def audit(
             with a state is called without it.
         logits: (T, E), one batch in reading order, or (B, T, E), B sequences.
         problem: the bounds it is to meet, for logits (T, E); without it feasibility is not asked.
+        sequence: whole numbers (T,), the sequence of each token of logits (T, E): questions of
+            order, of decoding and of the batch then go by it.
         limit_s: seconds a single call may take.
 
     Returns:
@@ -103,11 +107,13 @@ def audit(
     Cost: some fifty calls, and one for each of up to 256 single tokens.
     """
     asked, logits = AuditedRouter(router, limit_s), as_logits(logits)
+    if sequence is not None:
+        sequence_places(sequence, logits)  # raises before the work
     findings = [repeatable(asked, logits)]
     obstacle = _obstacle(findings[0])
     if obstacle is not None:
         asked = AuditedRouter(partial(_decline, obstacle), limit_s)
-    findings += [ask(asked, logits) for ask in AUDITS]
+    findings += [ask(asked, logits, sequence=sequence) for ask in AUDITS]
     return [*findings, feasibility(asked, logits, problem)]
 
 

@@ -55,7 +55,8 @@ def audit(**options: Any) -> None:
 
     FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
     tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
-    The tokens of a layer are taken as one batch in reading order.
+    The tokens of a layer are taken as one batch in reading order. Where FILE says to which
+    sequence each belongs, no token is later than those of another sequence.
 
     Exit status: 0 when the audits ran, whatever they found; 2 on bad input.
     """
@@ -84,6 +85,7 @@ def _audit(console: Console, options: AuditOptions, trace: Trace) -> None:
     check_writable(options.json_path, options.file)
     names = parse_routers(options.routers)
     layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
+    sequence = None if trace.real_sequence is None else trace.real_sequence[:most]
     found = {}
     for layer in layers:
         logits = trace.layer(layer)[:most]
@@ -96,7 +98,7 @@ def _audit(console: Console, options: AuditOptions, trace: Trace) -> None:
                 highlight=False,
             )
         try:
-            found[layer] = _of_layer(console, logits, names, layer, options)
+            found[layer] = _of_layer(console, logits, sequence, names, layer, options)
         except InputError as error:
             raise InputError(f"{error} (Layer {layer} of {trace.source}.)") from error
     for layer, findings in found.items():
@@ -112,7 +114,12 @@ def _audit(console: Console, options: AuditOptions, trace: Trace) -> None:
 
 
 def _of_layer(
-    console: Console, logits: Tensor, names: list[str], layer: int, options: AuditOptions
+    console: Console,
+    logits: Tensor,
+    sequence: Tensor | None,
+    names: list[str],
+    layer: int,
+    options: AuditOptions,
 ) -> dict[str, list[Finding]]:
     """The findings of each router on logits (T, E), with progress printed router by router."""
     T, E = logits.shape
@@ -123,7 +130,8 @@ def _of_layer(
     with console.status("auditing ...") as status:
         for number, name in enumerate(names, 1):
             status.update(f"auditing layer {layer}: {name} ...")
-            found[name] = run(router(name, Shape(k, capacity, T, E)), logits, problem=problem)
+            built = router(name, Shape(k, capacity, T, E))
+            found[name] = run(built, logits, problem=problem, sequence=sequence)
             if not console.is_terminal:
                 place = f"layer {layer}, {name}"
                 click.echo(f"{number} of {len(names)} audited: {place}", err=True)

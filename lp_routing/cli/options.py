@@ -23,6 +23,9 @@ from lp_routing.validation import as_int
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+PROBABILITIES = "probabilities"
+"""The score function of traces that hold logarithms of probabilities."""
+
 PACKAGES = ("lp-routing", "torch", "numpy", "scipy", "highspy", "cvxpy", "clarabel")
 
 Command = Callable[..., Any]
@@ -119,6 +122,13 @@ def _told(typed: Mapping[str, Any]) -> Trace:
             f"uses it yet: they choose by the logits alone.",
             err=True,
         )
+    if trace.up_to_a_constant:
+        click.echo(
+            f"Warning: {trace.source}: holds probabilities, which tell a token's logits up to one "
+            f"constant: what routers by sigmoid or ReLU choose there is not what they would choose "
+            f"in the model.",
+            err=True,
+        )
     return trace
 
 
@@ -130,8 +140,8 @@ def _score(trace: Trace, name: str) -> str:
     """
     scores.named(name)
     if trace.up_to_a_constant and name == "softmax":
-        return "probabilities"
-    if trace.up_to_a_constant != (name == "probabilities"):
+        return PROBABILITIES
+    if trace.up_to_a_constant != (name == PROBABILITIES):
         raise InputError(
             f"--score {name}: {trace.source} holds "
             + (

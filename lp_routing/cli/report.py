@@ -18,6 +18,7 @@ from lp_routing.claims import CLAIMS
 from lp_routing.claims.claim import check_all
 from lp_routing.cli.gap import parse_routers
 from lp_routing.cli.options import (
+    PROBABILITIES,
     capacity_factor_option,
     check_writable,
     file_argument,
@@ -130,7 +131,8 @@ def _report(options: ReportOptions, trace: Trace) -> int:
     layers = parse_layers(options.layers, trace.layers)
     logits = first_tokens(trace, parse_tokens(options.tokens))[layers]
     settings = _settings(options, trace, layers, names, logits)
-    found, interrupted = _found(settings, logits)
+    sequence = None if trace.real_sequence is None else trace.real_sequence[: logits.shape[1]]
+    found, interrupted = _found(settings, logits, sequence)
     page, well = page_of(settings, found)
     write_whole(options.output, page, "--output")
     click.echo(f"written: {options.output}", err=True)
@@ -180,7 +182,9 @@ def _command(options: ReportOptions) -> str:
     return " ".join(map(shlex.quote, [*words, "-o", options.output.name]))
 
 
-def _found(settings: ReportSettings, logits: Tensor) -> tuple[ReportParts, bool]:
+def _found(
+    settings: ReportSettings, logits: Tensor, sequence: Tensor | None
+) -> tuple[ReportParts, bool]:
     """All parts, and whether Ctrl-C came before the last; a part that fails loses no other."""
     done: dict[str, Attempt[Any]] = {}
     names = [f"layer {layer}" for layer in settings.layers]
@@ -189,7 +193,7 @@ def _found(settings: ReportSettings, logits: Tensor) -> tuple[ReportParts, bool]
         return worst([r for name in names if (r := done[name].result) is not None])
 
     steps = [  # weights: seconds on the sample
-        ReportStep(name, 0.35, partial(_examined, settings, layer, logits[place]))
+        ReportStep(name, 0.35, partial(_examined, settings, layer, logits[place], sequence))
         for place, (layer, name) in enumerate(zip(settings.layers, names, strict=True))
     ]
     steps += [
@@ -224,12 +228,22 @@ def _problem(settings: ReportSettings, logits: Tensor) -> tuple[RoutingProblem, 
     return stated_problem(logits, "capacity", settings.k, settings.capacity_factor, settings.score)
 
 
-def _examined(settings: ReportSettings, layer: int, logits: Tensor) -> LayerResult:
+def _examined(
+    settings: ReportSettings, layer: int, logits: Tensor, sequence: Tensor | None
+) -> LayerResult:
 
     problem, shape = _problem(settings, logits)
     repeats = 5 if settings.timed else 1
     return examine_layer(
-        layer, logits, problem, shape, settings.routers, seed=settings.seed, repeats=repeats
+        layer,
+        logits,
+        problem,
+        shape,
+        settings.routers,
+        sequence=sequence,
+        up_to_a_constant=settings.score == PROBABILITIES,
+        seed=settings.seed,
+        repeats=repeats,
     )
 
 
@@ -239,4 +253,5 @@ def _audited(settings: ReportSettings, chosen: Callable[[], LayerResult | None],
     if each is None:
         raise InputError("no layer could be examined.")
     bounds = RoutingProblem(each.logits, experts=at_most(settings.capacity))
-    return audit(router(name, each.shape, seed=settings.seed), each.logits, problem=bounds)
+    built = router(name, each.shape, seed=settings.seed)
+    return audit(built, each.logits, problem=bounds, sequence=each.sequence)

@@ -18,7 +18,7 @@ from lp_routing.report.document import (
     attempted_blocks,
     quoted,
 )
-from lp_routing.report.layer_results import LayerResult
+from lp_routing.report.layer_results import LayerResult, longest_sequence
 from lp_routing.report.plots import as_svg
 from lp_routing.routers.base import AnyRouter
 from lp_routing.routers.catalogue import router
@@ -119,8 +119,9 @@ def _of_main_router(settings: ReportSettings, each: LayerResult) -> list[Drawing
     return [
         (
             "Causality",
-            lambda: plots.causality(causality_map(built(), each.logits), name=main),
-            f"Which tokens {quoted(main)} sends elsewhere once later tokens come.",
+            lambda: plots.causality(causality_map(built(), longest_sequence(each)), name=main),
+            f"Which tokens {quoted(main)} sends elsewhere once later tokens come, in the longest "
+            f"sequence where the file tells them apart.",
         ),
         (
             "Precision",

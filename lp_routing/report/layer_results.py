@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lp_routing.audits.probe import sequence_places
 from lp_routing.certificate.certificate import Certificate, certify
 from lp_routing.evaluation.compare import comparisons, exact_solver
-from lp_routing.evaluation.evaluate import ROUNDING, RouterResult
+from lp_routing.evaluation.evaluate import NOT_JUDGED, ROUNDING, RouterResult
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.router_outputs import as_amounts
@@ -32,6 +33,7 @@ class LayerResult:
         rows: one a router, in their order; the first is the main one's.
         taken: what the main router takes; None where it gives no answer.
         main: its certificate by the optimum's prices, without rounding; None likewise.
+        sequence: whole numbers (T,), the sequence of each token; None if unknown.
     """
 
     layer: int
@@ -43,6 +45,7 @@ class LayerResult:
     rows: Sequence[RouterResult]
     taken: Assignment | None
     main: Certificate | None
+    sequence: Tensor | None = None
 
     @property
     def proved(self) -> bool:
@@ -60,6 +63,8 @@ def examine_layer(
     shape: Shape,
     names: Sequence[str],
     *,
+    sequence: Tensor | None = None,
+    up_to_a_constant: bool = False,
     seed: int = 0,
     repeats: int = 1,
 ) -> LayerResult:
@@ -71,6 +76,9 @@ def examine_layer(
         problem: what they are judged by.
         shape: what they are built for.
         names: of the catalogue, the main router first.
+        sequence: whole numbers (T,), the sequence of each token.
+        up_to_a_constant: whether the logits are logarithms of probabilities, so that routers that
+            depend on a token's constant are not judged.
         seed: of the solver, and of routers that draw.
         repeats: timed calls.
 
@@ -79,14 +87,18 @@ def examine_layer(
     """
     solution = solve(problem, exact_solver(problem, seed))
     certificate = main = None
-    taken = _taken(names[0], shape, seed, logits)
+    given = None if up_to_a_constant else logits
+    rows = comparisons(problem, list(names), logits=given, repeats=repeats, seed=seed, shape=shape)
+    judged = not rows[0].status.startswith(NOT_JUDGED)
+    taken = _taken(names[0], shape, seed, logits) if judged else None
     if solution.prices is not None:
         if solution.assignment is not None:
             certificate = certify(problem, solution.assignment, solution.prices, exact=True)
         if taken is not None:
             main = certify(problem, taken, solution.prices, exact=True)
-    rows = comparisons(problem, list(names), logits=logits, repeats=repeats, seed=seed, shape=shape)
-    return LayerResult(layer, logits, problem, shape, solution, certificate, rows, taken, main)
+    return LayerResult(
+        layer, logits, problem, shape, solution, certificate, rows, taken, main, sequence
+    )
 
 
 def first_batch_amounts(found: AnyRouter, logits: Tensor) -> Tensor:
@@ -101,6 +113,13 @@ def _taken(name: str, shape: Shape, seed: int, logits: Tensor) -> Assignment | N
         return Assignment(first_batch_amounts(router(name, shape, seed=seed), logits))
     except Exception:
         return None
+
+
+def longest_sequence(each: LayerResult) -> Tensor:
+    """Logits (n, E) of the longest sequence, the first of several; all where none are known."""
+    if each.sequence is None:
+        return each.logits
+    return each.logits[max(sequence_places(each.sequence, each.logits), key=len)]
 
 
 def has_share(row: RouterResult) -> bool:
