@@ -390,3 +390,47 @@ def test_options_that_make_no_sense_are_refused(call, says):
 
 def test_numpy_logits_are_taken():
     assert causality(TopK(1), np.asarray(normal)).verdict == "holds"
+
+
+# Sequences in a flat batch: one expert with one slot, which goes to the best of 3, 2 | 5, 4.
+# Within a sequence the first token is the best; over both, token 2 takes the slot of token 0.
+TWO = torch.tensor([[3.0], [2.0], [5.0], [4.0]])
+BEST = TopK(1, 1, score="logits")
+
+
+def test_later_tokens_are_those_of_the_same_sequence():
+    assert causality(BEST, TWO).example.token == (0,)
+    finding = causality(BEST, TWO, sequence=torch.tensor([7, 7, 3, 3]))
+    assert (finding.verdict, finding.count, finding.of) == ("holds", 0, 2)
+    mixed = causality(BEST, TWO[[2, 0, 1, 3]], sequence=torch.tensor([3, 7, 7, 3]))
+    assert (mixed.verdict, mixed.of) == ("holds", 2)
+
+
+def test_an_example_names_its_place_in_the_batch():
+    rises = torch.tensor([[5.0], [1.0], [4.0], [2.0]])  # 1, 2 is the second sequence
+    finding = causality(BEST, rises, sequence=torch.tensor([0, 1, 0, 1]))
+    assert finding.example.token == (1,)
+    assert "token 1 goes to expert 0 in a prefix of 1, to no expert" in finding.sentence
+
+
+def test_a_token_alone_is_compared_with_its_sequence():
+    whole = prefill(BEST, TWO)
+    assert (whole.count, whole.of) == (3, 4)  # alone, each has the slot; of all, token 2
+    own = prefill(BEST, TWO, sequence=torch.tensor([0, 0, 1, 1]))
+    assert (own.count, own.example.token) == (2, (1,))
+
+
+def test_the_batch_is_cut_where_sequences_end():
+    finding = batch_invariance(BEST, TWO, sequence=torch.tensor([0, 0, 0, 1]))
+    # alone, token 2 has the slot of its sequence and token 3 that of its own
+    assert finding.example.token == (3,)
+    assert finding.numbers["alone"] == 1 / 4
+
+
+@pytest.mark.parametrize(
+    "sequence", [torch.arange(3), torch.zeros(4), torch.zeros(2, 2, dtype=torch.long)]
+)
+def test_sequences_that_do_not_fit_are_refused(sequence):
+    for ask in (causality, prefill, batch_invariance, lpr.audits.audit):
+        with pytest.raises(lpr.InputError, match="sequence: expected a whole number for each"):
+            ask(BEST, TWO, sequence=sequence)

@@ -64,19 +64,14 @@ def sample() -> Trace:
 def read(path: str | Path, *, axes: str | None = None, values: str | None = None) -> Trace:
     """Read `.npz`, `.npy`, `.safetensors` or `.pt` (tensors, lists of tensors, dicts of them).
 
-    A file without names holds the logits; a list holds one tensor a layer. The names of a file:
-
-    | key | holds |
-    |---|---|
-    | `router_logits` | (L, T, E) or (T, E), before softmax, sigmoid or top-k |
-    | `expert_ids`, `probs` | instead: (L, T, K'), the experts recorded for a token and their share of a softmax over all E; every other pair is forbidden |
-    | `num_experts` | E; of the sparse form else the largest id plus one |
-    | `mask`, `attention_mask` | (T,) or (B, S): 1 for real tokens |
-    | `sequence`, `request` | (T,) or (B, S): whole numbers, the sequence of each token |
-    | `token_counts`, `multiplicity` | (T,): how many identical tokens a row stands for; it is repeated so often |
-    | `k`, `score`, `capacity_factor`, `layer_names` | of the model: see `Trace` |
-    | `bias`, `expert_bias`, `e_score_correction_bias` | (L, E): kept as `Trace.bias` |
-    | `axes`, `values` | as the arguments |
+    A file without names holds the logits; a list holds one tensor a layer. Names that a file may
+    have: `router_logits` (L, T, E) or (T, E), before softmax, sigmoid or top-k; or, in its place,
+    `expert_ids` and `probs` (L, T, K'), the experts recorded for a token and their shares of a
+    softmax over all E (`num_experts`, else the largest id plus one), every other pair being
+    forbidden. Beside them `mask` or `attention_mask`, `sequence` or `request`, each (T,) or (B, S);
+    `token_counts` or `multiplicity` (T,), how many identical tokens a row stands for: it is
+    repeated so often; `k`, `score`, `capacity_factor`, `layer_names` and `expert_bias` or
+    `e_score_correction_bias`, as in `Trace`; `axes` and `values`, as the arguments.
 
     Args:
         path: the file.
@@ -92,7 +87,7 @@ def read(path: str | Path, *, axes: str | None = None, values: str | None = None
 
     Warns:
         UserWarning: keys that are not used, and logits that do not look like any.
-    """  # noqa: E501
+    """
     path = as_path(path, "traces.read: path")
     content = _by_meaning(load(path, MEANS), str(path))
     for name, said in {"axes": axes, "values": values}.items():
