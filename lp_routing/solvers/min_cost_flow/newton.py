@@ -15,14 +15,15 @@ from lp_routing.solvers.min_cost_flow.tree import Tree
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-ROUNDS = 3
-"""Rounds of asking prices on the first sample; 3 to 8 led to the same number of passes."""
+ROUNDS = 5
+"""Rounds of asking prices on the first sample; 3 to 8 lead to the same number of passes."""
 STEPS = 20
 """Newton steps at most, one pass over the rows each."""
 SLOW = 0.8
 """A step that leaves more than this share of the excess is slow ..."""
 PATIENCE = 3
-"""... and steps end after more than so many slow ones in a row."""
+"""... and steps end after more than so many slow ones in a row, or twice as many while more than a
+unit a node is too much: 256 experts took 4 s instead of 0.3 s where they ended sooner."""
 DAMPING = 0.5
 """The first steps' share of each leaf's own slope that is added to the curvature. Without it prices
 of experts that can stand in for each other fly apart; more than 0.5 converges slowly."""
@@ -33,6 +34,10 @@ KEPT, BROKEN = 0.7, 0.3
 """Shares of the promised fall of the excess that count as kept, and as broken."""
 FEWEST = 4.0
 """Rows of the sample by which a price move is measured, at least."""
+FORGOTTEN = 0.5
+"""What leaves that shot past have shown counts for so much less after each step that helped."""
+RENEWED = 0.3
+"""Widths are looked for again once the excess is less than this share of what it was."""
 NARROWEST = 1e-30
 """Widths are at least this much of the largest score, as they are divided by."""
 GRID = 50
@@ -62,8 +67,9 @@ def settled(
     one that does not help is taken back, and the next damped more.
     """
     above = None if tree.leaves == tree.root else tree.above().astype(float)
-    least, damping, slow = np.inf, DAMPING, 0
+    least, looked, damping, slow = np.inf, np.inf, DAMPING, 0
     found, system, own, excess, hoped = (price, np.zeros(0)), *np.zeros((3, 0)), 0.0
+    steep, moved = np.zeros((2, tree.root))
     for step in range(steps + 1):
         load = rows.respond(tree.leaf_prices(price))
         now = too_much(tree, price, load, rows.units)
@@ -73,24 +79,33 @@ def settled(
             damping = max(LEAST_DAMPING, damping * EASED)
         elif step and least - size < BROKEN * (least - hoped):
             damping = min(MOST_DAMPING, damping * RAISED)
+        if step:  # leaves that shot past show how steep their demand is
+            past = (now * excess < 0) & (np.abs(now) > np.abs(excess))
+            past &= np.abs(moved) > 0
+            seen = np.abs(now - excess)[past] / np.abs(moved)[past]
+            steep[past] = np.maximum(steep[past], seen)
         if size < least:
             found, least, excess = (price, load), size, now
             if size <= tree.root / 2:
                 break
-            width, slope = sample.widths(tree, price, excess, rows.units)
+            if size < RENEWED * looked:
+                looked = size
+                width, slope = sample.widths(tree, price, excess, rows.units)
             between = rows.wavering(width)
             system = np.diag(between.sum(0) + between.sum(1)) - between - between.T
             system = system if above is None else above.T @ system @ above
             own = np.append(slope, np.maximum(system.diagonal()[tree.leaves :], slope.mean()))
-        if step == steps or slow > PATIENCE:
+            steep *= FORGOTTEN
+        if step == steps or slow > PATIENCE * (2 if least > tree.root else 1):
             break
         free = (excess != 0) | (found[0] != 0) | (tree.lower == tree.upper)[:-1]
         move = np.zeros(tree.root)
         move[free] = conjugate_gradients(
-            (system + np.diag(damping * own))[np.ix_(free, free)], excess[free]
+            (system + np.diag(damping * own + steep))[np.ix_(free, free)], excess[free]
         )
         hoped = float(np.abs(excess - system @ move).sum()) / 2
         price = sample.rounded(_signed(tree, found[0], found[0] + move))
+        moved = price - found[0]
     if found[0] is not price:
         return found[0], rows.respond(tree.leaf_prices(found[0]))
     return found
