@@ -95,6 +95,19 @@ def test_sparse_shares_are_worth_what_they_are(tmp_path):
         assert values["capacity"] == pytest.approx(1.30, rel=1e-6)
 
 
+def test_routers_that_shares_do_not_tell_are_left_out(tmp_path):
+    logs = torch.tensor(LOGITS[0]).log_softmax(-1)
+    path = saved(tmp_path, router_logits=logs.numpy(), k=1)
+    told = run("frontier", path, "--routers", "top-k, ReLU")
+    assert (told.exit_code, "top-k" in told.stdout) == (0, True)
+    assert "ReLU is left out: its scores change with a constant" in told.stderr
+    path = saved(tmp_path, router_logits=logs.numpy() - 1, k=1, up_to_a_constant=True)
+    for command in (("frontier",), COMMANDS["gap"][:3]):
+        told = run(*command, path, "--routers", "top-k")
+        assert told.exit_code == 0
+        assert "the scores are no softmax" in " ".join(told.output.split())
+
+
 def test_probabilities_tell_no_sigmoid(tmp_path):
     shares = torch.tensor(LOGITS[0]).softmax(-1).numpy()
     path = saved(tmp_path, router_logits=shares, k=1)

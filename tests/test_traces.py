@@ -593,6 +593,25 @@ def test_a_flipped_byte_is_found_by_its_checksum(tmp_path, suffix):
         lpr.traces.read(path)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".pt"])
+def test_a_flipped_bit_anywhere_changes_nothing_or_is_refused(tmp_path, suffix):
+    content = {"router_logits": LOGITS, "mask": torch.tensor([1, 1, 1, 1, 0]), "k": torch.tensor(2)}
+    path = write(tmp_path / f"a{suffix}", **content)
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            trace = lpr.traces.read(path)
+        except lpr.InputError:
+            refused += 1
+        else:
+            assert torch.equal(trace.router_logits, LOGITS)
+            assert (trace.k, trace.mask.tolist()) == (2, [True] * 4 + [False])
+    assert refused > len(whole) / 8
+
+
 def test_bytes_after_an_npy_array_are_damage(tmp_path):
     path = write(tmp_path / "a.npy", router_logits=LOGITS)
     content = path.read_bytes()

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lp_routing.cli.gap import parse_routers
 from lp_routing.cli.options import (
+    PROBABILITIES,
     capacity_factor_option,
     check_writable,
     file_argument,
@@ -37,11 +38,12 @@ from lp_routing.cli.run import (
     resume_option,
 )
 from lp_routing.errors import InputError
+from lp_routing.evaluation.compare import router_input
 from lp_routing.frontier.summary import FrontierSettings, curve_of, points_file, summary
 from lp_routing.report import plots
 from lp_routing.report.frontier import LEGEND, frontier_table, sentences
 from lp_routing.report.plots import check_drawable
-from lp_routing.routers import CATALOGUE
+from lp_routing.routers import CATALOGUE, Shape, router
 from lp_routing.sweep import Record
 from lp_routing.traces import Trace
 from lp_routing.validation import as_int
@@ -53,6 +55,9 @@ HANDFULS = {
     "layers": ("top-k", "unified"),
 }
 """Budget -> the routers that are compared where none are named."""
+
+ANY_SHAPE = Shape(k=1, capacity=1, T=8, E=8)
+"""What a router makes of a constant added to logits does not depend on what it is built for."""
 
 NOT_STATED = ("file", "json_path", "plot_path", "resume_path")
 """Options that are left out of the JSON file: paths on this machine."""
@@ -143,6 +148,7 @@ def _frontier(console: Console, options: FrontierOptions, trace: Trace) -> None:
     plots = _plot_paths(options, places)
     logits = first_tokens(trace, parse_tokens(options.tokens))
     settings.check(logits[layers])
+    settings = _judged(settings, logits[layers])
     console.print(
         f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), {logits.shape[1]} of "
         f"{len(trace.layer(layers[0]))} tokens, {logits.shape[2]} experts; over {settings.over}, "
@@ -225,6 +231,21 @@ def _settings(options: FrontierOptions) -> FrontierSettings:
         routers=tuple(names),
         seed=as_int(options.seed, "seed", 0),
     )
+
+
+def _judged(settings: FrontierSettings, logits: Tensor) -> FrontierSettings:
+    """Without the routers that probabilities do not tell how to call; says which on stderr."""
+    if settings.score != PROBABILITIES:
+        return settings
+    given = router_input(None, settings.worth(logits).flatten(0, 1))
+    kept = []
+    for name in settings.routers:
+        refusal = given.refusal(router(name, ANY_SHAPE))
+        if refusal:
+            click.echo(f"Warning: {name} is left out: {refusal}.", err=True)
+        else:
+            kept.append(name)
+    return replace(settings, routers=tuple(kept))
 
 
 def _check_outputs(options: FrontierOptions) -> None:

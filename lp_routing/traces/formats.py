@@ -117,8 +117,16 @@ _READERS: dict[str, Callable[[Path, Collection[str]], dict[str, Any]]] = {
 
 def _check_sums(path: Path) -> None:
     """Compare the checksum of every member of a zip archive with what it holds."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         damaged = archive.testzip()
+        listed = len(archive.infolist())
+        file.seek(archive.start_dir)
+        _, _, end = file.read().rpartition(b"PK\x05\x06")  # begins what ends a zip archive
+    counted = int.from_bytes(end[6:8], "little")  # 65535 where the count stands elsewhere
+    if counted not in (listed, 65535):
+        raise InputError(
+            f"{path}: lists {listed} of {counted} parts: the file is damaged; save it again."
+        )
     if damaged is not None:
         raise InputError(
             f"{path}: {damaged} does not have its checksum: the file is damaged (or torch.save "
