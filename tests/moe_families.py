@@ -34,7 +34,7 @@ FULL = {"layer_types": ["full_attention", "full_attention"]}
 HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
 OF_FAMILY = {
     **dict.fromkeys(["beam", "dots3_note", "axk1", "axk2", "deepseek_v3", "deepseek_v32"], SPARSE),
-    **dict.fromkeys(["glm4_moe_lite", "exaone_moe", "hy_v3", "hy_v4", "laguna"], SPARSE),
+    **dict.fromkeys(["glm4_moe_lite", "exaone_moe", "hy_v3", "hy_v4"], SPARSE),
     **dict.fromkeys(["bailing_hybrid", "kimi_linear"], HYBRID | SPARSE),
     **dict.fromkeys(["lfm2_moe", "qwen3_5_moe", "qwen3_next"], FULL),
     "dbrx": {
@@ -70,6 +70,7 @@ OF_FAMILY = {
         "expert_layer_period": 1,
         "expert_layer_offset": 0,
     },
+    "laguna": SPARSE | {"moe_router_logit_softcapping": 2.0},
     "longcat_flash": {"head_dim": 4, "zero_expert_num": 2, "router_bias": True},
     "mimo_v2_flash": {"num_key_value_heads": 1},
     "nllb_moe": {"encoder_sparse_step": 1, "decoder_sparse_step": 1},

@@ -264,6 +264,15 @@ def test_what_is_recorded_is_the_product_with_the_weight():
     assert not captured.trace().up_to_a_constant
 
 
+def test_what_is_a_few_per_cent_off_is_refused_in_half_precision():
+    torch.manual_seed(0)
+    hidden, then = 2 * torch.randn(20, 4), lambda x: 3 * torch.tanh(x / 3)
+    for dtype in (torch.bfloat16, torch.float16):
+        model = nn.Sequential(Scaled(then)).to(dtype)
+        with pytest.raises(lpr.InputError, match="is not hidden"), capture(model, "0"):
+            model(hidden.to(dtype))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_rounding_is_no_reason_to_refuse(dtype):
     torch.manual_seed(0)
@@ -274,6 +283,22 @@ def test_rounding_is_no_reason_to_refuse(dtype):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             model(hidden)
     assert [rows.shape for rows in captured.rows["0"]] == [(300, 8), (300, 8)]
+
+
+def test_logits_made_under_autocast_and_widened_are_accepted():
+    torch.manual_seed(0)
+    model = nn.Sequential(Scaled(torch.Tensor.float))
+    with capture(model, "0") as captured, torch.autocast("cpu", dtype=torch.bfloat16):
+        model(torch.randn(20, 4))
+    assert captured.trace().router_logits.dtype == torch.float32
+
+
+def test_logits_less_a_number_of_each_token_are_known_up_to_a_constant():
+    torch.manual_seed(0)
+    model = nn.Sequential(Scaled(lambda x: x - x.amax(-1, keepdim=True)))
+    with capture(model, "0") as captured:
+        model(torch.randn(6, 4))
+    assert captured.trace().up_to_a_constant
 
 
 def test_logarithms_of_probabilities_are_known_up_to_a_constant():

@@ -9,7 +9,7 @@ from torch import nn
 import lp_routing as lpr
 from lp_routing.traces import capture
 from lp_routing.traces.families import ROUTERS
-from lp_routing.traces.reading_order import Pass, Stream, reading_order
+from lp_routing.traces.reading_order import Pass, Stream, read_pass, reading_order
 from tests.moe_families import run, tiny
 
 pytest.importorskip("transformers")
@@ -21,9 +21,9 @@ def stream(ids, real=None):
     return [Stream(tuple(ids.shape), ids, real)]
 
 
-def call(ids, start=0, cache=7, real=None):
-    """A pass with ends 2 and padding 0, and the shape of its rows."""
-    pass_ = Pass(stream(ids, real), start, cache, frozenset([2]), 0)
+def call(ids, start=0, cache=7, real=None, padding=0):
+    """A pass with the end 2, and the shape of its rows."""
+    pass_ = Pass(stream(ids, real), start, cache, frozenset([2]), padding)
     return pass_, (len(ids) * len(ids[0]),)
 
 
@@ -49,6 +49,42 @@ def test_what_fills_up_an_ended_sequence_is_padding():
         order.mask(torch.ones(3, 4))
 
 
+def real_of(*calls):
+    order = reading_order(calls)
+    return None if order.real is None else order.real.view(2, -1).int().tolist()
+
+
+def test_a_sequence_ends_once():
+    start = call([[5], [6]], padding=None)
+    after = [call([[2], [7]], 1), call([[4], [8]], 2), call([[4], [9]], 3)]
+    assert real_of(start, *after) == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    # filled up with ends: the first is real
+    filled = [call([[2], [7]], 1, padding=2), call([[2], [8]], 2, padding=2)]
+    assert real_of(start, *filled) == [[1, 1, 0], [1, 1, 1]]
+    # the next turn of a chat goes on, several tokens at a time
+    turn = [call([[2], [7]], 1), call([[4, 2], [8, 2]], 2), call([[5], [6]], 4)]
+    assert real_of(start, *turn) is None
+    # one sequence alone is decoded for its own sake
+    assert reading_order([call([[5]]), call([[2]], 1), call([[4]], 2)]).real is None
+
+
+def test_pieces_of_one_pass_are_put_together():
+    pass_ = Pass(stream([[5, 6], [7, 8]]))
+    order = reading_order([(pass_, (1,)), (pass_, (3,))])
+    assert order.sequence.tolist() == [0, 0, 1, 1]
+
+
+def test_what_a_pass_is_given():
+    ids, mask = torch.tensor([[5, 6]]), torch.tensor([[0, 1, 1, 0]])
+    given = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": ids.T}
+    pass_ = read_pass(nn.Identity(), (), given)
+    assert [each.shape for each in pass_.streams] == [(1, 2), (2, 1)]
+    assert pass_.streams[0].real.tolist() == [[True, False]]  # of the last tokens
+    assert pass_.streams[1].real.all()
+    assert read_pass(nn.Identity(), (torch.zeros(2, 3, 4),), {}).streams[0].shape == (2, 3)
+    assert read_pass(nn.Identity(), (torch.zeros(2, 3),), {}).streams == []
+
+
 def test_rejected_drafts_are_replaced():
     calls = [call([[5, 6]]), call([[7, 8, 9]], 2), call([[10]], 3)]
     assert reading_order(calls).index.tolist() == [0, 1, 2, 5]
@@ -63,11 +99,27 @@ def test_batches_and_caches_are_told_apart():
     order = reading_order([call([[7]], 5, 1), call([[8]], 6, 1), call([[9]], 3, 4)])
     assert order.index.tolist() == [0, 1, 2]
     assert order.sequence.tolist() == [0, 0, 1]
+    # nor one before its first token, or past its last
+    for start in (3, 7):
+        order = reading_order([call([[7]], 5, 1), call([[8]], start, 1)])
+        assert order.sequence.tolist() == [0, 1]
+
+
+def test_the_cache_that_the_first_pass_returns():
+    order = reading_order([call([[5, 6]], cache=0), call([[7]], 2, 1), call([[8]], 3, 1)])
+    assert order.sequence.tolist() == [0] * 4
+    assert reading_order([call([[5, 6]], cache=0), call([[7]], 1, 1)]).sequence.tolist() == [
+        0,
+        0,
+        1,
+    ]
 
 
 def test_decoding_without_a_cache_counts_tokens_once():
     calls = [call(ids, cache=0) for ids in ([[5, 6]], [[5, 6, 7]], [[5, 6, 7, 8]], [[6, 7]])]
     assert reading_order(calls).index.tolist() == [5, 6, 7, 8, 9, 10]
+    calls = [call(ids, cache=0) for ids in ([[5, 6]], [[5, 7, 8]])]
+    assert reading_order(calls).sequence.tolist() == [0, 0, 1, 1, 1]
 
 
 def test_rows_of_which_nothing_says_whose_they_are():
@@ -100,6 +152,23 @@ def test_generated_tokens_are_read_as_one_pass_reads_them():
         trace.router_logits[:, real], whole.trace().router_logits[:, real], rtol=1e-3, atol=1e-4
     )
     assert torch.equal(captured.trace(mask=prompts).mask.bool(), real)
+
+
+def test_the_ends_are_those_that_generation_is_told():
+    model = tiny("mixtral", "ForCausalLM")
+    ids = torch.randint(3, 60, (3, 5), generator=torch.Generator().manual_seed(3))
+    free = model.generate(input_ids=ids, max_new_tokens=8, min_new_tokens=8)[:, 5:]
+    # an end that comes early in the first sequence and not in all
+    end = next(t for t in free[0].tolist() if any(t not in row for row in free.tolist()))
+    model.generation_config.eos_token_id = end
+    model.generation_config.pad_token_id = end
+    with capture(model) as captured:
+        out = model.generate(input_ids=ids, max_new_tokens=8)
+    real = torch.ones_like(out).bool()
+    ends = (out[:, 5:] == end).long()
+    real[:, 5:] = ends.cumsum(1) - ends == 0
+    assert not real.all()
+    assert torch.equal(captured.trace().mask.view(3, -1), real[:, :-1])
 
 
 @pytest.mark.parametrize("how", [{"use_cache": False}, {"prompt_lookup_num_tokens": 2}])

@@ -224,11 +224,8 @@ class _Recorder:
         self.places = (router, *_parents(model, name), *_configs(model))
         self.select = select
         self.check = check
-        if self.known and self.known.linear:
-            if select is None:
-                self.hooked = router.get_submodule(self.known.linear)
-            else:
-                self.check = False  # the router's input is not what its Linear is given
+        if self.known and self.known.linear and select is None:
+            self.hooked = router.get_submodule(self.known.linear)
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch._C._current_graph_task_id() != -1:  # within a backward pass: computed again
