@@ -108,6 +108,10 @@ class Rows:
         terms, null = (each if len(each) == 1 else each[index] for each in (self.terms, self.null))
         return Rows(scores, terms, null, self.leaves)
 
+    def here(self) -> "Rows":
+        """The rows in this machine's memory: these."""
+        return self
+
     def respond(self, price: Array) -> Array:
         """One pass: every row's choice at leaf prices; the loads of the leaves."""
         self.load[:] = 0

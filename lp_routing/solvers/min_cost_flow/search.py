@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.solvers.min_cost_flow.cpu import Read, Rows
+from lp_routing.solvers.min_cost_flow.device import DeviceRows
 from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_WAY, OUT_OF_STEPS, exchange
 from lp_routing.solvers.min_cost_flow.newton import GRID, STEPS, Demand, settled
 from lp_routing.solvers.min_cost_flow.rows import TIE, entries
@@ -31,7 +32,7 @@ from lp_routing.solvers.min_cost_flow.tree import Tree
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-AnyRows = Rows | SharedRows
+AnyRows = Rows | DeviceRows | SharedRows
 
 FIRST = 1024
 """Rows of the first sample, or 4 an expert if more: with 512, 256 experts got poor prices."""
@@ -80,7 +81,7 @@ def prices(
     T, E = rows.shape
     size = T if rows.uneven else min(T, max(FIRST, 4 * E))  # few rows may hold most of the units
     order = np.random.default_rng(seed).permutation(T) if size < T else np.arange(T)
-    demand = Demand(rows.take(np.sort(order[:size])))
+    demand = Demand(rows.take(np.sort(order[:size])).here())
     if price is None:
         price = demand.first_prices(tree)
         levels = max(1, round(np.log(T / size) / np.log(GROWTH) + 0.2)) if size < T else 0
@@ -147,7 +148,8 @@ def search(
         at = np.flatnonzero(opened)
         before = state.copy()
         some = OpenRows(rows.read(at, x, opened), leaf_price, windows)
-        held = x[torch.as_tensor(at)]
+        place = torch.as_tensor(at, device=x.device)
+        held = x[place]
         status, reached = some.exchanged(tree, state, unit, counts.ways, STEPS_AT_A_TIME)
         late = rows.total(time.perf_counter() > deadline) > 0
         while status == OUT_OF_STEPS and not late:
@@ -171,7 +173,7 @@ def search(
             rise = leaf_price - before.price[: tree.leaves]
             strained |= rise - min(0.0, float(np.median(rise))) > windows.up
             strained |= not strained.any()
-            x[torch.as_tensor(at)] = held
+            x[place] = held
             state = before
             leaf_price = state.price[: tree.leaves].copy()
         elif many:
@@ -218,7 +220,7 @@ def rechoose(rows: AnyRows, at: Array, x: Tensor, price: Array, state: Flow) -> 
     before[: strayed.held.shape[1]] = strayed.held.sum(0)
     np.add.at(before, strayed.null, strayed.terms[:, 1] - strayed.held.sum(1))
     state.excess[: len(price)] += load - before
-    x[torch.as_tensor(at)] = chosen[strayed.mine].to(x)
+    x[torch.as_tensor(at, device=x.device)] = chosen[strayed.mine].to(x)
 
 
 class OpenRows:
@@ -243,7 +245,7 @@ class OpenRows:
 
     def write(self, at: Array, x: Tensor) -> None:
         """What this process's rows hold, put into x."""
-        x[torch.as_tensor(at)] = torch.from_numpy(self.held[self.mine]).to(x)
+        x[torch.as_tensor(at, device=x.device)] = torch.from_numpy(self.held[self.mine]).to(x)
 
     def exchanged(
         self, tree: Tree, state: Flow, unit: float, ways: Array, steps: int

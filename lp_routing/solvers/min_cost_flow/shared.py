@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lp_routing.process_group import ProcessGroup
 from lp_routing.solvers.min_cost_flow.cpu import Read, Rows
+from lp_routing.solvers.min_cost_flow.device import DeviceRows
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -24,7 +25,7 @@ class SharedRows:
         shards: the processes.
     """
 
-    def __init__(self, own: Rows, shards: ProcessGroup) -> None:
+    def __init__(self, own: Rows | DeviceRows, shards: ProcessGroup) -> None:
         self.own, self.shards = own, shards
         facts = shards.gathered((len(own), own.units, own.uneven))
         counts = [fact[0] for fact in facts]
@@ -57,7 +58,7 @@ class SharedRows:
     def take(self, index: Array) -> Rows:
         """Some rows of all processes, on every one."""
         mine = index[(index >= self.before) & (index < self.before + len(self.own))] - self.before
-        read = self.read(mine, torch.zeros(self.own.scores.shape, dtype=torch.uint8), np.zeros(0))
+        read = self.read(mine, torch.zeros_like(self.own.scores, dtype=torch.uint8), np.zeros(0))
         return Rows(torch.from_numpy(read.scores), read.terms, read.null, self.own.leaves)
 
     def respond(self, price: Array) -> Array:

@@ -14,6 +14,7 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.process_group import ALONE, ProcessGroup
 from lp_routing.solvers.base import Solver, SolverResult, SolverStatus, check_time_limit
 from lp_routing.solvers.min_cost_flow.cpu import Rows
+from lp_routing.solvers.min_cost_flow.device import DeviceRows
 from lp_routing.solvers.min_cost_flow.search import search
 from lp_routing.solvers.min_cost_flow.shared import SharedRows
 from lp_routing.solvers.min_cost_flow.tree import Tree, node_prices, prices_of, tree_of
@@ -123,7 +124,7 @@ class MinCostFlow(Solver):
 class Flow(NamedTuple):
     """A problem as the search takes it."""
 
-    rows: Rows | SharedRows
+    rows: Rows | DeviceRows | SharedRows
     tree: Tree
 
 
@@ -157,7 +158,8 @@ def flow_of(
     if built is None:
         return None
     tree, null = built
-    rows = Rows(problem.scores, terms, null, tree.leaves)
+    kind = Rows if problem.scores.device.type == "cpu" else DeviceRows
+    rows = kind(problem.scores, terms, null, tree.leaves)
     return Flow(rows if shards.alone else SharedRows(rows, shards), tree)
 
 
