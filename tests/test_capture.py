@@ -301,12 +301,14 @@ def test_logits_less_a_number_of_each_token_are_known_up_to_a_constant():
     assert captured.trace().up_to_a_constant
 
 
-def test_logarithms_of_probabilities_are_known_up_to_a_constant():
+@pytest.mark.parametrize("size", [1.0, 1000.0])  # the larger underflow: logarithms of 0
+def test_logarithms_of_probabilities_are_known_up_to_a_constant(size):
     torch.manual_seed(0)
     model = nn.Sequential(Scaled(lambda x: (x.softmax(-1), x.argmax(-1))))
     with capture(model, "0", select=lambda output: output[0].log()) as captured:
-        model(torch.randn(6, 4))
+        model(size * torch.randn(6, 4))
     assert captured.trace().up_to_a_constant
+    assert bool((captured.trace().router_logits == float("-inf")).any()) == (size > 1)
 
 
 def test_a_router_and_the_linear_within_it_are_not_recorded_twice():

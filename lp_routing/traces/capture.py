@@ -276,12 +276,13 @@ class _Recorder:
             expected, rounding = expected * factor, rounding * abs(factor)
         if known and known.softcap and (cap := float(_attribute(known.softcap, self.places))) > 0:
             expected = torch.tanh(expected / cap) * cap
-        off = (rows - expected).masked_fill(~rows.isfinite(), 0.0)
+        gone = ~rows.isfinite()  # logarithms of 0, or what the trace refuses
+        off = (rows - expected).masked_fill(gone, 0.0)
         if bool((off.abs() <= rounding).all()):
             return
         rounding = rounding + ROUNDING * torch.finfo(logits.dtype).eps * (1 + rows.abs())
-        shifted = off - off.mean(-1, keepdim=True)
-        if E > 1 and rows.isfinite().all() and bool((shifted.abs() <= rounding).all()):
+        shift = off.sum(-1, keepdim=True) / (~gone).sum(-1, keepdim=True)
+        if E > 1 and bool(((off - shift).abs() <= rounding)[~gone].all()):
             self.layer.constant = True
             return
         token, expert = divmod(int(off.abs().argmax()), E)
