@@ -75,7 +75,7 @@ class DeviceRows:
 
     def there(self, array: Array) -> Tensor:
         """An array on the device."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return torch.from_numpy(np.array(array)).to(self.device)
 
     def take(self, index: Array) -> "DeviceRows":
         """Some rows as rows of their own, on the device."""
