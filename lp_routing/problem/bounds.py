@@ -69,7 +69,7 @@ class Bounds:
                 f"{argument}={self.words}: {finite.max():g} pairs are more than can be counted "
                 f"exactly (2**53); leave the bound out."
             )
-        return values.expand(rows).clone()
+        return values.expand(rows)  # one number for all rows takes the room of one
 
 
 def exactly(amount: Amount) -> Bounds:

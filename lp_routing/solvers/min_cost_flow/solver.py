@@ -171,7 +171,9 @@ def bounds_of(problem: RoutingProblem) -> tuple[Any, ...]:
 
 def amounts(problem: RoutingProblem, x: Tensor) -> Tensor:
     """Boolean (T, E) where every row is one token, else int64."""
-    return x.bool() if problem.multiplicity is None else x.long()
+    if problem.multiplicity is not None:
+        return x.long()
+    return x.view(torch.bool) if x.dtype == torch.uint8 else x.bool()
 
 
 def feasible_assignment(
@@ -212,9 +214,16 @@ def cut_prices(problem: RoutingProblem) -> Prices | None:
 
 def terms_of(problem: RoutingProblem) -> Array:
     """What each row must and may take, and its copies: int64 (T, 3), or (1, 3) where all agree."""
+    family = problem.family("token")
+    every = bool((problem.allowed_per_token == problem.E).all())
+    if problem.multiplicity is None and every and problem.T:  # without a copy of each row's bounds
+        if family is None:
+            return np.array([[0, problem.E, 1]])
+        must, may = family.lower, family.upper.clamp(max=problem.E)
+        if bool((must == must[0]).all()) and bool((may == may[0]).all()):
+            return np.array([[int(must[0]), int(may[0]), 1]])
     lower, upper = problem.token_bounds()
-    copies = problem.copies()
-    may = torch.minimum(upper, copies * problem.allowed_per_token)
-    terms = torch.stack([lower, may, copies], 1).long().cpu().numpy()
+    may = torch.minimum(upper, problem.copies() * problem.allowed_per_token)
+    terms = torch.stack([lower, may, problem.copies()], 1).long().cpu().numpy()
     alike = len(terms) > 0 and bool((terms == terms[:1]).all())
     return np.ascontiguousarray(terms[:1] if alike else terms)
