@@ -42,7 +42,7 @@ def units(work: Callable[[], object], scores: Tensor, k: int) -> float:
 
 def gap(scores: Tensor, k: int, capacity: int, x: Tensor) -> float:
     """What `x` misses of the optimum, relative to it; raises where `x` is not feasible."""
-    best = lpr.solve(lpr.problems.capacity(scores, k, capacity), lpr.Pricing())
+    best = lpr.solve(lpr.problems.capacity(scores, k, capacity), lpr.MinCostFlow())
     proof = lpr.certify(best.problem, x, best.prices or lpr.Prices())
     if best.status is not lpr.Status.OPTIMAL or not proof.keeps_bounds():
         raise RuntimeError(f"{best.status.name}: {proof.violations}")

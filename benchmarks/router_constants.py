@@ -103,7 +103,7 @@ def main() -> None:
     for scores in batches():
         for factor in (1.0, 1.25):
             capacity = math.ceil(factor * len(scores) * K / scores.shape[1])
-            best = lpr.solve(lpr.problems.capacity(scores, K, capacity), lpr.Pricing()).value
+            best = lpr.solve(lpr.problems.capacity(scores, K, capacity), lpr.MinCostFlow()).value
             cases.append((scores, capacity, float(best or 0)))
     of_prices(cases)
     print(line("prices, as they are", of_prices(cases), "topk"))
@@ -114,7 +114,7 @@ def main() -> None:
     sold = []
     for layer in range(lpr.traces.sample().layers):
         scores = torch.softmax(lpr.traces.sample().layer(layer)[:1024].float(), -1)
-        best = lpr.solve(lpr.problems.balanced(scores, K), lpr.Pricing()).value
+        best = lpr.solve(lpr.problems.balanced(scores, K), lpr.MinCostFlow()).value
         sold.append((scores, float(best or 0)))
     print(line("auction, as it is", of_auction(sold), "rounds"))
     for name in AUCTION:

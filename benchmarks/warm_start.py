@@ -37,9 +37,9 @@ def row(name: str, batches: list[Tensor]) -> str:
     for scores in batches:
         T, E = scores.shape
         problem = lpr.problems.capacity(scores, K, int(-(-FACTOR * T * K // E)))
-        fresh = lpr.solve(problem, lpr.Pricing())
+        fresh = lpr.solve(problem, lpr.MinCostFlow())
         if prices is not None:
-            again = lpr.solve(problem, lpr.Pricing(start=prices))
+            again = lpr.solve(problem, lpr.MinCostFlow(start=prices))
             cold.append(fresh.seconds)
             warm.append(again.seconds)
             for solution in (fresh, again):
@@ -57,7 +57,7 @@ def main() -> None:
     """Print one row for each stream of batches."""
     print(f"K={K} capacity factor {FACTOR} seed={SEED}; {torch.get_num_threads()} threads")
     lpr.solve(
-        lpr.problems.capacity(torch.rand(64, 4), 1, 20), lpr.Pricing()
+        lpr.problems.capacity(torch.rand(64, 4), 1, 20), lpr.MinCostFlow()
     )  # loads what loads late
     for layer in (0, 3):
         stream = batches_of_the_sample(layer, 1024)

@@ -47,7 +47,7 @@ def profiled(T: int) -> None:
     began = time.perf_counter()
     experts = lpr.at_most(int(-(-FACTOR * T * K // E)))
     problem = profile.runcall(lpr.RoutingProblem, scores, tokens=lpr.exactly(K), experts=experts)
-    solution = profile.runcall(lpr.solve, problem, lpr.Pricing())
+    solution = profile.runcall(lpr.solve, problem, lpr.MinCostFlow())
     seconds = time.perf_counter() - began
     print(f"T={T}: {seconds:.3f} s, {seconds / topk:.1f} topk, {solution.status.name}")
     stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ def profiled(T: int) -> None:
 
 def main() -> None:
     """Profile each size."""
-    lpr.solve(lpr.problems.capacity(torch.rand(64, 4), 1, 20), lpr.Pricing())
+    lpr.solve(lpr.problems.capacity(torch.rand(64, 4), 1, 20), lpr.MinCostFlow())
     for T in [int(T) for T in sys.argv[1:]] or [4096, 65536, 1048576]:
         profiled(T)
     print(versions())

@@ -22,13 +22,12 @@ from lp_routing.certificate import Certificate, Prices, certify, dual_bound, tok
 from lp_routing.certificate.ties import ties
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import compare
-from lp_routing.pricing import Pricing, best_prices
 from lp_routing.problem import named as problems
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.bounds import at_least, at_most, between, exactly
 from lp_routing.problem.constraints import Group, groups_by
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.solvers import CVXPY, HiGHS
+from lp_routing.solvers import CVXPY, HiGHS, MinCostFlow, Pricing
 from lp_routing.solvers.linear_program import linear_program
 from lp_routing.solvers.solve import Solution, Status, solve
 
@@ -39,6 +38,7 @@ __all__ = [
     "Group",
     "HiGHS",
     "InputError",
+    "MinCostFlow",
     "Prices",
     "Pricing",
     "RoutingProblem",
@@ -47,7 +47,6 @@ __all__ = [
     "at_least",
     "at_most",
     "audits",
-    "best_prices",
     "between",
     "certificate",
     "certify",
@@ -69,5 +68,14 @@ __all__ = [
     "token_prices",
     "traces",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "best_prices":
+        raise AttributeError(
+            "lp_routing.best_prices is gone: lp_routing.solve(problem).prices are optimal prices."
+        )
+    raise AttributeError(f"module 'lp_routing' has no attribute {name!r}")
+
 
 __version__ = "0.1.0"

@@ -32,7 +32,7 @@ def problem(values, T, factor=1.25):
 
 def solved(shard, group, rank, folder):
     """Solve, certify and bound over the group; write down what this rank got."""
-    solution = lpr.solve(shard, lpr.Pricing(group=group))
+    solution = lpr.solve(shard, lpr.MinCostFlow(group=group))
     exact = lpr.certify(shard, solution.assignment, solution.prices, exact=True, group=group)
     found = {
         "status": solution.status.name,
@@ -70,15 +70,15 @@ def impossible(T, mine, first, group, rank, folder):
     masked = lpr.RoutingProblem(
         stuck, tokens=lpr.exactly(2), experts=lpr.at_most([T // 25] * 4 + [T] * 12)
     )
-    solutions = [lpr.solve(shard, lpr.Pricing(group=group)) for shard in (counted, masked)]
+    solutions = [lpr.solve(shard, lpr.MinCostFlow(group=group)) for shard in (counted, masked)]
     feasible = problem(mine, T)
     found = {
         "status": [solution.status.name for solution in solutions],
         "says": [solution.explanation for solution in solutions],
-        "options": refused(lambda: lpr.solve(feasible, lpr.Pricing(seed=rank, group=group))),
+        "options": refused(lambda: lpr.solve(feasible, lpr.MinCostFlow(seed=rank, group=group))),
         "passes": refused(lambda: lpr.best_prices(feasible, max_passes=1 + rank, group=group)),
         "type": refused(lambda: lpr.best_prices(feasible if rank else "scores", group=group)),
-        "after": lpr.solve(feasible, lpr.Pricing(group=group)).status.name,
+        "after": lpr.solve(feasible, lpr.MinCostFlow(group=group)).status.name,
     }
     (folder / f"{rank}.json").write_text(json.dumps(found))
 

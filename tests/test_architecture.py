@@ -20,7 +20,6 @@ FLOORS = [
     ["problem", "scores", "sweep", "traces"],
     ["router_outputs"],
     ["certificate"],
-    ["placing"],
     ["solvers"],
     ["routers"],
     ["audits", "evaluation", "extensions"],
@@ -30,15 +29,13 @@ FLOORS = [
     ["cli"],
     ["__main__"],
 ]
-SOLVERS_TOO = {"pricing": "solvers", "feasible": "solvers"}  # goes with them and with `placing`
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
 def part(module):
     """`lp_routing.solvers.highs` -> `solvers`."""
-    name = module.split(".")[1]
-    return SOLVERS_TOO.get(name, name)
+    return module.split(".")[1]
 
 
 def imports(source):

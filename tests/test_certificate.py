@@ -315,6 +315,6 @@ def test_bounds_beyond_exact_counting_are_refused():
 
 def test_tokens_masked_by_large_negative_numbers_do_not_set_the_scale():
     problem = lpr.RoutingProblem([[-1e12], [-1e12], [1.0]], experts=at_most(3))
-    for solver in ("highs", "scipy"):
+    for solver in ("highs", "mincostflow"):
         solution = lpr.solve(problem, solver)
         assert (solution.status, solution.value) == (lpr.Status.OPTIMAL, 1)

@@ -344,7 +344,7 @@ def test_a_problem_without_whole_optima_goes_to_highs():
     assert math.isnan(found["best"].overlap)
 
 
-@pytest.mark.parametrize("solver", ["pricing", "highs", "scipy", "cvxpy"])
+@pytest.mark.parametrize("solver", ["mincostflow", "highs", "cvxpy"])
 def test_whoever_solves_it_the_gap_is_the_same(solver):
     found = rows(PROBLEM, {"drop": DROP}, solver=solver)
     assert found["drop"].gap == pytest.approx(1.0, abs=1e-6)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 
 import lp_routing as lpr
-from lp_routing.feasible import feasible_assignment
 from lp_routing.solvers import SolverResult, SolverStatus
+from lp_routing.solvers.min_cost_flow import feasible_assignment
 from tests import kkt
 from tests.strategies import problems
 
@@ -74,13 +74,24 @@ def test_a_feasible_assignment_is_found_exactly_where_there_is_one(problem):
         assert kkt.primal_feasibility(problem, found) == 0
 
 
-def test_where_the_problem_is_no_flow_only_a_greedy_assignment_is_tried():
+def test_bounds_that_are_fractions_are_rounded_inwards():
+    half = lpr.RoutingProblem(
+        [[3, 2], [2, 1]], tokens=lpr.at_most(1.5), experts=lpr.between(0.5, 1.5)
+    )
+    found = lpr.solve(half, OutOfTime())
+    assert found.status is lpr.Status.TIME_LIMIT
+    assert found.value == 4
+    assert kkt.primal_feasibility(half, found.assignment.x) == 0
+    nothing = lpr.RoutingProblem([[3, 2]], tokens=lpr.between(0.2, 0.8))
+    assert lpr.solve(nothing, OutOfTime()).assignment is None
+
+
+def test_where_groups_cross_nothing_is_tried():
     groups = [([0, 1], lpr.at_most(1)), ([1, 2], lpr.at_most(1))]
-    found = feasible_assignment(lpr.RoutingProblem([[3, 2, 1]], expert_groups=groups), lpr.Prices())
-    assert found.tolist() == [[1, 0, 1]]
-    # greedy takes the middle expert, which leaves room for nothing else
-    two = lpr.RoutingProblem([[1, 2, 1]], expert_groups=groups, total=lpr.at_least(2))
-    assert feasible_assignment(two, lpr.Prices()) is None
+    crossing = lpr.solve(lpr.RoutingProblem([[3, 2, 1]], expert_groups=groups), OutOfTime())
+    assert crossing.status is lpr.Status.TIME_LIMIT
+    assert crossing.assignment is None
+    assert crossing.bound < float("inf")
 
 
 def test_more_copies_than_fit_32_bits_are_no_obstacle():

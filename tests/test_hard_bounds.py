@@ -130,7 +130,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_optimum_is_whole_and_exact(name):
     problem = CASES[name]()
-    solution = lpr.solve(problem, lpr.Pricing())
+    solution = lpr.solve(problem, lpr.MinCostFlow())
     assert solution.status is lpr.Status.OPTIMAL, solution.explanation
     if "equal" in name:
         assert solution.value == lpr.solve(problem).value
@@ -153,7 +153,7 @@ def test_the_optimum_is_whole_and_exact(name):
     ids=["a slot", "half", "budget", "sequence", "device that fits", "device"],
 )
 def test_what_is_missing_is_told_to_the_slot(bounds, short):
-    solution = lpr.solve(lpr.RoutingProblem(skewed(1000, 16), **bounds), lpr.Pricing())
+    solution = lpr.solve(lpr.RoutingProblem(skewed(1000, 16), **bounds), lpr.MinCostFlow())
     assert (solution.status is lpr.Status.INFEASIBLE) == (short > 0), solution.explanation
     if short:
         assert solution.infeasibility.shortfall == short
@@ -175,7 +175,7 @@ def test_real_supplies_of_token_types(file, layer):
     problem = lpr.RoutingProblem(
         scores, tokens=exactly(8 * often), experts=at_most(capacity), multiplicity=often
     )
-    solution = lpr.solve(problem, lpr.Pricing())
+    solution = lpr.solve(problem, lpr.MinCostFlow())
     assert solution.status is lpr.Status.OPTIMAL, solution.explanation
     exact = lpr.certify(problem, solution.assignment, solution.prices, exact=True)
     assert (exact.gap, exact.violation) == (0, 0)

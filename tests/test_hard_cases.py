@@ -119,7 +119,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_optimum_is_whole_and_proved(name):
     problem = CASES[name]()
-    solution = lpr.solve(problem, lpr.Pricing())
+    solution = lpr.solve(problem, lpr.MinCostFlow())
     assert solution.status is lpr.Status.OPTIMAL, solution.explanation
     assert abs(solution.certificate.relative_gap) <= 1e-9
     assert kkt.primal_feasibility(problem, solution.assignment.x) == 0
@@ -135,7 +135,7 @@ def test_scores_that_hardly_differ_are_solved_to_the_last_digits(layer):
     logits = 1e-9 * torch.randn(3, 24, 12, generator=generator, dtype=torch.float64)
     scores = lpr.scores.unified(logits[layer])
     problem = lpr.RoutingProblem(scores, experts=at_most(10), total=exactly(96))
-    solution = lpr.solve(problem, lpr.Pricing())
+    solution = lpr.solve(problem, lpr.MinCostFlow())
     assert solution.status is lpr.Status.OPTIMAL, solution.explanation
 
 
@@ -145,7 +145,7 @@ def test_the_flow_has_the_same_value(factor, k):
     scores = skewed(1024, 16, seed=k)
     capacity = int(np.ceil(factor * 1024 * k / 16))
     expected = flow_value(scores.numpy(), k, capacity, balanced=True)
-    assert float(lpr.solve(stated(scores, k, factor), lpr.Pricing()).value) == expected
+    assert float(lpr.solve(stated(scores, k, factor), lpr.MinCostFlow()).value) == expected
 
 
 @pytest.mark.parametrize("short", [1, 500])
@@ -157,7 +157,7 @@ def test_a_batch_that_does_not_fit_is_explained(short):
         if short > 8
         else at_most([127] + [128] * 15),
     )
-    solution = lpr.solve(problem, lpr.Pricing())
+    solution = lpr.solve(problem, lpr.MinCostFlow())
     assert solution.status is lpr.Status.INFEASIBLE
     assert solution.infeasibility.shortfall > 0
     assert "tokens 0-1023 need 2048 (2 each)" in solution.explanation
@@ -170,7 +170,7 @@ def test_a_clash_among_allowed_pairs_is_explained():
     problem = lpr.RoutingProblem(
         scores, tokens=exactly(1), experts=between([150] + [0] * 7, [1000] * 8)
     )
-    solution = lpr.solve(problem, lpr.Pricing())
+    solution = lpr.solve(problem, lpr.MinCostFlow())
     assert solution.status is lpr.Status.INFEASIBLE
     assert solution.infeasibility.shortfall == 50
 
@@ -186,7 +186,7 @@ def test_supplies_in_the_thousands():
         experts=at_most(int(1.3 * 4 * int(often.sum()) / 16)),
         multiplicity=often,
     )
-    solution = lpr.solve(problem, lpr.Pricing())
+    solution = lpr.solve(problem, lpr.MinCostFlow())
     assert solution.status is lpr.Status.OPTIMAL, solution.explanation
     assert float(solution.value) == pytest.approx(float(lpr.solve(problem).value), rel=1e-9)
 
@@ -199,7 +199,7 @@ def test_gpt_oss(layer):
         probs = torch.as_tensor(trace["probs"][layer]).double()
     scores = torch.full((len(ids), 32), float("-inf")).double().scatter_(1, ids, probs)
     problem = stated(scores, 2, 1.0, at_most)
-    solution = lpr.solve(problem, lpr.Pricing())
+    solution = lpr.solve(problem, lpr.MinCostFlow())
     assert solution.status is lpr.Status.OPTIMAL
     exact = lpr.certify(problem, solution.assignment, solution.prices, exact=True)
     assert (exact.gap, exact.violation) == (0, 0)

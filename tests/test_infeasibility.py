@@ -12,8 +12,8 @@ from scipy.optimize import LinearConstraint, milp
 
 import lp_routing as lpr
 from lp_routing import at_least, at_most, between, exactly
-from lp_routing.problem.aggregation import aggregate_rows
 from lp_routing.solvers import infeasibility
+from lp_routing.solvers.aggregation import aggregate_rows
 from lp_routing.solvers.infeasibility import explain
 from tests.cases import FEASIBLE, INFEASIBLE
 from tests.strategies import problems
@@ -144,12 +144,14 @@ def repetitive(draw):
 
 @given(repetitive())
 @settings(max_examples=200)
-def test_merged_rows_clash_by_as_much_as_all_rows_do(problem):
+def test_merged_rows_clash_where_all_rows_do_and_by_no_more(problem):
     found, broken = explain(problem), least_broken(problem)
     assert (found is not None) == (broken > 1e-6)
     if found is not None:
-        assert found.shortfall == pytest.approx(broken)
-        assert lpr.dual_bound(without_scores(problem), found.prices) <= 1e-6 - broken
+        assert 0 < found.shortfall <= broken + 1e-6
+        if not problem.is_integral:  # the LP breaks least
+            assert found.shortfall == pytest.approx(broken)
+        assert lpr.dual_bound(without_scores(problem), found.prices) <= 1e-6 - found.shortfall
         assert found.needs.keys().isdisjoint(found.gives)
 
 
@@ -228,8 +230,9 @@ def test_tokens_and_experts_that_need_the_same_pairs():
         torch.ones(3, 2), tokens=exactly(2), experts=between([4, 0], [4, 2])
     )
     found = explain(problem)
-    assert found.shortfall == least_broken(problem) == 2
-    assert found.needs == {"token_0": 2, "token_1": 2, "token_2": 2, "expert_0": 4}
+    assert (found.shortfall, least_broken(problem)) == (1, 2)
+    assert found.needs == {"token_0": 2, "token_1": 2, "token_2": 2}
+    assert found.gives == {"expert_1": 2, "pairs": 3}
 
 
 def test_prices_that_prove_nothing_are_not_believed(monkeypatch):

@@ -22,10 +22,6 @@ PROBLEM = lpr.problems.balanced([[3, 1], [2, 1]], 1)
         (lambda: lpr.CVXPY("HIGHS", presolv="on"), "did you mean 'presolve'"),
         (lambda: lpr.CVXPY("SCS", eps=1), "options are for CLARABEL and HIGHS only"),
         (lambda: lpr.CVXPY(time_limit_s=0), r"time_limit_s=0\)"),
-        (lambda: lpr.solvers.SciPy(maxit=3), "did you mean 'maxiter'"),
-        (lambda: lpr.solve(PROBLEM, lpr.solvers.SciPy(maxiter="x")), "SciPy refuses its options"),
-        (lambda: lpr.solvers.SciPy("simplex"), "choose highs-ds, highs-ipm or highs"),
-        (lambda: lpr.solvers.SciPy(time_limit_s=0), r"time_limit_s=0\)"),
         (lambda: lpr.solve(PROBLEM, lpr.CVXPY(max_iter="many")), "refuses its options"),
     ],
 )
@@ -44,7 +40,6 @@ def test_an_option_error_is_a_value_and_a_type_error():
     "solver",
     [
         lpr.HiGHS(simplex_iteration_limit=0),
-        lpr.solvers.SciPy(maxiter=0),
         lpr.CVXPY(max_iter=0),
         lpr.CVXPY("HIGHS", simplex_iteration_limit=0),
     ],
@@ -57,15 +52,33 @@ def test_options_reach_the_solver(solver):
     assert solution.explanation
 
 
-@pytest.mark.parametrize("name", ["highs", "HiGHS", "cvxpy", "scipy"])
+@pytest.mark.parametrize("name", ["highs", "HiGHS", "cvxpy", "MinCostFlow", "min_cost_flow"])
 def test_solvers_go_by_their_names_too(name):
     assert lpr.solve(PROBLEM, name).status is lpr.Status.OPTIMAL
 
 
-@pytest.mark.parametrize("solver", ["gurobi", None, 3])
+@pytest.mark.parametrize("solver", ["gurobi", "scipy", 3])
 def test_an_unknown_solver_is_refused(solver):
-    with pytest.raises(lpr.InputError, match=r"unknown solver .*cvxpy, highs, pricing, scipy"):
+    with pytest.raises(lpr.InputError, match=r"unknown solver .*cvxpy, highs, min_cost_flow"):
         lpr.solve(PROBLEM, solver)
+
+
+def test_without_a_solver_flows_go_to_the_flow_and_all_else_to_highs():
+    half = lpr.RoutingProblem([[5, 4]], total=lpr.at_most(1.5))
+    assert lpr.solve(PROBLEM).solver == "MinCostFlow"
+    assert lpr.solve(half).solver == "HiGHS"
+    assert lpr.solve(half, integral=True).solver == "MinCostFlow"
+
+
+def test_the_former_name_still_solves_and_says_what_to_use():
+    with pytest.warns(DeprecationWarning, match="Pricing is now called MinCostFlow"):
+        solver = lpr.Pricing(dtype=torch.float32, device="cpu", seed=3)
+    assert isinstance(solver, lpr.MinCostFlow)
+    assert lpr.solve(PROBLEM, solver).status is lpr.Status.OPTIMAL
+    with pytest.warns(DeprecationWarning, match="MinCostFlow"):
+        assert lpr.solve(PROBLEM, "pricing").value == 4
+    with pytest.raises(AttributeError, match=r"solve\(problem\)\.prices"):
+        _ = lpr.best_prices
 
 
 def test_something_else_than_a_problem_is_refused():

@@ -35,7 +35,7 @@ def dyadic_scores(seed, T, E, forbidden=0.0):
     return scores.masked_fill(torch.rand(T, E, generator=generator) < forbidden, -np.inf)
 
 
-@pytest.mark.parametrize(("solver", "off"), [("highs", 0), ("scipy", 0), ("cvxpy", 1e-6)])
+@pytest.mark.parametrize(("solver", "off"), [("mincostflow", 0), ("highs", 0), ("cvxpy", 1e-6)])
 @pytest.mark.parametrize(("T", "E", "k"), [(64, 8, 1), (96, 16, 2), (120, 12, 4)])
 @pytest.mark.parametrize("seed", range(3))
 def test_balanced_and_capacity_optima_are_those_of_the_flow(seed, T, E, k, solver, off):

@@ -208,7 +208,7 @@ def test_prices_after_some_steps_prove_a_bound_near_the_optimum():
     seats = torch.full((1, 8), 150.0)
     _, prices = ascend(scores[None], torch.zeros(1, 8), seats, 2, 8)
     problem = lpr.problems.capacity(scores, 2, 150)
-    best = float(lpr.solve(problem, lpr.Pricing()).value)
+    best = float(lpr.solve(problem, lpr.MinCostFlow()).value)
     assert lpr.dual_bound(problem, lpr.Prices(prices[0])) <= best * (1 + 1e-4)
     assert lpr.dual_bound(problem, lpr.Prices()) > best * (1 + 1e-2)
 
@@ -238,7 +238,7 @@ def test_the_gap_stays_small_on_many_skewed_tokens(k, factor):
     scores = torch.softmax(logits + torch.randn(64, generator=draw), 1)
     capacity = math.ceil(factor * 8192 * k / 64)
     x = cold(PriceRouter(k, capacity), scores)
-    best = float(lpr.solve(lpr.problems.capacity(scores, k, capacity), lpr.Pricing()).value)
+    best = float(lpr.solve(lpr.problems.capacity(scores, k, capacity), lpr.MinCostFlow()).value)
     assert x.sum(0).max() <= capacity
     assert best * (1 - 1e-3) <= worth(scores, x) <= best * (1 + 1e-12)
 
@@ -341,7 +341,7 @@ def half_layers(factor, k):
 def test_the_gap_to_the_optimum_is_small_cold_and_warm(k, factor, most):
     for first, second, capacity in half_layers(factor, k):
         router = PriceRouter(k, capacity)
-        best = float(lpr.solve(lpr.problems.capacity(second, k, capacity), lpr.Pricing()).value)
+        best = float(lpr.solve(lpr.problems.capacity(second, k, capacity), lpr.MinCostFlow()).value)
         _, state = router.step(first, router.initial(first))
         for start in (router.initial(second), state):
             x, _ = router.step(second, start)
@@ -525,7 +525,7 @@ def popular(seed):
 def test_an_expert_that_all_want_is_neither_deserted_nor_crowded(seed):
     logits, k, capacity = popular(seed)
     scores = lpr.scores.softmax(logits)
-    solution = lpr.solve(lpr.problems.capacity(scores.double(), k, capacity), lpr.Pricing())
+    solution = lpr.solve(lpr.problems.capacity(scores.double(), k, capacity), lpr.MinCostFlow())
     bound, best = float(solution.bound), solution.assignment.x.sum(0)
     ours, state = PriceRouter(k, capacity)(logits)
     dropped = TopK(k, capacity=capacity)(logits)

@@ -36,7 +36,7 @@ def test_ranks_get_their_parts_of_the_optimum_of_one_process(counts, tmp_path):
     assert ended.returncode == 0, ended.stderr[-3000:]
     T = sum(counts)
     whole = problem(scores(T), T)
-    alone = lpr.solve(whole, lpr.Pricing())
+    alone = lpr.solve(whole, lpr.MinCostFlow())
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(len(counts))]
     x = torch.cat([torch.load(tmp_path / f"{rank}.pt") for rank in range(len(counts))])
     assert [len(torch.load(tmp_path / f"{rank}.pt")) for rank in range(len(counts))] == [*counts]
@@ -82,7 +82,7 @@ def test_what_cannot_be_is_said_on_every_rank_in_the_words_of_one_process(tmp_pa
         problem(scores(T), T, 0.98),
         lpr.RoutingProblem(crowded(scores(T)), tokens=lpr.exactly(2), experts=room),
     ]
-    alone = [lpr.solve(each, lpr.Pricing()) for each in problems]
+    alone = [lpr.solve(each, lpr.MinCostFlow()) for each in problems]
     for rank in range(len(counts)):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found["status"] == ["INFEASIBLE", "INFEASIBLE"]
@@ -96,4 +96,4 @@ def test_what_cannot_be_is_said_on_every_rank_in_the_words_of_one_process(tmp_pa
 
 def test_a_group_that_is_none_is_refused():
     with pytest.raises(lpr.InputError, match=r"torch\.distributed is not initialised"):
-        lpr.Pricing(group="world")
+        lpr.MinCostFlow(group="world")

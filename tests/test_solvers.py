@@ -16,7 +16,7 @@ from tests.strategies import problems
 SOLVERS = [
     pytest.param(lpr.HiGHS(), 1e-9, id="HiGHS"),
     pytest.param(lpr.HiGHS(solver="ipm"), 1e-9, id="HiGHS-ipm"),
-    pytest.param(lpr.solvers.SciPy(), 1e-9, id="SciPy"),
+    pytest.param(lpr.MinCostFlow(), 1e-9, id="MinCostFlow"),
     pytest.param(lpr.CVXPY("HIGHS"), 1e-9, id="CVXPY-HIGHS"),
     pytest.param(lpr.CVXPY("CLARABEL"), 1e-5, id="CVXPY-CLARABEL"),
 ]

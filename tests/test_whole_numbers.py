@@ -52,10 +52,12 @@ def test_bounds_that_no_whole_number_satisfies_are_refused():
         lpr.solve(problem, integral=True)
 
 
-@pytest.mark.parametrize("solver", ["scipy", "cvxpy"])
-def test_solvers_without_branch_and_bound_refuse_crossing_groups_in_whole_numbers(solver):
+@pytest.mark.parametrize(
+    ("solver", "words"), [("cvxpy", "for whole numbers use HiGHS"), ("mincostflow", "use HiGHS")]
+)
+def test_solvers_without_branch_and_bound_refuse_crossing_groups_in_whole_numbers(solver, words):
     problem = lpr.RoutingProblem([[2, 2, 2]], expert_groups=TRIANGLE)
-    with pytest.raises(lpr.InputError, match="for whole numbers use HiGHS"):
+    with pytest.raises(lpr.InputError, match=words):
         lpr.solve(problem, solver, integral=True)
 
 

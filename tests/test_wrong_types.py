@@ -101,7 +101,6 @@ CALLS = [
     (SOLUTION.certificate.keeps_bounds, {"tolerance": 1e-9}),
     (lpr.HiGHS, {"time_limit_s": 9}),
     (lpr.CVXPY, {"backend": "CLARABEL", "time_limit_s": 9}),
-    (solvers.SciPy, {"method": "highs", "time_limit_s": 9}),
     (
         lpr.compare,
         {

@@ -46,7 +46,7 @@ def ours(solver: lpr.solvers.Solver, instance: Instance) -> Answer:
 
 def pricing(instance: Instance) -> Answer:
     """This package's own method."""
-    return ours(lpr.Pricing(), instance)
+    return ours(lpr.MinCostFlow(), instance)
 
 
 def highs(instance: Instance) -> Answer:

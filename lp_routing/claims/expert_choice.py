@@ -5,7 +5,6 @@ from torch import Tensor
 
 from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
 from lp_routing.claims.helpers import best_by_trial, by_layer, rounding, span
-from lp_routing.pricing import Pricing
 from lp_routing.problem.named import capped_expert_choice
 from lp_routing.routers.expert_choice import CappedPlan, capped_plan
 from lp_routing.routers.selection import largest
@@ -57,7 +56,7 @@ def examine(subject: ClaimInput) -> Evidence:
     for scores in softmax(logits):
         found = capped_plan(scores, capacity, k, TEMPERATURE, TOLERANCE, TURNS)
         problem = capped_expert_choice(scores, capacity, k)
-        best, slack = float(solve(problem, Pricing()).value), rounding(float(scores.sum()))
+        best, slack = float(solve(problem).value), rounding(float(scores.sum()))
         value, promise, bound = promised(scores, found, capacity, k, TEMPERATURE)
         chosen = largest(found.log_plan.mT, capacity).mT
         allowed.append(bound - value)

@@ -7,7 +7,6 @@ from itertools import combinations
 from torch import Tensor
 
 from lp_routing.claims.claim import ClaimInput, Evidence, Number
-from lp_routing.pricing import Pricing
 from lp_routing.problem.named import balanced
 from lp_routing.solvers.solve import Solution, solve
 
@@ -43,7 +42,7 @@ def too_few(k: int) -> Evidence:
 
 def balanced_optimum(scores: Tensor, k: int) -> Solution:
     """The optimum of `balanced` for scores (T, E), with prices that prove it."""
-    return solve(balanced(scores, k), Pricing())
+    return solve(balanced(scores, k))
 
 
 def rounding(value: float) -> float:

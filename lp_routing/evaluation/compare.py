@@ -20,15 +20,14 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.evaluation.evaluate import EXACT, NOT_JUDGED, Evaluator, RouterResult, shape_of
-from lp_routing.pricing import Pricing
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem, check_problem
 from lp_routing.router_outputs import NoRouterOutput, read_output
 from lp_routing.routers.base import Rule, StatefulRouter
 from lp_routing.routers.catalogue import CATALOGUE, Shape, router
 from lp_routing.scores import check_logits
-from lp_routing.solvers import HiGHS, Solver
-from lp_routing.solvers.solve import solve
+from lp_routing.solvers import Solver
+from lp_routing.solvers.solve import exact_solver, solve
 from lp_routing.validation import as_instance, as_int
 
 LOGITS, LOG_OF_SCORES, SCORES = "logits", "log of scores", "scores as logits"
@@ -252,14 +251,14 @@ def compare(
             where these are a softmax, and the scores themselves where some are negative (column
             `routed_on`). Where neither holds, and for a router whose scores change with a
             constant added to a token's logits, there is no judgement: `status` says so.
-        solver: who finds the optimum; left out, `Pricing`, or HiGHS where it is not integral.
+        solver: who finds the optimum; left out, `MinCostFlow`, or HiGHS where it is not integral.
         repeats: timed calls of each router, in turns with the others and with `torch.topk`;
             fewer of one that is slow (column `runs`).
         warm_up: how many steps on this same batch a router with a state has behind it.
         warm_on: logits (T', E) of other batches, earlier ones: a router with a state takes one
             step on each before it is judged. Fairer than `warm_up`, which shows it the answer;
             one of the two. Batches of T tokens keep a capacity what it is.
-        seed: of `Pricing` and of the catalogue's routers that draw at random.
+        seed: of `MinCostFlow` and of the catalogue's routers that draw at random.
         shape: what the catalogue's routers are built for; read off the bounds where left out.
 
     Returns:
@@ -357,16 +356,10 @@ class Optimum:
             InputError: there is none.
         """
         check_problem(self.problem, "Optimum")
-        solver = exact_solver(self.problem, 0) if self.solver is None else self.solver
-        solution = solve(self.problem, solver)
+        solution = solve(self.problem, self.solver)
         if solution.assignment is None:
             raise InputError(f"no assignment: {solution.explanation}")
         return solution.assignment
-
-
-def exact_solver(problem: RoutingProblem, seed: int) -> Solver:
-    """`Pricing` where the LP has whole optima, HiGHS elsewhere."""
-    return Pricing(seed=seed) if problem.is_integral else HiGHS()
 
 
 def _makers(

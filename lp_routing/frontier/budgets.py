@@ -46,7 +46,7 @@ def over_total(
         problem: everything but the total, which varies.
         points: where experts or groups are bounded, how many budgets are solved at most, where
             least is proved; None for as many as it takes to prove all of them.
-        solver: who solves these; left out, `Pricing` where optima are whole, HiGHS elsewhere.
+        solver: who solves these; left out, `MinCostFlow` where optima are whole, HiGHS elsewhere.
 
     Returns:
         `ExactCurve`, exact at every budget, where tokens alone are bounded, or nothing: from what
@@ -178,7 +178,7 @@ def over_capacity(
             that its shadow prices are exact.
         budgets: these capacities, rising, and no others; `points` is not asked then.
         serve: every token gets exactly k experts, not at most.
-        solver: who solves; left out, `Pricing`.
+        solver: who solves; left out, `MinCostFlow`.
         kept: points of the same curve that were solved before, by budget, such as those of a run
             that was killed; each that is solved now is added as it comes.
 
@@ -264,7 +264,7 @@ def over_k(
         capacity: C, tokens per expert.
         points: how many K are solved at most; None for as many as it takes to prove all.
         at: numbers of experts that are solved beside these.
-        solver: who solves; left out, `Pricing`.
+        solver: who solves; left out, `MinCostFlow`.
         kept: points of the same curve that were solved before, by budget, such as those of a run
             that was killed; each that is solved now is added as it comes.
 

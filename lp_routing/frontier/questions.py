@@ -10,7 +10,6 @@ from torch import Tensor
 from lp_routing.certificate.certificate import certify
 from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
-from lp_routing.evaluation.compare import exact_solver
 from lp_routing.evaluation.evaluate import ROUNDING
 from lp_routing.frontier.budgets import SampledCurve
 from lp_routing.frontier.curves import CertifiedCurve, ExactCurve, SharedBudget
@@ -79,7 +78,7 @@ def slot_worth(problem: RoutingProblem, expert: int, *, solver: Solver | None = 
     Args:
         problem: with an upper bound on that expert.
         expert: which.
-        solver: who solves; left out, `Pricing` where optima are whole, HiGHS elsewhere.
+        solver: who solves; left out, `MinCostFlow` where optima are whole, HiGHS elsewhere.
 
     Returns:
         `last` is inf where there is no assignment with one slot fewer, or no slot at all; `more` is
@@ -118,7 +117,7 @@ def cost_of_balance(scores: Scores, k: int, *, solver: Solver | None = None) -> 
     Args:
         scores: (T, E); -inf forbids a pair.
         k: experts for every token, exactly.
-        solver: who solves; left out, `Pricing`.
+        solver: who solves; left out, `MinCostFlow`.
 
     Raises:
         InputError: bad scores or k; no such assignment.
@@ -132,7 +131,7 @@ def cost_of_serving(scores: Scores, total: int, *, solver: Solver | None = None)
     Args:
         scores: (T, E); -inf forbids a pair.
         total: N pairs, at least one for each token.
-        solver: who solves; left out, `Pricing`.
+        solver: who solves; left out, `MinCostFlow`.
 
     Raises:
         InputError: bad scores or total; no such assignment.
@@ -148,7 +147,6 @@ def _cost(free: RoutingProblem, constrained: RoutingProblem, solver: Solver | No
 
 def _optimum(problem: RoutingProblem, solver: Solver | None, none: float | None = None) -> float:
     """The proved value; `none` where there is no assignment, if that is an answer."""
-    solver = exact_solver(problem, 0) if solver is None else solver
     solution: Solution = solve(problem, solver)
     if solution.status is Status.INFEASIBLE and none is not None:
         return none

@@ -11,7 +11,6 @@ import torch
 from lp_routing.certificate.certificate import dual_bound
 from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
-from lp_routing.evaluation.compare import exact_solver
 from lp_routing.frontier.curves import ROUNDING, CertifiedCurve
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import Solver
@@ -44,7 +43,7 @@ class BudgetFamily(NamedTuple):
     Attributes:
         problem_at: the problem with budget n.
         price_of: the slope in n of the dual bound at fixed prices: what a unit pays.
-        solver: who solves them; None for `Pricing` where optima are whole, HiGHS elsewhere.
+        solver: who solves them; None for `MinCostFlow` where optima are whole, HiGHS elsewhere.
         kept: points solved before, by budget; those solved now are added.
     """
 
@@ -65,12 +64,11 @@ def solved(family: BudgetFamily, n: int) -> Point:
     if family.kept is not None and n in family.kept:
         return family.kept[n]
     problem = family.problem_at(n)
-    solver = exact_solver(problem, 0) if family.solver is None else family.solver
-    solution = solve(problem, solver)
+    solution = solve(problem, family.solver)
     if solution.certificate is None:
         raise InputError(f"budget {n}: {solution.status.name}: {solution.explanation}")
     if solution.prices is None:
-        raise InputError(f"{solution.solver} gives no prices; use Pricing(), HiGHS() or CVXPY().")
+        raise InputError(f"{solution.solver} gives no prices; use MinCostFlow() or HiGHS().")
     bound = _by_prices(problem, solution, solution.prices)
     price = family.price_of(problem, solution.prices)
     experts = problem.family("expert")

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from lp_routing import scores
 from lp_routing.errors import InputError
-from lp_routing.evaluation.compare import exact_solver
 from lp_routing.frontier.budgets import over_capacity, over_k, over_total
 from lp_routing.frontier.curves import CertifiedCurve, ExactCurve, SharedBudget
 from lp_routing.frontier.layers import over_layers
@@ -211,7 +210,7 @@ def _cost(of: Callable[[], Any]) -> dict[str, Any]:
 def _highest_price(worth: Tensor, k: int, C: int) -> dict[str, Any]:
     """The expert whose slots have the highest price at capacity C, and what they are worth."""
     problem = capacity(worth, k, C)
-    solution = solve(problem, exact_solver(problem, 0))
+    solution = solve(problem)
     dear, best = worth.new_zeros(worth.shape[1]).double(), solution.assignment
     if solution.prices is not None and solution.prices.experts is not None:
         dear += solution.prices.experts

@@ -16,7 +16,6 @@ from rich.text import Text
 
 from lp_routing import frontier
 from lp_routing.errors import InputError
-from lp_routing.evaluation.compare import exact_solver
 from lp_routing.evaluation.evaluate import ROUNDING
 from lp_routing.frontier.curves import CertifiedCurve
 from lp_routing.frontier.refine import Point
@@ -42,6 +41,7 @@ from lp_routing.report.document import (
 from lp_routing.report.figures import drawn
 from lp_routing.report.layer_results import LayerResult
 from lp_routing.report.plots.frontier import RouterPoints
+from lp_routing.solvers.solve import exact_solver
 
 SHOWN_AS_ZERO = 1e-14
 """Relative gaps below this are shown as 0: float64 rounding alone makes gaps of 1e-16 to 1e-15."""

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from lp_routing.audits.probe import sequence_places
 from lp_routing.certificate.certificate import Certificate, certify
-from lp_routing.evaluation.compare import comparisons, exact_solver
+from lp_routing.evaluation.compare import comparisons
 from lp_routing.evaluation.evaluate import NOT_JUDGED, ROUNDING, RouterResult
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.router_outputs import as_amounts
 from lp_routing.routers.base import AnyRouter, StatefulRouter
 from lp_routing.routers.catalogue import Shape, router
-from lp_routing.solvers.solve import Solution, Status, solve
+from lp_routing.solvers.solve import Solution, Status, exact_solver, solve
 
 
 @dataclass(frozen=True, eq=False)

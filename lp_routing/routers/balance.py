@@ -9,10 +9,10 @@ from torch import Tensor
 
 from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
-from lp_routing.feasible import feasible_assignment
 from lp_routing.problem.bounds import between, exactly
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.infeasibility import explain
+from lp_routing.solvers.min_cost_flow import feasible_assignment
 from lp_routing.validation import as_float
 
 LOWEST = -1e300

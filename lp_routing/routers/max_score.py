@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
-from lp_routing.pricing import Pricing
 from lp_routing.problem.bounds import between, exactly
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.balance import Loads, balanced_problem, loads_of, per_batch
@@ -65,8 +64,8 @@ class MaxScoreFlow(_Flow):
     """The minimum-cost maximum flow that MaxScore is stated as, solved exactly.
 
     It is the optimum of `balanced`, or with a capacity of exactly k experts a token and at most
-    `capacity` tokens an expert. Found by `lp_routing.Pricing`, certified by `lp_routing.solve`.
-    Not causal. Cost: some tens of passes over the scores, and small LPs; batches of the leading
+    `capacity` tokens an expert. Found by `MinCostFlow`, certified by `lp_routing.solve`.
+    Not causal. Cost: a few passes over the scores and a small flow; batches of the leading
     dimensions one after another.
 
     Attributes:
@@ -77,7 +76,7 @@ class MaxScoreFlow(_Flow):
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
     """
 
-    cost = "some tens of passes over the scores, and small LPs; batches one after another"
+    cost = "a few passes over the scores and a small flow; batches one after another"
 
     def _routed(self, scores: Tensor, k: int, loads: Loads) -> Tensor:
         return _optimum(balanced_problem(scores, k, loads))
@@ -90,7 +89,7 @@ class MaxScore(_Flow):
 
     First choices: in token order, each token takes its best expert that still has a place. Then the
     rest: the other k - 1 experts of all tokens at once, as the assignment of largest score to the
-    places that are left (Kuhn-Munkres in the source, `lp_routing.Pricing` here; both exact). The
+    places that are left (Kuhn-Munkres in the source, `MinCostFlow` here; both exact). The
     first phase is greedy, so the whole is not the optimum of `balanced`, which it seeks.
 
     The source (KM.cpp, for K = 2, E = 16, T = 512 and capacity T K / E) sets the score of a first
@@ -115,7 +114,7 @@ class MaxScore(_Flow):
     """
 
     cost = (
-        "a sort, a loop over the tokens on the CPU, then some tens of passes and small LPs; "
+        "a sort, a loop over the tokens on the CPU, then a few passes and a small flow; "
         "batches one after another"
     )
 
@@ -190,7 +189,7 @@ def _optimum(problem: RoutingProblem) -> Tensor:
     Raises:
         InputError: there is no assignment, or none was proved optimal, in the solver's words.
     """
-    solution = solve(problem, Pricing())
+    solution = solve(problem)
     if solution.status is not Status.OPTIMAL or solution.assignment is None:
         raise InputError(f"{solution.status.value} {solution.explanation}")
     return solution.assignment.x > 0

@@ -5,10 +5,17 @@ from lp_routing.solvers.cvxpy import CVXPY, cvxpy_model
 from lp_routing.solvers.highs import HiGHS, write_mps
 from lp_routing.solvers.infeasibility import Infeasibility
 from lp_routing.solvers.linear_program import LinearProgram
-from lp_routing.solvers.scipy import SciPy
+from lp_routing.solvers.min_cost_flow import MinCostFlow
+from lp_routing.solvers.pricing import Pricing
 
-BY_NAME: dict[str, type[Solver]] = {"highs": HiGHS, "cvxpy": CVXPY, "scipy": SciPy}
-"""Solvers that `solve` accepts by name, with their default options."""
+BY_NAME: dict[str, type[Solver]] = {
+    "cvxpy": CVXPY,
+    "highs": HiGHS,
+    "min_cost_flow": MinCostFlow,
+    "mincostflow": MinCostFlow,
+    "pricing": Pricing,
+}
+"""Solvers that `solve` accepts by name, in any case, with their default options."""
 
 __all__ = [
     "BY_NAME",
@@ -16,7 +23,8 @@ __all__ = [
     "HiGHS",
     "Infeasibility",
     "LinearProgram",
-    "SciPy",
+    "MinCostFlow",
+    "Pricing",
     "Solver",
     "SolverResult",
     "SolverStatus",

@@ -6,7 +6,7 @@ nested groups the prices are -1, 0 and 1, and the clash is a violated cut of the
 (Hoffman's circulation theorem): the constraints priced -1 need more than those priced 1 give.
 
 Scores do not matter, so rows that are alike but for them are merged first
-(`lp_routing.problem.aggregation`): the cost is that of the distinct rows. A million tokens that may
+(`lp_routing.solvers.aggregation`): the cost is that of the distinct rows. A million tokens that may
 all go anywhere are one row.
 """
 
@@ -20,13 +20,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from lp_routing.certificate.certificate import dual_bound
-from lp_routing.certificate.prices import Prices, from_table
-from lp_routing.placing.flow import cut
-from lp_routing.problem.aggregation import AggregatedProblem, Array, aggregate_rows_of_all_ranks
+from lp_routing.certificate.prices import Prices, clipped, from_table
+from lp_routing.certificate.ties import token_prices
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.process_group import ALONE, ProcessGroup
+from lp_routing.solvers.aggregation import AggregatedProblem, Array, aggregate_rows_of_all_ranks
 from lp_routing.solvers.linear_program import LinearProgram, Vector, linear_program
+from lp_routing.solvers.min_cost_flow import cut_prices
 
 TINY = 1e-7
 """Duals this close to a whole number are taken as that number.
@@ -102,9 +103,10 @@ class Clash(NamedTuple):
 def explain(problem: RoutingProblem, shards: ProcessGroup = ALONE) -> Infeasibility | None:
     """Find and prove a clash of bounds, or None where none can be proved.
 
-    What is found is the smallest total amount by which bounds must be broken: by one maximum flow
-    where one family alone demands something, else by an LP for HiGHS. Tokens that differ in nothing
-    but their scores are one row in both.
+    It is a violated cut, found by the search of `MinCostFlow`: not always the largest one, so more
+    may have to give way than its shortfall. Where the problem is no flow, or a token alone must
+    take more than it may, it is what an LP for HiGHS breaks in all when it breaks least. Tokens
+    that differ in nothing but their scores are one row in both.
 
     Args:
         problem: the problem; on a group of processes this rank's tokens, under the bounds of all.
@@ -132,14 +134,12 @@ def explain(problem: RoutingProblem, shards: ProcessGroup = ALONE) -> Infeasibil
 
 
 def _cut_duals(problem: RoutingProblem) -> Any:
-    """The same duals from the cut of a network; None where there is none, or demands may share it.
-
-    A flow may mend two families' demands by breaking the limit of one pair, where bounds break two.
-    """
-    families = problem.families
-    demanding = sum(bool((family.lower > 0).any()) for family in families)
-    found = cut(problem) if problem.is_integral and demanding == 1 else None
-    return None if found is None else np.concatenate([found[family.kind] for family in families])
+    """Row duals -1, 0 and 1 of the cut that `MinCostFlow` ends with; None where none is proved."""
+    prices = cut_prices(problem) if problem.is_integral else None
+    if prices is None or not -math.inf < dual_bound(problem, prices) < -TINY:
+        return None
+    duals = clipped(problem, prices) | {"token": token_prices(problem, prices)}
+    return np.concatenate([duals[family.kind].numpy() for family in problem.families])
 
 
 def _elastic_duals(program: LinearProgram) -> Any:

@@ -15,12 +15,12 @@ from lp_routing.certificate.exact_arithmetic import Number
 from lp_routing.certificate.prices import Prices, from_table
 from lp_routing.certificate.violations import violations_of
 from lp_routing.errors import InputError
-from lp_routing.feasible import feasible_assignment
-from lp_routing.pricing import Pricing
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem, check_problem
-from lp_routing.solvers import BY_NAME, Solver, SolverResult, SolverStatus
+from lp_routing.solvers import BY_NAME, HiGHS, MinCostFlow, Solver, SolverResult, SolverStatus
 from lp_routing.solvers.infeasibility import Infeasibility, explain
+from lp_routing.solvers.min_cost_flow import feasible_assignment
+from lp_routing.solvers.min_cost_flow.solver import MOST_EXPERTS
 from lp_routing.validation import as_bool, as_share
 
 
@@ -94,7 +94,7 @@ fractional. A wrong rounding cannot pass: the certificate is of what is returned
 
 def solve(
     problem: RoutingProblem,
-    solver: Solver | str = "highs",
+    solver: Solver | str | None = None,
     *,
     integral: bool = False,
     tolerance: float | None = None,
@@ -103,7 +103,8 @@ def solve(
 
     Args:
         problem: what to solve.
-        solver: `HiGHS()`, `Pricing()`, `CVXPY()`, `SciPy()`, or their names with default options.
+        solver: `MinCostFlow()`, `HiGHS()`, `CVXPY()`, or their names with default options. Left
+            out, `MinCostFlow()` where the problem is a flow (`is_integral`), else `HiGHS()`.
         integral: ask for whole amounts. Fractional bounds are rounded inwards; where the LP's
             optimum is still fractional, HiGHS branches and bounds.
         tolerance: relative gap and violation up to which an answer counts as optimal; the
@@ -117,26 +118,30 @@ def solve(
             tolerance of 1 or more.
     """
     check_problem(problem, "solve")
-    integral, solver = as_bool(integral, "solve: integral"), _solver(solver)
-    tolerance = solver.tolerance if tolerance is None else tolerance
-    tolerance = as_share(tolerance, "solve: tolerance")
     began = time.perf_counter()
-    asked = problem
+    integral, asked = as_bool(integral, "solve: integral"), problem
     if integral and not problem.is_integral:
         problem = problem.with_whole_bounds()
+    solver = exact_solver(problem) if solver is None else _solver(solver)
+    tolerance = solver.tolerance if tolerance is None else tolerance
+    tolerance = as_share(tolerance, "solve: tolerance")
     answer = _answer(problem, solver, integral)
     return replace(_judged(problem, solver, answer, tolerance, began), problem=asked)
+
+
+def exact_solver(problem: RoutingProblem, seed: int = 0) -> Solver:
+    """`MinCostFlow` where the LP has whole optima (and it can count the experts), else HiGHS."""
+    flow = problem.is_integral and problem.E <= MOST_EXPERTS
+    return MinCostFlow(seed=seed) if flow else HiGHS()
 
 
 def _solver(solver: Solver | str) -> Solver:
     if isinstance(solver, Solver):
         return solver
-    known: dict[str, type[Solver]] = BY_NAME | {"pricing": Pricing}
-    if isinstance(solver, str) and solver.lower() in known:
-        return known[solver.lower()]()
+    if isinstance(solver, str) and solver.lower() in BY_NAME:
+        return BY_NAME[solver.lower()]()
     raise InputError(
-        f"unknown solver {solver!r}: give a Solver such as HiGHS(), or one of "
-        f"{', '.join(sorted(known))}."
+        f"unknown solver {solver!r}: give a Solver such as HiGHS(), or one of {', '.join(BY_NAME)}."
     )
 
 
@@ -228,12 +233,25 @@ def _best_so_far(
     if answer.outcome is SolverStatus.TIME_LIMIT and group is None:
         free = Prices()
         prices = min(prices or free, free, key=lambda candidate: dual_bound(problem, candidate))
-        quick = feasible_assignment(problem, prices)
+        quick = _feasible_near(problem, prices)
         found += [] if quick is None else [quick]
         found.sort(key=lambda x: _worth(problem, x), reverse=True)
     if not found:
         return prices, None
     return prices, Assignment(found[0].to(problem.scores.device))
+
+
+def _feasible_near(problem: RoutingProblem, prices: Prices) -> Tensor | None:
+    """Whole amounts within all bounds, near some prices; None where none are found.
+
+    Bounds that are fractions are rounded inwards; where groups cross, nothing is tried.
+    """
+    if not problem.is_integral:
+        try:
+            problem = problem.with_whole_bounds()
+        except InputError:  # no whole number lies between two bounds
+            return None
+    return feasible_assignment(problem, prices) if problem.is_integral else None
 
 
 def _worth(problem: RoutingProblem, x: Tensor) -> tuple[float, float]:

@@ -18,7 +18,6 @@ from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence,
 from lp_routing.claims.helpers import by_layer, rounding, share_below, span
 from lp_routing.claims.usmoe.rules import CODE, PAPER, cut_of, pooled_choice, worth
 from lp_routing.errors import InputError
-from lp_routing.pricing import Pricing
 from lp_routing.problem.bounds import at_least, at_most, exactly
 from lp_routing.problem.named import capacity as capacity_problem
 from lp_routing.problem.named import served_unified
@@ -26,12 +25,10 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.selection import largest
 from lp_routing.routers.token_choice import TopK
 from lp_routing.scores import softmax, unified
-from lp_routing.solvers import HiGHS
+from lp_routing.solvers import MinCostFlow
 from lp_routing.solvers.solve import Status, solve
 from lp_routing.validation import Scores, as_float, as_int, as_scores, refuse_nan_and_inf
 
-TINY = 2048
-"""Pairs up to which HiGHS is the quicker solver."""
 ROUNDING = 1e-12
 """Relative: a value this close to token choice's counts as attained."""
 
@@ -189,8 +186,7 @@ def _loads_so_far(expert: Tensor, E: int) -> Tensor:
 def _at_capacity(
     scores: Tensor, k: int, capacity: int, start: Prices | None
 ) -> tuple[CapacityPoint, Prices | None]:
-    solver = HiGHS() if scores.numel() <= TINY else Pricing(start=start)
-    solution = solve(capacity_problem(scores, k, capacity), solver)
+    solution = solve(capacity_problem(scores, k, capacity), MinCostFlow(start=start))
     slots = capacity * scores.shape[1]
     point = CapacityPoint(capacity, slots, float(solution.value), float(solution.bound))
     return point, solution.prices
@@ -255,10 +251,10 @@ def priced(scores: Tensor, k: int) -> Layer:
     proof = certify(served_unified(scores, N), fair, price)
     dropped = ~plain.any(-1)
     loads, total = at_most(min(T, math.ceil(FACTOR * N / E))), exactly(N)
-    capped = solve(RoutingProblem(scores, experts=loads, total=total), Pricing())
+    capped = solve(RoutingProblem(scores, experts=loads, total=total))
     both = solve(
         RoutingProblem(scores, tokens=at_least(1), experts=loads, total=total),
-        Pricing(start=capped.prices),
+        MinCostFlow(start=capped.prices),
     )
     free, served, capped_served = worth(scores, plain), worth(scores, fair), float(both.value)
     slack = rounding(free)
