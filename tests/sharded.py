@@ -40,7 +40,7 @@ def solved(shard, group, rank, folder):
         "gap": float(exact.gap),
         "violations": exact.violation_count,
         "prices": solution.prices.experts.tolist(),
-        "bound": lpr.dual_bound(shard, lpr.best_prices(shard, group=group), group=group),
+        "bound": lpr.dual_bound(shard, solution.prices, group=group),
     }
     (folder / f"{rank}.json").write_text(json.dumps(found))
     torch.save(solution.assignment.x, folder / f"{rank}.pt")
@@ -76,8 +76,9 @@ def impossible(T, mine, first, group, rank, folder):
         "status": [solution.status.name for solution in solutions],
         "says": [solution.explanation for solution in solutions],
         "options": refused(lambda: lpr.solve(feasible, lpr.MinCostFlow(seed=rank, group=group))),
-        "passes": refused(lambda: lpr.best_prices(feasible, max_passes=1 + rank, group=group)),
-        "type": refused(lambda: lpr.best_prices(feasible if rank else "scores", group=group)),
+        "gaps": refused(
+            lambda: lpr.solve(feasible, lpr.MinCostFlow(relative_gap=0.1 * rank, group=group))
+        ),
         "after": lpr.solve(feasible, lpr.MinCostFlow(group=group)).status.name,
     }
     (folder / f"{rank}.json").write_text(json.dumps(found))
@@ -102,12 +103,12 @@ def main():
         wrong = what == "disagrees" and rank == 1
         shard = problem(mine, T, 1.5 if wrong else 1.25)
         if what == "fails" and rank == 1:
-            import lp_routing.pricing.solver as pricing
+            from lp_routing.solvers.min_cost_flow import solver as engine
 
             def broken(*_args, **_options):
                 raise ValueError("planted on rank 1")
 
-            pricing.contested = broken
+            engine.search = broken
         solved(shard, group, rank, folder)
     finally:
         distributed.destroy_process_group()
