@@ -332,6 +332,7 @@ ROUTERS = [
     (routers.Sinkhorn, {"k": 1, "temperature": 0.1, "tolerance": 1e-3, "iterations": 9}),
     (routers.MaxScore, {"k": 1, "capacity": 3, "repeats": False}),
     (routers.MaxScoreFlow, {"k": 1, "capacity": 3}),
+    (routers.Optimal, {"k": 1, "capacity": 3}),
     (routers.PriceRouter, {"k": 1, "capacity": 3, "rows": "at_most", "steps": 2}),
     (routers.FixedPrices, {"k": 1, "capacity": 3, "enforce": True}),
     (routers.BIP, {"k": 1, "iterations": 2, "capacity": 3}),

@@ -31,6 +31,7 @@ from lp_routing.routers.auction import Auction as Auction
 from lp_routing.routers.sinkhorn import Sinkhorn as Sinkhorn
 from lp_routing.routers.max_score import MaxScore as MaxScore
 from lp_routing.routers.max_score import MaxScoreFlow as MaxScoreFlow
+from lp_routing.routers.optimal import Optimal as Optimal
 from lp_routing.routers.price import PriceRouter as PriceRouter
 from lp_routing.routers.price import FixedPrices as FixedPrices
 from lp_routing.routers.dual_updates import BIP as BIP

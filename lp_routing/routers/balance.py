@@ -85,19 +85,39 @@ def per_batch(scores: Tensor, rule: Callable[[Tensor], Tensor]) -> Tensor:
     Raises:
         InputError: what the rule refuses, naming the batch; none is routed then.
     """
+    nothing = scores.new_empty(*scores.shape[:-2], 0)
+    return per_batch_with_state(scores, nothing, lambda batch, none: (rule(batch), none))[0]
+
+
+def per_batch_with_state(
+    scores: Tensor, state: Tensor, rule: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """A rule with a state for one batch, applied to each batch on its own; as `per_batch`.
+
+    Args:
+        scores: (..., T, E).
+        state: (..., n).
+        rule: scores (T', E) of tokens that are not padding, and the state (n,) of that batch ->
+            chosen pairs, boolean (T', E), and the state after.
+
+    Returns:
+        Boolean (..., T, E), and the states after; a batch without tokens keeps its state.
+    """
     chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    after = state.clone()
     for place in itertools.product(*map(range, scores.shape[:-2])):
         real = (scores[place] > float("-inf")).any(-1)
         if bool(real.any()):
+            here = slice(None) if bool(real.all()) else real
             try:
-                chosen[place][real] = rule(scores[place][real])
+                chosen[place][here], after[place] = rule(scores[place][here], state[place])
             except InputError as error:
                 if not place:
                     raise
                 raise InputError(
                     f"batch {list(place)}, {int(real.sum())} of {len(real)} tokens real: {error}"
                 ) from error
-    return chosen
+    return chosen, after
 
 
 def positive(value: float, name: str) -> float:
