@@ -63,9 +63,7 @@ def append(path: Path, new: Sequence[Measured]) -> None:
     if not text.getvalue():
         writer.writeheader()
     writer.writerows(records)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text.getvalue())
-    os.replace(beside, path)
+    write_whole(path, text.getvalue())
 
 
 def read(path: Path) -> list[Measured]:

@@ -5,5 +5,12 @@ class InputError(ValueError):
     """A problem, an assignment, a file or an argument that makes no sense as given."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had; torch says so by a `RuntimeError`."""
+    says = str(error).lower()
+    torch_says = "out of memory" in says or "can't allocate memory" in says
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and torch_says)
+
+
 class OptionError(InputError, TypeError):
     """A solver was given an option it does not have, or a value that option cannot take."""

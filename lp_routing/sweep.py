@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lp_routing.errors import InputError
+from lp_routing.errors import InputError, is_out_of_memory
 from lp_routing.validation import as_callable, as_int, as_list, as_path
 
 
@@ -280,6 +280,7 @@ Record = dict[str, Any]
 Task = Callable[[Any], Mapping[str, Any]]
 Found = Generator[tuple[str, Record], None, None]
 
+OUT_OF_MEMORY = "out of memory: take fewer tokens or layers, or fewer processes (jobs)."
 ERROR = "error"
 """The key under which a record says why its point failed."""
 
@@ -453,6 +454,8 @@ def _record(task: Task, point: Any) -> Record:
     except InputError as error:
         return {ERROR: str(error)}
     except Exception as error:
+        if is_out_of_memory(error):
+            return {ERROR: OUT_OF_MEMORY}
         says = f"{type(error).__name__}: {error}"
         return {ERROR: says, "traceback": traceback.format_exc()}
 

@@ -16,7 +16,7 @@ ROOT = Path(lpr.__file__).parent
 # from the ground up; a module may import from floors below its own, and from its own package
 FLOORS = [
     ["errors"],
-    ["validation", "process_group"],
+    ["validation", "process_group", "files"],
     ["problem", "scores", "sweep", "traces"],
     ["router_outputs"],
     ["certificate"],

@@ -10,12 +10,13 @@ from click.testing import CliRunner
 
 import lp_routing as lpr
 from lp_routing.audits import Finding
-from lp_routing.cli.audit import HANDFUL, audit, parse_routers
-from lp_routing.cli.options import PACKAGES
+from lp_routing.cli.audit import HANDFUL, audit
+from lp_routing.cli.options import PACKAGES, parse_routers
 from lp_routing.report.audits import cell, sentences
 from lp_routing.routers.catalogue import CATALOGUE
 from tests.commands import with_k
 
+NAMES = tuple(CATALOGUE)
 LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
 
 
@@ -30,6 +31,12 @@ def run(*arguments: object):
 def file(tmp_path):
     np.savez(tmp_path / "logits.npz", router_logits=LOGITS)
     return tmp_path / "logits.npz"
+
+
+def test_routers_that_are_named_one_by_one_add_up(file):
+    result = run(file, "--routers", "top-k", "--routers", "unified")
+    assert result.exit_code == 0
+    assert [line.rpartition(", ")[2] for line in result.stderr.splitlines()] == ["top-k", "unified"]
 
 
 def test_findings_are_shown_told_and_written(file, tmp_path):
@@ -87,23 +94,26 @@ def test_the_handful_runs_on_the_sample():
 
 
 def test_names_may_have_commas_and_come_in_any_spacing():
-    assert parse_routers("all") == list(CATALOGUE)
-    assert parse_routers("unified,drop by position,  token-major,top-k, unified") == [
+    assert parse_routers("all", NAMES) == list(CATALOGUE)
+    assert parse_routers("unified,drop by position,  token-major,top-k, unified", NAMES) == [
         "unified",
         "drop by position, token-major",
         "top-k",
     ]
-    assert len(parse_routers(HANDFUL)) == 5
-    with pytest.raises(lpr.InputError, match=r'--routers drop by position: expected "all" or some'):
-        parse_routers("drop by position")
+    assert len(parse_routers(HANDFUL, NAMES)) == 5
+    with pytest.raises(lpr.InputError, match="--routers: 'drop by position' is unknown"):
+        parse_routers("drop by position", NAMES)
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--k", "5"], "k=5 is more than E, the number of experts (4). (Layer 0 of "),
-        (["--routers", "best"], '--routers best: expected "all" or some of top-k; '),
-        (["--routers", ""], '--routers : expected "all"'),
+        (
+            ["--routers", "best"],
+            "--routers: 'best' is unknown; expected \"all\", or some of: top-k; ",
+        ),
+        (["--routers", ""], "--routers: '' is unknown; expected \"all\""),
         (["--layers", "2"], "--layers 2: this file has the layers 0 to 1."),
         (["--tokens", "0"], '--tokens 0: expected "all" or a whole number >= 1.'),
         (["--capacity-factor", "nan"], "capacity factor nan: expected a positive number."),

@@ -45,6 +45,21 @@ def strict(path):
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        (["top-k", "unified"], ["top-k", "unified"]),
+        (["none", "unified"], ["unified"]),
+        (["none"], []),
+    ],
+)
+def test_routers_that_are_named_one_by_one_add_up(file, tmp_path, named, found):
+    path = tmp_path / "a.json"
+    options = [word for name in named for word in ("--routers", name)]
+    assert run(file, "--k", 1, *options, "--json", path).exit_code == 0
+    assert [each["name"] for each in strict(path)["frontiers"][0]["routers"]] == found
+
+
 def test_pairs_in_all_by_hand(file, tmp_path):
     """Sorted: 3, 2, 1, 0. Token choice takes 3 and 2; balanced, 3 and 0 or 1 and 2."""
     path = tmp_path / "a.json"

@@ -11,8 +11,8 @@ import torch
 from click.testing import CliRunner
 
 import lp_routing as lpr
-from lp_routing.cli.gap import gap, own_score, parse_routers
-from lp_routing.cli.options import PROBLEMS
+from lp_routing.cli.gap import gap, own_score
+from lp_routing.cli.options import PROBLEMS, parse_routers
 from lp_routing.evaluation.compare import comparisons
 from lp_routing.routers import CATALOGUE, Shape, TopK, router
 from tests.commands import with_k
@@ -42,6 +42,16 @@ def strict(path):
         raise AssertionError(f"{constant} is not JSON")
 
     return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_routers_that_are_named_one_by_one_add_up(file, tmp_path):
+    path = tmp_path / "a.json"
+    named = ("--routers", "top-k", "--routers", "drop by position, token-major,optimum")
+    assert run(file, "--layers", 0, *named, "--json", path).exit_code == 0
+    content = strict(path)
+    names = ["top-k", "drop by position, token-major", "optimum"]
+    assert [row["router"] for row in content["rows"]] == names
+    assert content["options"]["routers"] == ", ".join(["top-k", f"{names[1]},optimum"])
 
 
 def test_every_router_of_the_catalogue_is_measured_on_every_layer(file, tmp_path):
@@ -380,7 +390,7 @@ def test_a_file_of_logits_is_no_file_of_results(file):
 def test_a_disk_that_is_full_in_the_end_is_a_sentence(file, option):
     result = run(file, "--routers", "top-k", option, "/dev/full")
     assert result.exit_code == 2
-    assert f"Error: {option} /dev/full: could not be written" in result.stderr
+    assert f"Error: {option} /dev/full: cannot be written" in result.stderr
     assert "the optimum is" in result.stdout
 
 

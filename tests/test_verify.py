@@ -181,8 +181,8 @@ def test_a_method_that_is_wrong_gives_status_1(tmp_path, monkeypatch, name, wron
     wrong.__name__ = name
     monkeypatch.setattr(f"lp_routing.evaluation.verify.{name}", wrong)
     np.save(tmp_path / "a.npy", LOGITS.numpy())
-    arguments = ["verify", f"{tmp_path}/a.npy", "--json", f"{tmp_path}/rows.json", "--jobs", "1"]
-    result = CliRunner().invoke(main, arguments)
+    arguments = [f"{tmp_path}/a.npy", "--k", "2", "--json", f"{tmp_path}/rows.json"]
+    result = CliRunner().invoke(main, ["verify", *arguments, "--jobs", "1"])
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     assert f"NOT PROVED: {says}" in result.stdout

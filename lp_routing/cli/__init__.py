@@ -33,6 +33,13 @@ class _LazyGroup(click.Group):
         name, listed, rest = super().resolve_command(ctx, args)
         return name, None if listed is None else load(str(listed.name)), rest
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; however it has to end, in words and soon."""
+        from lp_routing.cli.ending import ends_in_words  # `--help` needs none of it
+
+        with ends_in_words():
+            return super().invoke(ctx)
+
 
 @click.group(
     cls=_LazyGroup,

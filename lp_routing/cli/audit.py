@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lp_routing.audits import Finding
 from lp_routing.audits import audit as run
+from lp_routing.cli.ending import OutputConsole
 from lp_routing.cli.options import (
     capacity_factor_option,
     check_writable,
@@ -20,12 +21,14 @@ from lp_routing.cli.options import (
     k_option,
     opened,
     parse_layers,
+    parse_routers,
     parse_tokens,
+    routers_option,
     tokens_option,
     versions,
-    write_whole,
 )
 from lp_routing.errors import InputError
+from lp_routing.files import write_whole
 from lp_routing.problem.bounds import at_most
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.report.audits import LEGEND, audit_tables, sentences
@@ -40,9 +43,7 @@ HANDFUL = "top-k, drop by score, drop by position, token-major, expert choice, u
 
 @click.command()
 @file_argument
-@click.option(
-    "--routers", default=HANDFUL, show_default=True, help='Names, with commas between; or "all".'
-)
+@routers_option(HANDFUL, 'Names, with commas between; or "all".')
 @k_option
 @capacity_factor_option
 @click.option("--layers", default="0", show_default=True, help='"all", or such as "0,2" or "0-3".')
@@ -61,7 +62,7 @@ def audit(**options: Any) -> None:
     Exit status: 0 when the audits ran, whatever they found; 2 on bad input.
     """
     try:
-        _audit(Console(), *opened(AuditOptions, options))
+        _audit(OutputConsole(), *opened(AuditOptions, options))
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -83,7 +84,7 @@ class AuditOptions:
 def _audit(console: Console, options: AuditOptions, trace: Trace) -> None:
 
     check_writable(options.json_path, options.file)
-    names = parse_routers(options.routers)
+    names = parse_routers(options.routers, tuple(CATALOGUE))
     layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
     sequence = None if trace.real_sequence is None else trace.real_sequence[:most]
     found = {}
@@ -110,7 +111,7 @@ def _audit(console: Console, options: AuditOptions, trace: Trace) -> None:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     if options.json_path is not None:
         content = json.dumps(_as_json(found, trace.source, options, T), allow_nan=False, indent=1)
-        write_whole(options.json_path, content + "\n")
+        write_whole(options.json_path, content + "\n", "--json")
 
 
 def _of_layer(
@@ -136,27 +137,6 @@ def _of_layer(
                 place = f"layer {layer}, {name}"
                 click.echo(f"{number} of {len(names)} audited: {place}", err=True)
     return found
-
-
-def parse_routers(text: str) -> list[str]:
-    """Names of the catalogue, some of which hold a comma; `all` means every one.
-
-    Raises:
-        InputError: an unknown name, with those that there are, or no name.
-    """
-    if text.strip().lower() == "all":
-        return list(CATALOGUE)
-    pieces = [" ".join(piece.split()) for piece in text.split(",")]
-    names: list[str] = []
-    while pieces:
-        whole_name = ", ".join(pieces[:2])
-        size = 2 if len(pieces) > 1 and whole_name in CATALOGUE else 1
-        name = ", ".join(pieces[:size])
-        if name not in CATALOGUE:
-            raise InputError(f'--routers {name}: expected "all" or some of {"; ".join(CATALOGUE)}.')
-        names.append(name)
-        pieces = pieces[size:]
-    return list(dict.fromkeys(names))
 
 
 def _as_json(

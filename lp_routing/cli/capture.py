@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lp_routing import traces
+from lp_routing.cli.ending import INTERRUPTED
 from lp_routing.cli.options import check_writable, parse_tokens
-from lp_routing.cli.run import INTERRUPTED
 from lp_routing.errors import InputError
 from lp_routing.traces import Trace
 

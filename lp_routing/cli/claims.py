@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lp_routing.claims import CLAIMS, Claim, Evidence, SearchResult
 from lp_routing.claims.claim import Checked, chosen, claim_input, smallest_case
+from lp_routing.cli.ending import OutputConsole
 from lp_routing.cli.options import (
     check_writable,
     file_argument,
@@ -26,7 +27,6 @@ from lp_routing.cli.options import (
     parse_tokens,
     tokens_option,
     versions,
-    write_whole,
 )
 from lp_routing.cli.run import (
     check_resumable,
@@ -36,6 +36,7 @@ from lp_routing.cli.run import (
     resume_option,
 )
 from lp_routing.errors import InputError
+from lp_routing.files import write_whole
 from lp_routing.report.claims import LEGEND, claims_table, last_word, markdown_page
 from lp_routing.sweep import ERROR
 from lp_routing.traces import Trace
@@ -69,7 +70,7 @@ def claims(**options: Any) -> None:
     fails, 2 on bad input, 130 when interrupted.
     """
     try:
-        as_stated = _claims(Console(), *opened(ClaimsOptions, options))
+        as_stated = _claims(OutputConsole(), *opened(ClaimsOptions, options))
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -110,7 +111,7 @@ def _claims(console: Console, options: ClaimsOptions, trace: Trace) -> bool:
     console.print(last_word(checked), highlight=False, markup=False, soft_wrap=True)
     if options.json_path is not None:
         content = json.dumps(_as_json(checked, trace.source, options), allow_nan=False, indent=1)
-        write_whole(options.json_path, content + "\n")
+        write_whole(options.json_path, content + "\n", "--json")
     if options.page_path is not None:
         found = _searched(console, todo, options.jobs)
         command = shlex.join(["lp-routing", "claims", *_arguments(options)])

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from lp_routing.cli.gap import parse_routers
+from lp_routing.cli.ending import OutputConsole
 from lp_routing.cli.options import (
     PROBABILITIES,
     capacity_factor_option,
@@ -24,11 +24,12 @@ from lp_routing.cli.options import (
     k_option,
     opened,
     parse_layers,
+    parse_routers,
     parse_tokens,
+    routers_option,
     score_option,
     tokens_option,
     versions,
-    write_whole,
 )
 from lp_routing.cli.run import (
     check_resumable,
@@ -39,6 +40,7 @@ from lp_routing.cli.run import (
 )
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import router_input
+from lp_routing.files import write_whole
 from lp_routing.frontier.summary import FrontierSettings, curve_of, points_file, summary
 from lp_routing.report import plots
 from lp_routing.report.frontier import LEGEND, frontier_table, sentences
@@ -86,9 +88,7 @@ NOT_STATED = ("file", "json_path", "plot_path", "resume_path")
     show_default=True,
     help='Capacities to solve, or budgets to show; "all" for each capacity, each breakpoint.',
 )
-@click.option(
-    "--routers", help='Names of the catalogue, comma separated, "all" or "none"; left out: two.'
-)
+@routers_option(None, 'Names of the catalogue, comma separated, "all" or "none"; left out: two.')
 @click.option("--seed", default=0, show_default=True, help="Of routers that draw at random.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all here.")
 @click.option(
@@ -112,7 +112,7 @@ def frontier(**options: Any) -> None:
     Exit status: 0, 2 on bad input, or 130 when interrupted.
     """
     try:
-        _frontier(Console(), *opened(FrontierOptions, options))
+        _frontier(OutputConsole(), *opened(FrontierOptions, options))
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -165,7 +165,7 @@ def _frontier(console: Console, options: FrontierOptions, trace: Trace) -> None:
     console.print(LEGEND, style="dim", highlight=False)
     if options.json_path is not None:
         content = json.dumps(_as_json(found, trace.source, options), allow_nan=False, indent=1)
-        write_whole(options.json_path, content + "\n")
+        write_whole(options.json_path, content + "\n", "--json")
     for path, layers, (name, record) in zip(plots, places, found.items(), strict=False):
         curve = curve_of(record, logits[layers], settings)
         _draw(path, f"{trace.source}: {name}", curve, record, settings)
@@ -212,13 +212,11 @@ def _name(layers: Sequence[int], settings: FrontierSettings) -> str:
 def _settings(options: FrontierOptions) -> FrontierSettings:
     """The options that all layers share, checked as far as possible without the logits."""
     as_int(options.jobs, "jobs", 1)
-    given = options.routers
-    if given is None:
+    if options.routers is None:
         names = list(HANDFULS[options.over])
-    elif given.strip().lower() == "none":
-        names = []
     else:
-        names = parse_routers(given, tuple(CATALOGUE))
+        given = [part for part in options.routers.split(",") if part.strip().lower() != "none"]
+        names = parse_routers(",".join(given), tuple(CATALOGUE)) if given else []
     every = options.points.strip().lower() == "all"
     if not every and not (options.points.strip().isdecimal() and int(options.points) >= 2):
         raise InputError(f'--points {options.points}: expected "all" or a whole number >= 2.')

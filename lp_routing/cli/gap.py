@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
+from lp_routing.cli.ending import OutputConsole
 from lp_routing.cli.options import (
     PROBLEMS,
     capacity_factor_option,
@@ -31,12 +32,13 @@ from lp_routing.cli.options import (
     layers_option,
     opened,
     parse_layers,
+    parse_routers,
     parse_tokens,
+    routers_option,
     score_option,
     stated_problem,
     tokens_option,
     versions,
-    write_whole,
 )
 from lp_routing.cli.run import (
     check_resumable,
@@ -48,6 +50,7 @@ from lp_routing.cli.run import (
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import OPTIMUM, comparisons
 from lp_routing.evaluation.evaluate import RouterResult
+from lp_routing.files import write_whole
 from lp_routing.report.gap import LEGEND, gap_table, remarks, verdict
 from lp_routing.report.plots import check_drawable
 from lp_routing.report.plots.gap_against_time import draw
@@ -83,11 +86,8 @@ Place = tuple[int, GapSection]
 
 @click.command()
 @file_argument
-@click.option(
-    "--routers",
-    default="all",
-    show_default=True,
-    help='Names of the catalogue, comma separated, or "all"; "optimum" is the exact solver.',
+@routers_option(
+    "all", 'Names of the catalogue, comma separated, or "all"; "optimum" is the exact solver.'
 )
 @click.option(
     "--problem",
@@ -142,7 +142,7 @@ def gap(**options: Any) -> None:
     Exit status: 0, 2 on bad input, or 130 when interrupted.
     """
     try:
-        _gap(Console(), *opened(GapOptions, options))
+        _gap(OutputConsole(), *opened(GapOptions, options))
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -268,25 +268,6 @@ def _check_outputs(options: GapOptions) -> None:
         if other != option:
             raise InputError(f"{other} and {option} both name {path}; give two files.")
     check_resumable(options.resume_path, (options.file, *outputs.values()))
-
-
-def parse_routers(text: str, known: Sequence[str]) -> list[str]:
-    """`all`, or names separated by commas; a name that holds commas itself is recognised."""
-    if text.strip().lower() == "all":
-        return list(known)
-    parts = [part.strip() for part in text.split(",")]
-    names: list[str] = []
-    while parts:
-        candidates = [", ".join(parts[:count]) for count in range(len(parts), 0, -1)]
-        name = next((name for name in candidates if name in known), None)  # the longest that fits
-        if name is None:
-            raise InputError(
-                f'--routers: {parts[0]!r} is unknown; expected "all", or some of: '
-                f"{'; '.join(known)}."
-            )
-        names.append(name)
-        parts = parts[name.count(",") + 1 :]
-    return list(dict.fromkeys(names))
 
 
 def sections_of(
@@ -432,7 +413,9 @@ def _write(found: Mapping[Place, Sequence[RouterResult]], source: str, options: 
     if options.json_path is not None:
         stated = {name: getattr(options, name) for name in vars(options) if name not in NOT_STATED}
         content = {"rows": records, "versions": versions(), "source": source, "options": stated}
-        write_whole(options.json_path, json.dumps(content, allow_nan=False, indent=1) + "\n")
+        write_whole(
+            options.json_path, json.dumps(content, allow_nan=False, indent=1) + "\n", "--json"
+        )
     if options.csv_path is not None:
         table = io.StringIO()
         writer = csv.DictWriter(table, list(records[0]), lineterminator="\n")

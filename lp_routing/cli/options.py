@@ -1,9 +1,8 @@
 """What commands share: options, reading them, stating the problem, versions, writing files."""
 
-import os
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from torch import Tensor
 
-from lp_routing import scores, traces
+from lp_routing import files, scores, traces
 from lp_routing.errors import InputError
 from lp_routing.problem import named as problems
 from lp_routing.problem.problem import RoutingProblem
@@ -198,29 +197,37 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_whole(path: Path, text: str, option: str = "--json") -> None:
-    """Write a file whole or not at all: a reader never sees a part of it.
+def routers_option(default: str | None, words: str) -> Callable[[Command], Command]:
+    """`--routers`, which may be repeated: the names add up."""
+    return click.option(
+        "--routers",
+        multiple=True,
+        default=None if default is None else [default],
+        show_default=default is not None,
+        callback=lambda _context, _option, typed: ", ".join(typed) if typed else None,
+        help=f"{words} May be repeated.",
+    )
 
-    What is no file, such as a pipe, is written to as it is.
 
-    Raises:
-        InputError: it cannot be written, as on a full disk.
-    """
-    whole = path.resolve()
-    part = whole.with_name(f".lp-routing-{os.getpid()}.part")
-    into = whole if whole.exists() and not whole.is_file() else part
-    try:
-        with into.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            if into is part:
-                os.fsync(file.fileno())
-        if into is part:
-            part.replace(whole)
-    except OSError as error:
-        raise InputError(f"{option} {path}: could not be written ({error.strerror}).") from error
-    finally:
-        part.unlink(missing_ok=True)
+def parse_routers(text: str, known: Sequence[str]) -> list[str]:
+    """`all`, or names separated by commas; a name that holds commas itself is recognised."""
+    parts = [" ".join(part.split()) for part in text.split(",")]
+    names: list[str] = []
+    while parts:
+        if parts[0].lower() == "all":
+            names += known
+            parts = parts[1:]
+            continue
+        candidates = [", ".join(parts[:count]) for count in range(len(parts), 0, -1)]
+        name = next((name for name in candidates if name in known), None)  # the longest that fits
+        if name is None:
+            raise InputError(
+                f'--routers: {parts[0]!r} is unknown; expected "all", or some of: '
+                f"{'; '.join(known)}."
+            )
+        names.append(name)
+        parts = parts[name.count(",") + 1 :]
+    return list(dict.fromkeys(names))
 
 
 def check_writable(path: Path | None, read_from: Path | None, option: str = "--json") -> None:
@@ -228,15 +235,12 @@ def check_writable(path: Path | None, read_from: Path | None, option: str = "--j
     if path is None:
         return
     try:
-        existed = path.exists()
-        if existed and read_from is not None and read_from.exists() and path.samefile(read_from):
-            raise InputError(f"{option} {path}: this is the file to read; give another name.")
-        with path.open("a"):
-            pass
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise InputError(f"{option} {path}: cannot be written ({error.strerror}).") from error
+        same = read_from is not None and path.exists() and path.samefile(read_from)
+    except OSError:  # the file to read is not there, which is told when it is read
+        same = False
+    if same:
+        raise InputError(f"{option} {path}: this is the file to read; give another name.")
+    files.check_writable(path, option)
 
 
 PROBLEMS = (

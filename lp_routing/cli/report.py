@@ -16,7 +16,7 @@ from torch import Tensor
 from lp_routing.audits import audit
 from lp_routing.claims import CLAIMS
 from lp_routing.claims.claim import check_all
-from lp_routing.cli.gap import parse_routers
+from lp_routing.cli.ending import INTERRUPTED
 from lp_routing.cli.options import (
     PROBABILITIES,
     capacity_factor_option,
@@ -27,15 +27,17 @@ from lp_routing.cli.options import (
     layers_option,
     opened,
     parse_layers,
+    parse_routers,
     parse_tokens,
+    routers_option,
     score_option,
     stated_problem,
     tokens_option,
     versions,
-    write_whole,
 )
-from lp_routing.cli.run import INTERRUPTED, ReportStep, run_steps
+from lp_routing.cli.run import ReportStep, run_steps
 from lp_routing.errors import InputError
+from lp_routing.files import write_whole
 from lp_routing.problem.bounds import at_most
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.report.document import Attempt, ReportSettings
@@ -69,11 +71,8 @@ DRAWN, CHECKED, CAPACITY = "figures", "claims", "what capacity buys"
     metavar="PAGE.html",
     help="Write the page here.",
 )
-@click.option(
-    "--routers",
-    default=HANDFUL,
-    show_default=True,
-    help='Names of the catalogue, with commas between, or "all"; the page is about the first.',
+@routers_option(
+    HANDFUL, 'Names of the catalogue, with commas between, or "all"; the page is about the first.'
 )
 @k_option
 @capacity_factor_option
@@ -135,7 +134,7 @@ def _report(options: ReportOptions, trace: Trace) -> int:
     found, interrupted = _found(settings, logits, sequence)
     page, well = page_of(settings, found)
     write_whole(options.output, page, "--output")
-    click.echo(f"written: {options.output}", err=True)
+    click.echo(f"{'Interrupted. ' if interrupted else ''}written: {options.output}", err=True)
     if interrupted:
         return INTERRUPTED
     return 0 if well else 1
@@ -176,7 +175,8 @@ def _command(options: ReportOptions) -> str:
     words += [] if options.file is None else [options.file.name]
     for parameter in report.params:
         given = getattr(options, str(parameter.name))
-        if parameter.name in ("file", "output") or not given or given == parameter.default:
+        usual = HANDFUL if parameter.name == "routers" else parameter.default
+        if parameter.name in ("file", "output") or not given or given == usual:
             continue
         words += [parameter.opts[0], *([] if given is True else [str(given)])]
     return " ".join(map(shlex.quote, [*words, "-o", options.output.name]))

@@ -16,12 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from lp_routing.cli.ending import INTERRUPTED
 from lp_routing.errors import InputError
 from lp_routing.report.document import Attempt, attempt
 from lp_routing.sweep import ERROR, Progress, Record, Task, WorkerError, sweep
-
-INTERRUPTED = 130
-"""Exit status of a command that ended by Ctrl-C, as in a shell."""
 
 jobs_option = click.option(
     "--jobs", default=1, show_default=True, help="Processes; each has one thread where several."

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from lp_routing import scores
+from lp_routing.cli.ending import OutputConsole
 from lp_routing.cli.options import (
     capacity_factor_option,
     check_writable,
@@ -32,7 +33,6 @@ from lp_routing.cli.options import (
     score_option,
     tokens_option,
     versions,
-    write_whole,
 )
 from lp_routing.errors import InputError
 from lp_routing.evaluation.verify import (
@@ -44,6 +44,7 @@ from lp_routing.evaluation.verify import (
     refuted,
     rows_as_json,
 )
+from lp_routing.files import write_whole
 from lp_routing.report.verify import LEGEND, chain_lines, clashes, layer_tables, verdict
 from lp_routing.traces import Trace
 
@@ -70,7 +71,7 @@ def verify(**options: Any) -> None:
     Exit status: 0 when all that claims exactness is exact, 1 when something is not, 2 on bad input.
     """
     try:
-        proved = _verify(Console(), *opened(VerifyOptions, options))
+        proved = _verify(OutputConsole(), *opened(VerifyOptions, options))
     except InputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -119,7 +120,7 @@ def _verify(console: Console, options: VerifyOptions, trace: Trace) -> bool:
         content = json.dumps(
             _as_json(outcomes, trace.source, options, T), allow_nan=False, indent=1
         )
-        write_whole(options.json_path, content + "\n")
+        write_whole(options.json_path, content + "\n", "--json")
     return not refuted(outcomes)
 
 

@@ -6,15 +6,12 @@ read the rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from math import isfinite
-from multiprocessing import get_context
 from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lp_routing.certificate.certificate import Certificate, certify
@@ -25,6 +22,7 @@ from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers import CapacityFactor, ExpertChoice, Router, TopK, Unified
 from lp_routing.solvers import CVXPY, HiGHS
 from lp_routing.solvers.solve import Solution, Status, solve
+from lp_routing.sweep import over_processes
 from lp_routing.validation import as_int
 
 
@@ -251,20 +249,19 @@ def examine_all(
 ) -> list[VerifiedCase]:
     """Examine cases in `jobs` processes, calling `done` with each; outcomes in order."""
     if jobs == 1:
-        return [_told(_outcome(case, partial(examine, case)), done) for case in todo]
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_one_thread) as pool:
-        futures = {pool.submit(examine, case): index for index, case in enumerate(todo)}
-        found = {}
-        for future in as_completed(futures):
-            index = futures[future]
-            found[index] = _told(_outcome(todo[index], future.result), done)
-    return [found[index] for index in range(len(todo))]
+        return [_told(_outcome(case), done) for case in todo]
+    numbered = {str(index): case for index, case in enumerate(todo)}
+    found = {}
+    with closing(over_processes(_outcome, numbered, jobs)) as outcomes:
+        for key, outcome in outcomes:
+            found[key] = _told(outcome, done)
+    return [found[key] for key in numbered]
 
 
-def _outcome(case: Case, examined: Callable[[], VerifiedCase]) -> VerifiedCase:
+def _outcome(case: Case) -> VerifiedCase:
     """The outcome, or the error that stopped it: a case that fails must not stop the others."""
     try:
-        return examined()
+        return examine(case)
     except Exception as error:
         says = f"{case.name}: stopped by {type(error).__name__}: {error}"
         return VerifiedCase(case.name, case.layer, (), (VerifyFinding(case.layer, says, False),))
@@ -273,10 +270,6 @@ def _outcome(case: Case, examined: Callable[[], VerifiedCase]) -> VerifiedCase:
 def _told(outcome: VerifiedCase, done: Callable[[VerifiedCase], None]) -> VerifiedCase:
     done(outcome)
     return outcome
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _solver_row(case: Case, solution: Solution, exact: bool) -> Row:

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from lp_routing.errors import InputError, OptionError
+from lp_routing.files import whole_file
 from lp_routing.problem.problem import RoutingProblem, check_problem
 from lp_routing.solvers.base import (
     Solver,
@@ -221,13 +222,12 @@ def write_mps(problem: RoutingProblem, path: str | Path) -> None:
     if len(set(model.row_names_)) < len(model.row_names_):
         raise InputError("write_mps: two groups have the same name but for blanks; rename one.")
     model.col_names_ = program.column_names
-    try:
-        path.write_text("")  # HiGHS itself fails silently
-    except OSError as error:
-        raise InputError(f"write_mps: {path} cannot be written ({error.strerror}).") from error
     highs = quiet_highs()
     highs.passModel(model)
-    highs.writeModel(str(path))
+    with whole_file(path, "write_mps:") as part:
+        highs.writeModel(str(part))
+        if not part.read_bytes().rstrip().endswith(b"ENDATA"):  # HiGHS itself fails silently
+            raise OSError(28, "the file is not complete; is the disk full?")
 
 
 BY_LP, BY_SEARCH = "linear program (HiGHS)", "branch and bound (HiGHS)"

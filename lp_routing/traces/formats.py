@@ -5,7 +5,6 @@ compared before anything is used.
 """
 
 import json
-import os
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
+from lp_routing.files import whole_file
 from lp_routing.validation import as_tensor, from_bfloat16
 
 BARE = ""
@@ -44,6 +44,8 @@ def load(path: Path, known: Collection[str]) -> dict[str, Any]:
     try:
         return reader(path, known)
     except InputError:
+        raise
+    except MemoryError:
         raise
     except Exception as error:  # every library has its own errors for broken files
         raise InputError(
@@ -178,23 +180,14 @@ def store(path: Path, content: Mapping[str, Any]) -> None:
     write = {".npz": _write_npz, ".safetensors": _write_safetensors}.get(path.suffix.lower())
     if write is None:
         raise InputError(f"{path}: expected a file ending in .npz or .safetensors.")
-    whole = path.resolve()
-    part = whole.with_name(f".lp-routing-{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         write(part, content)
-        part.replace(whole)
-    except OSError as error:
-        raise InputError(f"{path}: could not be written ({error.strerror or error}).") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_npz(path: Path, content: Mapping[str, Any]) -> None:
     with path.open("wb") as file:
         arrays: dict[str, Any] = {name: _as_array(value) for name, value in content.items()}
         np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _as_array(value: Any) -> np.ndarray[Any, Any]:
@@ -207,11 +200,15 @@ def _as_array(value: Any) -> np.ndarray[Any, Any]:
 
 
 def _write_safetensors(path: Path, content: Mapping[str, Any]) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {n: v.detach().cpu().contiguous() for n, v in content.items() if _is_tensor(v)}
     written = {n: json.dumps(v) for n, v in content.items() if not _is_tensor(v)}
-    save_file(tensors, path, metadata=written)
+    try:
+        save_file(tensors, path, metadata=written)
+    except SafetensorError as error:  # a full disk, too
+        raise OSError(str(error)) from error
 
 
 def _is_tensor(value: Any) -> bool:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lp_routing.errors import InputError
+from lp_routing.files import write_whole
 from lp_routing.problem.assignment import Assignment
 from lp_routing.solvers.solve import Solution
 from lp_routing.validation import as_instance, as_path, as_tensor
@@ -207,15 +208,14 @@ def save(figure: "Figure", path: Path | str) -> None:
         path: ends in .png (200 dots an inch), .pdf or .svg.
 
     Raises:
-        InputError: another ending, or a file that cannot be written.
+        InputError: another ending, or a file that cannot be written; it is then what it was.
     """
-    path = Path(path)
+    path = as_path(path, "path")
     check_drawable(path)
     ending = path.suffix.lower()
-    try:
-        figure.savefig(path, format=ending[1:], metadata=NO_DATES[ending])
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}).") from error
+    drawn = io.BytesIO()  # on a full disk matplotlib fails in words of its own
+    figure.savefig(drawn, format=ending[1:], metadata=NO_DATES[ending])
+    write_whole(path, drawn.getvalue())
 
 
 @house_style()

@@ -1,0 +1,115 @@
+"""How a command ends before it is done: Ctrl-C, no memory, nowhere to write to. In words and soon.
+
+Ctrl-C is a `KeyboardInterrupt` wherever Python runs. A solver that runs for minutes in its own code
+does not look at it, so a thread waits for the signal beside it, and ends the process if the command
+has not ended by itself a moment later.
+"""
+
+import errno
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import click
+from rich.console import Console
+
+from lp_routing.errors import is_out_of_memory
+from lp_routing.files import remove_unfinished
+from lp_routing.sweep import OUT_OF_MEMORY, WorkerError
+
+INTERRUPTED = 130
+"""Exit status of a command that ended by Ctrl-C, as in a shell."""
+
+GRACE_S = 1.0
+"""Seconds that a command has to end by itself after Ctrl-C, with results so far.
+
+Longer, and a user waits where a solver does not listen; shorter, and a page of what there is may
+not be written: that takes some 0.3 s.
+"""
+
+NO_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
+"""What writing to standard output fails with: its reader left, its disk is full, it is closed."""
+
+
+class OutputConsole(Console):
+    """A console on standard output that raises where its reader has left."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass the error on, which `ends_in_words` tells; rich calls this while it handles it."""
+        raise
+
+
+@contextmanager
+def ends_in_words() -> Iterator[None]:
+    """Run a command inside; what ends it becomes one line on stderr and an exit status.
+
+    130 after Ctrl-C; 2 where memory does not suffice; 1 where a process of `--jobs` ended on its
+    own, or standard output cannot be written to.
+    """
+    with _interrupts_watched():
+        try:
+            yield
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            _end(INTERRUPTED, "Interrupted.")
+        except WorkerError as error:
+            _end(1, f"Error: {error}")
+        except OSError as error:
+            if error.errno not in NO_OUTPUT or error.filename is not None:
+                raise
+            _discard_output()
+            _end(1, f"Error: standard output cannot be written to ({error.strerror}).")
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _end(2, f"Error: {OUT_OF_MEMORY}")
+
+
+def _end(status: int, says: str) -> None:
+    with suppress(OSError):  # stderr may be closed as well
+        click.echo(says, err=True)
+    sys.exit(status)
+
+
+def _discard_output() -> None:
+    """Let what is still to be written go nowhere, so that it does not fail again at the exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _interrupts_watched() -> Iterator[None]:
+    """End the process some time after Ctrl-C, if the block has not ended by then."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no signals here
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    ended = threading.Event()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(reading, ended), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(before)
+        os.close(writing)  # which ends the watcher
+        watcher.join()
+        os.close(reading)
+
+
+def _watch(reading: int, ended: threading.Event) -> None:
+    """Wait for signals, whose numbers come as bytes; act on the first Ctrl-C."""
+    while number := os.read(reading, 1):
+        if number[0] == signal.SIGINT and not ended.wait(GRACE_S):
+            remove_unfinished()
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            with suppress(OSError):
+                os.write(2, b"Interrupted.\n")
+            os._exit(INTERRUPTED)
