@@ -13,7 +13,7 @@ from torch import Tensor
 from lp_routing import traces
 from lp_routing.cli.ending import INTERRUPTED
 from lp_routing.cli.options import check_writable, parse_tokens
-from lp_routing.errors import InputError
+from lp_routing.errors import InputError, is_out_of_memory
 from lp_routing.traces import Trace
 
 SUFFIXES = (".npz", ".safetensors")
@@ -105,6 +105,8 @@ def _load(folder: Path, device: str) -> tuple[Any, Any]:
         )
         model = model.to(device).eval()
     except Exception as error:  # every model has its own errors
+        if is_out_of_memory(error):
+            raise
         first = str(error).strip().partition("\n")[0]
         raise InputError(
             f"{folder}: could not be loaded by transformers ({type(error).__name__}: {first})."

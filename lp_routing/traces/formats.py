@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lp_routing.errors import InputError
+from lp_routing.errors import InputError, is_out_of_memory
 from lp_routing.files import whole_file
 from lp_routing.validation import as_tensor, from_bfloat16
 
@@ -45,9 +45,9 @@ def load(path: Path, known: Collection[str]) -> dict[str, Any]:
         return reader(path, known)
     except InputError:
         raise
-    except MemoryError:
-        raise
     except Exception as error:  # every library has its own errors for broken files
+        if is_out_of_memory(error):
+            raise
         raise InputError(
             f"{path}: cannot be read as {path.suffix} ({type(error).__name__}). It may be "
             f"truncated, of another format, or hold objects, which are never loaded; "
