@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from lp_routing.evaluation.evaluate import NOT_JUDGED, NOT_TRIED, OK, RouterResult
+from lp_routing.files import write_whole
 
 ROUNDING = 1e-9
 

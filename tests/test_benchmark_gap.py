@@ -81,7 +81,7 @@ def test_a_file_holds_all_of_what_is_added_or_nothing(out, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("benchmarks.gap_rows.os.replace", stopped)
+    monkeypatch.setattr("lp_routing.files.os.fsync", stopped)
     with pytest.raises(KeyboardInterrupt):
         append(out, lines)
     assert out.read_text() == before

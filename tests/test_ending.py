@@ -119,6 +119,31 @@ def test_ctrl_c_ends_a_solver_that_does_not_listen(tmp_path):
     assert list(folder.iterdir()) == []
 
 
+COMPUTING = """
+import sys, threading, time, torch, click, lp_routing.cli as cli
+from lp_routing.__main__ import run
+def compute():
+    while True:
+        torch.randn(300, 300) @ torch.randn(300, 300)
+def work():
+    for _ in range(4):
+        threading.Thread(target=compute, daemon=True).start()
+    time.sleep(0.5)
+    print("begun", file=sys.stderr, flush=True)
+    time.sleep(60)
+cli.load = lambda name: click.Command(name, callback=work)
+sys.argv = ["lp-routing", "verify"]
+run()
+"""
+
+
+def test_ctrl_c_ends_a_process_whose_threads_still_compute(tmp_path):
+    process, log = begun([sys.executable, "-c", COMPUTING], "begun", tmp_path)
+    assert interrupted(process) < SOON_S
+    assert process.returncode == 130, log.read_text()
+    assert log.read_text() == "begun\nInterrupted.\n"
+
+
 def ended(callback, monkeypatch):
     monkeypatch.setattr(cli, "load", lambda name: click.Command(name, callback=callback))
     return CliRunner().invoke(cli.main, ["verify"])
@@ -164,6 +189,15 @@ def test_what_says_that_memory_is_short():
     assert not is_out_of_memory(RuntimeError("shapes differ"))
     assert not is_out_of_memory(ValueError("out of memory"))
     assert sweep(no_memory, [1]) == [{ERROR: OUT_OF_MEMORY}]
+
+
+def test_a_file_that_does_not_fit_into_memory_is_not_called_damaged(small, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "load", full)
+    result = CliRunner().invoke(cli.main, ["verify", str(small), "--k", "1"])
+    assert (result.exit_code, result.stderr) == (2, f"Error: {OUT_OF_MEMORY}\n")
 
 
 @pytest.fixture
