@@ -39,7 +39,9 @@ FORGOTTEN = 0.5
 RENEWED = 0.3
 """Widths are looked for again once the excess is less than this share of what it was."""
 NARROWEST = 1e-30
-"""Widths are at least this much of the largest score, as they are divided by."""
+"""Widths are at least this much of the largest score, as they are divided by ..."""
+LEAST_WIDTH = 1e-280
+"""... and at least this, so that nothing overflows."""
 GRID = 50
 """Prices are rounded to 2**-GRID of the power of two above the sample's largest score."""
 
@@ -164,7 +166,7 @@ class Demand:
         columns = rows.values(slice(None)).T
         sizes = np.abs(columns)
         largest = float(sizes.max(initial=0.0, where=sizes < np.inf))
-        self.unit = 2.0 ** np.frexp(largest)[1] if largest > 0 else 1.0
+        self.unit = 2.0 ** int(np.frexp(largest)[1]) if largest > 0 else 1.0
         self.columns = np.ascontiguousarray(columns / self.unit, dtype=np.float32)
 
         terms = rows.terms
@@ -231,7 +233,7 @@ class Demand:
         known = width[:E][width[:E] < np.inf]
         widest = max(float(known.max(initial=0.0)), NARROWEST)
         width[E:] = widest
-        width = self.unit * np.clip(width, NARROWEST, widest)
+        width = np.maximum(self.unit * np.clip(width, NARROWEST, widest), LEAST_WIDTH)
         return width, change * self.each / share / width
 
 

@@ -1,6 +1,8 @@
 """`MinCostFlow`: the exact optimum of every integral routing problem, for a few `topk`."""
 
+import math
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_EXPERTS = 2**15 - 1
 """Leaves are numbered in 16 bits."""
+FAINT = 1e-250
+"""Scores all smaller than this are scaled by a power of two."""
 INFEASIBLE = "MinCostFlow: infeasible"
 OUT_OF_TIME = "MinCostFlow: the time limit came first"
 
@@ -87,9 +91,18 @@ class MinCostFlow(Solver):
         """Search for the optimum; amounts are whole with or without `integral`."""
         with self.shards.together():
             self.shards.same(self.name, seed=self.seed, relative_gap=self.relative_gap)
-            return self._searched(problem)
+            largest = max(self.shards.gathered(problem.score_scale))
+            if not 0 < largest < FAINT:
+                return self._searched(problem, self.start)
+            power = -math.frexp(largest)[1]  # so that sums and quotients are no subnormals
+            scores = torch.ldexp(problem.scores.double(), torch.tensor(power))
+            half = power // 2  # a power of two itself may overflow
+            start = self.start and self.start.times(2.0**half).times(2.0 ** (power - half))
+            found = self._searched(problem.with_scores(scores), start)
+            prices = None if found.prices is None else found.prices.times(2.0**-power)
+            return replace(found, prices=prices)
 
-    def _searched(self, problem: RoutingProblem) -> SolverResult:
+    def _searched(self, problem: RoutingProblem, begin: Prices | None) -> SolverResult:
         if not problem.is_integral:
             raise InputError(
                 f"{self.name} finds optima in whole numbers, but {problem.why_not_integral}; use "
@@ -103,7 +116,7 @@ class MinCostFlow(Solver):
         flow = flow_of(problem, self.shards)
         if flow is None:
             return SolverResult(SolverStatus.INFEASIBLE, None, None, said=INFEASIBLE)
-        start = None if self.start is None else node_prices(problem, flow.tree, self.start)
+        start = None if begin is None else node_prices(problem, flow.tree, begin)
 
         def enough(x: Tensor, price: Array) -> bool:
             near = prices_of(problem, flow.tree, price)

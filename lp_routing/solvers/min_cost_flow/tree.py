@@ -211,7 +211,11 @@ def _tighten(
             upper[node] = min(upper[node], upper[children[node]].sum())
     if bool((lower > upper).any()):
         return None
-    below = lower.copy(), upper.copy()
+    below = lower.copy(), upper.copy()  # what the children, or a leaf itself, leave
+    for node in range(root + 1):
+        for side, now in zip(below, (lower, upper), strict=True):
+            if len(children[node]):
+                side[node] = now[children[node]].sum()
     for node in range(root, -1, -1):
         at = children[node]
         low, high = lower[at].copy(), upper[at].copy()

@@ -1,0 +1,140 @@
+"""`MinCostFlow` on thousands of random problems: against HiGHS, OR-tools and brute force."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from ortools.graph.python import min_cost_flow
+
+import lp_routing as lpr
+from lp_routing.solvers.min_cost_flow import MinCostFlow
+from lp_routing.solvers.min_cost_flow.device import DeviceRows
+from tests.random_problems import random_problem
+
+DYADIC = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check(problem, solution, seed):
+    """Whole amounts, no broken bound, no gap; none at all where scores are dyadic."""
+    certificate = solution.certificate
+    assert solution.status is lpr.Status.OPTIMAL, seed
+    assert solution.assignment.is_whole, seed
+    assert certificate.violation_count == 0, seed
+    assert abs(certificate.relative_gap) <= 1e-12, seed
+    if problem.scores.dtype in DYADIC:
+        exact = lpr.certify(problem, solution.assignment, solution.prices, exact=True)
+        assert exact.gap == 0, seed
+
+
+@pytest.mark.parametrize("first", range(0, 3000, 150))
+def test_agrees_with_highs(first):
+    for seed in range(first, first + 150):
+        problem = random_problem(seed)
+        if problem is None:
+            continue
+        ours = lpr.solve(problem, MinCostFlow())
+        truth = lpr.solve(problem, lpr.HiGHS())
+        if truth.status is lpr.Status.INFEASIBLE:
+            assert ours.status is lpr.Status.INFEASIBLE, seed
+            assert ours.infeasibility is not None, seed
+            continue
+        check(problem, ours, seed)
+        assert ours.value == pytest.approx(truth.value, rel=1e-8, abs=1e-8), seed
+
+
+def flow_value(scores, K, capacity):
+    """The optimum by OR-tools, in integer scores; None where there is no assignment."""
+    T, E = scores.shape
+    flow = min_cost_flow.SimpleMinCostFlow()
+    for i in range(T):
+        flow.set_node_supply(i, K)
+        for j in range(E):
+            flow.add_arc_with_capacity_and_unit_cost(i, T + j, 1, -int(scores[i, j]))
+    for j in range(E):
+        flow.add_arc_with_capacity_and_unit_cost(T + j, T + E, int(capacity[j]), 0)
+    flow.set_node_supply(T + E, -T * K)
+    return -flow.optimal_cost() if flow.solve() == flow.OPTIMAL else None
+
+
+@pytest.mark.parametrize("first", range(0, 1500, 250))
+def test_agrees_with_or_tools(first):
+    for seed in range(first, first + 250):
+        rng = np.random.default_rng(seed)
+        T, E = int(rng.integers(1, 40)), int(rng.integers(1, 9))
+        K = int(rng.integers(1, E + 1))
+        scores = rng.integers(0, int(rng.choice([2, 5, 1000])), (T, E))
+        capacity = rng.integers(0, 2 * T * K // E + 2, E)
+        truth = flow_value(scores, K, capacity)
+        problem = lpr.RoutingProblem(
+            torch.as_tensor(scores, dtype=torch.float32),
+            tokens=lpr.exactly(K),
+            experts=lpr.at_most(capacity.tolist()),
+        )
+        ours = lpr.solve(problem, MinCostFlow())
+        if truth is None:
+            assert ours.status is lpr.Status.INFEASIBLE, seed
+        else:
+            check(problem, ours, seed)
+            assert ours.value == truth, seed
+
+
+@pytest.mark.parametrize("first", range(0, 1000, 250))
+def test_agrees_with_trying_everything(first):
+    for seed in range(first, first + 250):
+        problem = random_problem(100_000 + seed, most_tokens=3, most_experts=3)
+        if problem is None or problem.T * problem.E > 6:
+            continue
+        most = problem.copies()[:, None].expand(problem.T, problem.E).long().flatten()
+        if int((most + 1).prod()) > 2000:
+            continue
+        choices = itertools.product(*(range(int(n) + 1) for n in most))
+        every = torch.tensor(list(choices)).reshape(-1, problem.T, problem.E)
+        kept = feasible(problem, every)
+        ours = lpr.solve(problem, MinCostFlow())
+        if not len(kept):
+            assert ours.status is lpr.Status.INFEASIBLE, seed
+            continue
+        scores = problem.scores.double().nan_to_num(neginf=0.0)
+        best = float((kept * scores).sum((1, 2)).max())
+        assert ours.value == pytest.approx(best, rel=1e-12, abs=1e-12), seed
+
+
+def feasible(problem, x):
+    """Of amounts (n, T, E), those that keep all bounds and forbidden pairs."""
+    fits = ((x == 0) | problem.allowed).all(2).all(1)
+    for family in problem.families:
+        counted = torch.stack(
+            [family.activity(each.double().sum(1), each.double().sum(0)) for each in x]
+        )
+        fits &= ((counted >= family.lower) & (counted <= family.upper)).all(1)
+    return x[fits].double()
+
+
+@pytest.mark.parametrize("first", range(0, 300, 100))
+def test_rows_on_a_device_give_the_same_optimum(first, monkeypatch):
+    """The passes in torch, here on the CPU, against those in numba."""
+    for seed in range(first, first + 100):
+        problem = random_problem(200_000 + seed)
+        if problem is None:
+            continue
+        here = lpr.solve(problem, MinCostFlow())
+        with monkeypatch.context() as patched:
+            patched.setattr("lp_routing.solvers.min_cost_flow.solver.Rows", DeviceRows)
+            there = lpr.solve(problem, MinCostFlow())
+        assert there.status is here.status, seed
+        if here.status is lpr.Status.OPTIMAL:
+            check(problem, there, seed)
+            assert there.value == pytest.approx(here.value, rel=1e-12, abs=1e-12), seed
+
+
+def test_the_check_rejects():
+    """An assignment that is not the best, and one that breaks a bound, do not pass `check`."""
+    problem = lpr.RoutingProblem(
+        torch.tensor([[2.0, 1.0], [2.0, 0.0]]), tokens=lpr.exactly(1), experts=lpr.at_most(1)
+    )
+    solution = lpr.solve(problem, MinCostFlow())
+    check(problem, solution, 0)
+    for x in (torch.eye(2).bool(), torch.tensor([[True, False], [True, False]])):
+        wrong = lpr.certify(problem, x, solution.prices)
+        assert wrong.violation_count or abs(wrong.relative_gap) > 1e-12
