@@ -283,6 +283,7 @@ def test_nothing_to_compare_is_no_success(tmp_path):
         (torch.tensor([[0.0, 1, 2, -torch.inf]] * 8), (), "forbidden pairs"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*logits.pt")
 def test_bad_input_is_refused(tmp_path, capsys, logits, options, words):
     file = tmp_path / "logits.pt"
     torch.save(logits, file)
