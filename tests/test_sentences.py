@@ -82,5 +82,5 @@ def test_a_pt_file_that_holds_a_number_is_named(tmp_path):
 def test_problems_and_solutions_show_what_they_are():
     problem = lpr.problems.capacity(LOGITS, 1, 1)
     assert repr(problem) == "RoutingProblem(T=2, E=3, bounds on: token, expert)"
-    assert repr(lpr.solve(problem)) == "Solution(OPTIMAL, value=6, gap=0, by HiGHS)"
+    assert repr(lpr.solve(problem)) == "Solution(OPTIMAL, value=6, gap=0, by MinCostFlow)"
     assert repr(lpr.RoutingProblem(LOGITS)) == "RoutingProblem(T=2, E=3, bounds on: nothing)"

@@ -407,6 +407,7 @@ def test_logarithms_of_probabilities_are_known_up_to_a_constant(tmp_path):
         assert lpr.traces.Trace(logs, "here").up_to_a_constant
         assert not lpr.traces.Trace(logs + 0.25, "here").up_to_a_constant
     assert not lpr.traces.Trace(torch.cat([logs, logs[:1] + 1]), "here").up_to_a_constant
+    assert not lpr.traces.Trace(torch.full((5, 3), float("-inf")), "here").up_to_a_constant
     path = write(tmp_path / "a.npz", router_logits=SIX.log_softmax(-1))
     assert lpr.traces.read(path).up_to_a_constant
 

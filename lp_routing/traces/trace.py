@@ -211,8 +211,8 @@ def refuse_probabilities(logits: Tensor, source: str) -> None:
 
 
 def are_log_probabilities(logits: Tensor) -> bool:
-    """Whether exp(row) adds up to 1 in every row of (L, T, E) that allows a pair."""
-    if logits.shape[2] == 1:
+    """Whether exp(row) adds up to 1 in every row of (L, T, E) that allows a pair, if any does."""
+    if logits.shape[2] == 1 or bool((logits == float("-inf")).all()):
         return False
     for layer in logits:
         for rows in layer.split(CHECKED):
