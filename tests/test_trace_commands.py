@@ -1,6 +1,7 @@
 """What a file says is what commands do: defaults, masks, sequences, refusals, warnings."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 import lp_routing as lpr
 from lp_routing.cli import main
+from lp_routing.report.layer_results import longest_sequence
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
 VERIFY = ("verify", "--jobs", "1")
@@ -151,6 +153,21 @@ def causality(tmp_path, path, name):
     assert result.exit_code == 0, result.output
     findings = json.loads(written.read_text())["findings"]
     return next(each["count"] for each in findings if each["audit"] == "causality")
+
+
+def test_a_page_looks_at_causality_within_sequences(tmp_path):
+    written = tmp_path / "page.html"
+    path = saved(tmp_path, router_logits=LOGITS[0], k=1, sequence=np.arange(12))
+    result = run("report", path, "--routers", "unified", "-o", written)
+    assert result.exit_code in (0, 1), result.output
+    assert "there is one token, and none later" in written.read_text()
+
+
+def test_the_longest_sequence_is_drawn():
+    logits, number = torch.arange(5.0)[:, None], torch.tensor([4, 1, 4, 1, 4])
+    each = SimpleNamespace(logits=logits, sequence=number)
+    assert longest_sequence(each).flatten().tolist() == [0, 2, 4]
+    assert longest_sequence(SimpleNamespace(logits=logits, sequence=None)) is logits
 
 
 def test_no_token_is_later_than_those_of_another_sequence(tmp_path):

@@ -162,34 +162,14 @@ def _same(one: Any, other: Any) -> bool:
 
 def _trace(content: dict[str, Any], source: str) -> Trace:
     values = as_choice(_text(content, "values", source) or VALUES[0], f"{source}: values", VALUES)
-    per_token = {
+    per_token: dict[str, Tensor] = {
         name: as_tensor(content[name], f"{source}: {name}", "numbers")
         for name in ("mask", "sequence", "token_counts")
         if name in content
     }
-    tokens = next((tuple(each.shape) for each in per_token.values()), None)
-    axes = _text(content, "axes", source)
-    experts = None
-    if "num_experts" in content:
-        experts = _whole(content, "num_experts", source, MOST_EXPERTS)
-    if LOGITS in content:
-        logits, rows = _arranged(content[LOGITS], axes, tokens, source)
-        mask = as_mask(per_token.get("mask"), logits.shape[1], source)
-        if experts not in (None, logits.shape[2]):
-            raise InputError(
-                f"{source}: num_experts is {experts}, the logits are of {logits.shape[2]}."
-            )
-        if values == "probabilities":
-            logits = _logarithms(logits, mask, source)
-    else:
-        (ids, rows), (probs, _) = (
-            _arranged(content[name], axes, tokens, source) for name in ("expert_ids", "probs")
-        )
-        mask = as_mask(per_token.get("mask"), ids.shape[1], source)
-        logits = _dense(ids, probs, mask, experts, source)
-    sequence = as_sequence(
-        per_token.get("sequence"), per_token.get("mask"), logits.shape[1], source
-    )
+    logits, mask, rows = _logits(content, values == "probabilities", per_token, source)
+    given = per_token.get("sequence"), per_token.get("mask")
+    sequence = as_sequence(*given, logits.shape[1], source)
     if sequence is None and rows is not None:
         sequence = torch.arange(rows[0]).repeat_interleave(rows[1])
     counts = per_token.get("token_counts")
@@ -210,6 +190,29 @@ def _trace(content: dict[str, Any], source: str) -> Trace:
         layer_names=_words(content.get("layer_names")),
         bias=content.get("bias"),
     )
+
+
+def _logits(
+    content: dict[str, Any], are_shares: bool, per_token: dict[str, Tensor], source: str
+) -> tuple[Tensor, Tensor | None, tuple[int, int] | None]:
+    """Logits (L, T, E), the mask (T,), and B and S where the tokens came as (B, S)."""
+    tokens = next((tuple(each.shape) for each in per_token.values()), None)
+    axes = _text(content, "axes", source)
+    stated = "num_experts" in content
+    experts = _whole(content, "num_experts", source, MOST_EXPERTS) if stated else None
+    if LOGITS not in content:
+        (ids, rows), (probs, _) = (
+            _arranged(content[name], axes, tokens, source) for name in ("expert_ids", "probs")
+        )
+        mask = as_mask(per_token.get("mask"), ids.shape[1], source)
+        return _dense(ids, probs, mask, experts, source), mask, rows
+    logits, rows = _arranged(content[LOGITS], axes, tokens, source)
+    mask = as_mask(per_token.get("mask"), logits.shape[1], source)
+    if experts not in (None, logits.shape[2]):
+        raise InputError(
+            f"{source}: num_experts is {experts}, the logits are of {logits.shape[2]}."
+        )
+    return _logarithms(logits, mask, source) if are_shares else logits, mask, rows
 
 
 def _arranged(
