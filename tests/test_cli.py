@@ -81,13 +81,23 @@ def test_all_that_claims_exactness_is_exact_and_the_status_is_0(file, tmp_path):
     assert {row["kind"] for row in rows} == {"solver", "router"}
     assert all({*FIELDS.split(), "seconds"} <= set(row) for row in rows)
     solvers = [row for row in rows if row["kind"] == "solver"]
-    assert [row["status"] for row in solvers] == ["OPTIMAL"] * 14
+    assert [row["status"] for row in solvers] == ["OPTIMAL"] * 21
     assert all(row["gap"] == row["relative_gap"] == 0 for row in solvers if row["exact_zero"])
     assert all(row["bound"] - row["value"] == pytest.approx(row["gap"], abs=1e-9) for row in rows)
     assert content["source"] == str(file)
     assert set(content["versions"]) == {"python", *PACKAGES}
     assert content["versions"]["torch"] == torch.__version__
     assert all(finding["holds"] for finding in content["findings"])
+
+
+def test_all_tokens_are_taken_or_the_last_line_says_which(file, tmp_path):
+    rows = tmp_path / "rows.json"
+    everything = verify(file, "--json", rows).stdout
+    assert {row["tokens"] for row in strict(rows)["rows"]} == {12}
+    assert "Only the first" not in everything
+    some = verify(file, "--tokens", 8, "--json", rows).stdout
+    assert {row["tokens"] for row in strict(rows)["rows"]} == {8}
+    assert some.splitlines()[-1].endswith("Only the first 8 of 12 tokens of each layer were taken.")
 
 
 def test_the_values_are_those_of_the_stated_problems(file, tmp_path):
@@ -219,7 +229,7 @@ def test_a_problem_without_a_feasible_assignment_is_no_failure(tmp_path):
     assert "no feasible assignment at all" in result.stdout
     rows = strict(tmp_path / "rows.json")["rows"]
     infeasible = [r for r in rows if r["problem"] == "expert_choice" and r["kind"] == "solver"]
-    assert [row["status"] for row in infeasible] == ["INFEASIBLE"] * 2
+    assert [row["status"] for row in infeasible] == ["INFEASIBLE"] * 3
     assert all(row["value"] is row["bound"] is row["gap"] is None for row in infeasible)
     assert all("No assignment exists" in row["explanation"] for row in infeasible)
 

@@ -24,7 +24,7 @@ from lp_routing.evaluation.verify import (
 )
 from lp_routing.report.verify import layer_tables, verdict
 from lp_routing.routers import TopK, Unified
-from lp_routing.solvers import HiGHS
+from lp_routing.solvers import HiGHS, MinCostFlow
 
 LOGITS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
 SCORES = LOGITS.softmax(-1)
@@ -66,14 +66,22 @@ def shown(outcomes) -> str:
 def test_right_results_are_believed(outcomes):
     assert refuted(outcomes) == []
     assert verdict(outcomes).startswith("Proved: 7 optima")
-    assert "(7 with a gap of exactly 0 in exact arithmetic)" in verdict(outcomes)
+    assert (
+        "(7 with a gap of exactly 0 in exact arithmetic); confirmed by HiGHS in 7 of 7"
+        in verdict(outcomes)
+    )
     assert "balanced <= unified at equal budget (3 of 3)" in verdict(outcomes)
 
 
 @pytest.mark.parametrize("status", ["FEASIBLE", "TIME_LIMIT", "FAILED", "VIOLATES"])
 @pytest.mark.parametrize(
     "claims",
-    [("balanced", "HiGHS"), ("balanced", "CVXPY (CLARABEL)"), ("unified", "Unified")],
+    [
+        ("balanced", "MinCostFlow"),
+        ("balanced", "HiGHS"),
+        ("balanced", "CVXPY (CLARABEL)"),
+        ("unified", "Unified"),
+    ],
 )
 def test_a_claim_that_did_not_come_out_optimal_is_refuted(outcomes, claims, status):
     wrong = tampered(outcomes, claims, status=status, explanation="because")
@@ -99,33 +107,55 @@ def test_a_finding_that_does_not_hold_is_refuted(outcomes):
 @pytest.mark.parametrize("name", BY_NAME)
 def test_every_problem_has_the_findings_that_theory_states(outcomes, name):
     findings = next(outcome for outcome in outcomes if outcome.case == name).findings
-    (finding,) = findings
-    assert finding.holds
-    assert finding.layer == 3
-    assert "agree" in finding.says
+    assert [finding.says for finding in findings] == [
+        f"{name}: MinCostFlow and HiGHS agree",
+        f"{name}: MinCostFlow and CVXPY (CLARABEL) agree",
+    ]
+    assert all(finding.holds and finding.layer == 3 for finding in findings)
 
 
+@pytest.mark.parametrize("liar", ["HiGHS", "CVXPY (CLARABEL)"])
 @pytest.mark.parametrize("name", BY_NAME)
-def test_solvers_that_disagree_are_found_out(monkeypatch, name):
-    def second_of_other_scores(problem, solver):
-        other = problem if isinstance(solver, HiGHS) else problem.with_scores(problem.scores * 2)
-        return lpr.solve(other, solver)
+def test_solvers_that_disagree_are_found_out(monkeypatch, name, liar):
+    def one_of_other_scores(problem, solver):
+        wrong = solver.name == liar
+        return lpr.solve(problem.with_scores(problem.scores * 2) if wrong else problem, solver)
 
-    monkeypatch.setattr("lp_routing.evaluation.verify.solve", second_of_other_scores)
+    monkeypatch.setattr("lp_routing.evaluation.verify.solve", one_of_other_scores)
     outcome = examine(BY_NAME[name])
-    assert not outcome.findings[0].holds
-    assert refuted([outcome]) == [f"layer 3: {name}: HiGHS and CVXPY (CLARABEL) agree"]
+    assert refuted([outcome]) == [f"layer 3: {name}: MinCostFlow and {liar} agree"]
 
 
 def test_one_solver_that_finds_no_assignment_disagrees_with_one_that_does(monkeypatch):
     full = lpr.RoutingProblem(SCORES, experts=lpr.at_most(1), total=lpr.exactly(9))
 
-    def second_infeasible(problem, solver):
-        return lpr.solve(problem if isinstance(solver, HiGHS) else full, solver)
+    def others_infeasible(problem, solver):
+        return lpr.solve(problem if isinstance(solver, MinCostFlow) else full, solver)
 
-    monkeypatch.setattr("lp_routing.evaluation.verify.solve", second_infeasible)
+    monkeypatch.setattr("lp_routing.evaluation.verify.solve", others_infeasible)
     outcome = examine(BY_NAME["balanced"])
-    assert [finding.holds for finding in outcome.findings] == [False]
+    assert [finding.holds for finding in outcome.findings] == [False, False]
+
+
+def test_clarabel_solves_the_first_tokens_and_says_so(monkeypatch):
+    monkeypatch.setattr("lp_routing.evaluation.verify.SAMPLE", 5)
+    outcome = examine_all([cases(3, SCORES, 2, 1.25)[4]], jobs=1)
+    assert [row.tokens for row in outcome[0].rows] == [12, 12, 5, 12, 12, 12]
+    assert outcome[0].findings[1].says.endswith("agree on the first 5 tokens")
+    assert "CLARABEL, 5 tokens" in shown(outcome)
+    assert "by CLARABEL on the first 5 tokens of each layer" in verdict(outcome)
+    assert refuted(outcome) == []
+
+
+def test_highs_that_is_stopped_confirms_nothing_and_refutes_nothing(monkeypatch):
+    scores = torch.rand(600, 16, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("lp_routing.evaluation.verify.HIGHS_S", 1e-4)
+    outcome = examine_all([cases(0, scores, 2, 1.25)[5]], jobs=1)
+    assert outcome[0].rows[1].status == "TIME_LIMIT"
+    assert len(outcome[0].findings) == 1
+    assert "confirmed by HiGHS in 0 of 1 cases (stopped after" in verdict(outcome)
+    assert "stopped" in shown(outcome)
+    assert refuted(outcome) == []
 
 
 def test_an_optimum_above_that_of_unified_is_found_out():
@@ -229,7 +259,8 @@ def test_the_table_has_a_line_for_every_row(outcomes):
     lines = [line.strip() for line in shown(outcomes).splitlines()]
     for outcome in outcomes:
         for row in outcome.rows:
-            assert any(line.startswith(row.method) and f"{row.value:.3f}" in line for line in lines)
+            method = row.method.removeprefix("CVXPY (").removesuffix(")")
+            assert any(line.startswith(method) and f"{row.value:.3f}" in line for line in lines)
     assert max(map(len, shown(outcomes).splitlines())) <= 80
 
 
@@ -252,4 +283,4 @@ def test_a_case_that_crashes_is_reported_and_loses_no_other(monkeypatch):
     outcomes = examine_all([BY_NAME["unified"], BY_NAME["token_choice"]], jobs=1)
     assert refuted(outcomes) == ["layer 3: unified: stopped by MemoryError: no room"]
     assert outcomes[0].rows == ()
-    assert len(outcomes[1].rows) == 3
+    assert len(outcomes[1].rows) == 4

@@ -31,7 +31,6 @@ from lp_routing.cli.options import (
     parse_layers,
     parse_tokens,
     score_option,
-    tokens_option,
     versions,
 )
 from lp_routing.errors import InputError
@@ -54,7 +53,12 @@ from lp_routing.traces import Trace
 @k_option
 @capacity_factor_option
 @layers_option
-@tokens_option
+@click.option(
+    "--tokens",
+    default="all",
+    show_default=True,
+    help="How many tokens of each layer, from the first; the last line then says so.",
+)
 @score_option
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Also write the rows here."
@@ -105,7 +109,7 @@ def _verify(console: Console, options: VerifyOptions, trace: Trace) -> bool:
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("solving each problem twice", total=len(todo))
+        task = progress.add_task("solving each problem with three solvers", total=len(todo))
         jobs = min(options.jobs or os.cpu_count() or 1, len(todo))
         outcomes = examine_all(todo, jobs, lambda outcome: _show_progress(progress, task, outcome))
     for table in layer_tables(outcomes):
@@ -115,7 +119,9 @@ def _verify(console: Console, options: VerifyOptions, trace: Trace) -> bool:
         console.print(sentence, style="cyan", highlight=False, markup=False)
     for line in chain_lines(outcomes):
         console.print(line, style="dim", highlight=False, soft_wrap=True)
-    console.print(verdict(outcomes), highlight=False, soft_wrap=True)
+    there = len(trace.layer(0))
+    part = "" if there == T else f" Only the first {T} of {there} tokens of each layer were taken."
+    console.print(verdict(outcomes) + part, highlight=False, soft_wrap=True)
     if options.json_path is not None:
         content = json.dumps(
             _as_json(outcomes, trace.source, options, T), allow_nan=False, indent=1
