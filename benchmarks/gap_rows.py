@@ -53,15 +53,15 @@ class Measured:
 
 def append(path: Path, new: Sequence[Measured]) -> None:
     """Add lines; whoever reads or stops this finds all of them in the file, or none."""
-    text = io.StringIO()
-    if path.exists():
-        text.write(path.read_text())
     records = [{**vars(line), **line.row.as_record()} for line in new]
     for record in records:
         del record["row"]
+    text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    if not text.getvalue():
-        writer.writeheader()
+    writer.writeheader()
+    if path.exists():  # an older file may lack columns: they are empty then
+        with path.open(newline="") as file:
+            writer.writerows(csv.DictReader(file))
     writer.writerows(records)
     write_whole(path, text.getvalue())
 

@@ -74,6 +74,17 @@ def test_a_line_that_was_written_is_read_as_it_was(out):
     assert repr(read(copy)) == repr(lines)
 
 
+def test_lines_are_added_to_a_file_that_lacks_a_column(out):
+    assert main([*CASE, *FEW, "--out", str(out)]) == 0
+    lines = read(out)
+    kept = [line.rpartition(",")[0] for line in out.read_text().splitlines()]  # none has a note
+    out.write_text("\n".join(kept) + "\n")
+    append(out, [replace(lines[0], row=replace(lines[0].row, router="new", note="some"))])
+    again = read(out)
+    assert [line.row.status for line in again[:-1]] == [line.row.status for line in lines]
+    assert [line.row.note for line in again] == [""] * len(lines) + ["some"]
+
+
 def test_a_file_holds_all_of_what_is_added_or_nothing(out, monkeypatch):
     run(out)
     before, lines = out.read_text(), read(out)

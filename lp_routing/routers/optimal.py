@@ -33,9 +33,9 @@ class Optimal(WeightedRule, StatefulRouter[Tensor]):
     make the next search shorter; the value of the answer does not depend on them. Where all prices
     of a batch entry are 0 its search starts from samples.
 
-    The entries of the leading dimensions are solved one after another. On a CPU this is nearer to
-    the optimum than `PriceRouter` and, but for small batches, faster; on accelerators some rows
-    come to the host in each call, so `PriceRouter` stays the rule for them.
+    The entries of the leading dimensions are solved one after another. On a CPU it is the better
+    choice than `PriceRouter`, exact in about the same time or less. On accelerators some rows come
+    to the host in each call, and `PriceRouter` stays the rule for them.
     Not causal. Cost and gap of both: `python -m benchmarks.price_router`.
 
     Attributes:

@@ -78,7 +78,8 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
        the better of the two is taken.
 
     Ties in what tokens want go to the lower expert; those in the repair to no rule of index. Not
-    causal: prices depend on all tokens of the batch; see `FixedPrices`.
+    causal: prices depend on all tokens of the batch; see `FixedPrices`. It runs wholly where the
+    scores are, entries of the leading dimensions side by side; on a CPU `Optimal` is better.
     Cost and gap: `python -m benchmarks.price_router`.
 
     Attributes:
