@@ -217,6 +217,7 @@ def test_rows_that_are_never_checked_are_no_optimum(monkeypatch):
         skewed_scores(4096, 16, 3), tokens=lpr.exactly(2), experts=lpr.at_most(512)
     )
     monkeypatch.setattr("lp_routing.solvers.min_cost_flow.search.settled", no_prices)
+    monkeypatch.setattr("lp_routing.solvers.min_cost_flow.search.MASSES", 1.0)
     assert lpr.solve(problem, MinCostFlow()).status is not lpr.Status.OPTIMAL
 
 
