@@ -5,6 +5,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Tiny problems in both widths, with bytes and with whole numbers as amounts: numba keeps on disk what
+# they compile, so that the first solve of a user waits for nothing.
+define COMPILE
+import torch
+import lp_routing as lpr
+for dtype in (torch.float32, torch.float64):
+    for copies in (None, [1, 2, 3, 1]):
+        scores = torch.rand(4, 3, dtype=dtype)
+        often = 1 if copies is None else copies
+        problem = lpr.RoutingProblem(
+            scores, tokens=lpr.exactly(often), experts=lpr.at_most(4), multiplicity=copies
+        )
+        assert lpr.solve(problem).status is lpr.Status.OPTIMAL
+endef
+export COMPILE
+
 .PHONY: help setup verify check browser test docs clean
 
 help:
@@ -24,8 +40,9 @@ setup: .venv/ready
 	@$(PYTHON) -m venv .venv
 	@echo "[2/3] installing torch for the CPU, solvers and test tools into .venv (about 2 GB; minutes)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[test,bench,docs,notebooks]'
-	@echo "[3/3] checking that everything imports"
-	@$(BIN)/python -c 'import lp_routing, highspy, cvxpy, ortools, ot, matplotlib, pytest'
+	@$(BIN)/python -c 'import lp_routing, highspy, cvxpy, ortools, pylmcf, ot, matplotlib, pytest'
+	@echo "[3/3] compiling the kernels of MinCostFlow, once (a minute)"
+	@$(BIN)/python -c "$$COMPILE"
 	@touch .venv/ready
 
 verify: setup

@@ -4,7 +4,7 @@ Each constant at half and at twice its value, the others as they are. `PriceRout
 `capacity` with k = 2 and capacity factors 1.0 and 1.25, cold, on softmax scores of every layer of
 the sample and of four seeded batches of 4,096 tokens (32 and 64 experts, normal logits without and
 with experts that all tokens like). `Auction`: problem `balanced` with k = 2, 1,024 tokens of every
-layer of the sample. Gaps are relative to the optimum of `Pricing`. Times are in units of
+layer of the sample. Gaps are relative to the optimum of `MinCostFlow`. Times are in units of
 `torch.topk` on the same scores, processor time on one thread.
 """
 

@@ -1,4 +1,4 @@
-"""Where `Pricing` spends its time: `python -m benchmarks.where_time_goes [T ...]`.
+"""Where `MinCostFlow` spends its time: `python -m benchmarks.where_time_goes [T ...]`.
 
 One solve under cProfile for each T (x 64, K = 2, capacity factor 1.25, skewed scores), after a
 small one that loads what loads late. Shown are the parts of the story, in `topk` units of the same
@@ -20,11 +20,10 @@ from lp_routing.cli.options import versions
 E, K, FACTOR, SEED = 64, 2, 1.25, 0
 PARTS = {
     "building the problem": ("problem.py", "__init__"),
-    "samples": ("narrowing.py", "sampled"),
-    "passes over all tokens": ("batch.py", "contested"),
-    "settling what is contested": ("search.py", "settle"),
-    "of that and of samples: clearing markets": ("narrowing.py", "narrowed"),
-    "of that and of samples: LPs": ("box_lp.py", "solve_in_box"),
+    "prices": ("search.py", "prices"),
+    "of that: Newton's steps": ("newton.py", "settled"),
+    "passes over all rows": ("cpu.py", "respond"),
+    "exchanges": ("exchange.py", "exchange"),
     "certificate": ("certificate.py", "certify"),
 }
 

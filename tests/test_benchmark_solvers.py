@@ -9,7 +9,7 @@ import torch
 import lp_routing as lpr
 from benchmarks.side_by_side.cases import Case, Instance
 from benchmarks.side_by_side.rows import row
-from benchmarks.side_by_side.solvers import Answer, evaluate, highs, or_tools, pot
+from benchmarks.side_by_side.solvers import Answer, evaluate, highs, lemon, or_tools, pot
 from benchmarks.side_by_side.table import wrong
 from benchmarks.side_by_side.worker import Record, judge
 
@@ -24,38 +24,41 @@ def mixed(seed, rows_exact, forbidden):
     return Instance(scores(60, 6, seed, forbidden), 2, rows_exact, 24)
 
 
+@pytest.mark.parametrize("other", [or_tools, lemon])
 @pytest.mark.parametrize("rows_exact", [True, False])
 @pytest.mark.parametrize("forbidden", [0.0, 0.3])
 @pytest.mark.parametrize("seed", range(3))
-def test_or_tools_agrees_with_highs(seed, rows_exact, forbidden):
+def test_the_flows_agree_with_highs(seed, rows_exact, forbidden, other):
     instance = mixed(seed, rows_exact, forbidden)
     if rows_exact:
         instance.scores[:, :2] = torch.where(
             instance.scores[:, :2] < 0, 0.0, instance.scores[:, :2]
         )
-    ours, theirs = highs(instance), or_tools(instance)
+    ours, theirs = highs(instance), other(instance)
     assert ours.status == theirs.status == "OPTIMAL"
     value, broken = evaluate(instance, theirs.x)
     assert broken == 0
     assert value == pytest.approx(evaluate(instance, ours.x)[0], rel=1e-9)
 
 
-def test_or_tools_leaves_out_what_is_worth_less_than_nothing():
+@pytest.mark.parametrize("solver", [or_tools, lemon])
+def test_what_is_worth_less_than_nothing_is_left_out(solver):
     instance = Instance(torch.tensor([[1.0, -1.0], [-2.0, -1.0]]), 2, False, 2)
-    assert evaluate(instance, or_tools(instance).x) == (1.0, 0.0)
+    assert evaluate(instance, solver(instance).x) == (1.0, 0.0)
     exact_rows = replace(instance, rows_exact=True)
-    assert evaluate(exact_rows, or_tools(exact_rows).x) == (-3.0, 0.0)
+    assert evaluate(exact_rows, solver(exact_rows).x) == (-3.0, 0.0)
 
 
-def test_rows_that_stand_for_several_tokens():
+@pytest.mark.parametrize("solver", [or_tools, lemon])
+def test_rows_that_stand_for_several_tokens(solver):
     often = np.array([3, 1, 2])
     instance = Instance(scores(3, 3), 2 * often, True, 5, multiplicity=often)
-    value, broken = evaluate(instance, or_tools(instance).x)
+    value, broken = evaluate(instance, solver(instance).x)
     assert broken == 0
     assert value == pytest.approx(evaluate(instance, highs(instance).x)[0], rel=1e-9)
 
 
-@pytest.mark.parametrize("solver", [highs, or_tools])
+@pytest.mark.parametrize("solver", [highs, or_tools, lemon])
 def test_what_is_impossible_is_called_so(solver):
     assert solver(Instance(scores(10, 2), 1, True, 4)).status == "INFEASIBLE"
 

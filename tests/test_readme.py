@@ -18,22 +18,22 @@ def test_the_python_example_runs_as_it_stands():
     assert names["solution"].status is lpr.Status.OPTIMAL
     assert 0.05 < names["certificate"].relative_gap < 0.06
     assert names["certificate"].violations == ()
-    by_highs = names["solution"].value
+    by_highs = lpr.solve(names["problem"], "highs").value
     exec(at_scale, names)
     for name in ("solution", "following"):
         assert names[name].status is lpr.Status.OPTIMAL
         assert float(names[name].value) == pytest.approx(float(by_highs), rel=1e-12)
-    assert float(by_highs) <= names["bound"] <= 1.0001 * float(by_highs)
 
 
 def test_the_rows_in_the_readme_are_those_of_the_default_run():
-    scores = lpr.scores.softmax(lpr.traces.sample().layer(0)[:1024])
+    scores = lpr.scores.softmax(lpr.traces.sample().layer(0))
     (case,) = [case for case in cases(0, scores, 2, 1.25) if case.name == "capacity"]
     rows = examine(case).rows
-    assert len(rows) == 5
+    assert len(rows) == 6
     for row in rows:
-        stated = next(line for line in README.splitlines() if line.strip().startswith(row.method))
-        words = stated.removeprefix("    " + row.method).split()
+        name = "CLARABEL, 512 tokens" if row.tokens < len(scores) else row.method
+        stated = next(line for line in README.splitlines() if line.startswith(f"    {name} "))
+        words = stated.removeprefix(f"    {name}").split()
         assert float(words[0]) == round(row.value, 3)
         assert [int(words[-2]), int(words[-1])] == [row.dropped, round(row.max_load)]
         if row.kind == "router":

@@ -10,8 +10,9 @@ PANELS = ((2, 1.0), (2, 1.25), (1, 1.0))
 E = 64
 # Okabe and Ito's palette, which the colour-blind can tell apart; every line has its own marker too
 STYLES = {
-    "Pricing": ("#0072B2", "o"),
+    "MinCostFlow": ("#0072B2", "o"),
     "OR-tools": ("#D55E00", "s"),
+    "LEMON": ("#E69F00", "v"),
     "HiGHS": ("#009E73", "^"),
     "POT": ("#CC79A7", "D"),
 }
@@ -37,7 +38,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     panels[0].set_ylabel("median time of one solve [s]")
     lines = {line.get_label(): line for axes in panels for line in axes.get_lines()}
     names = [name for name in (*STYLES, "torch.topk") if name in lines]
-    figure.legend([lines[name] for name in names], names, loc="outside lower center", ncols=5)
+    figure.legend([lines[name] for name in names], names, loc="outside lower center", ncols=6)
     figure.suptitle(f"Score matrix in memory to answer, E = {E}; hollow: stopped at the time limit")
     figure.set_layout_engine("constrained")
     figure.savefig(path, dpi=150)

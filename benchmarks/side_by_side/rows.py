@@ -159,7 +159,7 @@ def _row(line: dict[str, str]) -> Row:
 @cache
 def versions_in_words() -> str:
     """Everything that a figure depends on, in one cell."""
-    found = versions() | {name: _version(name) for name in ("ortools", "POT")}
+    found = versions() | {name: _version(name) for name in ("ortools", "pylmcf", "POT")}
     return "; ".join(f"{name} {installed}" for name, installed in found.items())
 
 

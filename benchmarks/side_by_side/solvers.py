@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from benchmarks.side_by_side.cases import Case, Instance
 COST_SCALE = 2.0**40
 """OR-tools takes whole costs: scores are rounded to multiples of 1 / COST_SCALE."""
 
-PRICING = "Pricing"
 CHUNK_ENTRIES = 1 << 22
 Amounts = torch.Tensor | np.ndarray[Any, Any]
 
@@ -44,7 +44,7 @@ def ours(solver: lpr.solvers.Solver, instance: Instance) -> Answer:
     return Answer(f"{solution.status.name}{words}", x, float(solution.bound))
 
 
-def pricing(instance: Instance) -> Answer:
+def min_cost_flow(instance: Instance) -> Answer:
     """This package's own method."""
     return ours(lpr.MinCostFlow(), instance)
 
@@ -77,6 +77,37 @@ def or_tools(instance: Instance) -> Answer:
     return Answer("OPTIMAL", x)
 
 
+def lemon(instance: Instance) -> Answer:
+    """LEMON's `NetworkSimplex` through pylmcf: token nodes, expert nodes, a sink."""
+    from pylmcf import Graph
+
+    T, E = instance.scores.shape
+    scores, supply, often = instance.scores.numpy(), instance.supplies(), instance.multiplicity
+    allowed = np.ones((T, E + 1), bool)  # the sink is the column after the experts
+    np.greater(scores, -np.inf, out=allowed[:, :E])
+    allowed[:, E] = not instance.rows_exact
+    token, column = np.nonzero(allowed)
+    pair = column < E
+    cost = np.zeros(len(token) + E, np.int64)
+    cost[: len(token)][pair] = -np.rint(scores[token[pair], column[pair]] * COST_SCALE)
+    room = np.full(len(token) + E, instance.capacity, np.int64)
+    room[: len(token)] = np.where(pair, 1 if often is None else often[token], supply[token])
+    tails, heads = np.concatenate([token, T + np.arange(E)]), np.full(len(room), T + E)
+    heads[: len(token)] = T + column  # arcs stand in the order in which pylmcf keeps them
+    graph = Graph(T + E + 1, tails, heads)
+    graph.set_node_supply(np.concatenate([supply, np.zeros(E), [-supply.sum()]]).astype(np.int64))
+    graph.set_edge_capacities(room)
+    graph.set_edge_costs(cost)
+    try:
+        graph.solve()
+    except (RuntimeError, ValueError) as error:
+        infeasible = "infeasible" in str(error).lower()
+        return Answer("INFEASIBLE" if infeasible else f"FAILED: {error}")
+    x = np.zeros((T, E), np.int32)
+    x[token[pair], column[pair]] = graph.result()[: len(token)][pair]
+    return Answer("OPTIMAL", x)
+
+
 def pot(instance: Instance) -> Answer:
     """POT's `ot.emd` (network simplex): balanced transport, no limit on a single pair."""
     import ot
@@ -95,17 +126,20 @@ def pot(instance: Instance) -> Answer:
 
 
 SOLVERS: dict[str, Callable[[Instance], Answer]] = {
-    "Pricing": pricing,
+    "MinCostFlow": min_cost_flow,
     "OR-tools": or_tools,
+    "LEMON": lemon,
     "HiGHS": highs,
     "POT": pot,
 }
-LIMIT_S = {"Pricing": 600.0, "OR-tools": 600.0, "HiGHS": 60.0, "POT": 60.0}
+LIMIT_S = {"MinCostFlow": 600.0, "OR-tools": 600.0, "LEMON": 600.0, "HiGHS": 60.0, "POT": 60.0}
 """A single solve that takes longer is stopped."""
 
 
 def applies(solver: str, case: Case) -> bool:
-    """Whether the solver can state the case at all."""
+    """Whether the solver can state the case at all, and is there."""
+    if solver == "LEMON" and find_spec("pylmcf") is None:
+        return False
     return solver != "POT" or case.is_transport
 
 

@@ -23,15 +23,15 @@ def by_case(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
 
 
 def comparison(rows: Sequence[Row]) -> Table:
-    """One line a case: seconds of each solver, and Pricing's figures."""
+    """One line a case: seconds of each solver, and MinCostFlow's figures."""
     table = Table(box=box.SIMPLE_HEAD, title="median seconds", title_justify="left")
     table.add_column("case", no_wrap=True)
-    heads = [*SOLVERS, "OR-tools / Pricing", "topk units", "memory / scores", "relative gap"]
+    heads = [*SOLVERS, "OR-tools / MinCostFlow", "topk units", "memory / scores", "relative gap"]
     for head in heads:
         table.add_column(head, justify="right")
     table.add_column("values")
     for name, solved in by_case(rows).items():
-        ours = solved.get("Pricing")
+        ours = solved.get("MinCostFlow")
         table.add_row(
             name,
             *(_seconds(solved.get(solver)) for solver in SOLVERS),
@@ -45,8 +45,8 @@ def comparison(rows: Sequence[Row]) -> Table:
 
 
 def ratio(solved: dict[str, Row], solver: str) -> float | None:
-    """How many times as long as Pricing a solver takes on the same case."""
-    ours, other = solved.get("Pricing"), solved.get(solver)
+    """How many times as long as MinCostFlow a solver takes on the same case."""
+    ours, other = solved.get("MinCostFlow"), solved.get(solver)
     if ours is None or other is None or not (ours.ended and other.ended):
         return None
     return other.seconds / ours.seconds if ours.seconds and other.seconds else None
@@ -83,16 +83,20 @@ def aims(rows: Sequence[Row]) -> Iterator[str]:
     for factor in FACTORS:
         for size, aim in least:
             found = ratio(cases.get(f"skewed-{size}-f{factor:g}", {}), "OR-tools")
-            yield from _aim(f"OR-tools / Pricing, {size}, factor {factor:g}", found, aim, _at_least)
-        largest = cases.get(f"skewed-1048576x64-k2-f{factor:g}", {}).get("Pricing")
+            yield from _aim(
+                f"OR-tools / MinCostFlow, {size}, factor {factor:g}", found, aim, _at_least
+            )
+        largest = cases.get(f"skewed-1048576x64-k2-f{factor:g}", {}).get("MinCostFlow")
         units = largest.topk_units if largest else None
         yield from _aim(f"topk units, 1048576x64, factor {factor:g}", units, 20.0, _at_most)
-        exponent = growth(rows, "Pricing", factor)
+        exponent = growth(rows, "MinCostFlow", factor)
         yield from _aim(f"growth exponent, factor {factor:g}", exponent, 1.1, _at_most)
     memory = [
         row.memory_over_scores
         for row in rows
-        if row.solver == "Pricing" and row.memory_over_scores and 4 * row.T * row.E >= LARGE_BYTES
+        if row.solver == "MinCostFlow"
+        and row.memory_over_scores
+        and 4 * row.T * row.E >= LARGE_BYTES
     ]
     largest_memory = max(memory, default=None)
     yield from _aim("largest memory / scores (from 4 MiB up)", largest_memory, 1.5, _at_most)

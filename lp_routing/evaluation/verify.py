@@ -36,11 +36,11 @@ class Rule:
     exact: bool
 
 
-HIGHS_S = 2.0
+HIGHS_S = 1.0
 """Seconds after which HiGHS is stopped: more confirms more optima. At 4,096 x 32 it needs 0.4 to
 2 s for the sample's problems without a total budget and 11 to 16 s for those with one."""
 
-SAMPLE = 256
+SAMPLE = 512
 """Tokens, the first of a layer, that CLARABEL solves: its time grows faster than their number."""
 
 
