@@ -90,6 +90,7 @@ def lemon(instance: Instance) -> Answer:
     pair = column < E
     cost = np.zeros(len(token) + E, np.int64)
     cost[: len(token)][pair] = -np.rint(scores[token[pair], column[pair]] * COST_SCALE)
+    cost[: len(token)] -= cost.min()  # costs must be >= 0; every unit pays this shift once
     room = np.full(len(token) + E, instance.capacity, np.int64)
     room[: len(token)] = np.where(pair, 1 if often is None else often[token], supply[token])
     tails, heads = np.concatenate([token, T + np.arange(E)]), np.full(len(room), T + E)
