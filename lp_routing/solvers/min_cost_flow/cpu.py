@@ -20,6 +20,24 @@ BLOCK = 1 << 20
 WIDE = {torch.float32, torch.float64}
 
 
+def put(x: Tensor, at: Array, held: Array) -> None:
+    """Write amounts (n, E) into rows of x, on its device."""
+    if x.device.type == "cpu":
+        x.numpy()[at] = held
+    else:
+        x[torch.as_tensor(at, device=x.device)] = torch.from_numpy(held).to(x)
+
+
+def rows_of(x: Tensor, at: Array) -> Array:
+    """Amounts (n, E) of some rows of x, in its own type."""
+    taken: Array = (
+        x.numpy()[at]
+        if x.device.type == "cpu"
+        else x[torch.as_tensor(at, device=x.device)].cpu().numpy()
+    )
+    return taken
+
+
 @dataclass(frozen=True, eq=False)
 class Read:
     """Rows as the exchanges take them.
@@ -101,10 +119,10 @@ class Rows:
 
     def take(self, index: Array) -> "Rows":
         """Some rows as rows of their own, scores copied."""
-        at = torch.as_tensor(index)
-        scores = self.scores[at]
-        if scores.dtype not in WIDE:
-            scores = scores.float()
+        if self.scores.dtype in WIDE:
+            scores = torch.from_numpy(self.scores.numpy()[index])
+        else:
+            scores = self.scores[torch.as_tensor(index)].float()
         terms, null = (each if len(each) == 1 else each[index] for each in (self.terms, self.null))
         return Rows(scores, terms, null, self.leaves)
 
@@ -186,11 +204,14 @@ class Rows:
 
     def read(self, at: Array, x: Tensor, opened: Array) -> Read:
         """Some rows, copied in wide types; `opened` (T,) may be empty."""
-        index = torch.as_tensor(at)
         terms = np.broadcast_to(self.terms, (len(self), 3))
         null = np.broadcast_to(self.null, len(self))
         whole = opened[at] == 2 if len(opened) else np.ones(len(at), bool)
-        scores, held = self.scores[index].double().numpy(), x[index].numpy().astype(np.int64)
+        held = x.numpy()[at].astype(np.int64)
+        if self.scores.dtype in WIDE:  # NumPy: torch's threads wait for each other on busy machines
+            scores = self.scores.numpy()[at].astype(np.float64)
+        else:
+            scores = self.scores[torch.as_tensor(at)].double().numpy()
         return Read(scores, terms[at], null[at], held, whole, slice(None))
 
     def total(self, number: int) -> int:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lp_routing.solvers.min_cost_flow.cpu import Read, Rows
+from lp_routing.solvers.min_cost_flow.cpu import Read, Rows, put, rows_of
 from lp_routing.solvers.min_cost_flow.device import DeviceRows
 from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_WAY, OUT_OF_STEPS, exchange
 from lp_routing.solvers.min_cost_flow.newton import GRID, STEPS, Demand, settled
@@ -148,8 +148,7 @@ def search(
         at = np.flatnonzero(opened)
         before = state.copy()
         some = OpenRows(rows.read(at, x, opened), leaf_price, windows)
-        place = torch.as_tensor(at, device=x.device)
-        held = x[place]
+        held = rows_of(x, at)
         status, reached = some.exchanged(tree, state, unit, counts.ways, STEPS_AT_A_TIME)
         late = rows.total(time.perf_counter() > deadline) > 0
         while status == OUT_OF_STEPS and not late:
@@ -173,7 +172,7 @@ def search(
             rise = leaf_price - before.price[: tree.leaves]
             strained |= rise - min(0.0, float(np.median(rise))) > windows.up
             strained |= not strained.any()
-            x[place] = held
+            put(x, at, held)
             state = before
             leaf_price = state.price[: tree.leaves].copy()
         elif many:
@@ -220,7 +219,7 @@ def rechoose(rows: AnyRows, at: Array, x: Tensor, price: Array, state: Flow) -> 
     before[: strayed.held.shape[1]] = strayed.held.sum(0)
     np.add.at(before, strayed.null, strayed.terms[:, 1] - strayed.held.sum(1))
     state.excess[: len(price)] += load - before
-    x[torch.as_tensor(at, device=x.device)] = chosen[strayed.mine].to(x)
+    put(x, at, chosen.numpy()[strayed.mine])
 
 
 class OpenRows:
@@ -245,7 +244,7 @@ class OpenRows:
 
     def write(self, at: Array, x: Tensor) -> None:
         """What this process's rows hold, put into x."""
-        x[torch.as_tensor(at, device=x.device)] = torch.from_numpy(self.held[self.mine]).to(x)
+        put(x, at, self.held[self.mine])
 
     def exchanged(
         self, tree: Tree, state: Flow, unit: float, ways: Array, steps: int
