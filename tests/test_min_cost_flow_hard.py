@@ -231,3 +231,12 @@ def one_row_a_leaf(rows, _want):
     opened = np.zeros(len(rows), np.uint8)
     opened[::3] = 1
     return opened, np.full(rows.leaves, 10.0)
+
+
+def test_a_start_that_prices_a_bound_nobody_can_reach_is_proved_optimal():
+    """One token, one expert, two slots: the slot's price is 0, whatever the search starts from."""
+    problem = lpr.problems.capacity(torch.ones(1, 1), 1, 2)
+    start = lpr.Prices(experts=torch.tensor([1.54], dtype=torch.float64))
+    solution = lpr.solve(problem, MinCostFlow(start=start))
+    assert solution.status is lpr.Status.OPTIMAL
+    assert solution.prices.experts.tolist() == [0]

@@ -25,7 +25,7 @@ from torch import Tensor
 from lp_routing.solvers.min_cost_flow.cpu import Read, Rows, put, rows_of
 from lp_routing.solvers.min_cost_flow.device import DeviceRows
 from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_WAY, OUT_OF_STEPS, exchange
-from lp_routing.solvers.min_cost_flow.newton import GRID, STEPS, Demand, settled
+from lp_routing.solvers.min_cost_flow.newton import GRID, STEPS, Demand, settled, too_much
 from lp_routing.solvers.min_cost_flow.rows import TIE, entries
 from lp_routing.solvers.min_cost_flow.shared import SharedRows
 from lp_routing.solvers.min_cost_flow.tree import Tree
@@ -48,7 +48,7 @@ ROUNDS_BEFORE_ALL = 24
 """After so many rounds of exchanges every entry of every open row is open, then every row."""
 MASSES = 0.02
 """If more than this share of all units is too much after Newton, every row is opened at once ..."""
-ALL = 1 << 23
+ALL = 1 << 20
 """... unless there are more pairs than this (some 40 bytes each)."""
 STEPS_AT_A_TIME = 100_000
 """Moves between two looks at the clock: some tenths of a second."""
@@ -133,7 +133,10 @@ def search(
         steps: Newton steps on all rows at most.
     """
     counts = Counts()
+    given = price is not None and steps > 0
     price, load, unit = prices(rows, tree, price, seed, steps)
+    if given and np.abs(too_much(tree, price, load, rows.units)).sum() > MASSES * tree.units:
+        price, load, unit = prices(rows, tree, None, seed, steps)  # the start was of no use
     counts.passes = rows.passes
     initial = leaf_price = tree.leaf_prices(price)
     x, load = rows.place(leaf_price, tree.upper[: tree.leaves])

@@ -23,9 +23,9 @@ from lp_routing.problem.problem import RoutingProblem
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-OWN, BELOW, BESIDE = 0, 1, 2
+OWN, BELOW, BESIDE, NATURAL = 0, 1, 2, 3
 """A bound is the node's own (stated, or all that its leaf can take), or follows from those of its
-children, or from those of its siblings and its parent."""
+children, from those of its siblings and its parent, or from what there is to give to its leaf."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,12 @@ class Tree:
         for node in range(self.leaves, self.root):
             flow[node] += flow[:node][self.parent[:node] == node].sum()
         return flow[: self.root]
+
+    def natural(self, price: Array) -> Array:
+        """Which prices (V - 1,) stand for no bound: all that there is goes to the node, or none."""
+        source = np.where(price > 0, self.high_from[:-1], self.low_from[:-1])
+        found: Array = source == NATURAL
+        return found
 
     def own(self, paid: Array) -> Array:
         """Prices of the nodes (V - 1,) themselves from what a unit pays at each node (V,)."""
@@ -225,7 +231,7 @@ def _tighten(
     sides = zip((lower, upper), stated, below, states, strict=True)
     low_from, high_from = (
         np.where(
-            own & (now == said), OWN, np.where(now != under, BESIDE, np.where(leaf, OWN, BELOW))
+            own & (now == said), OWN, np.where(now != under, BESIDE, np.where(leaf, NATURAL, BELOW))
         )
         for now, said, under, own in sides
     )
@@ -250,6 +256,7 @@ def prices_of(problem: RoutingProblem, tree: Tree, price: Array) -> Prices:
         if source[node] == BELOW:
             price[tree.parent == node] += price[node]
             price[node] = 0.0
+    price[: len(price) - 1][tree.natural(price[:-1])] = 0.0  # no bound stands for these
     table = {kind: torch.as_tensor(price[nodes]) for kind, nodes in tree.family.items()}
     device = problem.scores.device
     groups = table.get("token_group")
