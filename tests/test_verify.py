@@ -66,9 +66,9 @@ def shown(outcomes) -> str:
 def test_right_results_are_believed(outcomes):
     assert refuted(outcomes) == []
     assert verdict(outcomes).startswith("Proved: 7 optima")
-    assert (
-        "(7 with a gap of exactly 0 in exact arithmetic); confirmed by HiGHS in 7 of 7"
-        in verdict(outcomes)
+    assert "(7 with a gap of exactly 0 in exact arithmetic)" in verdict(outcomes)
+    assert "; confirmed by HiGHS (7 on all tokens) and CLARABEL (7 on all tokens);" in verdict(
+        outcomes
     )
     assert "balanced <= unified at equal budget (3 of 3)" in verdict(outcomes)
 
@@ -143,17 +143,26 @@ def test_clarabel_solves_the_first_tokens_and_says_so(monkeypatch):
     assert [row.tokens for row in outcome[0].rows] == [12, 12, 5, 12, 12, 12]
     assert outcome[0].findings[1].says.endswith("agree on the first 5 tokens")
     assert "CLARABEL, 5 tokens" in shown(outcome)
-    assert "by CLARABEL on the first 5 tokens of each layer" in verdict(outcome)
+    assert "HiGHS (1 on all tokens) and CLARABEL (1 on the first 5 tokens)" in verdict(outcome)
+    assert refuted(outcome) == []
+
+
+def test_highs_solves_problems_with_a_total_on_the_first_tokens(monkeypatch):
+    monkeypatch.setattr("lp_routing.evaluation.verify.SAMPLE", 5)
+    outcome = examine_all([cases(3, SCORES, 2, 1.25)[2]], jobs=1)
+    assert [row.tokens for row in outcome[0].rows] == [12, 5, 5, 12]
+    assert all(finding.says.endswith("on the first 5 tokens") for finding in outcome[0].findings)
     assert refuted(outcome) == []
 
 
 def test_highs_that_is_stopped_confirms_nothing_and_refutes_nothing(monkeypatch):
     scores = torch.rand(600, 16, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr("lp_routing.evaluation.verify.HIGHS_S", 1e-4)
+    monkeypatch.setattr("lp_routing.report.verify.HIGHS_S", 1e-4)
     outcome = examine_all([cases(0, scores, 2, 1.25)[5]], jobs=1)
     assert outcome[0].rows[1].status == "TIME_LIMIT"
     assert len(outcome[0].findings) == 1
-    assert "confirmed by HiGHS in 0 of 1 cases (stopped after" in verdict(outcome)
+    assert "confirmed by HiGHS (1 stopped after 0.0001 s)" in verdict(outcome)
     assert "stopped" in shown(outcome)
     assert refuted(outcome) == []
 

@@ -1,5 +1,6 @@
 """`lp-routing verify` on the terminal: a table a layer, and in words what was proved."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -61,14 +62,20 @@ def verdict(outcomes: Sequence[VerifiedCase]) -> str:
 
 
 def _confirmed(rows: Sequence[Row]) -> str:
-    """What the other two solvers confirm, of how many tokens, and how often HiGHS was stopped."""
-    highs = [row for row in rows if row.method == "HiGHS"]
-    ended = sum(row.status != "TIME_LIMIT" for row in highs)
-    time = "" if ended == len(highs) else f" (stopped after {HIGHS_S:g} s in the others)"
-    small = [row for row in rows if row.method == "CVXPY (CLARABEL)"]
-    part = {row.tokens for row in small} != {row.tokens for row in highs}
-    sample = f"on the first {small[0].tokens} tokens of each layer" if part else "all"
-    return f"confirmed by HiGHS in {ended} of {len(highs)} cases{time} and by CLARABEL {sample}"
+    """Which optima the other solvers confirm, on how many tokens; where HiGHS was stopped."""
+    most = max((row.tokens for row in rows), default=0)
+    by = []
+    for method in ("HiGHS", "CVXPY (CLARABEL)"):
+        found = Counter(
+            f"stopped after {HIGHS_S:g} s"
+            if row.status == "TIME_LIMIT"
+            else f"on {'all' if row.tokens == most else f'the first {row.tokens}'} tokens"
+            for row in rows
+            if row.method == method
+        )
+        cases = ", ".join(f"{times} {what}" for what, times in found.items())
+        by.append(f"{method.removeprefix('CVXPY (').removesuffix(')')} ({cases})")
+    return f"confirmed by {' and '.join(by)}"
 
 
 def chain_lines(outcomes: Sequence[VerifiedCase]) -> list[str]:
