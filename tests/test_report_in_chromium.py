@@ -92,7 +92,7 @@ def address(tmp_path_factory, browser):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lp_routing.cli.report.CLAIMS", (CLAIMS[0], CLAIMS[3], CLAIMS[4]))
         patch.setitem(CATALOGUE, ROUTER, CATALOGUE["drop by score"])
-        output = ["-o", str(folder / "page.html"), "--routers", ROUTERS]
+        output = ["-o", str(folder / "page.html"), "--routers", ROUTERS, "--k", "2"]
         ended = CliRunner().invoke(report, [str(folder / NAME), *output])
     assert ended.exit_code == 0, ended.output
     return (folder / "page.html").as_uri()

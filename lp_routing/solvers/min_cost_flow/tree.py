@@ -11,13 +11,13 @@ empty). The root takes every unit. So each constraint bounds the flow from one n
 Prices live on the nodes. A leaf's price is the sum of those on its way to the root.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from lp_routing.certificate.prices import Prices
+from lp_routing.certificate.prices import Prices, clipped
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.problem import RoutingProblem
 
@@ -261,11 +261,19 @@ def prices_of(problem: RoutingProblem, tree: Tree, price: Array) -> Prices:
     device = problem.scores.device
     groups = table.get("token_group")
     inner = table.get("expert_group")
-    return Prices(
+    found = Prices(
         experts=table.get("expert", torch.zeros(problem.E, dtype=torch.float64)).to(device),
         total=float(table["total"][0]) if "total" in table else 0.0,
         token_groups=None if groups is None else -groups.to(device),
         expert_groups=None if inner is None else inner.to(device),
+    )
+    table = clipped(problem, found)
+    return replace(
+        found,
+        experts=table.get("expert", found.experts),
+        total=float(table["total"][0]) if "total" in table else 0.0,
+        token_groups=table.get("token_group"),
+        expert_groups=table.get("expert_group"),
     )
 
 
