@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.certificate.certificate import certify
-from lp_routing.certificate.prices import Prices
+from lp_routing.certificate.prices import Prices, clipped
 from lp_routing.errors import InputError, OptionError
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.process_group import ALONE, ProcessGroup
@@ -116,6 +116,8 @@ class MinCostFlow(Solver):
         flow = flow_of(problem, self.shards)
         if flow is None:
             return SolverResult(SolverStatus.INFEASIBLE, None, None, said=INFEASIBLE)
+        if begin is not None:
+            clipped(problem, begin)  # refuses prices of other constraints
         start = None if begin is None else node_prices(problem, flow.tree, begin)
 
         def enough(x: Tensor, price: Array) -> bool:
