@@ -69,7 +69,7 @@ def test_a_rank_that_never_arrives_ends_the_others_within_the_time_out(what, tmp
 def test_ranks_that_state_different_bounds_are_told(tmp_path):
     ended = run("disagrees", tmp_path, (600, 424))
     assert ended.returncode != 0
-    assert "ranks 0 and 1 state different upper bounds" in ended.stderr
+    assert "ranks 0 and 1 state different bounds" in ended.stderr
 
 
 def test_what_cannot_be_is_said_on_every_rank_in_the_words_of_one_process(tmp_path):
