@@ -130,6 +130,17 @@ def test_what_is_too_much_depends_on_the_sign_of_the_price():
     assert newton.too_much(tree, np.array([-1.0, -1, 0]), load, 3).tolist() == [3, -1, 0]
 
 
+TOO_SMALL = pytest.mark.xfail(strict=True, reason="the product of two prices is rounded to 0")
+
+
+@pytest.mark.parametrize("unit", [1.0, pytest.param(1e-200, marks=TOO_SMALL)])
+def test_a_price_that_would_change_its_sign_stops_at_0(unit):
+    tree = tree_of(THREE)
+    before, after = np.array([2.0, -1.0, 1.0]), np.array([-1.0, -3.0, -1.0])
+    stopped = newton._signed(tree, before * unit, after * unit)
+    assert stopped.tolist() == [0, -3 * unit, -unit]  # the null's bounds are equal: no jump
+
+
 def test_flows_begin_at_the_bounds_that_prices_stand_for():
     tree = tree_of(THREE)
     state = begun(tree, np.array([1.0, 0.0, 0.0]), np.array([1, 2, 0]))
