@@ -196,6 +196,27 @@ def test_a_start_far_above_all_scores_costs_no_digits():
     assert solution.status is lpr.Status.OPTIMAL
 
 
+@pytest.mark.xfail(strict=True, raises=lpr.InputError, reason="the start's prices overflow")
+def test_a_start_beside_scores_next_to_nothing():
+    """One slot at a price of 1, one token to whom it is worth 5e-324: its price is far less."""
+    problem = lpr.RoutingProblem(
+        torch.tensor([[5e-324]], dtype=torch.float64), experts=lpr.at_most(1)
+    )
+    solution, _ = solved(problem, start=lpr.Prices(experts=torch.ones(1, dtype=torch.float64)))
+    assert solution.status is lpr.Status.OPTIMAL
+
+
+@pytest.mark.xfail(strict=True, reason="half of the least float64 is rounded to one or none")
+def test_prices_of_subnormal_scores_are_whole_multiples_of_the_least_number():
+    scores = [[4, 30], [48, 32], [26, 26], [20, 34], [25, 28], [1, 27], [37, 15]]
+    problem = lpr.RoutingProblem(
+        torch.tensor(scores, dtype=torch.float64) * 5e-324,
+        tokens=lpr.exactly(1),
+        experts=lpr.between([3, 1], [5, 4]),
+    )
+    assert solved(problem)[0].status is lpr.Status.OPTIMAL
+
+
 def test_out_of_time_there_is_a_feasible_assignment_and_a_bound():
     problem = capacity(skewed_scores(4096, 64, 0), 2)
     stopped, counts = solved(problem, time_limit_s=1e-6)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import lp_routing as lpr
-from lp_routing.solvers.min_cost_flow import cut_prices, newton, solver
+from lp_routing.solvers.min_cost_flow import MinCostFlow, cut_prices, newton, solver
 from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_WAY, OUT_OF_STEPS, exchange
 from lp_routing.solvers.min_cost_flow.rows import NONE
 from lp_routing.solvers.min_cost_flow.search import begun
@@ -109,6 +109,22 @@ def test_a_price_that_no_bound_stands_for_is_dropped():
     problem = lpr.RoutingProblem([[1, 1]], tokens=lpr.exactly(1), experts=lpr.at_most(9))
     prices = prices_of(problem, tree_of(problem), np.array([4.0, 0.0, 0.0]))
     assert prices.experts.tolist() == [0, 0]
+
+
+@pytest.mark.xfail(strict=True, reason="a group that all units reach is taken for bounded below")
+def test_a_price_passes_through_a_group_that_all_units_reach():
+    # expert 0 takes exactly one of two units, so expert 1 takes one; group and total take both,
+    # which is less than they may: no price is theirs, whatever it moves up or down the tree
+    problem = lpr.RoutingProblem(
+        [[0, 3], [0, 2]],
+        tokens=lpr.exactly(1),
+        experts=lpr.between([1, 0], [1, 2]),
+        expert_groups=[lpr.Group([0, 1], lpr.at_most(10))],
+        total=lpr.at_most(8),
+    )
+    solution = lpr.solve(problem, MinCostFlow())
+    assert solution.prices.expert_groups.tolist() == [0]
+    assert solution.certificate.gap == 0
 
 
 def test_prices_add_up_along_the_way_and_flows_do_too():
