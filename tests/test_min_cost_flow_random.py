@@ -128,6 +128,34 @@ def test_rows_on_a_device_give_the_same_optimum(first, monkeypatch):
             assert there.value == pytest.approx(here.value, rel=1e-12, abs=1e-12), seed
 
 
+def random_prices(problem, seed):
+    """Prices of every constraint but tokens, from far too small to far too large, either sign."""
+    rng = np.random.default_rng(seed)
+    size = 10.0 ** int(rng.integers(-3, 4))
+    named = {"expert": "experts", "expert_group": "expert_groups", "token_group": "token_groups"}
+    table = {
+        named[family.kind]: torch.as_tensor(size * rng.normal(size=len(family)))
+        for family in problem.families
+        if family.kind in named
+    }
+    total = {} if problem.family("total") is None else {"total": size * float(rng.normal())}
+    return lpr.Prices(**table, **total)
+
+
+@pytest.mark.parametrize("first", range(0, 600, 150))
+def test_larger_problems_are_proved_from_any_start(first):
+    """The certificate is the oracle: an optimum is proved, and so is that there is none."""
+    for seed in range(first, first + 150):
+        problem = random_problem(400_000 + seed, most_tokens=200, most_experts=12)
+        if problem is None or 0 < problem.score_scale < 1e-250:
+            continue
+        solution = lpr.solve(problem, MinCostFlow(start=random_prices(problem, seed)))
+        if solution.status is lpr.Status.INFEASIBLE:
+            assert solution.infeasibility is not None, seed
+        else:
+            check(problem, solution, seed)
+
+
 def test_the_check_rejects():
     """An assignment that is not the best, and one that breaks a bound, do not pass `check`."""
     problem = lpr.RoutingProblem(
