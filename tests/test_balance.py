@@ -74,7 +74,7 @@ def test_a_demand_that_cannot_be_met_is_named():
     # Both tokens may only go to expert 0, which takes one.
     problem = balanced_problem(torch.tensor([[1.0, NEVER], [2.0, NEVER]]), 1, loads_of(2, 2, 1))
     with pytest.raises(lpr.InputError, match=r"no assignment keeps all bounds: "):
-        placed(problem, lpr.Prices())
+        placed(problem, torch.zeros(2))
 
 
 @pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, True, "1", None])

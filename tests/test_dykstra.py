@@ -37,7 +37,7 @@ def test_it_breaks_the_cap_without_ties_too():
     assert CappedExpertChoice(1, 1, 1.0).select(scores).sum(1).tolist() == [2, 0, 0]
     capped = CappedExpertChoice(1, 1, 1.0, rounding="capped").select(scores)
     assert capped.sum(0).tolist() == [1, 1]
-    assert capped.sum(1).sort().values.tolist() == [0, 1, 1]  # two tokens tie
+    assert capped.sum(1).tolist() in ([1, 1, 0], [1, 0, 1])  # tokens 1 and 2 tie
 
 
 def test_without_a_cap_that_binds_each_column_is_its_softmax():

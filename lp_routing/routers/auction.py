@@ -109,7 +109,7 @@ def auction(
     loads = loads_of(T, E, k, None if capacity is None else as_int(capacity, "capacity", 0))
     problem = balanced_problem(scores, k, loads)
     if bool((problem.allowed_per_token < E).any()):
-        placed(problem, Prices())  # says why there is no assignment, if there is none
+        placed(problem, scores.new_zeros(E))  # says why there is no assignment, if there is none
     below_best, unit = _in_units(scores)
     last = USUAL if epsilon is None else min(positive(epsilon, "epsilon") / unit, 1.0)
     if last < FINEST:

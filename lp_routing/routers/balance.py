@@ -7,12 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import between, exactly
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.infeasibility import explain
-from lp_routing.solvers.min_cost_flow import feasible_assignment
+from lp_routing.solvers.min_cost_flow import MinCostFlow
 from lp_routing.validation import as_float
 
 LOWEST = -1e300
@@ -57,19 +56,35 @@ def balanced_problem(scores: Tensor, k: int, loads: Loads) -> RoutingProblem:
     return RoutingProblem(scores, tokens=exactly(k), experts=between(loads.least, loads.most))
 
 
-def placed(problem: RoutingProblem, prices: Prices) -> Tensor:
-    """A feasible assignment (T, E) near some prices.
+def placed(problem: RoutingProblem, prices: Tensor) -> Tensor:
+    """The feasible assignment (T, E) nearest to what tokens choose at expert prices (E,).
+
+    Tokens choose their best pairs at the prices. As many of these choices are kept as all bounds
+    allow together, and of the assignments that keep so many, one is taken that is worth most at
+    the prices. So the prices decide, not the optimum.
 
     Raises:
         InputError: no assignment keeps all bounds, with the demands that clash.
     """
-    chosen = feasible_assignment(problem, prices)
-    if chosen is None:
-        clash = explain(problem)
-        raise InputError(
-            f"no assignment keeps all bounds: {clash.says if clash else 'pairs are forbidden'}"
-        )
-    return chosen
+    worth = problem.scores.double() - prices
+    known = worth[problem.allowed]
+    spread = float(known.max() - known.min()) if len(known) else 0.0
+    # two assignments differ by cycles through each expert once, of two pairs an expert
+    bonus = (2 * problem.E + 2) * (spread or 1.0)
+    at_prices = problem.with_scores(worth)
+    tokens = tuple(family for family in problem.families if family.kind == "token")
+    chosen = _optimum(at_prices.with_families(tokens))
+    return _optimum(problem.with_scores(worth + bonus * chosen))
+
+
+def _optimum(problem: RoutingProblem) -> Tensor:
+    found = MinCostFlow().answer(problem).x
+    if isinstance(found, Tensor):
+        return found
+    clash = explain(problem)
+    raise InputError(
+        f"no assignment keeps all bounds: {clash.says if clash else 'pairs are forbidden'}"
+    )
 
 
 def per_batch(scores: Tensor, rule: Callable[[Tensor], Tensor]) -> Tensor:

@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import at_most, exactly
 from lp_routing.problem.problem import RoutingProblem
@@ -255,4 +254,4 @@ class CappedExpertChoice(ScoredRule, Router):
         places = _places(scores, capacity)
         problem = RoutingProblem(scores, tokens=at_most(k), experts=exactly(places))
         prices = -self.temperature * self._plan(scores, capacity, k).potentials
-        return placed(problem, Prices(experts=prices.masked_fill(places == 0, 0.0)))
+        return placed(problem, prices.masked_fill(places == 0, 0.0))

@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lp_routing.certificate.prices import Prices
 from lp_routing.routers.balance import (
     balanced_problem,
     column_log_sums,
@@ -185,4 +184,4 @@ class Sinkhorn(WeightedRule, Router):
         T, E = scores.shape
         k = as_int(self.k, "k", 1)
         problem = balanced_problem(scores, k, loads_of(T, E, k))
-        return placed(problem, Prices(experts=-self.temperature * self.plan(scores).potentials))
+        return placed(problem, -self.temperature * self.plan(scores).potentials)
