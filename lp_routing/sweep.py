@@ -33,12 +33,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lp_routing.errors import InputError, is_out_of_memory
+from lp_routing.errors import OUT_OF_MEMORY, InputError, is_out_of_memory
+from lp_routing.errors import WorkerError as WorkerError
 from lp_routing.validation import as_callable, as_int, as_list, as_path
-
-
-class WorkerError(RuntimeError):
-    """A process that computed points ended on its own, for example out of memory."""
 
 
 def over_processes(
@@ -280,7 +277,6 @@ Record = dict[str, Any]
 Task = Callable[[Any], Mapping[str, Any]]
 Found = Generator[tuple[str, Record], None, None]
 
-OUT_OF_MEMORY = "out of memory: take fewer tokens or layers, or fewer processes (jobs)."
 ERROR = "error"
 """The key under which a record says why its point failed."""
 

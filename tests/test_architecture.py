@@ -1,6 +1,7 @@
 """The house plan: imports run one way, everything public is documented, heavy imports are lazy."""
 
 import ast
+import importlib
 import inspect
 import re
 import subprocess
@@ -158,14 +159,51 @@ def test_a_module_away_from_its_only_user_is_found():
     assert away_from_their_only_user(sources) == {"lp_routing.a.main": "lp_routing.b.main"}
 
 
-def test_importing_the_package_does_not_import_solvers_or_the_command_line():
-    code = "import lp_routing, sys; print(*sys.modules)"
+def test_importing_the_package_imports_nothing_that_takes_time():
+    code = "import lp_routing, sys; dir(lp_routing); print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "lp_routing" in loaded
+    assert [name for name in loaded if name.startswith("lp_routing.")] == []
+    for heavy in ("torch", "numpy", "cvxpy", "highspy", "rich", "click", "matplotlib", "pandas"):
+        assert heavy not in loaded
+
+
+def test_solving_imports_no_other_solver_and_no_command_line():
+    code = "import lp_routing, sys; lp_routing.solve, lp_routing.routers; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert "torch" in loaded
     for heavy in ("cvxpy", "highspy", "clarabel", "rich", "click", "matplotlib", "pandas"):
         assert heavy not in loaded
+
+
+def test_the_names_that_are_imported_late_are_those_that_type_checkers_see():
+    seen = {}
+    for node in ast.walk(ast.parse((ROOT / "__init__.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lp_routing"):
+            for alias in node.names:
+                seen[alias.asname or alias.name] = f"{node.module}:{alias.name}"
+    assert sorted(seen) == sorted(lpr.__all__)
+    assert set(lpr.__all__) <= set(dir(lpr))
+    for name, where in seen.items():
+        module, _, inner = where.partition(":")
+        parent = importlib.import_module(module)
+        there = (
+            importlib.import_module(f"{module}.{inner}")
+            if inspect.ismodule(getattr(lpr, name))
+            else getattr(parent, inner)
+        )
+        assert getattr(lpr, name) is there, name
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        lpr.nothing  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        from lp_routing import nothing  # noqa: F401
 
 
 def test_the_version_is_that_of_the_installed_package():

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import lp_routing as lpr
 from lp_routing.audits import Finding
-from lp_routing.cli.audit import HANDFUL, audit
+from lp_routing.cli.commands import AUDITED, audit
 from lp_routing.cli.options import PACKAGES, parse_routers
 from lp_routing.report.audits import cell, sentences
 from lp_routing.routers.catalogue import CATALOGUE
@@ -100,7 +100,7 @@ def test_names_may_have_commas_and_come_in_any_spacing():
         "drop by position, token-major",
         "top-k",
     ]
-    assert len(parse_routers(HANDFUL, NAMES)) == 5
+    assert len(parse_routers(AUDITED, NAMES)) == 5
     with pytest.raises(lpr.InputError, match="--routers: 'drop by position' is unknown"):
         parse_routers("drop by position", NAMES)
 

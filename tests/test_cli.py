@@ -1,6 +1,7 @@
 """`lp-routing verify`: exit status, one sentence on bad input, strict JSON, odd shapes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,21 +12,15 @@ import torch
 from click.testing import CliRunner
 
 import lp_routing as lpr
-from lp_routing.cli import SUMMARIES, load, main
+from lp_routing.cli import main
+from lp_routing.cli.commands import BUDGETS, PROBLEMS, SCORES
+from lp_routing.cli.frontier import HANDFULS
 from lp_routing.cli.options import PACKAGES, parse_layers, parse_tokens
+from lp_routing.scores import BY_NAME
 from tests.commands import with_k
 
 COMMAND = Path(sys.executable).with_name("lp-routing")
 FIELDS = "layer problem method kind status value bound gap relative_gap violation dropped max_load"
-PROBLEMS = [
-    "token_choice",
-    "expert_choice",
-    "unified",
-    "served_unified",
-    "capacity",
-    "balanced",
-    "capped_expert_choice",
-]
 LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
 SPARSE = {  # two of three experts were recorded; expert 2 for one token only, so it cannot be full
     "expert_ids": np.array([[[0, 1]] * 5 + [[2, 0]]], dtype=np.uint8),
@@ -77,7 +72,7 @@ def test_all_that_claims_exactness_is_exact_and_the_status_is_0(file, tmp_path):
     content = strict(tmp_path / "rows.json")
     rows = content["rows"]
     assert {row["layer"] for row in rows} == {0}
-    assert list(dict.fromkeys(row["problem"] for row in rows)) == PROBLEMS
+    assert {row["problem"] for row in rows} == set(PROBLEMS)
     assert {row["kind"] for row in rows} == {"solver", "router"}
     assert all({*FIELDS.split(), "seconds"} <= set(row) for row in rows)
     solvers = [row for row in rows if row["kind"] == "solver"]
@@ -248,7 +243,7 @@ def test_the_installed_command_verifies_the_sample_in_several_processes(tmp_path
     assert b"Proved: 7 optima" in done.stdout
     content = strict(tmp_path / "rows.json")
     assert content["source"] == "the sample trace"
-    assert list(dict.fromkeys(row["problem"] for row in content["rows"])) == PROBLEMS
+    assert {row["problem"] for row in content["rows"]} == set(PROBLEMS)
 
 
 def test_the_file_that_is_read_is_not_written_over(tmp_path):
@@ -271,24 +266,67 @@ def test_without_a_terminal_progress_is_told_in_lines(tmp_path):
     assert "<= unified" in result.stdout
 
 
-def test_the_summaries_are_those_of_the_commands():
-    for name, summary in SUMMARIES.items():
-        command = load(name)
-        assert command.name == name
-        assert (command.help or "").split("\n\n")[0].replace("\n", " ") == summary
+HEAVY = ("torch", "numpy", "scipy", "numba", "rich", "pandas", "matplotlib", "lp_routing.scores")
 
 
-def test_help_and_version_load_no_command():
-    code = "import sys; from lp_routing.cli import main; main(sys.argv[1:], standalone_mode=False)"
-    listed = f"{code}; print(*(name for name in sys.modules if name.startswith('lp_routing.cli')))"
-    for option in ("--help", "--version"):
-        ended = subprocess.run(
-            [sys.executable, "-c", listed, option], capture_output=True, text=True, check=True
-        )
-        assert ended.stdout.splitlines()[-1] == "lp_routing.cli"
+def loaded_by(*arguments, **environment):
+    """What the command line prints, and which of the slow imports it has made by then."""
+    code = (
+        "import sys\nfrom lp_routing.__main__ import run\ntry: run()\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+    return ended.stdout, [name for name in HEAVY if name in ended.stderr.split()]
+
+
+@pytest.mark.parametrize("name", ["", *main.commands])
+def test_help_loads_nothing_that_takes_time(name):
+    said, heavy = loaded_by(*name.split(), "--help")
+    assert said.startswith(f"Usage: lp-routing {name}".rstrip())
+    assert heavy == []
+
+
+def test_version_loads_nothing_that_takes_time():
+    said, heavy = loaded_by("--version")
+    assert (said, heavy) == (f"lp-routing, version {lpr.__version__}\n", [])
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("lp-routing fr", "plain,frontier"),
+        ("lp-routing gap --pro", "plain,--problem"),
+        ("lp-routing gap --problem cap", "plain,capacity\nplain,capped_expert_choice"),
+        ("lp-routing verify log", "file,log"),
+    ],
+)
+def test_completion_loads_nothing_that_takes_time(words, completed):
+    cursor = str(len(words.split()) - 1)
+    said, heavy = loaded_by(
+        _LP_ROUTING_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=cursor
+    )
+    assert (said.strip(), heavy) == (completed, [])
+
+
+def test_a_slow_import_is_seen():
+    _, heavy = loaded_by("verify", "none.npz")
+    assert "torch" in heavy
+
+
+def test_what_the_options_offer_is_what_there_is():
+    assert tuple(BY_NAME) == SCORES
+    assert tuple(HANDFULS) == BUDGETS
+    assert all(callable(getattr(lpr.problems, name)) for name in PROBLEMS)
 
 
 def test_an_unknown_command_is_refused_with_one_that_is_like_it():
     result = CliRunner().invoke(main, ["gaps"])
     assert result.exit_code == 2
     assert "No such command 'gaps'" in result.output
+    assert "Did you mean 'gap'?" in result.output

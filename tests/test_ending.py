@@ -7,16 +7,15 @@ import sys
 import time
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-import lp_routing.cli as cli
-from lp_routing.cli.ending import GRACE_S, OUT_OF_MEMORY
-from lp_routing.errors import is_out_of_memory
-from lp_routing.sweep import ERROR, WorkerError, sweep
+from lp_routing.cli import main
+from lp_routing.cli.ending import GRACE_S
+from lp_routing.errors import OUT_OF_MEMORY, InputError, WorkerError, is_out_of_memory
+from lp_routing.sweep import ERROR, sweep
 
 SOON_S = 5.0
 """Seconds: a second or two, and what a loaded machine may add."""
@@ -95,16 +94,17 @@ def test_ctrl_c_ends_a_command_soon_and_all_its_processes(options, until, large,
 
 
 STUCK = """
-import hashlib, sys, click, lp_routing.cli as cli
+import hashlib, sys
+from lp_routing.cli import main, verify
 from lp_routing.files import whole_file
 from pathlib import Path
-def work():
+def work(options):
     with whole_file(Path(sys.argv[1])) as part:
         part.write_text("half")
         print("begun", file=sys.stderr, flush=True)
         hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2_000_000_000)  # minutes
-cli.load = lambda name: click.Command(name, callback=work)
-cli.main(["verify"])
+verify.run = work
+main(["verify"])
 """
 
 
@@ -120,18 +120,19 @@ def test_ctrl_c_ends_a_solver_that_does_not_listen(tmp_path):
 
 
 COMPUTING = """
-import sys, threading, time, torch, click, lp_routing.cli as cli
+import sys, threading, time, torch
+from lp_routing.cli import verify
 from lp_routing.__main__ import run
 def compute():
     while True:
         torch.randn(300, 300) @ torch.randn(300, 300)
-def work():
+def work(options):
     for _ in range(4):
         threading.Thread(target=compute, daemon=True).start()
     time.sleep(0.5)
     print("begun", file=sys.stderr, flush=True)
     time.sleep(60)
-cli.load = lambda name: click.Command(name, callback=work)
+verify.run = work
 sys.argv = ["lp-routing", "verify"]
 run()
 """
@@ -145,12 +146,12 @@ def test_ctrl_c_ends_a_process_whose_threads_still_compute(tmp_path):
 
 
 def ended(callback, monkeypatch):
-    monkeypatch.setattr(cli, "load", lambda name: click.Command(name, callback=callback))
-    return CliRunner().invoke(cli.main, ["verify"])
+    monkeypatch.setattr("lp_routing.cli.verify.run", callback)
+    return CliRunner().invoke(main, ["verify"])
 
 
 def raises(error):
-    def work():
+    def work(options):
         raise error
 
     return work
@@ -160,6 +161,7 @@ def raises(error):
     ("error", "status", "says"),
     [
         (KeyboardInterrupt(), 130, "Interrupted.\n"),
+        (InputError("k=9 is more than E."), 2, "Error: k=9 is more than E.\n"),
         (MemoryError(), 2, f"Error: {OUT_OF_MEMORY}\n"),
         (RuntimeError("CUDA out of memory. Tried to allocate"), 2, f"Error: {OUT_OF_MEMORY}\n"),
         (WorkerError("a process ended"), 1, "Error: a process ended\n"),
@@ -196,7 +198,7 @@ def test_a_file_that_does_not_fit_into_memory_is_not_called_damaged(small, monke
         raise MemoryError
 
     monkeypatch.setattr(np, "load", full)
-    result = CliRunner().invoke(cli.main, ["verify", str(small), "--k", "1"])
+    result = CliRunner().invoke(main, ["verify", str(small), "--k", "1"])
     assert (result.exit_code, result.stderr) == (2, f"Error: {OUT_OF_MEMORY}\n")
 
 

@@ -11,8 +11,9 @@ import torch
 from click.testing import CliRunner
 
 import lp_routing as lpr
-from lp_routing.cli.gap import gap, own_score
-from lp_routing.cli.options import PROBLEMS, parse_routers
+from lp_routing.cli.commands import PROBLEMS, gap
+from lp_routing.cli.gap import own_score
+from lp_routing.cli.options import parse_routers
 from lp_routing.evaluation.compare import comparisons
 from lp_routing.routers import CATALOGUE, Shape, TopK, router
 from tests.commands import with_k

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 import lp_routing as lpr
 from lp_routing import frontier
 from lp_routing.claims import CLAIMS, Evidence
-from lp_routing.cli.report import report
+from lp_routing.cli.commands import report
 from lp_routing.files import write_whole
 from lp_routing.frontier import refine
 from lp_routing.frontier.refine import Point

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from lp_routing.claims import CLAIMS
-from lp_routing.cli.report import report
+from lp_routing.cli.commands import report
 from lp_routing.routers import CATALOGUE
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")

@@ -16,7 +16,7 @@ from docutils.parsers.rst import Directive, directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 
-from lp_routing.cli import SUMMARIES, load
+from lp_routing.cli import main
 from lp_routing.routers import CATALOGUE, Shape, StatefulRouter
 from lp_routing.routers.catalogue import REGISTERED
 from lp_routing.traces.families import ROUTERS, SCORES
@@ -161,8 +161,7 @@ class CommandHelp(Directive):
     def run(self) -> list[nodes.Node]:
         """The sections."""
         made: list[nodes.Node] = []
-        for name in SUMMARIES:
-            command = load(name)
+        for name, command in main.commands.items():
             context = click.Context(command, info_name=f"lp-routing {name}", terminal_width=96)
             section = nodes.section("", nodes.title("", name), ids=[f"lp-routing-{name}"])
             section += nodes.literal_block("", command.get_help(context), language="text")

@@ -1,7 +1,6 @@
 """`lp-routing audit`: ask every audit's question of some routers on the logits of a file."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,16 @@ from rich.markup import escape
 from torch import Tensor
 
 from lp_routing.audits import Finding
-from lp_routing.audits import audit as run
-from lp_routing.cli.ending import OutputConsole
+from lp_routing.audits import audit as audited
 from lp_routing.cli.options import (
-    capacity_factor_option,
     check_writable,
-    file_argument,
-    k_option,
     opened,
     parse_layers,
     parse_routers,
     parse_tokens,
-    routers_option,
-    tokens_option,
     versions,
 )
+from lp_routing.cli.run import OutputConsole
 from lp_routing.errors import InputError
 from lp_routing.files import write_whole
 from lp_routing.problem.bounds import at_most
@@ -37,35 +31,11 @@ from lp_routing.routers.catalogue import CATALOGUE, Shape, router
 from lp_routing.traces import Trace
 from lp_routing.validation import as_int
 
-HANDFUL = "top-k, drop by score, drop by position, token-major, expert choice, unified"
-"""The routers that are audited where none are named."""
 
-
-@click.command()
-@file_argument
-@routers_option(HANDFUL, 'Names, with commas between; or "all".')
-@k_option
-@capacity_factor_option
-@click.option("--layers", default="0", show_default=True, help='"all", or such as "0,2" or "0-3".')
-@tokens_option
-@click.option(
-    "--json", "json_path", type=click.Path(path_type=Path), help="Also write the findings here."
-)
-def audit(**options: Any) -> None:
-    """Audit routers: causality, batch invariance, decoding, ties, precision, scale, capacity.
-
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
-    The tokens of a layer are taken as one batch in reading order. Where FILE says to which
-    sequence each belongs, no token is later than those of another sequence.
-
-    Exit status: 0 when the audits ran, whatever they found; 2 on bad input.
-    """
-    try:
-        _audit(OutputConsole(), *opened(AuditOptions, options))
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+def run(options: dict[str, Any]) -> int:
+    """Run the command with the options as typed; returns the exit status."""
+    _audit(OutputConsole(), *opened(AuditOptions, options))
+    return 0
 
 
 @dataclass(frozen=True)
@@ -132,7 +102,7 @@ def _of_layer(
         for number, name in enumerate(names, 1):
             status.update(f"auditing layer {layer}: {name} ...")
             built = router(name, Shape(k, capacity, T, E))
-            found[name] = run(built, logits, problem=problem, sequence=sequence)
+            found[name] = audited(built, logits, problem=problem, sequence=sequence)
             if not console.is_terminal:
                 place = f"layer {layer}, {name}"
                 click.echo(f"{number} of {len(names)} audited: {place}", err=True)

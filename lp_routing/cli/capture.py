@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lp_routing import traces
-from lp_routing.cli.ending import INTERRUPTED
 from lp_routing.cli.options import check_writable, parse_tokens
 from lp_routing.errors import InputError, is_out_of_memory
 from lp_routing.traces import Trace
@@ -19,69 +18,24 @@ from lp_routing.traces import Trace
 SUFFIXES = (".npz", ".safetensors")
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("text", default="-", type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write."
-)
-@click.option(
-    "--tokens",
-    default="4096",
-    show_default=True,
-    help='How many tokens of the text, from the first, or "all".',
-)
-@click.option(
-    "--length",
-    default=512,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Tokens in a sequence; each is a pass of its own.",
-)
-@click.option(
-    "--names",
-    multiple=True,
-    help='Names of the routers, with wildcards, such as "*.mlp.gate"; found by class if left out.',
-)
-@click.option("--device", default="cpu", show_default=True, help="Where the model runs.")
-def capture(
-    model: Path,
-    text: Path,
-    output: Path,
-    tokens: str,
-    length: int,
-    names: tuple[str, ...],
-    device: str,
-) -> None:
-    """Record the router logits of a model while it reads a text.
-
-    MODEL is a local folder with a model of transformers and its tokenizer; nothing is downloaded,
-    no code in it is run. TEXT is a text file; without it, standard input is read.
-
-    The file also holds k, the score function, the selection bias and where sequences begin. Exit
-    status: 0, or 2 on bad input.
-    """
-    try:
-        if output.suffix.lower() not in SUFFIXES:
-            raise InputError(f"-o {output}: expected a file ending in {' or '.join(SUFFIXES)}.")
-        check_writable(output, text, "-o")
-        most = parse_tokens(tokens)
-        reader, tokenizer = _load(model, device)
-        ids = _token_ids(tokenizer, reader, _read(text))[:most]
-        trace = _captured(reader, ids, length, list(names) or None)
-        trace.save(output)
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        click.echo("interrupted; nothing was written", err=True)
-        sys.exit(INTERRUPTED)
+def run(options: dict[str, Any]) -> int:
+    """Run the command with the options as typed; returns the exit status."""
+    output: Path = options["output"]
+    if output.suffix.lower() not in SUFFIXES:
+        raise InputError(f"-o {output}: expected a file ending in {' or '.join(SUFFIXES)}.")
+    check_writable(output, options["text"], "-o")
+    most = parse_tokens(options["tokens"])
+    reader, tokenizer = _load(options["model"], options["device"])
+    ids = _token_ids(tokenizer, reader, _read(options["text"]))[:most]
+    trace = _captured(reader, ids, options["length"], list(options["names"]) or None)
+    trace.save(output)
     L, T, E = trace.router_logits.shape
     k = "unknown" if trace.k is None else trace.k
     click.echo(
         f"{output}: {L} layer(s), {T} tokens, {E} experts; k: {k}, score: "
         f"{trace.score or 'unknown'}, selection bias: {'no' if trace.bias is None else 'yes'}."
     )
+    return 0
 
 
 def _load(folder: Path, device: str) -> tuple[Any, Any]:

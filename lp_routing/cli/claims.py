@@ -2,13 +2,11 @@
 
 import json
 import shlex
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -16,24 +14,18 @@ from torch import Tensor
 
 from lp_routing.claims import CLAIMS, Claim, Evidence, SearchResult
 from lp_routing.claims.claim import Checked, chosen, claim_input, smallest_case
-from lp_routing.cli.ending import OutputConsole
 from lp_routing.cli.options import (
     check_writable,
-    file_argument,
-    k_option,
-    layers_option,
     opened,
     parse_layers,
     parse_tokens,
-    tokens_option,
     versions,
 )
 from lp_routing.cli.run import (
+    OutputConsole,
     check_resumable,
-    jobs_option,
     long_work,
     raise_failures,
-    resume_option,
 )
 from lp_routing.errors import InputError
 from lp_routing.files import write_whole
@@ -43,38 +35,9 @@ from lp_routing.traces import Trace
 from lp_routing.validation import as_int
 
 
-@click.command()
-@file_argument
-@click.option(
-    "--only", multiple=True, metavar="ID", help='Such as "B1" or "B1,O10"; may be repeated.'
-)
-@k_option
-@layers_option
-@tokens_option
-@click.option("--seed", default=0, show_default=True, help="Of what checks draw.")
-@click.option(
-    "--json", "json_path", type=click.Path(path_type=Path), help="Also write everything here."
-)
-@click.option(
-    "--markdown", "page_path", type=click.Path(path_type=Path), help="Also write a page here."
-)
-@jobs_option
-@resume_option
-def claims(**options: Any) -> None:
-    """Check the literature's claims about routing, with numbers, on your logits.
-
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
-
-    Exit status: 0 when all verdicts come out as stated, 1 when evidence contradicts one or a check
-    fails, 2 on bad input, 130 when interrupted.
-    """
-    try:
-        as_stated = _claims(OutputConsole(), *opened(ClaimsOptions, options))
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    sys.exit(0 if as_stated else 1)
+def run(options: dict[str, Any]) -> int:
+    """Run the command with the options as typed; returns the exit status."""
+    return 0 if _claims(OutputConsole(), *opened(ClaimsOptions, options)) else 1
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import click
-from rich.console import Console
 
-from lp_routing.errors import is_out_of_memory
+from lp_routing.errors import OUT_OF_MEMORY, InputError, WorkerError, is_out_of_memory
 from lp_routing.files import remove_unfinished
-from lp_routing.sweep import OUT_OF_MEMORY, WorkerError
 
 INTERRUPTED = 130
 """Exit status of a command that ended by Ctrl-C, as in a shell."""
@@ -35,20 +33,12 @@ NO_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
 """What writing to standard output fails with: its reader left, its disk is full, it is closed."""
 
 
-class OutputConsole(Console):
-    """A console on standard output that raises where its reader has left."""
-
-    def on_broken_pipe(self) -> None:
-        """Pass the error on, which `ends_in_words` tells; rich calls this while it handles it."""
-        raise
-
-
 @contextmanager
 def ends_in_words() -> Iterator[None]:
     """Run a command inside; what ends it becomes one line on stderr and an exit status.
 
-    130 after Ctrl-C; 2 where memory does not suffice; 1 where a process of `--jobs` ended on its
-    own, or standard output cannot be written to.
+    130 after Ctrl-C; 2 on bad input or where memory does not suffice; 1 where a process of `--jobs`
+    ended on its own, or standard output cannot be written to.
     """
     with _interrupts_watched():
         try:
@@ -56,6 +46,8 @@ def ends_in_words() -> Iterator[None]:
             sys.stdout.flush()
         except KeyboardInterrupt:
             _end(INTERRUPTED, "Interrupted.")
+        except InputError as error:
+            _end(2, f"Error: {error}")
         except WorkerError as error:
             _end(1, f"Error: {error}")
         except OSError as error:

@@ -1,7 +1,6 @@
 """`lp-routing frontier`: what a budget buys, what a unit more is worth, and routers beside it."""
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,29 +13,21 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from lp_routing.cli.ending import OutputConsole
 from lp_routing.cli.options import (
     PROBABILITIES,
-    capacity_factor_option,
     check_writable,
-    file_argument,
     first_tokens,
-    k_option,
     opened,
     parse_layers,
     parse_routers,
     parse_tokens,
-    routers_option,
-    score_option,
-    tokens_option,
     versions,
 )
 from lp_routing.cli.run import (
+    OutputConsole,
     check_resumable,
-    jobs_option,
     long_work,
     raise_failures,
-    resume_option,
 )
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import router_input
@@ -65,57 +56,10 @@ NOT_STATED = ("file", "json_path", "plot_path", "resume_path")
 """Options that are left out of the JSON file: paths on this machine."""
 
 
-@click.command()
-@file_argument
-@click.option(
-    "--over",
-    type=click.Choice(list(HANDFULS)),
-    default="total",
-    show_default=True,
-    help="The budget: pairs in all; slots of every expert; experts per token; pairs in all layers.",
-)
-@k_option
-@capacity_factor_option
-@score_option
-@click.option(
-    "--layers",
-    help='Such as "0,2", "0-3" or "all"; left out: layer 0, and over layers all.',
-)
-@tokens_option
-@click.option(
-    "--points",
-    default="20",
-    show_default=True,
-    help='Capacities to solve, or budgets to show; "all" for each capacity, each breakpoint.',
-)
-@routers_option(None, 'Names of the catalogue, comma separated, "all" or "none"; left out: two.')
-@click.option("--seed", default=0, show_default=True, help="Of routers that draw at random.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all here.")
-@click.option(
-    "--plot",
-    "plot_path",
-    type=click.Path(path_type=Path),
-    help="Draw here: .png, .pdf or .svg; of several layers, each beside it by its name.",
-)
-@jobs_option
-@resume_option
-def frontier(**options: Any) -> None:
-    """Tell what a budget buys: the value of every budget, proved, and what a unit more is worth.
-
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
-
-    Over total and layers the curves are exact at every budget. Over capacity (at most k experts a
-    token) and k (under one capacity), a layer is solved at several budgets; value and proved bound
-    hold between them, too.
-
-    Exit status: 0, 2 on bad input, or 130 when interrupted.
-    """
-    try:
-        _frontier(OutputConsole(), *opened(FrontierOptions, options))
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+def run(options: dict[str, Any]) -> int:
+    """Run the command with the options as typed; returns the exit status."""
+    _frontier(OutputConsole(), *opened(FrontierOptions, options))
+    return 0
 
 
 @dataclass(frozen=True)

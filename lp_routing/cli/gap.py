@@ -7,7 +7,6 @@ one point for each layer and problem; results are printed in their order as soon
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -15,37 +14,27 @@ from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import torch
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from lp_routing.cli.ending import OutputConsole
+from lp_routing.cli.commands import OWN, PROBLEMS
 from lp_routing.cli.options import (
-    PROBLEMS,
-    capacity_factor_option,
     check_writable,
-    file_argument,
     first_tokens,
-    k_option,
-    layers_option,
     opened,
     parse_layers,
     parse_routers,
     parse_tokens,
-    routers_option,
-    score_option,
     stated_problem,
-    tokens_option,
     versions,
 )
 from lp_routing.cli.run import (
+    OutputConsole,
     check_resumable,
-    jobs_option,
     long_work,
     raise_failures,
-    resume_option,
 )
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import OPTIMUM, comparisons
@@ -59,9 +48,6 @@ from lp_routing.routers.base import AnyRouter
 from lp_routing.scores import BY_NAME
 from lp_routing.traces import Trace
 from lp_routing.validation import as_int
-
-OWN = "own"
-"""What `--problem` says for: each router by the problem that it seeks itself."""
 
 NOT_STATED = ("file", "json_path", "csv_path", "plot_path", "resume_path")
 """Options that are left out of the file of rows: paths on this machine."""
@@ -84,68 +70,10 @@ class GapSection(NamedTuple):
 Place = tuple[int, GapSection]
 
 
-@click.command()
-@file_argument
-@routers_option(
-    "all", 'Names of the catalogue, comma separated, or "all"; "optimum" is the exact solver.'
-)
-@click.option(
-    "--problem",
-    "problem_name",
-    type=click.Choice([*PROBLEMS, OWN]),
-    default="capacity",
-    show_default=True,
-    help=f'What is judged by; "{OWN}": each router by the problem it seeks, on its own scores.',
-)
-@k_option
-@capacity_factor_option
-@layers_option
-@tokens_option
-@score_option
-@click.option(
-    "--repeats", default=5, show_default=True, help="Timed calls of each router; fewer if slow."
-)
-@click.option(
-    "--warm-up",
-    default=0,
-    show_default=True,
-    help="Steps on the same batch that routers with a state have behind them.",
-)
-@click.option(
-    "--warm-on",
-    default=0,
-    show_default=True,
-    help="Instead: steps on so many other batches, the tokens that follow in the same layer.",
-)
-@click.option("--seed", default=0, show_default=True, help="Of routers that draw at random.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the rows here.")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the rows here.")
-@click.option(
-    "--plot",
-    "plot_path",
-    type=click.Path(path_type=Path),
-    help="Draw gap against time here: .png, .pdf or .svg.",
-)
-@jobs_option
-@resume_option
-def gap(**options: Any) -> None:
-    """Measure how far routers are from the certified optimum of a problem, and what they cost.
-
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
-
-    Every router goes from the logits by its own rule; what it takes is judged by the scores of the
-    problem. Routers that seek another problem are measured too; where they break a bound of this
-    one, they are marked INFEASIBLE. Times are in units of torch.topk on the scores; with several
-    --jobs, of one thread each, beside each other.
-
-    Exit status: 0, 2 on bad input, or 130 when interrupted.
-    """
-    try:
-        _gap(OutputConsole(), *opened(GapOptions, options))
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+def run(options: dict[str, Any]) -> int:
+    """Run the command with the options as typed; returns the exit status."""
+    _gap(OutputConsole(), *opened(GapOptions, options))
+    return 0
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""What commands share: options, reading them, stating the problem, versions, writing files."""
+"""What commands share: what typed options mean, stating the problem, versions."""
 
 import platform
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,54 +26,6 @@ PROBABILITIES = "probabilities"
 """The score function of traces that hold logarithms of probabilities."""
 
 PACKAGES = ("lp-routing", "torch", "numpy", "scipy", "highspy", "cvxpy", "clarabel")
-
-Command = Callable[..., Any]
-
-
-def file_argument(command: Command) -> Command:
-    """FILE, and how it is to be read; `opened` reads it."""
-    for option in (
-        click.option(
-            "--values",
-            type=click.Choice(["logits", "probabilities"]),
-            help="What FILE holds; left out, what it says, else logits.",
-        ),
-        click.option(
-            "--axes",
-            metavar="ORDER",
-            help='Order of the axes in FILE, such as "LTE", "TLE" or "LBSE": layers, tokens (or '
-            "batch and sequence), experts. Needed where the shape leaves it in doubt.",
-        ),
-        click.argument("file", required=False, type=click.Path(path_type=Path)),
-    ):
-        command = option(command)
-    return command
-
-
-k_option = click.option(
-    "--k", type=int, help="Experts per token. Left out: what FILE says; 2 for the sample."
-)
-capacity_factor_option = click.option(
-    "--capacity-factor",
-    type=float,
-    help="Capacity of an expert, relative to an equal share. Left out: what FILE says, else 1.25.",
-)
-layers_option = click.option(
-    "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
-)
-tokens_option = click.option(
-    "--tokens",
-    default="1024",
-    show_default=True,
-    help='How many tokens of each layer, from the first, or "all".',
-)
-score_option = click.option(
-    "--score",
-    type=click.Choice(list(scores.BY_NAME)),
-    help="How logits become what a pair is worth; routers choose by scores of their own. Left out: "
-    "what FILE says, else softmax.",
-)
-
 
 Options = TypeVar("Options", bound="DataclassInstance")
 
@@ -197,18 +149,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def routers_option(default: str | None, words: str) -> Callable[[Command], Command]:
-    """`--routers`, which may be repeated: the names add up."""
-    return click.option(
-        "--routers",
-        multiple=True,
-        default=None if default is None else [default],
-        show_default=default is not None,
-        callback=lambda _context, _option, typed: ", ".join(typed) if typed else None,
-        help=f"{words} May be repeated.",
-    )
-
-
 def parse_routers(text: str, known: Sequence[str]) -> list[str]:
     """`all`, or names separated by commas; a name that holds commas itself is recognised."""
     parts = [" ".join(part.split()) for part in text.split(",")]
@@ -241,17 +181,6 @@ def check_writable(path: Path | None, read_from: Path | None, option: str = "--j
     if same:
         raise InputError(f"{option} {path}: this is the file to read; give another name.")
     files.check_writable(path, option)
-
-
-PROBLEMS = (
-    "capacity",
-    "balanced",
-    "unified",
-    "token_choice",
-    "expert_choice",
-    "served_unified",
-    "capped_expert_choice",
-)
 
 
 def stated_problem(

@@ -1,7 +1,6 @@
 """`lp-routing report`: one HTML page to read and to send, with the proof of its numbers."""
 
 import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -16,23 +15,18 @@ from torch import Tensor
 from lp_routing.audits import audit
 from lp_routing.claims import CLAIMS
 from lp_routing.claims.claim import check_all
+from lp_routing.cli.commands import REPORTED
+from lp_routing.cli.commands import report as report_command
 from lp_routing.cli.ending import INTERRUPTED
 from lp_routing.cli.options import (
     PROBABILITIES,
-    capacity_factor_option,
     check_writable,
-    file_argument,
     first_tokens,
-    k_option,
-    layers_option,
     opened,
     parse_layers,
     parse_routers,
     parse_tokens,
-    routers_option,
-    score_option,
     stated_problem,
-    tokens_option,
     versions,
 )
 from lp_routing.cli.run import ReportStep, run_steps
@@ -52,54 +46,13 @@ from lp_routing.routers.catalogue import router
 from lp_routing.traces import Trace
 from lp_routing.validation import as_int
 
-HANDFUL = (
-    "drop by score, drop by position, token-major, batch prioritised, prices, top-k, "
-    "expert choice, unified"
-)
-"""The routers of a page where none are named."""
 DRAWN, CHECKED, CAPACITY = "figures", "claims", "what capacity buys"
 """Names of the steps that come once a page."""
 
 
-@click.command()
-@file_argument
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="PAGE.html",
-    help="Write the page here.",
-)
-@routers_option(
-    HANDFUL, 'Names of the catalogue, with commas between, or "all"; the page is about the first.'
-)
-@k_option
-@capacity_factor_option
-@layers_option
-@tokens_option
-@score_option
-@click.option("--seed", default=0, show_default=True, help="Of all that is drawn at random.")
-@click.option("--times", is_flag=True, help="Time the routers, too; times differ from run to run.")
-@click.option("--date", "dated", default="", help='Put this date on the page; "today" is today\'s.')
-def report(**options: Any) -> None:
-    """Write one self-contained HTML page: what routers lose, what capacity buys, and the proof.
-
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
-
-    A token takes at most k experts, an expert at most its capacity. The page loads nothing from
-    anywhere. The same input gives the same page; a part that fails says so in its place.
-
-    Exit status: 0; 1 when a part failed, an optimum is not proved or evidence contradicts a claim
-    (the page is written); 2 on bad input; 130 when interrupted (what there is, is written).
-    """
-    try:
-        status = _report(*opened(ReportOptions, options))
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    sys.exit(status)
+def run(options: dict[str, Any]) -> int:
+    """Run the command with the options as typed; returns the exit status."""
+    return _report(*opened(ReportOptions, options))
 
 
 @dataclass(frozen=True)
@@ -173,9 +126,9 @@ def _command(options: ReportOptions) -> str:
     """The command as typed, without folders and defaults."""
     words = ["lp-routing", "report"]
     words += [] if options.file is None else [options.file.name]
-    for parameter in report.params:
+    for parameter in report_command.params:
         given = getattr(options, str(parameter.name))
-        usual = HANDFUL if parameter.name == "routers" else parameter.default
+        usual = REPORTED if parameter.name == "routers" else parameter.default
         if parameter.name in ("file", "output") or not given or given == usual:
             continue
         words += [parameter.opts[0], *([] if given is True else [str(given)])]

@@ -21,16 +21,13 @@ from lp_routing.errors import InputError
 from lp_routing.report.document import Attempt, attempt
 from lp_routing.sweep import ERROR, Progress, Record, Task, WorkerError, sweep
 
-jobs_option = click.option(
-    "--jobs", default=1, show_default=True, help="Processes; each has one thread where several."
-)
-resume_option = click.option(
-    "--resume",
-    "resume_path",
-    type=click.Path(path_type=Path),
-    metavar="PATH.jsonl",
-    help="Keep each result here as it comes; go on from those that are here.",
-)
+
+class OutputConsole(Console):
+    """A console on standard output that raises where its reader has left."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass the error on, which `ends_in_words` tells; rich calls this while it handles it."""
+        raise
 
 
 def check_resumable(path: Path | None, others: Sequence[Path | None]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,14 @@ from rich.progress import (
 )
 
 from lp_routing import scores
-from lp_routing.cli.ending import OutputConsole
 from lp_routing.cli.options import (
-    capacity_factor_option,
     check_writable,
-    file_argument,
-    k_option,
-    layers_option,
     opened,
     parse_layers,
     parse_tokens,
-    score_option,
     versions,
 )
+from lp_routing.cli.run import OutputConsole
 from lp_routing.errors import InputError
 from lp_routing.evaluation.verify import (
     Case,
@@ -48,38 +42,9 @@ from lp_routing.report.verify import LEGEND, chain_lines, clashes, layer_tables,
 from lp_routing.traces import Trace
 
 
-@click.command()
-@file_argument
-@k_option
-@capacity_factor_option
-@layers_option
-@click.option(
-    "--tokens",
-    default="all",
-    show_default=True,
-    help="How many tokens of each layer, from the first; the last line then says so.",
-)
-@score_option
-@click.option(
-    "--json", "json_path", type=click.Path(path_type=Path), help="Also write the rows here."
-)
-@click.option(
-    "--jobs", default=None, type=click.IntRange(1), help="Processes; all cores if left out."
-)
-def verify(**options: Any) -> None:
-    """Prove the optimum of every named problem and measure the quick rules against it.
-
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
-
-    Exit status: 0 when all that claims exactness is exact, 1 when something is not, 2 on bad input.
-    """
-    try:
-        proved = _verify(OutputConsole(), *opened(VerifyOptions, options))
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    sys.exit(0 if proved else 1)
+def run(options: dict[str, Any]) -> int:
+    """Run the command with the options as typed; returns the exit status."""
+    return 0 if _verify(OutputConsole(), *opened(VerifyOptions, options)) else 1
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,370 @@
+"""Every command as click knows it: options and help, with no import that takes time.
+
+What a command does stands in the module of its name, whose `run` is imported when it is invoked:
+help, version and completion load neither torch nor a solver.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lp_routing.cli.ending import ends_in_words
+
+Command = Callable[..., Any]
+
+PROBLEMS = (
+    "capacity",
+    "balanced",
+    "unified",
+    "token_choice",
+    "expert_choice",
+    "served_unified",
+    "capped_expert_choice",
+)
+"""The named problems of `lp_routing.problems`, each in one word."""
+
+SCORES = ("softmax", "sigmoid", "unified", "logits", "sqrt_softplus", "probabilities")
+"""The names of `lp_routing.scores.BY_NAME`, which take torch to import."""
+
+BUDGETS = ("total", "capacity", "k", "layers")
+"""What `frontier` goes over."""
+
+OWN = "own"
+"""What `gap --problem` says for: each router by the problem that it seeks itself."""
+
+AUDITED = "top-k, drop by score, drop by position, token-major, expert choice, unified"
+"""The routers that are audited where none are named."""
+
+REPORTED = (
+    "drop by score, drop by position, token-major, batch prioritised, prices, top-k, "
+    "expert choice, unified"
+)
+"""The routers of a page where none are named."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="lp-routing")
+def main() -> None:
+    """Certify Mixture-of-Experts routers against the exact optimum of their assignment problem."""
+
+
+def _run(name: str, options: dict[str, Any]) -> None:
+    """Import the module of a command and run it; however it ends, in words and soon."""
+    with ends_in_words():
+        status = import_module(f"lp_routing.cli.{name}").run(options)
+    sys.exit(status)
+
+
+def file_argument(command: Command) -> Command:
+    """FILE, and how it is to be read; `lp_routing.cli.options.opened` reads it."""
+    for option in (
+        click.option(
+            "--values",
+            type=click.Choice(["logits", "probabilities"]),
+            help="What FILE holds; left out, what it says, else logits.",
+        ),
+        click.option(
+            "--axes",
+            metavar="ORDER",
+            help='Order of the axes in FILE, such as "LTE", "TLE" or "LBSE": layers, tokens (or '
+            "batch and sequence), experts. Needed where the shape leaves it in doubt.",
+        ),
+        click.argument("file", required=False, type=click.Path(path_type=Path)),
+    ):
+        command = option(command)
+    return command
+
+
+def routers_option(default: str | None, words: str) -> Callable[[Command], Command]:
+    """`--routers`, which may be repeated: the names add up."""
+    return click.option(
+        "--routers",
+        multiple=True,
+        default=None if default is None else [default],
+        show_default=default is not None,
+        callback=lambda _context, _option, typed: ", ".join(typed) if typed else None,
+        help=f"{words} May be repeated.",
+    )
+
+
+def path_option(*names: str, words: str, **given: Any) -> Callable[[Command], Command]:
+    """An option that names a file to write."""
+    return click.option(*names, type=click.Path(path_type=Path), help=words, **given)
+
+
+k_option = click.option(
+    "--k", type=int, help="Experts per token. Left out: what FILE says; 2 for the sample."
+)
+capacity_factor_option = click.option(
+    "--capacity-factor",
+    type=float,
+    help="Capacity of an expert, relative to an equal share. Left out: what FILE says, else 1.25.",
+)
+layers_option = click.option(
+    "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
+)
+tokens_option = click.option(
+    "--tokens",
+    default="1024",
+    show_default=True,
+    help='How many tokens of each layer, from the first, or "all".',
+)
+score_option = click.option(
+    "--score",
+    type=click.Choice(SCORES),
+    help="How logits become what a pair is worth; routers choose by scores of their own. Left out: "
+    "what FILE says, else softmax.",
+)
+jobs_option = click.option(
+    "--jobs", default=1, show_default=True, help="Processes; each has one thread where several."
+)
+resume_option = path_option(
+    "--resume",
+    "resume_path",
+    metavar="PATH.jsonl",
+    words="Keep each result here as it comes; go on from those that are here.",
+)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("text", default="-", type=click.Path(path_type=Path, allow_dash=True))
+@path_option("-o", "--output", required=True, words="The file to write.")
+@click.option(
+    "--tokens",
+    default="4096",
+    show_default=True,
+    help='How many tokens of the text, from the first, or "all".',
+)
+@click.option(
+    "--length",
+    default=512,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Tokens in a sequence; each is a pass of its own.",
+)
+@click.option(
+    "--names",
+    multiple=True,
+    help='Names of the routers, with wildcards, such as "*.mlp.gate"; found by class if left out.',
+)
+@click.option("--device", default="cpu", show_default=True, help="Where the model runs.")
+def capture(**options: Any) -> None:
+    """Record the router logits of a model while it reads a text.
+
+    MODEL is a local folder with a model of transformers and its tokenizer; nothing is downloaded,
+    no code in it is run. TEXT is a text file; without it, standard input is read.
+
+    The file also holds k, the score function, the selection bias and where sequences begin. Exit
+    status: 0, or 2 on bad input.
+    """
+    _run("capture", options)
+
+
+@main.command()
+@file_argument
+@k_option
+@capacity_factor_option
+@layers_option
+@click.option(
+    "--tokens",
+    default="all",
+    show_default=True,
+    help="How many tokens of each layer, from the first; the last line then says so.",
+)
+@score_option
+@path_option("--json", "json_path", words="Also write the rows here.")
+@click.option(
+    "--jobs", default=None, type=click.IntRange(1), help="Processes; all cores if left out."
+)
+def verify(**options: Any) -> None:
+    """Prove the optimum of every named problem and measure the quick rules against it.
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+
+    Exit status: 0 when all that claims exactness is exact, 1 when something is not, 2 on bad input.
+    """
+    _run("verify", options)
+
+
+@main.command()
+@file_argument
+@routers_option(
+    "all", 'Names of the catalogue, comma separated, or "all"; "optimum" is the exact solver.'
+)
+@click.option(
+    "--problem",
+    "problem_name",
+    type=click.Choice([*PROBLEMS, OWN]),
+    default="capacity",
+    show_default=True,
+    help=f'What is judged by; "{OWN}": each router by the problem it seeks, on its own scores.',
+)
+@k_option
+@capacity_factor_option
+@layers_option
+@tokens_option
+@score_option
+@click.option(
+    "--repeats", default=5, show_default=True, help="Timed calls of each router; fewer if slow."
+)
+@click.option(
+    "--warm-up",
+    default=0,
+    show_default=True,
+    help="Steps on the same batch that routers with a state have behind them.",
+)
+@click.option(
+    "--warm-on",
+    default=0,
+    show_default=True,
+    help="Instead: steps on so many other batches, the tokens that follow in the same layer.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of routers that draw at random.")
+@path_option("--json", "json_path", words="Write the rows here.")
+@path_option("--csv", "csv_path", words="Write the rows here.")
+@path_option("--plot", "plot_path", words="Draw gap against time here: .png, .pdf or .svg.")
+@jobs_option
+@resume_option
+def gap(**options: Any) -> None:
+    """Measure how far routers are from the certified optimum of a problem, and what they cost.
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+
+    Every router goes from the logits by its own rule; what it takes is judged by the scores of the
+    problem. Routers that seek another problem are measured too; where they break a bound of this
+    one, they are marked INFEASIBLE. Times are in units of torch.topk on the scores; with several
+    --jobs, of one thread each, beside each other.
+
+    Exit status: 0, 2 on bad input, or 130 when interrupted.
+    """
+    _run("gap", options)
+
+
+@main.command()
+@file_argument
+@routers_option(AUDITED, 'Names, with commas between; or "all".')
+@k_option
+@capacity_factor_option
+@click.option("--layers", default="0", show_default=True, help='"all", or such as "0,2" or "0-3".')
+@tokens_option
+@path_option("--json", "json_path", words="Also write the findings here.")
+def audit(**options: Any) -> None:
+    """Audit routers: causality, batch invariance, decoding, ties, precision, scale, capacity.
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+    The tokens of a layer are taken as one batch in reading order. Where FILE says to which
+    sequence each belongs, no token is later than those of another sequence.
+
+    Exit status: 0 when the audits ran, whatever they found; 2 on bad input.
+    """
+    _run("audit", options)
+
+
+@main.command()
+@file_argument
+@click.option(
+    "--only", multiple=True, metavar="ID", help='Such as "B1" or "B1,O10"; may be repeated.'
+)
+@k_option
+@layers_option
+@tokens_option
+@click.option("--seed", default=0, show_default=True, help="Of what checks draw.")
+@path_option("--json", "json_path", words="Also write everything here.")
+@path_option("--markdown", "page_path", words="Also write a page here.")
+@jobs_option
+@resume_option
+def claims(**options: Any) -> None:
+    """Check the literature's claims about routing, with numbers, on your logits.
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+
+    Exit status: 0 when all verdicts come out as stated, 1 when evidence contradicts one or a check
+    fails, 2 on bad input, 130 when interrupted.
+    """
+    _run("claims", options)
+
+
+@main.command()
+@file_argument
+@click.option(
+    "--over",
+    type=click.Choice(BUDGETS),
+    default="total",
+    show_default=True,
+    help="The budget: pairs in all; slots of every expert; experts per token; pairs in all layers.",
+)
+@k_option
+@capacity_factor_option
+@score_option
+@click.option(
+    "--layers",
+    help='Such as "0,2", "0-3" or "all"; left out: layer 0, and over layers all.',
+)
+@tokens_option
+@click.option(
+    "--points",
+    default="20",
+    show_default=True,
+    help='Capacities to solve, or budgets to show; "all" for each capacity, each breakpoint.',
+)
+@routers_option(None, 'Names of the catalogue, comma separated, "all" or "none"; left out: two.')
+@click.option("--seed", default=0, show_default=True, help="Of routers that draw at random.")
+@path_option("--json", "json_path", words="Write all here.")
+@path_option(
+    "--plot",
+    "plot_path",
+    words="Draw here: .png, .pdf or .svg; of several layers, each beside it by its name.",
+)
+@jobs_option
+@resume_option
+def frontier(**options: Any) -> None:
+    """Tell what a budget buys: the value of every budget, proved, and what a unit more is worth.
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+
+    Over total and layers the curves are exact at every budget. Over capacity (at most k experts a
+    token) and k (under one capacity), a layer is solved at several budgets; value and proved bound
+    hold between them, too.
+
+    Exit status: 0, 2 on bad input, or 130 when interrupted.
+    """
+    _run("frontier", options)
+
+
+@main.command()
+@file_argument
+@path_option("-o", "--output", required=True, metavar="PAGE.html", words="Write the page here.")
+@routers_option(
+    REPORTED, 'Names of the catalogue, with commas between, or "all"; the page is about the first.'
+)
+@k_option
+@capacity_factor_option
+@layers_option
+@tokens_option
+@score_option
+@click.option("--seed", default=0, show_default=True, help="Of all that is drawn at random.")
+@click.option("--times", is_flag=True, help="Time the routers, too; times differ from run to run.")
+@click.option("--date", "dated", default="", help='Put this date on the page; "today" is today\'s.')
+def report(**options: Any) -> None:
+    """Write one self-contained HTML page: what routers lose, what capacity buys, and the proof.
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+
+    A token takes at most k experts, an expert at most its capacity. The page loads nothing from
+    anywhere. The same input gives the same page; a part that fails says so in its place.
+
+    Exit status: 0; 1 when a part failed, an optimum is not proved or evidence contradicts a claim
+    (the page is written); 2 on bad input; 130 when interrupted (what there is, is written).
+    """
+    _run("report", options)
