@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from benchmarks import experts_kept as benchmark
-from lp_routing.extensions import expert_pruning as experts_kept
+from lp_routing.extensions import expert_pruning
 from lp_routing.extensions.expert_pruning import (
     best_kept,
     bound_on_kept,
@@ -129,7 +129,7 @@ def test_a_search_that_ends_without_a_choice_gives_the_greedy_one(monkeypatch):
     def found_nothing(*args, **kwargs):
         raise NothingFound("HiGHS found no choice within time_limit_s=1")
 
-    monkeypatch.setattr(experts_kept, "search", found_nothing)
+    monkeypatch.setattr(expert_pruning, "search", found_nothing)
     found = best_kept(TWINS, 2, 1)
     assert (found.value, found.bound) == (13, bound_on_kept(TWINS, 2, 1))
     assert found.ended == "greedy, since HiGHS found no choice within time_limit_s=1"

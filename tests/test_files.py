@@ -112,6 +112,20 @@ def test_an_error_while_writing_is_raised_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_at_the_last_moment_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_text("as it was")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(lpr.InputError, match="No space left on device"):
+        write_whole(path, "half a page")
+    assert path.read_text() == "as it was"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_process_that_ends_at_once_removes_what_it_has_begun(tmp_path):
     whole = whole_file(tmp_path / "a")
     whole.__enter__().write_text("half")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lp_routing as lpr
-from lp_routing.extensions import knapsack as unequal_costs
+from lp_routing.extensions import knapsack
 from lp_routing.extensions.knapsack import searched_within_budget, within_budget
 
 NEVER = float("-inf")
@@ -133,7 +133,7 @@ def test_a_price_that_is_not_the_best_only_weakens_the_bound(monkeypatch):
     scores = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)).double()
     costs = torch.arange(8)
     best = within_budget(scores, 2, costs, 90)
-    monkeypatch.setattr(unequal_costs, "STEPS", 1)
+    monkeypatch.setattr(knapsack, "STEPS", 1)
     found = within_budget(scores, 2, costs, 90)
     assert found.value <= best.value <= best.bound < found.bound
 

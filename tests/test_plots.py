@@ -1,13 +1,7 @@
-"""Figures draw the data they are given, nothing covers anything, and bad input is refused."""
+"""Figures draw the data they are given, and bad input is refused."""
 
-import ast
-import re
-import sys
 from dataclasses import replace
-from itertools import combinations
-from pathlib import Path
 from types import SimpleNamespace
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,135 +11,13 @@ import lp_routing as lpr
 from lp_routing.audits import precision
 from lp_routing.audits.causality import CausalityMap, causality_map
 from lp_routing.audits.precision import PrecisionFlips, precision_flips
-from lp_routing.evaluation.evaluate import RouterResult
 from lp_routing.frontier.curves import ExactCurve
 from lp_routing.problem.assignment import Assignment
 from lp_routing.report import plots
-from lp_routing.report.plots._style import blocks, looks
+from lp_routing.report.plots._style import blocks
 from lp_routing.report.plots.assignment import commonest, parted
 from lp_routing.report.plots.precision_flips import binned, shares_of
-
-matplotlib = pytest.importorskip("matplotlib")
-from matplotlib.text import Text  # noqa: E402
-
-NASTY = "</svg><script>alert('1')</script> --> $x_1$ & \x00 \N{GREEK SMALL LETTER LAMDA}"
-
-
-def shown_texts(figure):
-    """Text that is drawn -> its box in dots; ticks out of sight are not drawn."""
-    figure.draw_without_rendering()
-    hidden = {
-        tick.label1
-        for axes in figure.axes
-        for axis in (axes.xaxis, axes.yaxis)
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
-        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
-    }
-    return [
-        (text.get_text(), text.get_window_extent())
-        for text in figure.findobj(Text)
-        if text.get_visible() and text.get_text().strip() and text not in hidden
-    ]
-
-
-def faults(figure):
-    """What lies outside the canvas, and which texts cover each other."""
-    boxes = shown_texts(figure)
-    width, height = figure.canvas.get_width_height()
-    out = [
-        says
-        for says, box in boxes
-        if box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1
-    ]
-    covered = [
-        (one, other)
-        for (one, a), (other, b) in combinations(boxes, 2)
-        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
-    ]
-    return out + covered
-
-
-def sized(T, E, k=2):
-    """Random logits, their loads before and after, by hand of a balanced assignment."""
-    logits = torch.randn(T, E, generator=torch.Generator().manual_seed(E)) + torch.linspace(0, 2, E)
-    before = logits.topk(k).indices
-    x = torch.zeros(T, E, dtype=torch.bool).scatter_(1, before, True)
-    turns = (torch.arange(T)[:, None] * k + torch.arange(k)) % E
-    after = torch.zeros(T, E, dtype=torch.bool).scatter_(1, turns, True)
-    return logits, Assignment(x), Assignment(after)
-
-
-def solved():
-    """Six tokens want expert 0, which has two slots; expert 2 has none to give."""
-    scores = torch.tensor([[5.0, 1, 0], [4, 1, 0], [3, 1, 0], [2, 1, 0], [6, 1, 0], [5, 2, 0]])
-    problem = lpr.RoutingProblem(scores, tokens=lpr.exactly(1), experts=lpr.at_most([2, 5, 6]))
-    return lpr.solve(problem)
-
-
-def certified(count=5, slack=0.5):
-    """A curve known at some budgets: 10 sqrt(n), its tangents as bounds."""
-    budgets = torch.linspace(4, 100, count).round().long()
-    values = 10 * budgets.double().sqrt()
-    slopes = 5 / budgets.double().sqrt()
-
-    def bound(n):
-        lines = (values + slack)[:, None] + slopes[:, None] * (n - budgets[:, None])
-        return lines.amin(0)
-
-    return SimpleNamespace(
-        budgets=budgets, values=values, bounds=values + slack, prices=slopes, bound=bound
-    )
-
-
-def router_curve(name="top-k", budgets=(4, 50, 100), values=(19.0, 60.0, 90.0), feasible=(1, 1, 1)):
-    return SimpleNamespace(
-        name=name,
-        budgets=torch.tensor(budgets),
-        values=torch.tensor(values, dtype=torch.float64),
-        feasible=torch.tensor(feasible, dtype=torch.bool),
-    )
-
-
-def flips(T=400):
-    draw = torch.Generator().manual_seed(0)
-    margins = 10 ** (3 * torch.rand(T, generator=draw, dtype=torch.float64) - 3)
-    margins[:30], margins[30:35] = 0, float("inf")
-    return PrecisionFlips(margins, {"bf16": margins < 0.01, "fp8 e4m3": margins < 0.1})
-
-
-def growing(T=40):
-    changed = torch.zeros(7, T, dtype=torch.bool)
-    changed[3, 1] = changed[6, 9] = True
-    return CausalityMap(torch.tensor([1, 6, 12, 17, 23, 29, 34, T]), changed)
-
-
-ROW = RouterResult(
-    router="good", problem="p", optimum=10.0, relative_gap=0.1, feasible=True, topk_units=4.0
-)
-CHEAT = replace(ROW, router="cheat", status="INFEASIBLE", feasible=False, topk_units=2.0)
-
-
-def drawing(kind, name="a"):
-    """A figure of one kind, the name wherever a name goes."""
-    solution = solved()
-    other = Assignment(solution.assignment.x.flip(0) > 0)
-    names = ("optimum", name)
-    draw = {
-        "frontier": lambda: plots.frontier(
-            certified(), [router_curve(name)], title=name, over="capacity"
-        ),
-        "gap": lambda: plots.gap_against_time({name: [ROW, replace(CHEAT, router=name)]}),
-        "load": lambda: plots.load({name: other, "optimum": solution}, capacity=2, title=name),
-        "prices": lambda: plots.prices(solution, title=name),
-        "assignment": lambda: plots.assignment(solution, other, names=names, title=name),
-        "causality": lambda: plots.causality(growing(), name=name, title=name),
-        "flips": lambda: plots.precision_flips(flips(), name=name, title=name),
-    }
-    return draw[kind]()
-
-
-KINDS = ("frontier", "gap", "load", "prices", "assignment", "causality", "flips")
-
+from tests.figures import CHEAT, ROW, certified, faults, flips, router_curve, sized, solved
 
 # what is drawn is what is given
 
@@ -386,136 +258,6 @@ def test_routers_stand_at_their_gap_and_time_and_those_that_break_bounds_below()
     assert below.lines[0].get_xdata() == [2.0]
     assert [text.get_text() for text in below.get_yticklabels()] == ["cheat"]
     assert len(plots.gap_against_time({"one": [ROW], "two": [CHEAT]}).axes) == 2
-
-
-# nothing covers anything
-
-
-@pytest.mark.parametrize("E", [8, 64, 512])
-def test_labels_fit_from_8_to_512_experts(E):
-    _, before, after = sized(2 * E, E)
-    both = {"top-k, first tokens dropped": before, "the optimum": after}
-    assert faults(plots.load(both, capacity=5, ordered=E == 64, title="file.npz, layer 3")) == []
-    assert faults(plots.assignment(after, before, title="file.npz, layer 3")) == []
-
-
-@pytest.mark.parametrize("kind", ["frontier", "gap", "prices", "causality", "flips"])
-def test_labels_fit_with_usual_and_with_long_names(kind):
-    assert faults(drawing(kind, "a router, after 30 step(s)")) == []
-
-
-@pytest.mark.parametrize("kind", ["frontier", "load", "assignment", "causality", "flips"])
-def test_a_name_without_end_is_cut_and_a_title_goes_on_below(kind):
-    assert faults(drawing(kind, "no end " * 30)) == []
-
-
-def test_a_covered_label_and_one_off_the_page_are_found():
-    figure = plots.load({"a": [1, 2]})
-    assert faults(figure) == []
-    for place in ((0.5, 0.5), (0.51, 0.5), (0.98, 0.3)):
-        figure.text(*place, "a label")
-    assert ("a label", "a label") in faults(figure)
-    assert "a label" in faults(figure)
-
-
-def test_every_axis_says_what_it_shows_in_which_unit():
-    without = ("expert", "token", "tokens")
-    for kind in KINDS:
-        for axes in drawing(kind).axes:
-            for says in (axes.get_xlabel(), axes.get_ylabel()):
-                named = says in without or re.search(r"\[.+\]", says)
-                assert named or not says
-            assert axes.get_ylabel() or axes.get_title("left").endswith("no gap")
-
-
-def test_curves_differ_in_colour_and_in_line_and_loads_in_hatch():
-    routers = [router_curve(name) for name in "abcde"]
-    lines = plots.frontier(certified(), routers).axes[1].lines
-    for field in ("get_color", "get_marker"):
-        assert len({getattr(line, field)() for line in lines}) == 5
-    assert len({str(look.line) for look in looks(5)}) == 5
-    assert len({(look.color, str(look.line)) for look in looks(35)}) == 35
-    bars = plots.load({"a": [1], "b": [2], "c": [3]}).axes[0].containers
-    assert len({group[0].get_hatch() for group in bars}) == 3
-
-
-# files and pages
-
-
-@pytest.fixture(scope="module")
-def nasty():
-    return {kind: plots.as_svg(drawing(kind, NASTY)) for kind in KINDS}
-
-
-def test_a_page_holds_all_figures_and_no_two_ids_are_the_same(nasty):
-    page = ElementTree.fromstring(f"<div>{''.join(nasty.values())}</div>")
-    found = [element.get("id") for element in page.iter() if element.get("id")]
-    assert len(found) == len(set(found))
-    text = "".join(nasty.values())
-    pointed = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
-    assert pointed
-    assert pointed <= set(found)
-
-
-def test_names_are_escaped_and_no_formula(nasty):
-    for svg in nasty.values():
-        assert svg.startswith("<svg id=")
-        for word in ("<script", "<?xml", "<!DOCTYPE", "<metadata", "http-equiv", "\x00"):
-            assert word not in svg
-        assert svg.count("</svg>") == 1
-        assert "&lt;script&gt;" in svg
-        assert "$x_1$" in svg
-        (style,) = re.findall(r"<style[^>]*>(.*?)</style>", svg, re.DOTALL)
-        assert re.match(r"#figure-\w+ \*", style)
-
-
-def test_the_same_figure_is_the_same_text_whatever_the_user_prefers(nasty):
-    with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "lines.linewidth": 9}):
-        for kind in ("frontier", "load", "assignment"):
-            assert plots.as_svg(drawing(kind, NASTY)) == nasty[kind]
-
-
-def test_a_figure_twice_on_a_page_takes_a_prefix():
-    figure = plots.load({"a": [1, 2]}, title="Layer 0")
-    first, second = plots.as_svg(figure, prefix="a"), plots.as_svg(figure, prefix="b", title="<b>")
-    ids = [re.findall(r'\sid="([^"]+)"', svg) for svg in (first, second)]
-    assert not set(ids[0]) & set(ids[1])
-    assert 'aria-label="Layer 0' in first
-    assert "<title>&lt;b&gt;</title>" in second
-    with pytest.raises(lpr.InputError, match="prefix='1 x'"):
-        plots.as_svg(figure, prefix="1 x")
-
-
-@pytest.mark.parametrize("ending", [".png", ".pdf", ".svg"])
-def test_a_file_is_the_same_each_time_and_holds_no_date(tmp_path, ending):
-    for name in "ab":
-        plots.save(plots.load({"a": [1, 2]}, title="t"), tmp_path / f"{name}{ending}")
-    one, other = ((tmp_path / f"{name}{ending}").read_bytes() for name in "ab")
-    assert one == other
-    assert len(one) > 1000
-    assert b"Date" not in one
-
-
-def test_files_that_cannot_be_written_are_refused(tmp_path):
-    figure = plots.load({"a": [1, 2]})
-    with pytest.raises(lpr.InputError, match=r"ending in \.png, \.pdf, \.svg"):
-        plots.save(figure, tmp_path / "a.jpg")
-    with pytest.raises(lpr.InputError, match="cannot be written"):
-        plots.save(figure, tmp_path / "absent" / "a.png")
-
-
-def test_neither_pyplot_nor_a_backend_is_asked_for(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    assert plots.as_svg(plots.load({"a": [1, 2]}))
-
-
-def test_matplotlib_is_imported_only_when_something_is_drawn(monkeypatch):
-    for path in Path(plots.__file__).parent.glob("*.py"):
-        for node in ast.parse(path.read_text()).body:
-            assert "matplotlib" not in (getattr(node, "module", "") or "")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(lpr.InputError, match=r"pip install 'lp-routing\[plots\]'"):
-        plots.load({"a": [1, 2]})
 
 
 # what cannot be drawn is refused
