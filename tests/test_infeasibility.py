@@ -1,5 +1,6 @@
 """Why there is no assignment: a clash in routing words, proved by prices."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -233,6 +234,35 @@ def test_tokens_and_experts_that_need_the_same_pairs():
     assert (found.shortfall, least_broken(problem)) == (1, 2)
     assert found.needs == {"token_0": 2, "token_1": 2, "token_2": 2}
     assert found.gives == {"expert_1": 2, "pairs": 3}
+
+
+def largest_cut(problem):
+    """The most that the bounds of some experts, and the total, let out too little: every cut."""
+    nothing, found = without_scores(problem), 0.0
+    for inside in itertools.product([0, 1], repeat=problem.E + 2):
+        experts, total, root = torch.tensor(inside[:-2]).double(), inside[-2], inside[-1]
+        if problem.family("total") is None and total != root:
+            continue
+        prices = lpr.Prices(experts=experts - total, total=float(total - root))
+        found = max(found, -lpr.dual_bound(nothing, prices))
+    return found
+
+
+@given(st.data())
+@settings(max_examples=150)
+def test_the_largest_cut_is_found(data):
+    T, E = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4))
+    allowed = data.draw(st.lists(st.booleans(), min_size=T * E, max_size=T * E))
+    scores = torch.where(torch.tensor(allowed).view(T, E), 0.0, -INF)
+    bounds = st.tuples(st.integers(0, 4), st.integers(0, 3)).map(lambda b: (b[0], b[0] + b[1]))
+    low, high = zip(*data.draw(st.lists(bounds, min_size=E, max_size=E)), strict=True)
+    least = torch.minimum(torch.tensor(data.draw(st.integers(0, 2))), (scores == 0).sum(1))
+    kept = data.draw(st.none() | bounds.map(lambda b: between(*b)))
+    problem = lpr.RoutingProblem(
+        scores, tokens=between(least, least + 1), experts=between(low, high), total=kept
+    )
+    found = explain(problem)
+    assert largest_cut(problem) == (0 if found is None else found.shortfall)
 
 
 def test_prices_that_prove_nothing_are_not_believed(monkeypatch):

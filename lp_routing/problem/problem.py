@@ -32,8 +32,9 @@ from lp_routing.problem.constraints import (
 )
 from lp_routing.validation import Scores, as_scores, as_tensor, read_scores
 
-LARGEST_SUM = 1e300
-"""Score: larger sums of scores are refused, since prices times bounds could leave float64."""
+LARGEST_SUM = 1e279
+"""Score: larger sums of scores are refused. The shadow prices of their optimum, up to E times the
+largest score, could be more than `Prices` take, 1e280."""
 CHUNK_ENTRIES = 1 << 19
 """Entries of the score matrix processed together: 4 MiB of float64, which stays in the cache.
 

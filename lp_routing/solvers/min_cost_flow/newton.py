@@ -124,7 +124,7 @@ def too_much(tree: Tree, price: Array, load: Array, units: int) -> Array:
 
 def _signed(tree: Tree, before: Array, after: Array) -> Array:
     """A price that would change its sign stops at 0, where the slope jumps."""
-    jumps = (before * after < 0) & (tree.lower < tree.upper)[:-1]
+    jumps = (np.sign(before) * np.sign(after) < 0) & (tree.lower < tree.upper)[:-1]
     return np.where(jumps, 0.0, after)
 
 
@@ -158,15 +158,21 @@ def conjugate_gradients(system, right):
 
 
 class Demand:
-    """Some rows that say how far a leaf's price is from one at which demand for it would change."""
+    """Some rows that say how far a leaf's price is from one at which demand for it would change.
 
-    def __init__(self, rows: Any) -> None:
+    Args:
+        rows: the rows, in this machine's memory.
+        finest: prices are whole multiples of at least this.
+    """
+
+    def __init__(self, rows: Any, finest: float = 0.0) -> None:
         self.rows = rows
         rows.turn = np.empty((len(rows), 2))
         columns = rows.values(slice(None)).T
         sizes = np.abs(columns)
         largest = float(sizes.max(initial=0.0, where=sizes < np.inf))
         self.unit = 2.0 ** int(np.frexp(largest)[1]) if largest > 0 else 1.0
+        self.grid = max(self.unit * 2.0**-GRID, finest)
         self.columns = np.ascontiguousarray(columns / self.unit, dtype=np.float32)
 
         terms = rows.terms
@@ -178,8 +184,7 @@ class Demand:
 
     def rounded(self, price: Array) -> Array:
         """Prices on the grid on which scores often lie, so that ties are ties."""
-        grid = self.unit * 2.0**-GRID
-        return np.rint(price / grid) * grid
+        return np.rint(price / self.grid) * self.grid
 
     def bids(self, price: Array) -> Array:
         """What each row would pay for each expert, at leaf prices, in units of `unit`."""

@@ -75,13 +75,13 @@ class Found:
 
 
 def prices(
-    rows: AnyRows, tree: Tree, price: Array | None, seed: int, steps: int
+    rows: AnyRows, tree: Tree, price: Array | None, seed: int, steps: int, finest: float
 ) -> tuple[Array, Array, float]:
     """Prices of the nodes, from samples of growing size or those given; loads; a unit of score."""
     T, E = rows.shape
     size = T if rows.uneven else min(T, max(FIRST, 4 * E))  # few rows may hold most of the units
     order = np.random.default_rng(seed).permutation(T) if size < T else np.arange(T)
-    demand = Demand(rows.take(np.sort(order[:size])).here())
+    demand = Demand(rows.take(np.sort(order[:size])).here(), finest)
     if price is None:
         price = demand.first_prices(tree)
         levels = max(1, round(np.log(T / size) / np.log(GROWTH) + 0.2)) if size < T else 0
@@ -120,6 +120,7 @@ def search(
     deadline: float = np.inf,
     enough: Callable[[Tensor, Array], bool] | None = None,
     steps: int = STEPS,
+    finest: float = 0.0,
 ) -> Found:
     """The optimum of the rows under the bounds of the tree; see the head of this file.
 
@@ -131,12 +132,13 @@ def search(
         deadline: of `time.perf_counter`.
         enough: whether feasible amounts and prices of the nodes will do.
         steps: Newton steps on all rows at most.
+        finest: prices are to be whole multiples of this power of two, as all scores are.
     """
     counts = Counts()
     given = price is not None and steps > 0
-    price, load, unit = prices(rows, tree, price, seed, steps)
+    price, load, unit = prices(rows, tree, price, seed, steps, finest)
     if given and np.abs(too_much(tree, price, load, rows.units)).sum() > MASSES * tree.units:
-        price, load, unit = prices(rows, tree, None, seed, steps)  # the start was of no use
+        price, load, unit = prices(rows, tree, None, seed, steps, finest)  # the start was of no use
     counts.passes = rows.passes
     initial = leaf_price = tree.leaf_prices(price)
     x, load = rows.place(leaf_price, tree.upper[: tree.leaves])
@@ -187,6 +189,33 @@ def search(
             stuck = len(counts.log) > 1 and entered == counts.log[-2][:2]
             if stuck or counts.rounds > ROUNDS_BEFORE_ALL:
                 opened[:] = 2
+
+
+def largest_cut(rows: AnyRows, tree: Tree) -> Array | None:
+    """Nodes (V,) that hold more than bounds let out, by the most there is; None if all bounds hold.
+
+    All rows are open. What cannot move on is set aside, and the rest moves as far as it can: what
+    is set aside is the least by which bounds must be broken, and the nodes that it reaches are the
+    cut (max-flow min-cut).
+
+    Args:
+        rows: tokens with scores of 0 and -inf.
+        tree: the bounds, not narrowed to what others imply.
+    """
+    free = np.zeros(tree.leaves)
+    rows.respond(free)
+    x, load = rows.place(free, tree.upper[: tree.leaves])
+    state = begun(tree, np.zeros(tree.root), load)
+    everything = rows.read(np.arange(len(rows)), x, np.full(len(rows), 2, np.uint8))
+    some = OpenRows(everything, free, Windows(free, free))
+    cut = np.zeros(tree.root + 1, bool)
+    status = NO_WAY
+    while status != DONE:
+        status, reached = some.exchanged(tree, state, 1.0, np.zeros(4, np.int64), 1 << 62)
+        if status == NO_WAY:
+            cut |= reached
+            state.excess[reached & (state.excess > 0)] = 0
+    return cut if cut.any() else None
 
 
 def begun(tree: Tree, price: Array, load: Array) -> Flow:

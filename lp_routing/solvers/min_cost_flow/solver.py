@@ -17,7 +17,7 @@ from lp_routing.process_group import ALONE, ProcessGroup
 from lp_routing.solvers.base import Solver, SolverResult, SolverStatus, check_time_limit
 from lp_routing.solvers.min_cost_flow.cpu import Rows
 from lp_routing.solvers.min_cost_flow.device import DeviceRows
-from lp_routing.solvers.min_cost_flow.search import search
+from lp_routing.solvers.min_cost_flow.search import largest_cut, search
 from lp_routing.solvers.min_cost_flow.shared import SharedRows
 from lp_routing.solvers.min_cost_flow.tree import Tree, node_prices, prices_of, tree_of
 from lp_routing.validation import as_int, as_nonnegative
@@ -92,17 +92,35 @@ class MinCostFlow(Solver):
         with self.shards.together():
             self.shards.same(self.name, seed=self.seed, relative_gap=self.relative_gap)
             largest = max(self.shards.gathered(problem.score_scale))
+            start = self._start(problem, largest)
             if not 0 < largest < FAINT:
-                return self._searched(problem, self.start)
+                return self._searched(problem, start)
             power = -math.frexp(largest)[1]  # so that sums and quotients are no subnormals
             scores = torch.ldexp(problem.scores.double(), torch.tensor(power))
             half = power // 2  # a power of two itself may overflow
-            start = self.start and self.start.times(2.0**half).times(2.0 ** (power - half))
-            found = self._searched(problem.with_scores(scores), start)
+            start = start and start.times(2.0**half).times(2.0 ** (power - half))
+            finest = math.ldexp(math.ulp(0.0), half) * 2.0 ** (power - half)
+            found = self._searched(problem.with_scores(scores), start, finest)
             prices = None if found.prices is None else found.prices.times(2.0**-power)
             return replace(found, prices=prices)
 
-    def _searched(self, problem: RoutingProblem, begin: Prices | None) -> SolverResult:
+    def _start(self, problem: RoutingProblem, largest: float) -> Prices | None:
+        """The prices to start from; none that are larger than any that an optimum needs."""
+        if self.start is None:
+            return None
+        highest = max(
+            (
+                float(price.abs().max())
+                for price in clipped(problem, self.start).values()
+                if len(price)
+            ),
+            default=0.0,
+        )
+        return self.start if highest <= 2 * (problem.E + 1) * largest else None
+
+    def _searched(
+        self, problem: RoutingProblem, begin: Prices | None, finest: float = 0.0
+    ) -> SolverResult:
         if not problem.is_integral:
             raise InputError(
                 f"{self.name} finds optima in whole numbers, but {problem.why_not_integral}; use "
@@ -116,8 +134,6 @@ class MinCostFlow(Solver):
         flow = flow_of(problem, self.shards)
         if flow is None:
             return SolverResult(SolverStatus.INFEASIBLE, None, None, said=INFEASIBLE)
-        if begin is not None:
-            clipped(problem, begin)  # refuses prices of other constraints
         start = None if begin is None else node_prices(problem, flow.tree, begin)
 
         def enough(x: Tensor, price: Array) -> bool:
@@ -126,7 +142,7 @@ class MinCostFlow(Solver):
             return gap <= self.relative_gap
 
         will_do = enough if self.relative_gap else None
-        found = search(flow.rows, flow.tree, start, self.seed, deadline, will_do)
+        found = search(flow.rows, flow.tree, start, self.seed, deadline, will_do, finest=finest)
         prices = prices_of(problem, flow.tree, found.price)
         if found.cut is not None:
             return SolverResult(SolverStatus.INFEASIBLE, None, prices, said=INFEASIBLE)
@@ -214,17 +230,15 @@ def cut_prices(problem: RoutingProblem) -> Prices | None:
         problem: integral, all scores 0 or -inf; small, as every pair is looked at.
 
     Returns:
-        The cut that the search ends with: the bounds on the nodes reached let out less than what
-        tokens must put there. No prices where a token alone must take more than it may; None where
-        an assignment exists.
+        The largest cut: the bounds on its nodes let out less than what tokens must put there, by as
+        much as bounds must be broken. No prices where a token alone must take more than it may;
+        None where an assignment exists.
     """
     flow = flow_of(problem, tight=False)
     if flow is None:
         return Prices()
-    found = search(flow.rows, flow.tree, np.zeros(flow.tree.root), steps=0)
-    if found.cut is None:
-        return None
-    return prices_of(problem, flow.tree, flow.tree.own(found.cut.astype(float)))
+    cut = largest_cut(flow.rows, flow.tree)
+    return None if cut is None else prices_of(problem, flow.tree, flow.tree.own(cut.astype(float)))
 
 
 def terms_of(problem: RoutingProblem) -> Array:

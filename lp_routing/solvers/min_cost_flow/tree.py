@@ -128,7 +128,9 @@ def tree_of(
     def bound(node: int, family: Family, row: int, of: int | None = None) -> None:
         low, high = float(family.lower[row]), float(family.upper[row])
         if of is None:
-            lower[node], upper[node] = low, max(low, min(high, units))
+            # an upper bound beyond all units is none: what the children can take bounds a group
+            lower[node] = low
+            upper[node] = max(low, high if high <= units else units * (1 if node < E else leaves))
             states[:, node] = low > 0, high <= units
         else:  # so many of the group's units are left empty
             lower[node], upper[node] = (
