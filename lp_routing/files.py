@@ -38,7 +38,7 @@ def whole_file(path: Path, option: str = "") -> Iterator[Path]:
         part = _part(whole)
         UNFINISHED.add(part)
         yield part
-        with part.open("rb") as written:
+        with part.open("r+b") as written:  # Windows syncs no file that is open for reading alone
             if _is_special(whole):
                 with whole.open("wb") as into:
                     shutil.copyfileobj(written, into)

@@ -9,32 +9,32 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
-from io import FileIO
 from math import isfinite
 from multiprocessing import connection
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from lp_routing.errors import OUT_OF_MEMORY, InputError, is_out_of_memory
-from lp_routing.errors import WorkerError as WorkerError
+from lp_routing.errors import OUT_OF_MEMORY, InputError, WorkerError, is_out_of_memory
 from lp_routing.validation import as_callable, as_int, as_list, as_path
 
 
@@ -53,20 +53,18 @@ def over_processes(
         InputError: work that cannot be sent to another process.
         WorkerError: a process ended on its own.
     """
-    with NamedTemporaryFile(
-        prefix="lp-routing-"
-    ) as sent:  # a pipe would block until the worker reads it
+    with TemporaryDirectory(prefix="lp-routing-", ignore_cleanup_errors=True) as folder:
+        sent = Path(folder) / "work"  # a pipe would block until the worker reads it
         try:
-            pickle.dump(work, sent)
+            sent.write_bytes(pickle.dumps(work))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise InputError(
                 f"jobs={jobs}: the task cannot be sent to another process ({error}); give a "
                 f"function of a module, or a functools.partial of one."
             ) from error
-        sent.flush()
         before = set(multiprocessing.active_children())
         spawn = multiprocessing.get_context("spawn")  # forks of a process with threads can hang
-        pool = ProcessPoolExecutor(jobs, spawn, initializer=_begin, initargs=(sent.name,))
+        pool = ProcessPoolExecutor(jobs, spawn, initializer=_begin, initargs=(sent,))
         try:
             futures = _submitted(pool, todo)
             for future in as_completed(futures):
@@ -86,11 +84,27 @@ def _submitted(pool: ProcessPoolExecutor, todo: Mapping[str, Any]) -> dict[Futur
 
     Ctrl-C reaches every process of a terminal; workers inherit the blocked signal and ignore it.
     """
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = getattr(signal, "pthread_sigmask", None)  # not on Windows
+    blocked = mask and mask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return {pool.submit(_point, point): key for key, point in todo.items()}
+        return {pool.submit(_point, ByValue(point)): key for key, point in todo.items()}
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if mask:
+            mask(signal.SIG_SETMASK, blocked)
+
+
+class ByValue:
+    """What comes out of a pickle of this is `value`, its tensors copied.
+
+    A process pool would share tensors by a thread that prints a traceback where a worker is ended
+    while it asks for one. It pickles a point when a worker is about to take it, not all at once.
+    """
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (pickle.dumps(self.value),)
 
 
 def _ended(jobs: int) -> str:
@@ -103,26 +117,26 @@ def _ended(jobs: int) -> str:
 _work: Callable[[Any], Any]
 
 
-def _begin(sent: str) -> None:
+def _begin(sent: Path) -> None:
     """Make a fresh process ready for points."""
     global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     Thread(target=_end_with_parent, args=(sent,), daemon=True).start()
-    with Path(sent).open("rb") as file:
-        _work = pickle.load(file)
+    _work = pickle.loads(sent.read_bytes())
 
 
-def _end_with_parent(sent: str) -> None:
+def _end_with_parent(sent: Path) -> None:
     """End this worker when its parent is gone: it would wait for points without end."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
-    Path(sent).unlink(missing_ok=True)
+    shutil.rmtree(sent.parent, ignore_errors=True)
     os._exit(1)
 
 
 def _point(point: Any) -> Any:
-    return _work(point)
+    return ByValue(_work(point))
 
 
 Json = dict[str, object]
@@ -134,7 +148,7 @@ class ResultFile:
 
     A line is on the disk when `append` returns. A kill leaves at most one line without its end,
     which is dropped when the file is opened again. While it is open, no other process may open
-    it; the lock ends with the process, however that ends (POSIX only: `flock`).
+    it; the lock, a file `PATH.lock` beside it, ends with the process, however that ends.
 
     Args:
         path: of the file; made where there is none.
@@ -150,13 +164,15 @@ class ResultFile:
 
     def __init__(self, path: Path, header: Mapping[str, object]) -> None:
         self.path = path
-        self._file = _opened(path)
-        try:
-            _lock(self._file, path)
+        with ExitStack() as stack:
+            try:
+                # without a buffer, nothing is left to write when it is closed
+                self._file = stack.enter_context(path.open("a+b", buffering=0))
+                stack.enter_context(_locked(path))
+            except OSError as error:
+                raise InputError(f"{path}: cannot be written ({error.strerror}).") from error
             self.lines = self._read(header)
-        except BaseException:
-            self._file.close()
-            raise
+            self._close = stack.pop_all().close
 
     def append(self, line: Mapping[str, object]) -> None:
         """Add a line of JSON values and wait until it is on the disk.
@@ -196,7 +212,7 @@ class ResultFile:
 
     def close(self) -> None:
         """Close the file and release its lock."""
-        self._file.close()
+        self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -210,22 +226,22 @@ class ResultFile:
         self.close()
 
 
-def _opened(path: Path) -> FileIO:
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from the file; the lock's own file goes before the lock does."""
+    lock = FileLock(f"{os.path.realpath(path)}.lock")
     try:
-        return path.open("a+b", buffering=0)  # nothing is left to write when it is closed
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}).") from error
-
-
-def _lock(file: FileIO, path: Path) -> None:
-    import fcntl  # not on Windows, where the rest of the package works
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        lock.acquire(timeout=0)
+    except Timeout as error:
         raise InputError(
             f"{path}: another process is writing to it; wait for its end, or name another file."
         ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no file that is open
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def _text(line: Mapping[str, object]) -> bytes:

@@ -23,6 +23,11 @@ def square(point):
     return {"square": point * point, "root": math.sqrt(point), "shape": (point, 1)}
 
 
+def doubled(point):
+    """Twice a tensor."""
+    return 2 * point
+
+
 def slow_square(point, *, folder):
     """Leaves a note of who computed what; takes its time unless there is a file "quick"."""
     with (Path(folder) / "begun").open("a") as notes:

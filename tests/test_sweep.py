@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from lp_routing.errors import InputError
-from lp_routing.sweep import Progress, ResultFile, WorkerError, asked, sweep
-from tests.sweeping import POINTS, picky, slow_square, square
+from lp_routing.errors import InputError, WorkerError
+from lp_routing.sweep import Progress, ResultFile, asked, over_processes, sweep
+from tests.sweeping import POINTS, doubled, picky, slow_square, square
 
 ROOT = Path(__file__).parents[1]
 
@@ -291,6 +292,23 @@ def test_an_interruption_ends_the_processes_and_keeps_what_is_done(tmp_path):
     assert len(kept(path)) == 2
     lines = [json.loads(line)["record"] for line in path.read_text().splitlines()[1:]]
     assert {line["threads"] for line in lines if "error" not in line} == {1}
+
+
+def test_tensors_go_to_processes_and_back_by_value():
+    """Shared, a thread of ours would print a traceback where a worker ends as it asks for one."""
+    sent = {"a": torch.arange(3.0), "b": torch.ones(2)}
+    found = dict(over_processes(doubled, sent, 2))
+    assert {key: value.tolist() for key, value in found.items()} == {"a": [0, 2, 4], "b": [2, 2]}
+    assert [t.name for t in threading.enumerate() if "_serve" in t.name] == []
+
+
+def test_the_lock_leaves_no_file_behind(tmp_path):
+    with ResultFile(tmp_path / "a.jsonl", {}):
+        assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl", "a.jsonl.lock"}
+        with pytest.raises(InputError, match="another process is writing to it"):
+            ResultFile(tmp_path / "a.jsonl", {})
+        assert (tmp_path / "a.jsonl.lock").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 def test_a_process_that_ends_on_its_own_is_said(tmp_path):

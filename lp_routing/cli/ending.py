@@ -80,7 +80,8 @@ def _interrupts_watched() -> Iterator[None]:
         yield  # no signals here
         return
     reading, writing = os.pipe()
-    os.set_blocking(writing, False)
+    if sys.platform != "win32":  # where a full pipe cannot be told from one that waits
+        os.set_blocking(writing, False)
     ended = threading.Event()
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watcher = threading.Thread(target=_watch, args=(reading, ended), daemon=True)
@@ -99,7 +100,8 @@ def _watch(reading: int, ended: threading.Event) -> None:
     """Wait for signals, whose numbers come as bytes; act on the first Ctrl-C."""
     while number := os.read(reading, 1):
         if number[0] == signal.SIGINT and not ended.wait(GRACE_S):
-            remove_unfinished()
+            with suppress(OSError):  # Windows removes no file that is open
+                remove_unfinished()
             for worker in multiprocessing.active_children():
                 worker.kill()
             with suppress(OSError):

@@ -17,9 +17,9 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from lp_routing.cli.ending import INTERRUPTED
-from lp_routing.errors import InputError
+from lp_routing.errors import InputError, WorkerError
 from lp_routing.report.document import Attempt, attempt
-from lp_routing.sweep import ERROR, Progress, Record, Task, WorkerError, sweep
+from lp_routing.sweep import ERROR, Progress, Record, Task, sweep
 
 
 class OutputConsole(Console):
