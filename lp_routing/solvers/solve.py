@@ -108,7 +108,7 @@ def solve(
         integral: ask for whole amounts. Fractional bounds are rounded inwards; where the LP's
             optimum is still fractional, HiGHS branches and bounds.
         tolerance: relative gap and violation up to which an answer counts as optimal; the
-            solver's own where left out (1e-9, CVXPY 1e-6).
+            solver's own where left out (`MinCostFlow` 1e-12, HiGHS 1e-9, CVXPY 1e-6).
 
     Returns:
         A `Solution`; OPTIMAL means that its certificate was evaluated here and holds.
@@ -224,13 +224,14 @@ def _no_whole_assignment(answer: SolverResult) -> bool:
 def _best_so_far(
     problem: RoutingProblem, answer: SolverResult, group: Any
 ) -> tuple[Prices | None, Assignment | None]:
-    """The solver's prices and amounts; when it was stopped early, better ones if there are any.
+    """The solver's prices and amounts; when an LP was stopped early, better ones if there are any.
 
-    Shards of a group have no feasible assignment to fall back on: none could be found alone.
+    `MinCostFlow` gives a feasible assignment itself, on a group of processes too.
     """
     prices = answer.prices
     found = [] if answer.x is None else [_made_whole(problem, answer.x)]
-    if answer.outcome is SolverStatus.TIME_LIMIT and group is None:
+    given = isinstance(answer.x, Tensor)
+    if answer.outcome is SolverStatus.TIME_LIMIT and group is None and not given:
         free = Prices()
         prices = min(prices or free, free, key=lambda candidate: dual_bound(problem, candidate))
         quick = _feasible_near(problem, prices)

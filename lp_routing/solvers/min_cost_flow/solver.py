@@ -65,6 +65,7 @@ class MinCostFlow(Solver):
     """
 
     own_scale = True
+    tolerance = 1e-12
 
     def __init__(
         self,
@@ -148,7 +149,8 @@ class MinCostFlow(Solver):
             return SolverResult(SolverStatus.INFEASIBLE, None, prices, said=INFEASIBLE)
         if found.x is None:
             x = feasible_assignment(problem, prices, self.shards)
-            return SolverResult(SolverStatus.TIME_LIMIT, x, prices, said=OUT_OF_TIME)
+            outcome = SolverStatus.INFEASIBLE if x is None else SolverStatus.TIME_LIMIT
+            return SolverResult(outcome, x, prices, said=OUT_OF_TIME)
         return SolverResult(SolverStatus.FINISHED, amounts(problem, found.x), prices)
 
 
