@@ -125,6 +125,19 @@ def test_a_multiplicity_of_any_whole_type_is_taken():
         assert problem.copies().tolist() == [1, 2, 3, 4, 5]
 
 
+def test_scores_are_refused_where_the_sum_of_all_pairs_could_leave_float64():
+    # Sums may come to 1e300: ten pairs of 1e299 do, eleven do not, nor do eleven copies of one.
+    ten = lpr.RoutingProblem(np.full((5, 2), 1e299))
+    assert ten.score_scale == 1e299
+    with pytest.raises(lpr.InputError, match=r"the largest is 1e\+299, so that sums could leave"):
+        lpr.RoutingProblem(np.full((11, 1), 1e299))
+    assert lpr.RoutingProblem(np.full((1, 1), 1e299), multiplicity=[10]).T == 1
+    with pytest.raises(lpr.InputError, match="could leave the range of float64"):
+        lpr.RoutingProblem(np.full((1, 1), 1e299), multiplicity=[11])
+    with pytest.raises(lpr.InputError, match="could leave the range of float64"):
+        lpr.RoutingProblem([[1.0]], multiplicity=[11]).with_scores(np.full((1, 1), 1e299))
+
+
 def test_a_token_that_must_take_more_experts_than_there_are_is_refused():
     says = r"token_3 must take 4 experts, .* only E=3 .* taken 1 time\(s\): at most 3 fit"
     with pytest.raises(lpr.InputError, match=says):

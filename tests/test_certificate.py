@@ -1,5 +1,6 @@
 """Certificates: what they measure, what they refuse to believe, and exact arithmetic."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -50,6 +51,15 @@ def test_a_worse_assignment_has_a_gap():
     assert (swapped.value, swapped.gap) == (3, 1)
     assert swapped.relative_gap == 0.25
     assert not swapped.proves_optimal()
+
+
+def test_a_value_above_the_bound_proves_nothing():
+    # The best is 4 and so is its bound. A bound of 3 would be below a feasible value: one of the
+    # two is wrong, by 1, which is a quarter of what is chosen.
+    wrong = replace(lpr.certify(SUITORS, BEST, RIGHT), bound=3)
+    assert (wrong.gap, wrong.relative_gap) == (-1, -0.25)
+    assert not wrong.proves_optimal()
+    assert wrong.proves_optimal(0.25)
 
 
 def test_each_broken_constraint_is_named_with_its_amount():

@@ -42,6 +42,16 @@ def test_a_round_by_hand():
     assert lpr.certify(lpr.problems.balanced(TWO, 1), routed, lpr.Prices(experts=state)).gap == 0
 
 
+def test_uneven_loads_let_an_expert_take_one_more_before_it_has_a_price():
+    # Three tokens like expert 0, by 4, 2 and 1; loads are 1 or 2. Two of them may have it; from a
+    # price of 1 on the third keeps off. Expert 1 has nothing to ask for.
+    scores = torch.tensor([[4.0, 0.0], [2.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    assert balancing_round(scores, torch.zeros(2).double(), 1).tolist() == [1, 0]
+    # Two like it and one does not: it takes those two for nothing.
+    scores[2] = torch.tensor([0.0, 1.0])
+    assert balancing_round(scores, torch.zeros(2).double(), 1).tolist() == [0, 0]
+
+
 # Claim O3. (100, 100, 1) twice and (50, 50, 1), k = 2, equal loads: the best is 352 (200 + 101 +
 # 51). At prices (49, 49, 0) the last token is left with (1, 1, 1), all three pay 1, and neither
 # half can improve alone: the bound stays at 402. Both together could: (99, 99, 0) proves 352.

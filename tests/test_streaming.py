@@ -94,6 +94,19 @@ def test_a_certificate_in_chunks_is_what_direct_sums_say(data, entries):
     assert exact.violations == certificate.violations
 
 
+def test_each_chunk_has_the_multiplicity_of_its_own_rows(monkeypatch):
+    # Two of the first token, one of the second, a row a chunk. Both rows take expert 0 twice: the
+    # first may, the second has one copy only.
+    problem = lpr.RoutingProblem([[3.0, 0.0], [2.0, 0.0]], multiplicity=[2, 1])
+    monkeypatch.setattr(chunks, "CHUNK_ENTRIES", 1)
+    certificate = lpr.certify(problem, [[2, 0], [2, 0]], lpr.Prices())
+    assert [(v.name, v.amount, v.limit) for v in certificate.violations] == [("x_1_0", 1, 1)]
+    # The other way round it is the first row that takes too much.
+    problem = lpr.RoutingProblem([[3.0, 0.0], [2.0, 0.0]], multiplicity=[1, 2])
+    certificate = lpr.certify(problem, [[2, 0], [2, 0]], lpr.Prices())
+    assert [(v.name, v.amount, v.limit) for v in certificate.violations] == [("x_0_0", 1, 1)]
+
+
 @given(st.data(), st.sampled_from([1, 5, 1000]))
 def test_facts_of_scores_in_chunks_are_what_the_whole_matrix_says(data, entries):
     scores = data.draw(problems()).scores

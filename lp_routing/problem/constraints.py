@@ -138,21 +138,6 @@ def group_family(kind: Kind, groups: Iterable[Group | tuple[Members, Bounds]], s
     return Family(kind, torch.cat(lower), torch.cat(upper), torch.stack(masks), tuple(labels))
 
 
-def disjoint_sets(members: Tensor) -> list[list[int]]:
-    """Rows of a boolean (R, n) in lists (by first fit) in which no two share a member."""
-    lists: list[list[int]] = []
-    covered: list[Tensor] = []
-    for row, inside in enumerate(members):
-        fits = (at for at, taken in enumerate(covered) if not bool((taken & inside).any()))
-        at = next(fits, len(lists))
-        if at == len(lists):
-            lists.append([])
-            covered.append(torch.zeros_like(inside))
-        lists[at].append(row)
-        covered[at] |= inside
-    return lists
-
-
 def bare_number(argument: str, received: object) -> str:
     """Why a bound must be said in words."""
     return (

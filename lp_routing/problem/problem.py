@@ -196,6 +196,7 @@ class RoutingProblem:
                 f"got {tuple(problem.scores.shape)}."
             )
         problem.multiplicity, problem.families = self.multiplicity, self.families
+        problem._check_range()
         problem._check_tokens_can_be_served()
         return problem
 

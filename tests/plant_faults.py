@@ -1,0 +1,179 @@
+"""Does the suite notice a fault? Plants the faults of `tests/faults.py` one at a time; run by hand.
+
+    python -m tests.plant_faults [--only WORDS] [--jobs N] [--limit SECONDS] [--all]
+
+Every fault changes one file of a copy of the repository in a temporary folder; the working tree is
+never touched. Its tests then run on the copy until one fails. Without a fault they must all pass:
+that is checked first. The table says which faults were caught, and by which test.
+"""
+
+import argparse
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.faults import FAULTS, Fault
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info")
+FINDS_TEXTS = "tests/test_plant_faults.py"
+"""It looks for the text without the fault, so that it would catch them all."""
+
+
+class Outcome(NamedTuple):
+    """What became of a fault: "caught", "missed", "too slow" or "no verdict"; by what; seconds."""
+
+    fault: Fault
+    verdict: str
+    by: str
+    seconds: float
+
+
+def with_fault(fault: Fault, root: Path = ROOT) -> str:
+    """The file's text with the fault in it.
+
+    Raises:
+        ValueError: the old text is not found exactly once, or is the new one.
+    """
+    text = (root / fault.file).read_text()
+    found = text.count(fault.old)
+    if found != 1 or fault.old == fault.new:
+        raise ValueError(
+            f"{fault.what!r}: expected its old text once in {fault.file} and another one in its "
+            f"place, found it {found} time(s): {fault.old!r}; change tests/faults.py."
+        )
+    return text.replace(fault.old, fault.new)
+
+
+@contextmanager
+def planted(fault: Fault, copy: Path) -> Iterator[dict[str, str]]:
+    """The fault stands in the copy; gives the environment in which tests see it.
+
+    numba keeps compiled functions by the file they stand in and does not see that one which they
+    call has changed: a fault in a compiled file gets an empty cache.
+    """
+    path, cache = copy / fault.file, copy / ".numba"
+    text = with_fault(fault)
+    if "numba" in text:
+        cache = copy / ".numba_with_fault"
+    path.write_text(text)
+    try:
+        yield environment(copy, cache)
+    finally:
+        shutil.copy2(ROOT / fault.file, path)  # with its time, so that numba's cache holds
+        shutil.rmtree(copy / ".numba_with_fault", ignore_errors=True)
+
+
+def environment(copy: Path, cache: Path) -> dict[str, str]:
+    """Python imports the copy, on one thread."""
+    own = {"PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own}
+
+
+def run_tests(
+    tests: Sequence[str], copy: Path, env: dict[str, str], limit: float
+) -> tuple[str, str]:
+    """A verdict and the first test that failed, or pytest's last lines where there is none."""
+    quiet = ["-q", "-x", "--tb=no", "-p", "no:cacheprovider", f"--ignore={FINDS_TEXTS}"]
+    command = [sys.executable, "-m", "pytest", *quiet, *tests]
+    process = subprocess.Popen(
+        command, cwd=copy, env=env, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        said, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return "too slow", f"more than {limit:g} s"
+    if process.returncode == 0:
+        return "missed", ""
+    failed = [line.split()[1] for line in said.splitlines() if line.startswith("FAILED ")]
+    if process.returncode == 1 and failed:
+        return "caught", failed[0]
+    return "no verdict", " / ".join(said.splitlines()[-3:])
+
+
+def examine(fault: Fault, copy: Path, limit: float, whole_suite: bool) -> Outcome:
+    """Plant one fault in the copy, run its tests, and the whole suite where they miss it."""
+    start = time.monotonic()
+    with planted(fault, copy) as env:
+        verdict, by = run_tests(fault.tests, copy, env, limit)
+        if verdict == "missed" and whole_suite:
+            verdict, by = run_tests(["tests"], copy, env, 10 * limit)
+    return Outcome(fault, verdict, by, time.monotonic() - start)
+
+
+def examine_all(
+    faults: Sequence[Fault], jobs: int, limit: float, whole_suite: bool
+) -> list[Outcome]:
+    """All faults, on `jobs` copies; each outcome is printed as soon as available."""
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        for number in range(jobs):
+            copies.put(shutil.copytree(ROOT, Path(folder) / str(number), ignore=LEFT_OUT))
+
+        def one(fault: Fault) -> Outcome:
+            copy = copies.get()
+            try:
+                outcome = examine(fault, copy, limit, whole_suite)
+            finally:
+                copies.put(copy)
+            print(line(outcome), flush=True)
+            return outcome
+
+        passes_without_faults(faults, Path(folder) / "0", 10 * limit)
+        with ThreadPoolExecutor(jobs) as pool:
+            return list(pool.map(one, faults))
+
+
+def passes_without_faults(faults: Sequence[Fault], copy: Path, limit: float) -> None:
+    """Exit unless the tests that should notice the faults pass where there is none."""
+    tests = sorted({test for fault in faults for test in fault.tests})
+    verdict, by = run_tests(tests, copy, environment(copy, copy / ".numba"), limit)
+    if verdict != "missed":
+        sys.exit(f"Without a fault the tests should pass, but: {verdict}, {by}")
+
+
+def line(outcome: Outcome) -> str:
+    """One row of the table."""
+    fault, verdict, by, seconds = outcome
+    file = fault.file.removeprefix("lp_routing/")
+    return f"{verdict:10} {seconds:5.0f} s  {file:35} {fault.what}  [{by}]"
+
+
+def main() -> None:
+    """Read the options, plant the faults, print the table; status 1 where one was not caught."""
+    about = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m tests.plant_faults", description=about)
+    parser.add_argument("--only", default="", help="faults whose file or description contains this")
+    parser.add_argument("--jobs", type=int, default=1, help="copies that are examined at a time")
+    parser.add_argument("--limit", type=float, default=300, help="seconds for the tests of a fault")
+    parser.add_argument(
+        "--all", action="store_true", help="the whole suite where its tests miss it"
+    )
+    options = parser.parse_args()
+    faults = [fault for fault in FAULTS if options.only in f"{fault.file} {fault.what}"]
+    if not faults:
+        sys.exit(f"--only {options.only!r}: no fault's file or description contains it.")
+    outcomes = examine_all(faults, options.jobs, options.limit, options.all)
+    caught = [outcome for outcome in outcomes if outcome.verdict == "caught"]
+    print(f"\n{len(caught)} of {len(outcomes)} faults caught.")
+    for outcome in outcomes:
+        if outcome.verdict != "caught":
+            print(line(outcome))
+    sys.exit(len(caught) < len(outcomes))
+
+
+if __name__ == "__main__":
+    main()

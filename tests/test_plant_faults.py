@@ -1,0 +1,46 @@
+"""The list of faults: each can still be planted, and the script tells what was caught."""
+
+import ast
+
+import pytest
+
+from tests.faults import FAULTS, Fault
+from tests.plant_faults import ROOT, run_tests, with_fault
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
+def test_every_fault_is_found_once_and_is_still_python(fault):
+    ast.parse(with_fault(fault))
+    assert fault.tests
+    for test in fault.tests:
+        assert (ROOT / test.partition("::")[0]).is_file()
+
+
+def test_every_fault_has_its_own_description():
+    assert len({fault.what for fault in FAULTS}) == len(FAULTS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"), [("a = 2", "a = 3", 0), ("a", "b", 2), ("a = 1", "a = 1", 1)]
+)
+def test_a_fault_that_cannot_be_planted_is_refused(tmp_path, old, new, found):
+    (tmp_path / "one.py").write_text("a = 1\nb = a\n")
+    with pytest.raises(ValueError, match=rf"found it {found} time\(s\)"):
+        with_fault(Fault("an example", "one.py", old, new, ("tests/test_one.py",)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict", "by"),
+    [
+        ("assert 1 == 1", "missed", ""),
+        ("assert 1 == 2", "caught", "test_one.py::test_sum"),
+        ("while True: pass", "too slow", "more than 5 s"),
+        ("pass\nimport nothing_of_this_name", "no verdict", "error"),
+    ],
+)
+def test_the_verdict_is_that_of_the_tests(tmp_path, body, verdict, by):
+    (tmp_path / "test_one.py").write_text(f"def test_sum():\n    {body}\n")
+    limit = 5 if verdict == "too slow" else 60
+    said, what = run_tests(["test_one.py"], tmp_path, {}, limit)
+    assert said == verdict
+    assert by in what
