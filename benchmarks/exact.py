@@ -21,6 +21,7 @@ from benchmarks.side_by_side.table import aims, comparison, growth, wrong
 
 HERE = Path(__file__).parent
 QUICK_LIMIT_S = 20.0
+"""Seconds for a single solve with `--quick`: HiGHS and POT need longer on the larger cases."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

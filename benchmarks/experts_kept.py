@@ -34,6 +34,7 @@ GPT_OSS_K, GPT_OSS_LAYERS = 2, (0, 11, 23)
 SAMPLE_K = 2
 KEPT = (0.5, 0.75)
 ROUNDING = 1e-9
+"""Relative: a value above its bound by less than this is rounding, more is an error."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,12 +29,16 @@ FACTORS = (1.0, 1.25, 1.5)
 SKEWED = ((1024, 64, 2), (4096, 64, 2), (16384, 64, 2), (65536, 64, 2))
 QUICK = ("skewed-1024x64-k2-*", "skewed-4096x64-k2-f1.25", "sample-0-k2-*", "gpt-oss-00-k2-*")
 GPT_OSS_LAYERS = 3
-"""So many of the recorded layers, evenly spaced from the first to the last."""
+"""Recorded layers that are measured, evenly spaced from the first to the last."""
 WARM_STEPS, WARM_FACTOR = 30, 1.25
-"""Rules with a memory are measured once more after so many steps, at this capacity factor alone."""
+"""Routers with a state are measured once more after this many steps on the same batch, at this
+capacity factor only."""
 LIMIT_S, WARM_LIMITS = 8.0, 4
-"""Seconds of a router on a case, so many times as long with its warm-up, before it is not tried."""
+"""Seconds that a router may take on a case, and the factor on that with its warm-up; a router that
+is expected to take longer is not tried. Larger limits fill more cells of the table, in more
+time."""
 DRAWN = (2, 1.25)
+"""K and capacity factor of the cases in the plot."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

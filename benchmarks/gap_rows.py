@@ -14,6 +14,7 @@ from lp_routing.evaluation.evaluate import NOT_JUDGED, NOT_TRIED, OK, RouterResu
 from lp_routing.files import write_whole
 
 ROUNDING = 1e-9
+"""Relative: gaps below 0 by less than this are rounding, more is an error."""
 
 
 @dataclass(frozen=True)

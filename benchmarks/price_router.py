@@ -31,8 +31,10 @@ LAYERS = (0, 5, 11, 17, 23)
 SKEWED, SEED = (1_024, 4_096, 65_536), 0
 """Tokens of the synthetic layers, 64 experts, and their seed."""
 REPEATS = 15
+"""Timed pairs of calls a figure: more give steadier medians, in more time."""
 Make = Callable[[int], PriceRouter | Optimal]
 AIMS = (("cold gap", 1e-4), ("cold units", 6.0), ("warm gap", 1e-4), ("warm units", 3.0))
+"""Aims: the largest relative gap, and the largest cost in units of `topk`."""
 
 
 def units(work: Callable[[], object], scores: Tensor, k: int) -> float:

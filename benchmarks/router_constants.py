@@ -26,7 +26,7 @@ K = 2
 PRICES: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (price, ("SAMPLE", "SHARE", "SAMPLE_STEPS", "STEPS", "LAST_SHARE", "LAST_STEPS")),
     (price, ("NOISE", "ENOUGH", "MISPLACED", "MOVABLE", "LEAVERS")),
-    (dual_ascent, ("REACH", "SPRINGS", "WIDTH", "GAIN", "DESERTED", "CROWDED")),
+    (dual_ascent, ("REACH", "WINDOW_TOKENS", "WIDTH", "GAIN", "EMPTY_SHARE", "EXCESS")),
     (dual_ascent, ("CLOSER", "WIDER")),
     (repair, ("ROUNDS",)),
 )

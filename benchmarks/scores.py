@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 ROWS_AT_A_TIME = 1 << 16
+"""Rows drawn together: 32 MiB of float64 with 64 experts, small beside the result."""
 
 
 def skewed_scores(T: int, E: int, seed: int) -> Tensor:

@@ -25,8 +25,10 @@ from benchmarks.peers.table import conformance_table, finding_table
 from lp_routing.cli.options import versions
 
 FEWEST_EXPERTS = 4
+"""Least number of experts: peers' group-limited rules are compared with 4 groups."""
 NUDGE = 1e-4
-"""Logits get noise of this size: one tie in a batch, and capacities send others elsewhere too."""
+"""Noise added to logits, in logits, to break ties: with a capacity one tie moves other tokens
+too."""
 
 
 def main(arguments: Sequence[str] | None = None, peers: Sequence[Peer] = PEERS) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 T, E, K = 64, 8, 2
 BATCHES = 200
-"""How many random batches are tried where a difference depends on chance."""
+"""Random batches tried where a difference depends on chance."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from lp_routing.routers.selection import largest
 from lp_routing.routers.token_choice import GroupLimited
 
 MOST_SWEEPS = 2000
+"""Sweeps of its Sinkhorn loop, which has no limit of its own, before it counts as endless."""
 
 
 def position_is_not_first_come() -> Finding:

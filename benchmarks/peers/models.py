@@ -21,6 +21,7 @@ from lp_routing.scores import softmax
 
 GROUPS, TOP_GROUPS = 4, 2
 MOST_BIAS = 0.2
+"""Largest bias of an expert, in scores: enough to change choices between scores in (0, 1)."""
 
 SMALL: dict[str, Any] = {
     "vocab_size": 32,

@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.side_by_side.rows import Row
 
 PANELS = ((2, 1.0), (2, 1.25), (1, 1.0))
+"""K and capacity factor of each panel."""
 E = 64
 # Okabe and Ito's palette, which the colour-blind can tell apart; every line has its own marker too
 STYLES = {

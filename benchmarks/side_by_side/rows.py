@@ -17,6 +17,8 @@ from lp_routing.cli.options import versions
 
 ENDED = ("OPTIMAL", "INFEASIBLE")
 AGREE = 1e-6
+"""Relative: values of two solvers that differ by more disagree. It is POT's and CVXPY's
+tolerance."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ COST_SCALE = 2.0**40
 """OR-tools takes whole costs: scores are rounded to multiples of 1 / COST_SCALE."""
 
 CHUNK_ENTRIES = 1 << 22
+"""Entries handed to OR-tools and LEMON in one call: 32 MiB of int64, small beside their graphs."""
 Amounts = torch.Tensor | np.ndarray[Any, Any]
 
 
@@ -134,7 +135,7 @@ SOLVERS: dict[str, Callable[[Instance], Answer]] = {
     "POT": pot,
 }
 LIMIT_S = {"MinCostFlow": 600.0, "OR-tools": 600.0, "LEMON": 600.0, "HiGHS": 60.0, "POT": 60.0}
-"""A single solve that takes longer is stopped."""
+"""Seconds after which a single solve is stopped: longer fills more cells of the table."""
 
 
 def applies(solver: str, case: Case) -> bool:

@@ -12,6 +12,7 @@ from benchmarks.side_by_side.rows import Row, disagreement
 from benchmarks.side_by_side.solvers import SOLVERS
 
 GROWS_FROM = 65536
+"""Tokens from which the growth of time is fitted; below, fixed costs of a call count."""
 LARGE_BYTES = 4 << 20
 """Memory is judged from 4 MiB of scores up; below, the libraries' own few MiB would count."""
 

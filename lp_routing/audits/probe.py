@@ -321,7 +321,12 @@ RouterLike = Callable[..., Any]
 """logits (T, E) or (B, T, E) -> anything that `lp_routing.router_outputs.read_output` reads."""
 
 LIMIT_S = 30.0
-"""Seconds that one call of a router may take, unless said otherwise; an audit makes some fifty."""
+"""Seconds that one call of a router may take, unless said otherwise.
+
+A larger limit waits longer for a router that hangs, in each of some fifty calls; a smaller one
+gives up slow routers. The slowest of the catalogue, capped expert choice with a cap of k, takes 22
+s on a layer of the sample (4,096 x 32, one core).
+"""
 
 
 @dataclass(frozen=True)
@@ -451,7 +456,10 @@ AUDITS: list[Audit] = []
 
 
 MOST_SEQUENCES = 64
-"""Sequences that are asked about one by one, evenly spaced; more cost 10 to 30 calls each."""
+"""Most sequences that an audit examines one by one, evenly spaced over the batch.
+
+More find dependences in more places, at 10 to 30 calls of the router for each.
+"""
 
 
 def register(*variants: Mapping[str, Any], by_sequence: bool = False) -> Callable[[Asked], Asked]:

@@ -20,9 +20,13 @@ from lp_routing.routers.selection import largest
 TOKENS = 128
 """Tokens of each layer: the check takes 0.21 s, and 1.8 s with 1,024 on the sample."""
 AUCTION_TURNS = 100
-"""Turns after which the released code leaves its auction for a quicker rule."""
+"""Turns after which the released code leaves its auction for a quicker rule (its own constant)."""
 MOST_TURNS = 2000
-"""Turns after which the released rule counts as one that does not end."""
+"""Turns after which the released rule counts as one that does not end.
+
+More would wait longer for a rule that never ends. Where it ends it took at most 100 turns: on 128
+tokens of each layer of the sample, and on 700 matrices of up to 4 x 3 over 0, 1, 2.
+"""
 
 
 def released_auction(scores: Tensor, most_turns: int = MOST_TURNS) -> Tensor | None:

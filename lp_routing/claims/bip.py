@@ -26,7 +26,10 @@ from lp_routing.scores import softmax
 TURNS = 14
 """Turns of the price updates: the most that the paper uses for a batch."""
 PATIENCE = 40
-"""Turns on a tiny matrix within which prices stop changing; whole scores need fewer."""
+"""Turns on a small matrix within which prices must stop changing.
+
+More only cost time: on matrices up to 3 x 3 over 0, 1, 2 they stop within 2.
+"""
 
 
 def turns(scores: Tensor, k: int, count: int) -> list[Tensor]:

@@ -15,11 +15,17 @@ from lp_routing.routers.token_choice import TopK
 from lp_routing.scores import competition_scores
 
 TOKENS = 128
-"""Of each layer: the check takes 0.02 s, and 0.08 s with 1,024 on the sample."""
+"""Tokens of each layer: the check takes 0.02 s, and 0.08 s with 1,024 on the sample."""
 WIDTH = 16
-"""Dimensions of the drawn outputs."""
+"""Dimensions of the drawn outputs: in more, directions are closer to orthogonal and cancel less.
+
+Of 384 tokens of the sample an exchange helps 254 with 4, 197 with 16 and 150 with 64.
+"""
 NOISE = 0.5
-"""Standard deviation of the logarithm of an output's norm around what its logit says."""
+"""Standard deviation of the logarithm of an output's norm around that of its logit.
+
+With 0, 0.5 and 1 the router's choice has 100, 90 and 69 % of the winners' norms on the sample.
+"""
 HUGE = 1e100
 """Largest logit: outputs are drawn with norms about as large as the logits, and squared."""
 

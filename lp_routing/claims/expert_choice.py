@@ -15,11 +15,18 @@ TOKENS = 256
 """Tokens of each layer: the check takes 0.14 s, and 0.29 s with 1,024 on the sample."""
 TEMPERATURE, TINY_TEMPERATURE = 0.05, 1.0
 TOLERANCE, TINY_TOLERANCE = 1e-4, 1e-9
-"""Of the plan, in units of the scores, and the error of its sums at which it has converged; the
-second of each are for tiny matrices.
+"""Temperature of the plan, in units of the scores, and the error of its sums at which it has
+converged; the second of each is for small matrices.
+
+A lower temperature brings the plan closer to the optimum and needs more iterations; a lower
+tolerance makes its certificate tighter, likewise. At these the four layers of the sample converge.
 """
 TURNS = 1000
-"""Iterations after which a plan counts as not converged; a hundredfold on tiny matrices."""
+"""Iterations after which a plan counts as not converged; 100 times as many on small matrices.
+
+More wait longer for plans that do not converge. On 256 tokens of each layer of the sample all plans
+converge within 300.
+"""
 CLEAR = 1e-3
 """Entries of a plan whose ratio is within this of 1 count as tied: a plan is no more precise."""
 

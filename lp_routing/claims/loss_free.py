@@ -22,12 +22,21 @@ from lp_routing.routers.dual_updates import LossFree
 from lp_routing.scores import sigmoid
 
 STEPS = 20
-"""Batches after which the bound is reported; no step of the sample raises it."""
+"""Batches after which the bound is reported: more lower it, in proportionally more time.
+
+On 1,024 tokens of each layer of the sample it starts 1.6 to 3.5 % above the optimum and ends 0.7 to
+2.7 % above it after 10, 0.3 to 2.0 % after 20 and 0.01 to 1.0 % after 40; no step of 20 raises it.
+"""
 RATE = 2.0**-10
 """Change of a bias per step, in units of the scores: about the paper's 1e-3, and a power of two, so
 that biases are exact multiples of it.
 """
 TINY_STEPS, TINY_RATE = 8, 0.25
+"""Steps on a small matrix, and their rate in units of the scores: a power of two keeps sums exact.
+
+Of the matrices up to 3 x 3 over 0, 1, 2 those that ever reach equal loads do so within 3 steps;
+twice the steps take twice the time (0.4 ms a matrix).
+"""
 
 
 def biases(scores: Tensor, k: int, rate: float, steps: int) -> list[Tensor]:

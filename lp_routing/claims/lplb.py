@@ -11,9 +11,15 @@ from lp_routing.extensions.replicas import edge_wise, spread
 from lp_routing.routers.selection import largest
 
 MOST_DEVICES = 8
-"""In the ring; the largest divisor of E up to here is taken."""
+"""Most devices in the ring; the largest divisor of E up to here is taken.
+
+It sets the case, not the cost: the check takes 0.2 s on the sample with 4, 8 and 16.
+"""
 SETTLED = 1e-6
-"""Relative to the LP's value: the limit of the edge-wise rule counts as reached within this."""
+"""Relative to the LP's value: the edge-wise rule counts as converged within this.
+
+It is far above the rounding of float64 loads and far below the differences that the claim is about.
+"""
 
 
 def examine(subject: ClaimInput) -> Evidence:

@@ -114,7 +114,8 @@ def router_input(logits: Tensor | None, scores: Tensor) -> RouterInput:
 PATIENCE_S = 0.25
 """Seconds of timed calls of one router, after which it is not called again; at least one call.
 
-More gives steadier medians and a longer comparison. Fast routers reach `repeats` calls before.
+More gives steadier medians and a longer comparison: the 40 names of the catalogue take at most 10 s
+of timed calls, unless a single call takes longer. Fast routers reach `repeats` calls before.
 """
 
 

@@ -42,7 +42,11 @@ HIGHS_S = 3.0
 clock too late (10 s of processor time under a limit of 1 s): these it gets on `SAMPLE` tokens."""
 
 SAMPLE = 512
-"""Tokens, the first of a layer, that CLARABEL solves: its time grows faster than their number."""
+"""Tokens, the first of a layer, that CLARABEL solves: more confirm a larger part of the layer.
+
+Its time grows faster than their number: a capacity problem of the sample (32 experts, k = 2) takes
+0.3 s with 256 tokens, 0.8 s with 512, 1.8 s with 1,024 and 5.0 s with 2,048.
+"""
 
 
 @dataclass(frozen=True)

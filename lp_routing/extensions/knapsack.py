@@ -42,7 +42,10 @@ from lp_routing.validation import (
 )
 
 STEPS = 100
-"""Prices tried at most, one `topk` each; some twenty are usual. The bound holds at any of them."""
+"""Most prices tried, one `topk` each: more tighten the bound, which holds at any of them.
+
+On the sample (1,024 tokens, k = 2, random costs) the search ends by itself within 10.
+"""
 ROUNDING = 1e-12
 """Relative: sums of costs may exceed the budget by this much, which is rounding of their sums."""
 

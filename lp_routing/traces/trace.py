@@ -28,7 +28,12 @@ bfloat16 shares of 256 experts sum to 1 within some 4e-3; logits do so only by c
 
 
 CHECKED = 4096
-"""Tokens checked together, so that most logits are told from logarithms by a few rows."""
+"""Tokens checked together for whether logits are logarithms of probabilities.
+
+The first chunk settles it for most logits, so larger chunks read more; smaller ones take more calls
+where all rows must be read. 131,072 x 64 float32 on one core, settled at once and read to the end:
+22 and 500 ms with 256, 15 and 144 ms with 4,096, 88 and 169 ms with 65,536.
+"""
 
 
 @dataclass(frozen=True, eq=False)

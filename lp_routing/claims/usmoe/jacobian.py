@@ -15,11 +15,15 @@ TOKENS = 8
 on the sample.
 """
 GRADIENTS = 1024
-"""Most rows of all Jacobians of a layer together, which bounds the time for their rank: with many
-experts fewer tokens are looked at.
+"""Most rows of all Jacobians of a layer together: with many experts fewer tokens are looked at.
+
+It bounds the time for their rank, which grows with the cube of their number.
 """
 RANK = 1e-9
-"""Singular values below this share of the largest count as zero."""
+"""Singular values below this share of the largest count as zero.
+
+Float64 leaves some 1e-15 where the exact value is 0; a larger limit would count small ones as 0.
+"""
 ROUNDING = 1e-12
 """Relative to the embeddings (or logits): what is smaller counts as rounding."""
 
