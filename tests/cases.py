@@ -102,6 +102,32 @@ CASES = [
         ),
         3,
     ),
+    # Memory for four: expert 0 needs two a token, expert 1 one. Token 1 goes to expert 1, half of
+    # token 2 to expert 0: 9 + 6 + 7 / 2. A unit of memory is worth the other half token's 7 / 2.
+    _case(
+        "a row of weights",
+        lpr.RoutingProblem([[9, 5], [8, 6], [7, 1]], tokens=at_most(1), rows=[([2, 1], -INF, 4)]),
+        18.5,
+    ),
+    # Loads that differ by nothing: somebody must go to expert 1, token 1 loses least. 5 + 1.
+    _case(
+        "a row of differences",
+        lpr.RoutingProblem([[5, 1], [4, 1]], tokens=exactly(1), rows={"even": ([1, -1], 0, 0)}),
+        6,
+    ),
+    # Token 0 weighs 2 at expert 1, and 1 is wanted: half of it goes there, 5 / 2 + 1 / 2, and
+    # token 1 takes its best: 4.
+    _case(
+        "a row that wants",
+        lpr.RoutingProblem([[5, 1], [4, 2]], tokens=exactly(1), rows=[([[0, 2], [0, 0]], 1, INF)]),
+        7,
+    ),
+    # Weights below nothing: at least two pairs at expert 1, said as at most -2.
+    _case(
+        "a row of negative weights",
+        lpr.RoutingProblem([[5, 1], [4, 2], [9, 8]], tokens=exactly(1), rows=[([0, -1], -INF, -2)]),
+        15,
+    ),
     # One token, one expert.
     _case("smallest", lpr.problems.balanced([[3.0]], 1), 3),
     # No bounds at all: every positive score.
@@ -124,6 +150,21 @@ CASES = [
     _impossible(
         "a short budget",
         lpr.RoutingProblem(torch.ones(5, 3), tokens=at_least(1), total=at_most(4)),
+    ),
+    # Two units of memory each, three tokens, memory for four.
+    _impossible(
+        "too little memory",
+        lpr.RoutingProblem(torch.ones(3, 2), tokens=exactly(1), rows={"memory": ([2, 2], 0, 4)}),
+    ),
+    # Every pair weighs -1 and the sum must be at most -3, which two tokens cannot reach.
+    _impossible(
+        "a row out of reach",
+        lpr.RoutingProblem(torch.ones(2, 2), tokens=at_most(1), rows=[([[-1.0]], -INF, -3)]),
+    ),
+    # Two rows that want opposite things.
+    _impossible(
+        "rows that clash",
+        lpr.RoutingProblem(torch.ones(2, 2), rows=[([1, -1], 1, INF), ([-1, 1], 0, INF)]),
     ),
     # A sequence must take more than its tokens may.
     _impossible(

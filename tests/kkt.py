@@ -22,7 +22,8 @@ def dual_sign(problem, prices):
     worst = [0.0]
     for family, price in _priced(problem, prices):
         worst.append(float(price[~family.upper.isfinite()].clamp(min=0).sum()))
-        worst.append(float((-price[family.lower == 0]).clamp(min=0).sum()))
+        absent = torch.isinf(family.lower) if family.kind == "row" else family.lower == 0
+        worst.append(float((-price[absent]).clamp(min=0).sum()))
     return max(worst)
 
 
@@ -32,16 +33,16 @@ def complementarity(problem, x, prices):
     for family, price in _priced(problem, prices):
         counted = _counted(problem, family, x.double())
         above = torch.where(price > 0, price * (family.upper - counted).nan_to_num(), 0.0)
-        below = torch.where(price < 0, -price * (counted - family.lower), 0.0)
+        below = torch.where(price < 0, -price * (counted - family.lower).nan_to_num(), 0.0)
         worst += [float(above.abs().max()), float(below.abs().max())]
     return max(worst)
 
 
 def stationarity(problem, x, prices):
     """Pairs that earn more than nothing are full, pairs that earn less are empty."""
-    on_tokens, on_experts = pair_prices(problem, clipped(problem, prices))
+    paid = pair_prices(problem, clipped(problem, prices)).of(slice(0, problem.T))
     slot = lpr.token_prices(problem, prices)
-    earned = problem.scores.double() - on_tokens[:, None] - on_experts - slot[:, None]
+    earned = problem.scores.double() - paid - slot[:, None]
     earned = earned.masked_fill(~problem.allowed, 0)
     room = problem.copies()[:, None] - x.double()
     lost = earned.clamp(min=0) * room + (-earned).clamp(min=0) * x.double()
@@ -55,6 +56,7 @@ def _priced(problem, prices):
         "total": torch.tensor([prices.total], dtype=torch.float64),
         "token_group": prices.token_groups,
         "expert_group": prices.expert_groups,
+        "row": prices.rows,
     }
     for family in problem.families:
         price = given[family.kind]
@@ -65,6 +67,9 @@ def _priced(problem, prices):
 def _counted(problem, family, x):
     if family.kind == "total":
         return x.sum().reshape(1)
+    if family.kind == "row":
+        dense = torch.from_numpy(family.weights.matrix().toarray())
+        return dense @ x.reshape(-1)
     per = x.sum(1) if family.kind.startswith("token") else x.sum(0)
     if family.members is None:
         return per

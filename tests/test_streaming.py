@@ -37,14 +37,14 @@ def amounts_for(draw, problem):
 def bound_by_definition(problem, prices):
     """Each row's best units one by one, then the price of every limit."""
     table = clipped(problem, prices)
-    on_tokens, on_experts = pair_prices(problem, table)
+    paid = pair_prices(problem, table).of(slice(0, problem.T))
     lower, upper = problem.token_bounds()
     bound = 0.0
     for i in range(problem.T):
         units = []
         for j in range(problem.E):
             if problem.scores[i, j] > -INF:
-                earned = float(problem.scores[i, j] - on_tokens[i] - on_experts[j])
+                earned = float(problem.scores[i, j] - paid[i, j])
                 units += [earned] * int(problem.copies()[i])
         units.sort(reverse=True)
         if len(units) < lower[i]:

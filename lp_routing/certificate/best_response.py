@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lp_routing.certificate.prices import PairPrices
 from lp_routing.problem.problem import RoutingProblem
 
 Ranking = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
@@ -73,19 +74,17 @@ class Response:
 
 def best_response(
     problem: RoutingProblem,
-    on_tokens: Tensor,
-    on_experts: Tensor,
+    paid: PairPrices,
     *,
     all_ranks: bool = False,
     exact_order: bool = False,
     tolerance: float = 0.0,
 ) -> Iterator[Response]:
-    """Every row's best response at pair prices `on_tokens[i] + on_experts[j]`, chunk by chunk.
+    """Every row's best response to what the pairs pay, chunk by chunk.
 
     Args:
         problem: its token rows, multiplicity and scores are used; its other bounds are not.
-        on_tokens: float64 (T,).
-        on_experts: float64 (E,).
+        paid: prices of pairs, from everything but token rows.
         all_ranks: rank all E experts, not only those that a row may take.
         exact_order: rank by the exact difference of score and price where rounding would tie.
         tolerance: earnings this close to 0 count as 0 in `least` and `most`.
@@ -96,14 +95,11 @@ def best_response(
     copies = problem.copies()
     ranks = problem.E if all_ranks else math.ceil(min(problem.E, float((upper / copies).max())))
     ranking = _ranking(problem, ranks, all_ranks, exact_order)
-    grouped = bool(on_tokens.any())
     for rows in problem.row_chunks():
         scores = problem.scores[rows]
-        # without prices of token groups all rows pay the same, which need not be written out
-        paid = on_tokens[rows, None] + on_experts if grouped else on_experts.expand(scores.shape)
         units, must = copies[rows, None], lower[rows, None]
         may = torch.minimum(upper[rows, None], units * problem.allowed_per_token[rows, None])
-        yield _response(rows, scores, paid, ranking, ranks, units, must, may, tolerance)
+        yield _response(rows, scores, paid.of(rows), ranking, ranks, units, must, may, tolerance)
 
 
 def _ranking(

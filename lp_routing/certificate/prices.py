@@ -1,14 +1,16 @@
-"""Shadow prices of experts, total and groups: what one more slot would be worth."""
+"""Shadow prices of experts, total, groups and side rows: what one more slot would be worth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lp_routing.certificate.exact_arithmetic import MANTISSA_BITS, grid_of
 from lp_routing.errors import InputError
 from lp_routing.problem.constraints import Family
+from lp_routing.problem.side_rows import PairWeights
 from lp_routing.validation import as_instance, as_tensor
 
 if TYPE_CHECKING:
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
 LARGEST = 1e280
 """Score per pair: larger prices are refused, as their sums over constraints could leave float64."""
+
+
+LEAST_POWER = -1000
+"""Power of two: float64 products that are whole multiples of 2**-1000 do not underflow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +37,14 @@ class Prices:
         total: a number.
         token_groups: (G,), or None for zero.
         expert_groups: (G,), or None for zero.
+        rows: (R,), of side rows, in units of score per unit of their weights; or None for zero.
     """
 
     experts: Tensor | None = None
     total: float = 0.0
     token_groups: Tensor | None = None
     expert_groups: Tensor | None = None
+    rows: Tensor | None = None
 
     def times(self, factor: float) -> "Prices":
         """All prices multiplied: those of the same problem with scores multiplied."""
@@ -45,6 +53,7 @@ class Prices:
             total=self.total * factor,
             token_groups=None if self.token_groups is None else self.token_groups * factor,
             expert_groups=None if self.expert_groups is None else self.expert_groups * factor,
+            rows=None if self.rows is None else self.rows * factor,
         )
 
     def of(self, family: Family) -> Tensor:
@@ -62,6 +71,7 @@ class Prices:
             "total": self.total,
             "token_group": self.token_groups,
             "expert_group": self.expert_groups,
+            "row": self.rows,
         }[family.kind]
         if given is None:
             return torch.zeros_like(family.lower)
@@ -83,7 +93,7 @@ class Prices:
             raise InputError(
                 f"prices of {family.kind}s: {values.abs().max():g} is too large for float64 sums."
             )
-        values = torch.where(family.lower > 0, values, values.clamp(min=0))
+        values = torch.where(family.demands, values, values.clamp(min=0))
         return torch.where(family.upper.isfinite(), values, values.clamp(max=0))
 
 
@@ -99,6 +109,7 @@ def from_table(problem: "RoutingProblem", table: dict[str, Any]) -> Prices:
         total=float(values["total"][0]) if "total" in values else 0.0,
         token_groups=values.get("token_group"),
         expert_groups=values.get("expert_group"),
+        rows=values.get("row"),
     )
 
 
@@ -109,27 +120,74 @@ def clipped(problem: "RoutingProblem", prices: Prices) -> dict[str, Tensor]:
         InputError: prices that cannot be of this problem.
     """
     as_instance(prices, Prices, "prices", "Prices, such as those of a solution, or Prices()")
-    for kind in ("token_group", "expert_group"):
+    for kind in ("token_group", "expert_group", "row"):
         if getattr(prices, f"{kind}s") is not None and problem.family(kind) is None:
             raise InputError(f"prices of {kind}s are given, but the problem has no {kind}s.")
     return {family.kind: prices.of(family) for family in problem.families if family.kind != "token"}
 
 
-def pair_prices(problem: "RoutingProblem", table: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """What a pair (i, j) pays besides its token row: `on_tokens[i] + on_experts[j]`.
+@dataclass(frozen=True, eq=False)
+class PairPrices:
+    """What a pair (i, j) pays besides its token row: `tokens[i] + experts[j]`, and to side rows.
 
-    Args:
-        problem: the problem the prices belong to.
-        table: as `clipped` returns it.
-
-    Returns:
-        float64 (T,) from groups of tokens, float64 (E,) from experts, their groups and the total.
+    Attributes:
+        tokens: float64 (T,), from groups of tokens.
+        experts: float64 (E,), from experts, their groups and the total.
+        rows: float64 (R,), prices of the side rows; (0,) where there are none.
+        weights: the weights of the side rows; None where there are none.
     """
+
+    tokens: Tensor
+    experts: Tensor
+    rows: Tensor
+    weights: PairWeights | None
+
+    def of(self, tokens: slice) -> Tensor:
+        """What the pairs of some tokens pay, float64 (n, E)."""
+        if self.weights is not None:
+            charged = self.weights.of_tokens(tokens).charged(self.rows)
+            return charged + (self.tokens[tokens, None] + self.experts)
+        if bool(self.tokens.any()):
+            return self.tokens[tokens, None] + self.experts
+        # without prices of token groups all rows pay the same, which need not be written out
+        return self.experts.expand(tokens.stop - tokens.start, -1)
+
+    def rounding(self, tokens: slice) -> Tensor:
+        """By how much `of` may be off at most, float64 (n, E); 0 where its sums are exact.
+
+        They are where all terms are whole multiples of a power of two, and their sizes add up to
+        less than 2**52 of it. Elsewhere each of n sums and products of a pair loses at most half a
+        unit in the last place of what is added up (Higham 2002, section 4.2), here counted double.
+        """
+        sizes = (self.tokens[tokens].abs()[:, None] + self.experts.abs()).double()
+        if self.weights is None:
+            return torch.zeros_like(sizes)
+        weights = self.weights.of_tokens(tokens)
+        charged = replace(weights, weight=weights.weight.abs()).charged(self.rows.abs())
+        sizes = sizes + charged
+        power = min(
+            grid_of(self.rows) + grid_of(weights.weight),
+            grid_of(self.tokens),
+            grid_of(self.experts),
+        )
+        exact = power > LEAST_POWER and float(sizes.max()) < 2.0 ** (power + MANTISSA_BITS - 1)
+        if exact or not bool(self.rows.any()):
+            return torch.zeros_like(sizes)
+        ones = replace(weights, weight=torch.ones_like(weights.weight))
+        terms = 3 + ones.charged(torch.ones_like(self.rows))
+        return terms * (sizes * 2.0 ** (1 - MANTISSA_BITS) + 2.0**LEAST_POWER)
+
+
+def pair_prices(problem: "RoutingProblem", table: dict[str, Tensor]) -> PairPrices:
+    """What a pair pays besides its token row, from prices as `clipped` returns them."""
     on_tokens = torch.zeros(problem.T, dtype=torch.float64, device=problem.scores.device)
     on_experts = torch.zeros(problem.E, dtype=torch.float64, device=problem.scores.device)
+    on_rows, weights = on_experts[:0], None
     for family in problem.families:
-        if family.kind == "token_group":
+        if family.kind == "row":
+            on_rows, weights = table[family.kind], family.weights
+        elif family.kind == "token_group":
             on_tokens = on_tokens + family.spread(table[family.kind])
         elif family.kind != "token":
             on_experts = on_experts + family.spread(table[family.kind])
-    return on_tokens, on_experts
+    return PairPrices(on_tokens, on_experts, on_rows, weights)

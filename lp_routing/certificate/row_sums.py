@@ -51,7 +51,8 @@ def row_sums(problem: RoutingProblem, x: Tensor | None, on_experts: Tensor) -> R
     here = scores.device.type == "cpu" and (x is None or x.device.type == "cpu")
     if not (kinds and here and scores.is_contiguous() and (x is None or x.is_contiguous())):
         return None
-    if problem.family("token_group") is not None or not problem.T:
+    single = any(problem.family(kind) is not None for kind in ("token_group", "row"))
+    if single or not problem.T:
         return None
     family = problem.family("token")
     lower, upper = problem.token_bounds() if family is not None else (torch.zeros(1), torch.ones(1))

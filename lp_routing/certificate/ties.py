@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.certificate.best_response import Response, best_response
-from lp_routing.certificate.prices import Prices, clipped, pair_prices
+from lp_routing.certificate.prices import PairPrices, Prices, clipped, pair_prices
 from lp_routing.problem.problem import RoutingProblem, check_problem
 from lp_routing.validation import as_nonnegative
 
@@ -18,7 +18,7 @@ def token_prices(problem: RoutingProblem, prices: Prices) -> Tensor:
     """
     check_problem(problem, "token_prices")
     _, upper = problem.token_bounds()
-    responses = best_response(problem, *_pair(problem, prices), all_ranks=True)
+    responses = best_response(problem, _pair(problem, prices), all_ranks=True)
     prices_of_chunks = [_slot_price(response, upper[response.rows]) for response in responses]
     return torch.cat([upper[:0], *prices_of_chunks])  # an empty shard has no chunk
 
@@ -36,7 +36,7 @@ def ties(problem: RoutingProblem, prices: Prices, tolerance: float = 0.0) -> Ten
     tolerance = as_nonnegative(tolerance, "ties: tolerance")
     found = [torch.zeros(0, 2, dtype=torch.int64, device=problem.scores.device)]
     pair = _pair(problem, prices)
-    for response in best_response(problem, *pair, all_ranks=True, tolerance=tolerance):
+    for response in best_response(problem, pair, all_ranks=True, tolerance=tolerance):
         last, following = _edge(response)
         free_amount = (response.least < response.most).squeeze(1)
         threshold = torch.where(free_amount, torch.zeros_like(last), last)
@@ -49,7 +49,7 @@ def ties(problem: RoutingProblem, prices: Prices, tolerance: float = 0.0) -> Ten
     return pairs[torch.argsort(pairs[:, 0] * problem.E + pairs[:, 1])]
 
 
-def _pair(problem: RoutingProblem, prices: Prices) -> tuple[Tensor, Tensor]:
+def _pair(problem: RoutingProblem, prices: Prices) -> PairPrices:
     return pair_prices(problem, clipped(problem, prices))
 
 

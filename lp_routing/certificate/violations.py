@@ -86,6 +86,7 @@ class PrimalSums:
         size: sum of |s_ij| x_ij over them.
         load: float64 (E,), sum of x_ij over tokens.
         groups: float64 (G,), the pairs of each group of tokens; (0,) where there are none.
+        rows: float64 (R, 2), what each side row counts, and its sum of sizes; (0, 2) without.
         whole: whether all amounts are whole numbers.
         pairs: those that are negative, forbidden, or taken more often than the row has copies.
         tokens: the rows that break their bounds.
@@ -95,6 +96,7 @@ class PrimalSums:
     size: float
     load: Tensor
     groups: Tensor
+    rows: Tensor
     whole: bool
     pairs: BrokenBounds
     tokens: BrokenBounds
@@ -106,6 +108,7 @@ class PrimalSums:
             self.size + other.size,
             self.load + other.load,
             self.groups + other.groups,
+            self.rows + other.rows,
             self.whole and other.whole,
             self.pairs + other.pairs,
             self.tokens + other.tokens,
@@ -142,6 +145,7 @@ def primal_sums(
         size=float_dot(amounts, worth.abs()),
         load=amounts.new_zeros(problem.E).index_add_(0, expert, amounts),
         groups=_in_groups(problem, rows, per_token),
+        rows=_in_side_rows(problem, rows, x),
         whole=not bool(noise.any()),
         pairs=_broken_pairs(problem, rows, pairs, amounts, allowed),
         tokens=_broken_tokens(problem, rows, per_token, token_noise),
@@ -201,6 +205,11 @@ def violations_in(problem: RoutingProblem, taken: PrimalSums) -> tuple[tuple[Vio
     for family in problem.families:
         if family.kind == "token":
             broken = taken.tokens
+        elif family.kind == "row":
+            counted, sizes = taken.rows.unbind(1)
+            broken = _outside(
+                counted, family.lower, family.upper, noise.new_tensor(ROUNDING), of=sizes
+            )
         else:
             in_groups = family.kind == "token_group"
             counted = taken.groups if in_groups else family.activity(taken.load[:0], taken.load)
@@ -223,6 +232,14 @@ def _in_groups(problem: RoutingProblem, rows: slice, per_token: Tensor) -> Tenso
     if groups is None or groups.members is None:
         return per_token[:0]
     return groups.members[:, rows].double() @ per_token
+
+
+def _in_side_rows(problem: RoutingProblem, rows: slice, x: Tensor) -> Tensor:
+    """What some rows of tokens add to the count of each side row, (R, 2)."""
+    family = problem.family("row")
+    if family is None or family.weights is None:
+        return torch.zeros(0, 2, dtype=torch.float64, device=x.device)
+    return family.weights.of_tokens(rows).counted(x)
 
 
 def _broken_pairs(
@@ -253,12 +270,20 @@ def _noise(amounts: Tensor) -> Tensor:
 
 
 def _outside(
-    counted: Tensor, lower: Tensor, upper: Tensor, noise: Tensor, first: int = 0
+    counted: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    noise: Tensor,
+    first: int = 0,
+    of: Tensor | None = None,
 ) -> BrokenBounds:
-    """Rows of a family, from number `first`, whose count (n,) lies outside their bounds (n,)."""
+    """Rows of a family, from number `first`, whose count (n,) lies outside their bounds (n,).
+
+    `noise` is the share `of` the sizes (n,) added up, else of the limit, that may be rounding.
+    """
     excess = torch.maximum(counted - upper, lower - counted)
     limit = torch.where(counted > upper, upper, lower)
-    bad = (excess > noise * limit.clamp(min=1)).nonzero()
+    bad = (excess > noise * (limit.clamp(min=1) if of is None else of)).nonzero()
     where = torch.cat([bad + first, torch.zeros_like(bad)], 1)
     bad = bad.squeeze(1)
     return _worst(where, counted[bad], limit[bad], excess[bad], count=len(bad))

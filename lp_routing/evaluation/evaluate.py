@@ -140,6 +140,7 @@ KINDS = {
     "total": "total",
     "token_group": "token groups",
     "expert_group": "expert groups",
+    "row": "side rows",
 }
 
 
@@ -340,13 +341,13 @@ def _family_in_words(family: Family) -> str:
     low, high = _range(family.lower), _range(family.upper)
     if torch.equal(family.lower, family.upper):
         bounds = f"exactly({low})"
-    elif bool((family.lower == 0).all()):
+    elif not bool(family.demands.any()):
         bounds = f"at_most({high})"
     elif bool((family.upper == math.inf).all()):
         bounds = f"at_least({low})"
     else:
         bounds = f"between({low}, {high})"
-    count = f"{len(family)} " if family.members is not None else ""
+    count = f"{len(family)} " if family.labels else ""
     return f"{count}{KINDS[family.kind]} {bounds}"
 
 

@@ -1,4 +1,4 @@
-"""Families of constraints of one kind: bounds per token, per expert, per group, or in all.
+"""Families of constraints of one kind: bounds per token, expert, group or in all, and side rows.
 
 `obstacle` says whether they make the LP's optima whole whatever the scores. Two nested (laminar)
 families of sets, one over tokens and one over experts, are the constraints of a network flow, whose
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import Bounds
+from lp_routing.problem.side_rows import PairWeights
 from lp_routing.validation import CHUNK, as_instance, as_tensor
 
-Kind = Literal["token", "expert", "total", "token_group", "expert_group"]
+Kind = Literal["token", "expert", "total", "token_group", "expert_group", "row"]
 Members = Sequence[int] | Sequence[bool] | np.ndarray[Any, Any] | Tensor
 
 
@@ -72,10 +73,11 @@ class Family:
 
     Attributes:
         kind: what one row of the family is.
-        lower: float64 (R,), pairs.
+        lower: float64 (R,), pairs; of side rows any number, -inf where there is no lower limit.
         upper: float64 (R,), pairs; inf where there is no upper bound.
         members: for groups, boolean (R, T) or (R, E); None otherwise.
-        labels: for groups, their names.
+        labels: for groups and side rows, their names.
+        weights: for side rows, the weight of each pair; None otherwise, where each counts 1.
     """
 
     kind: Kind
@@ -83,9 +85,15 @@ class Family:
     upper: Tensor
     members: Tensor | None = None
     labels: tuple[str, ...] = ()
+    weights: PairWeights | None = None
 
     def __len__(self) -> int:
         return len(self.lower)
+
+    @property
+    def demands(self) -> Tensor:
+        """Boolean (R,): where the lower bound can bind; a count of pairs is at least 0 anyway."""
+        return self.lower.isfinite() if self.kind == "row" else self.lower > 0
 
     def name(self, row: int) -> str:
         """`token_5`, `expert_3`, `total`, `token_group_a`: the same name in every view."""
@@ -94,7 +102,10 @@ class Family:
         return f"{self.kind}_{self.labels[row] if self.labels else row}"
 
     def activity(self, per_token: Tensor, per_expert: Tensor) -> Tensor:
-        """What each constraint counts, (R,), from the row sums (T,) and column sums (E,) of x."""
+        """What each constraint counts, (R,), from the row sums (T,) and column sums (E,) of x.
+
+        Side rows weigh single pairs: `weights.counted` is theirs.
+        """
         if self.kind == "total":
             return per_expert.sum().reshape(1)
         amounts = per_token if self.kind.startswith("token") else per_expert
@@ -175,6 +186,9 @@ def obstacle(families: Iterable[Family]) -> str | None:
     """None where bounds are whole and groups are nested on each side; else what is not."""
     families = list(families)
     for family in families:
+        if family.kind == "row":
+            return f"{family.name(0)} gives pairs weights of their own, which is not a flow"
+    for family in families:
         for limit in (family.lower, family.upper):
             broken = (limit.isfinite() & (limit != limit.round())).nonzero().flatten()
             if len(broken):
@@ -196,6 +210,9 @@ def rounded_inwards(families: Iterable[Family]) -> tuple[Family, ...]:
     """
     rounded = []
     for family in families:
+        if family.kind == "row":  # a sum of weights may be any number
+            rounded.append(family)
+            continue
         lower, upper = family.lower.ceil(), family.upper.floor()
         empty = (lower > upper).nonzero().flatten()
         if len(empty):

@@ -6,6 +6,7 @@ subject to  bounds on  sum_j x_ij               (each token)
                        sum_ij x_ij              (the total)
                        sum_{i in g, j} x_ij     (each group of tokens)
                        sum_{i, j in h} x_ij     (each group of experts)
+                       sum_ij a_ij x_ij         (rows of one's own)
             0 <= x_ij <= m_i,   x_ij = 0 where s_ij = -inf
 """
 
@@ -30,6 +31,7 @@ from lp_routing.problem.constraints import (
     obstacle,
     rounded_inwards,
 )
+from lp_routing.problem.side_rows import SideRows, read_side_rows
 from lp_routing.validation import Scores, as_scores, as_tensor, read_scores
 
 LARGEST_SUM = 1e279
@@ -58,6 +60,10 @@ class RoutingProblem:
         token_groups: bounds on groups of tokens, such as sequences.
         expert_groups: bounds on groups of experts, such as devices.
         multiplicity: (T,), row i stands for this many identical tokens; 1 where left out.
+        rows: constraints of one's own, each (matrix, low, high): low <= sum(matrix * x) <= high,
+            -inf or inf for none. Matrices are (T, E), or (E,) or (T, 1) where tokens or experts
+            weigh alike; numpy, torch, or sparse. A dictionary gives them names. Only their weights
+            other than 0 are stored, 32 bytes each. The problem is then no flow: HiGHS solves it.
 
     Attributes:
         scores: (T, E) tensor.
@@ -67,7 +73,8 @@ class RoutingProblem:
     Raises:
         InputError: NaN or +inf, not a matrix, empty (but for a shard of a process group, which may
             be without tokens), a bound without a word such as `exactly`, contradictory
-            bounds, k > E, or a token that needs an expert and may go to none.
+            bounds, k > E, a token that needs an expert and may go to none, or weights of `rows`
+            that are not finite or of another shape.
 
     Source:
         The named special cases and their papers stand in `lp_routing.problem.named`.
@@ -83,6 +90,7 @@ class RoutingProblem:
         token_groups: Groups | None = None,
         expert_groups: Groups | None = None,
         multiplicity: Sequence[int] | np.ndarray[Any, Any] | Tensor | None = None,
+        rows: SideRows | None = None,
     ) -> None:
         self.scores = as_scores(scores)
         self._facts = read_scores(self.scores, self.row_chunks())
@@ -94,6 +102,7 @@ class RoutingProblem:
             _family("total", "total", total, 1),
             None if token_groups is None else group_family("token_group", token_groups, self.T),
             None if expert_groups is None else group_family("expert_group", expert_groups, self.E),
+            None if rows is None else _side_family(rows, self.T, self.E),
         ]
         self.families = tuple(
             _to(family, self.scores.device) for family in families if family is not None
@@ -271,7 +280,13 @@ def _family(kind: Any, argument: str, bounds: Bounds | None, rows: int) -> Famil
     return Family(kind, lower, upper)
 
 
+def _side_family(rows: SideRows, T: int, E: int) -> Family:
+    lower, upper, weights, labels = read_side_rows(rows, T, E)
+    return Family("row", lower, upper, labels=labels, weights=weights)
+
+
 def _to(family: Family, device: torch.device) -> Family:
     members = None if family.members is None else family.members.to(device)
+    weights = None if family.weights is None else family.weights.to(device)
     lower, upper = family.lower.to(device), family.upper.to(device)
-    return replace(family, lower=lower, upper=upper, members=members)
+    return replace(family, lower=lower, upper=upper, members=members, weights=weights)

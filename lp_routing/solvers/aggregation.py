@@ -45,6 +45,8 @@ def aggregate_rows(problem: RoutingProblem) -> AggregatedProblem:
     """Merge the rows that differ in nothing but their scores; O(T) memory beside the scores."""
     lower, upper, unit = _per_unit(problem)
     row = _told_apart(_columns(problem, lower, upper, unit), problem.T)
+    if problem.family("row") is not None:  # whose weights may tell any two tokens apart
+        row = np.arange(problem.T)
     groups = problem.family("token_group")
     if groups is not None and groups.members is not None:
         _split(row, groups.members)
@@ -63,7 +65,9 @@ def aggregate_rows(problem: RoutingProblem) -> AggregatedProblem:
         if members is not None and family.kind == "token_group":
             members = members[:, at]
         members = None if members is None else members.cpu()
-        return replace(family, lower=family.lower.cpu(), upper=family.upper.cpu(), members=members)
+        weights = None if family.weights is None else family.weights.to(torch.device("cpu"))
+        lower_of, upper_of = family.lower.cpu(), family.upper.cpu()
+        return replace(family, lower=lower_of, upper=upper_of, members=members, weights=weights)
 
     without_scores = torch.zeros(len(first), problem.E)
     without_scores[(problem.scores[at] == float("-inf")).cpu()] = float("-inf")

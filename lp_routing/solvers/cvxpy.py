@@ -79,19 +79,27 @@ def cvxpy_model(problem: RoutingProblem) -> CvxpyModel:
         if (low == high).all():
             equal[family.kind] = activity == low
             continue
-        if (low > 0).any():
-            lower[family.kind] = activity >= low
-        if np.isfinite(high).any():
-            upper[family.kind] = activity[np.isfinite(high)] <= high[np.isfinite(high)]
+        below, above = _rows_with_bounds(family)
+        if below.any():
+            lower[family.kind] = activity[below] >= low[below]
+        if above.any():
+            upper[family.kind] = activity[above] <= high[above]
 
     constraints += [*lower.values(), *upper.values(), *equal.values()]
     return CvxpyModel(cp.Problem(objective, constraints), x, lower, upper, equal)
+
+
+def _rows_with_bounds(family: Family) -> tuple[Any, Any]:
+    """Which rows have a lower bound that can bind, and which an upper one, boolean (R,) each."""
+    return family.demands.cpu().numpy(), family.upper.isfinite().cpu().numpy()
 
 
 def _activity(family: Family, x: "cp.Variable") -> Any:
     """What each constraint of a family counts, as a CVXPY expression (R,)."""
     import cvxpy as cp
 
+    if family.weights is not None:
+        return family.weights.matrix() @ cp.vec(x, order="C")
     if family.kind == "total":
         return cp.reshape(cp.sum(x), (1,), order="C")
     per_token_or_expert = cp.sum(x, axis=1 if family.kind.startswith("token") else 0)
@@ -209,15 +217,15 @@ def _prices(problem: RoutingProblem, model: "CvxpyModel") -> Prices | None:
     table: dict[str, Any] = {}
     for family in problem.families:
         values = np.zeros(len(family))
-        for constraints, sign in ((model.equal, 1), (model.lower, -1), (model.upper, 1)):
+        below, above = _rows_with_bounds(family)
+        everywhere = np.ones(len(family), dtype=bool)
+        sides = ((model.equal, 1, everywhere), (model.lower, -1, below), (model.upper, 1, above))
+        for constraints, sign, rows in sides:
             constraint = constraints.get(family.kind)
             if constraint is None:
                 continue
             if constraint.dual_value is None:
                 return None
-            rows = (
-                family.upper.isfinite().cpu().numpy() if constraints is model.upper else slice(None)
-            )
             values[rows] += sign * np.asarray(constraint.dual_value)
         table[family.kind] = values
     return from_table(problem, table)

@@ -166,7 +166,9 @@ def _cleaned(program: LinearProgram, duals: Vector) -> Vector:
     """The duals without what is a solver's tolerance, or a weight on a bound that is not there."""
     whole = np.rint(duals)
     duals = np.where(np.abs(duals - whole) < TINY, whole, duals)
-    idle = (duals < 0) & (program.row_lower == 0) | (duals > 0) & np.isinf(program.row_upper)
+    demands = [family.demands.cpu().numpy() for family in program.problem.families]
+    bottomless = ~np.concatenate([np.zeros(0, bool), *demands])
+    idle = (duals < 0) & bottomless | (duals > 0) & np.isinf(program.row_upper)
     return np.where(idle, 0.0, duals)
 
 

@@ -36,7 +36,7 @@ class SparseProgram:
 
 @dataclass(frozen=True, eq=False)
 class LinearProgram(SparseProgram):
-    """The program of a routing problem, all entries of its matrix 1.
+    """The program of a routing problem, all entries of its matrix 1 but for weights of side rows.
 
     One column for each allowed pair, in row-major order; one row for each constraint, the
     families one after the other.
@@ -100,6 +100,8 @@ def linear_program(problem: RoutingProblem) -> LinearProgram:
 def _block(family: Family, token: Any, expert: Any, problem: RoutingProblem) -> Any:
     """The rows of one family: which pairs each of its constraints counts."""
     columns = len(token)
+    if family.weights is not None:
+        return family.weights.matrix()[:, token * problem.E + expert]
     if family.kind == "total":
         return sp.csr_array(np.ones((1, columns)))
     touched, size = (token, problem.T) if family.kind.startswith("token") else (expert, problem.E)

@@ -161,7 +161,7 @@ def _answer(problem: RoutingProblem, solver: Solver, integral: bool) -> SolverRe
 
 def _nothing_allowed(problem: RoutingProblem) -> SolverResult:
     """Every pair is forbidden: no column is left to ask a solver about."""
-    demanded = any(bool((family.lower > 0).any()) for family in problem.families)
+    demanded = any(bool(((f.lower > 0) | (f.upper < 0)).any()) for f in problem.families)
     outcome = SolverStatus.INFEASIBLE if demanded else SolverStatus.FINISHED
     x = np.zeros((problem.T, problem.E))
     return SolverResult(outcome, x, from_table(problem, {}), said="every pair is forbidden")
