@@ -1,4 +1,4 @@
-"""Does the suite notice a fault? Plants the faults of `tests/faults.py` one at a time; run by hand.
+"""Does the suite notice a fault? Plants those of `tests/faults.toml` one at a time; run by hand.
 
     python -m tests.plant_faults [--only WORDS] [--jobs N] [--limit SECONDS] [--all]
 
@@ -16,18 +16,39 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults import FAULTS, Fault
-
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info")
 FINDS_TEXTS = "tests/test_plant_faults.py"
 """It looks for the text without the fault, so that it would catch them all."""
+
+
+class Fault(NamedTuple):
+    """What is wrong; the file; its text; the text with the fault; tests that should notice."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def all_faults() -> list[Fault]:
+    """The list of `tests/faults.toml`, with paths from the root of the repository."""
+    listed = tomllib.loads((ROOT / "tests" / "faults.toml").read_text())["fault"]
+    found = [Fault(**{**each, "tests": tuple(each["tests"])}) for each in listed]
+    return [
+        fault._replace(
+            file=f"lp_routing/{fault.file}", tests=tuple(f"tests/{test}" for test in fault.tests)
+        )
+        for fault in found
+    ]
 
 
 class Outcome(NamedTuple):
@@ -50,7 +71,7 @@ def with_fault(fault: Fault, root: Path = ROOT) -> str:
     if found != 1 or fault.old == fault.new:
         raise ValueError(
             f"{fault.what!r}: expected its old text once in {fault.file} and another one in its "
-            f"place, found it {found} time(s): {fault.old!r}; change tests/faults.py."
+            f"place, found it {found} time(s): {fault.old!r}; change tests/faults.toml."
         )
     return text.replace(fault.old, fault.new)
 
@@ -163,7 +184,7 @@ def main() -> None:
         "--all", action="store_true", help="the whole suite where its tests miss it"
     )
     options = parser.parse_args()
-    faults = [fault for fault in FAULTS if options.only in f"{fault.file} {fault.what}"]
+    faults = [fault for fault in all_faults() if options.only in f"{fault.file} {fault.what}"]
     if not faults:
         sys.exit(f"--only {options.only!r}: no fault's file or description contains it.")
     outcomes = examine_all(faults, options.jobs, options.limit, options.all)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import lp_routing as lpr
+from lp_routing.problem.problem import LARGEST_SUM
 
 NAN, INF = float("nan"), float("inf")
 SCORES = torch.arange(15.0).reshape(5, 3)
@@ -126,16 +127,17 @@ def test_a_multiplicity_of_any_whole_type_is_taken():
 
 
 def test_scores_are_refused_where_the_sum_of_all_pairs_could_leave_float64():
-    # Sums may come to 1e300: ten pairs of 1e299 do, eleven do not, nor do eleven copies of one.
-    ten = lpr.RoutingProblem(np.full((5, 2), 1e299))
-    assert ten.score_scale == 1e299
-    with pytest.raises(lpr.InputError, match=r"the largest is 1e\+299, so that sums could leave"):
-        lpr.RoutingProblem(np.full((11, 1), 1e299))
-    assert lpr.RoutingProblem(np.full((1, 1), 1e299), multiplicity=[10]).T == 1
-    with pytest.raises(lpr.InputError, match="could leave the range of float64"):
-        lpr.RoutingProblem(np.full((1, 1), 1e299), multiplicity=[11])
-    with pytest.raises(lpr.InputError, match="could leave the range of float64"):
-        lpr.RoutingProblem([[1.0]], multiplicity=[11]).with_scores(np.full((1, 1), 1e299))
+    # Somewhat less than a tenth of the most: ten pairs fit, eleven do not, nor eleven copies.
+    tenth = 0.099 * LARGEST_SUM
+    assert lpr.RoutingProblem(np.full((5, 2), tenth)).score_scale == tenth
+    with pytest.raises(lpr.InputError, match="so that sums could leave the range of float64"):
+        lpr.RoutingProblem(np.full((11, 1), tenth))
+    one = np.full((1, 1), tenth)
+    assert lpr.RoutingProblem(one, multiplicity=[10]).T == 1
+    with pytest.raises(lpr.InputError, match="could leave the range"):
+        lpr.RoutingProblem(one, multiplicity=[11])
+    with pytest.raises(lpr.InputError, match="could leave the range"):
+        lpr.RoutingProblem([[1.0]], multiplicity=[11]).with_scores(one)
 
 
 def test_a_token_that_must_take_more_experts_than_there_are_is_refused():

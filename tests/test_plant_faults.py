@@ -4,8 +4,9 @@ import ast
 
 import pytest
 
-from tests.faults import FAULTS, Fault
-from tests.plant_faults import ROOT, run_tests, with_fault
+from tests.plant_faults import ROOT, Fault, all_faults, run_tests, with_fault
+
+FAULTS = all_faults()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
