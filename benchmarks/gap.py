@@ -151,22 +151,26 @@ def measured(
                 seed=options.seed,
                 shape=shape,
             )
-        new = [
-            Measured(
-                **{name: getattr(case, name) for name in ("scores", "T", "E", "K", "factor")},
-                case=case.name,
-                capacity=instance.capacity,
-                warm_up=steps,
-                row=row,
-                limit_s=options.limit,
-                seed=options.seed,
-                versions=versions_in_words(),
-                machine=machine_in_words(),
-            )
-            for row in sorted(rows, key=lambda row: names.index(row.router))
-        ]
+        rows.sort(key=lambda row: names.index(row.router))
+        new = [_measured(case, instance.capacity, steps, row, options) for row in rows]
         if new:
             yield new
+
+
+def _measured(
+    case: Case, capacity: int, steps: int, row: RouterResult, options: argparse.Namespace
+) -> Measured:
+    return Measured(
+        **{name: getattr(case, name) for name in ("scores", "T", "E", "K", "factor")},
+        case=case.name,
+        capacity=capacity,
+        warm_up=steps,
+        row=row,
+        limit_s=options.limit,
+        seed=options.seed,
+        versions=versions_in_words(),
+        machine=machine_in_words(),
+    )
 
 
 def logits_of(case: Case) -> Tensor | None:

@@ -34,10 +34,10 @@ def test_the_rows_in_the_readme_are_those_of_the_default_run():
         name = "CLARABEL, 512 tokens" if row.tokens < len(scores) else row.method
         stated = next(line for line in README.splitlines() if line.startswith(f"    {name} "))
         words = stated.removeprefix(f"    {name}").split()
-        assert float(words[0]) == round(row.value, 3)
-        assert [int(words[-2]), int(words[-1])] == [row.dropped, round(row.max_load)]
+        assert float(words[0]) == round(row.result.value, 3)
+        assert [int(words[-2]), int(words[-1])] == [row.result.dropped, round(row.max_load)]
         if row.kind == "router":
-            assert float(words[1]) == round(100 * row.relative_gap, 2)
+            assert float(words[1]) == round(100 * row.result.relative_gap, 2)
 
 
 def test_every_command_and_file_the_readme_names_exists():

@@ -221,6 +221,11 @@ class RouterResult:
         """Whether there is an answer, and nothing failed."""
         return self.status in (OK, INFEASIBLE)
 
+    @property
+    def is_optimal(self) -> bool:
+        """Whether all bounds hold and the gap is 0 up to rounding."""
+        return bool(self.feasible) and abs(self.relative_gap) <= ROUNDING
+
     def as_record(self) -> dict[str, Any]:
         """Column -> value, with None in place of NaN and infinity, for JSON and CSV.
 

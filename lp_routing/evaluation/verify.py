@@ -8,15 +8,14 @@ by the same exact certificate. `chain` and `refuted` read the rows.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from time import perf_counter
 from typing import Any
 
 from torch import Tensor
 
-from lp_routing.certificate.certificate import Certificate, certify
-from lp_routing.certificate.prices import Prices
+from lp_routing.evaluation.evaluate import Evaluator, RouterResult
 from lp_routing.problem import named as problems
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
@@ -80,42 +79,32 @@ def _stated(
     k = as_int(k, "k", 1, E, "E, the number of experts")
     share = T * k // E
     capacity = CapacityFactor(capacity_factor).of(T, E, k)
-    cap = min(2 * k, E)
+    top, experts_choose = TopK(k), ExpertChoice(share)
+    drops = [
+        Rule("TopK, best scores", TopK(k, capacity), False),
+        Rule("TopK, first choices", TopK(k, capacity, "position"), False),
+        Rule("TopK, first tokens", TopK(k, capacity, "position", "token"), False),
+    ]
+    balanced = [
+        Rule("TopK", top, False),
+        Rule("TopK, best scores", TopK(k, -(-T * k // E)), False),
+    ]
+    served = Unified(k, serve_all=True)
+    stated: dict[str, tuple[tuple[int, ...], list[Rule]]] = {
+        "token_choice": ((k,), [Rule("TopK", top, True)]),
+        "expert_choice": ((share,), [Rule("ExpertChoice", experts_choose, True)]),
+        "unified": ((T * k,), [Rule("Unified", Unified(k), True)]),
+        "served_unified": ((T * k,), [Rule("Unified, serve_all", served, True)]),
+        "capacity": ((k, capacity), drops),
+        "balanced": ((k,), balanced),
+        "capped_expert_choice": (
+            (share, min(2 * k, E)),
+            [Rule("ExpertChoice", experts_choose, False)],
+        ),
+    }
     return [
-        ("token_choice", problems.token_choice(scores, k), [Rule("TopK", TopK(k), True)]),
-        (
-            "expert_choice",
-            problems.expert_choice(scores, share),
-            [Rule("ExpertChoice", ExpertChoice(share), True)],
-        ),
-        ("unified", problems.unified(scores, T * k), [Rule("Unified", Unified(k), True)]),
-        (
-            "served_unified",
-            problems.served_unified(scores, T * k),
-            [Rule("Unified, serve_all", Unified(k, serve_all=True), True)],
-        ),
-        (
-            "capacity",
-            problems.capacity(scores, k, capacity),
-            [
-                Rule("TopK, best scores", TopK(k, capacity), False),
-                Rule("TopK, first choices", TopK(k, capacity, "position"), False),
-                Rule("TopK, first tokens", TopK(k, capacity, "position", "token"), False),
-            ],
-        ),
-        (
-            "balanced",
-            problems.balanced(scores, k),
-            [
-                Rule("TopK", TopK(k), False),
-                Rule("TopK, best scores", TopK(k, -(-T * k // E)), False),
-            ],
-        ),
-        (
-            "capped_expert_choice",
-            problems.capped_expert_choice(scores, share, cap),
-            [Rule("ExpertChoice", ExpertChoice(share), False)],
-        ),
+        (name, getattr(problems, name)(scores, *bounds), rules)
+        for name, (bounds, rules) in stated.items()
     ]
 
 
@@ -125,32 +114,47 @@ ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method on one problem of one layer; numbers that do not exist are None.
+class VerifiedRow:
+    """One solver or quick rule on one problem of one layer.
 
-    `status` is a `Status` name; a router that breaks a constraint has "VIOLATES". `claims_exact`
-    says that theory calls the method exact here, so that anything but OPTIMAL refutes it; a solver
-    that is stopped by the clock claims nothing. `tokens` counts those that were looked at.
+    Attributes:
+        layer: its number.
+        problem: name of the problem.
+        tokens: how many of the layer's tokens the problem holds.
+        kind: "solver" or "router".
+        status: a `Status` name, or "VIOLATES" for a router that breaks a bound.
+        explanation: of that status, in words; "" where there is nothing to explain.
+        claims_exact: whether theory says that the method is exact here, so that any status but
+            OPTIMAL refutes it; a solver that is stopped by the clock claims nothing.
+        max_load: tokens of the busiest expert; None without an assignment.
+        result: its numbers by the certificate, as for any router.
     """
 
     layer: int
     problem: str
     tokens: int
-    method: str
     kind: str
     status: str
-    value: float | None
-    bound: float | None
-    gap: float | None
-    relative_gap: float | None
-    violation: float | None
-    dropped: int | None
-    max_load: float | None
-    pairs: float | None
-    seconds: float
-    claims_exact: bool
-    exact_zero: bool
     explanation: str
+    claims_exact: bool
+    max_load: float | None
+    result: RouterResult
+
+    @property
+    def method(self) -> str:
+        """The name of the solver or rule."""
+        return self.result.router
+
+    @property
+    def exact_zero(self) -> bool:
+        """Whether the gap is exactly 0; gaps near 0 are evaluated in exact arithmetic."""
+        return self.result.gap == 0
+
+    def as_record(self) -> dict[str, Any]:
+        """Column -> JSON value."""
+        own = {name: value for name, value in vars(self).items() if name != "result"}
+        exact = {"method": self.method, "exact_zero": self.exact_zero}
+        return {**self.result.as_record(), **own, **exact}
 
 
 @dataclass(frozen=True)
@@ -168,56 +172,15 @@ class VerifiedCase:
 
     case: str
     layer: int
-    rows: tuple[Row, ...]
+    rows: tuple[VerifiedRow, ...]
     findings: tuple[VerifyFinding, ...]
-
-
-def row_of(
-    case: Case,
-    *,
-    tokens: int,
-    method: str,
-    kind: str,
-    status: str,
-    assignment: Assignment | None,
-    certificate: Certificate | None,
-    seconds: float,
-    claims_exact: bool,
-    explanation: str,
-) -> Row:
-    """The row of one assignment with its certificate, both of which may be missing."""
-    c = certificate
-    return Row(
-        layer=case.layer,
-        problem=case.name,
-        tokens=tokens,
-        method=method,
-        kind=kind,
-        status=status,
-        value=None if c is None else _number(c.value),
-        bound=None if c is None else _number(c.bound),
-        gap=None if c is None else _number(c.gap),
-        relative_gap=None if c is None else _number(c.relative_gap),
-        violation=None if c is None else c.violation,
-        dropped=None if assignment is None else int(assignment.dropped.sum()),
-        max_load=None if assignment is None else float(assignment.load.max()),
-        pairs=None if assignment is None else float(assignment.load.sum()),
-        seconds=seconds,
-        claims_exact=claims_exact,
-        exact_zero=c is not None and c.exact and c.gap == 0,
-        explanation=explanation,
-    )
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isfinite(value) else None
 
 
 def rows_as_json(outcomes: Sequence[VerifiedCase]) -> Iterator[dict[str, Any]]:
     """Each row as a dictionary of JSON values."""
     for outcome in outcomes:
         for row in outcome.rows:
-            yield asdict(row)
+            yield row.as_record()
 
 
 def chain(outcomes: Sequence[VerifiedCase]) -> list[VerifyFinding]:
@@ -227,18 +190,18 @@ def chain(outcomes: Sequence[VerifiedCase]) -> list[VerifyFinding]:
     many pairs as unified did; compared as MinCostFlow found them, up to rounding.
     """
     optima = {
-        (row.layer, row.problem): row
+        (row.layer, row.problem): row.result
         for outcome in outcomes
         for row in outcome.rows
-        if row.method == "MinCostFlow" and row.value is not None
+        if row.method == "MinCostFlow" and isfinite(row.result.value)
     }
     findings = []
-    for (layer, problem), row in optima.items():
+    for (layer, problem), result in optima.items():
         ceiling = optima.get((layer, "unified"))
-        if problem not in CHAINED or ceiling is None or row.pairs != ceiling.pairs:
+        if problem not in CHAINED or ceiling is None or result.pairs != ceiling.pairs:
             continue
-        low, high = row.value or 0.0, ceiling.value or 0.0
-        says = f"{problem} {low:.6g} <= unified {high:.6g} at equal budget ({row.pairs:g} pairs)"
+        low, high = result.value, ceiling.value
+        says = f"{problem} {low:.6g} <= unified {high:.6g} at equal budget ({result.pairs:g} pairs)"
         findings.append(
             VerifyFinding(layer, says, low <= high + ROUNDING * max(abs(low), abs(high)))
         )
@@ -277,9 +240,9 @@ def examine(case: Case) -> VerifiedCase:
     first = truth if case.problem.family("total") is None else small
     second = solve(first.problem, HiGHS(time_limit_s=HIGHS_S))
     third = solve(case.sample, CVXPY("CLARABEL"))
-    rows = [_solver_row(case, truth, exact=True)]
-    rows += [_solver_row(case, solution, exact=False) for solution in (second, third)]
-    rows += [_rule_row(case, rule, truth) for rule in case.rules]
+    judge = Evaluator(case.problem, truth)
+    rows = [_solver_row(case, solution) for solution in (truth, second, third)]
+    rows += [_rule_row(case, rule, judge) for rule in case.rules]
     findings = [_agreement(case, small, third)]
     if second.status is not Status.TIME_LIMIT:
         findings.insert(0, _agreement(case, first, second))
@@ -314,49 +277,38 @@ def _told(outcome: VerifiedCase, done: Callable[[VerifiedCase], None]) -> Verifi
     return outcome
 
 
-def _solver_row(case: Case, solution: Solution, exact: bool) -> Row:
-    """A solver's row; the certificate is evaluated once more without rounding where `exact`."""
-    certificate = solution.certificate
-    if exact and certificate is not None and solution.prices is not None:
-        assert solution.assignment is not None
-        certificate = certify(solution.problem, solution.assignment, solution.prices, exact=True)
-    return row_of(
-        case,
+def _solver_row(case: Case, solution: Solution) -> VerifiedRow:
+    judge, taken = Evaluator(solution.problem, solution), solution.assignment
+    result = replace(judge.nothing(solution.solver), seconds=solution.seconds)
+    return VerifiedRow(
+        layer=case.layer,
+        problem=case.name,
         tokens=solution.problem.T,
-        method=solution.solver,
         kind="solver",
         status=solution.status.name,
-        assignment=solution.assignment,
-        certificate=certificate,
-        seconds=solution.seconds,
-        claims_exact=solution.status is not Status.TIME_LIMIT,
         explanation=solution.explanation,
+        claims_exact=solution.status is not Status.TIME_LIMIT,
+        max_load=None if taken is None else float(taken.load.max()),
+        result=result if taken is None else judge.judged(result, taken.x),
     )
 
 
-def _rule_row(case: Case, rule: Rule, truth: Solution) -> Row:
+def _rule_row(case: Case, rule: Rule, judge: Evaluator) -> VerifiedRow:
     began = perf_counter()
-    assignment = Assignment(rule.router.select(case.problem.scores))
-    seconds = perf_counter() - began
-    infeasible = truth.status is Status.INFEASIBLE
-    certificate = certify(case.problem, assignment, truth.prices or Prices(), exact=True)
-    if certificate.violation > 0:
-        status = "VIOLATES"
-    elif certificate.proves_optimal():
-        status = Status.OPTIMAL.name
-    else:
-        status = Status.FEASIBLE.name
-    return row_of(
-        case,
+    taken = Assignment(rule.router.select(case.problem.scores))
+    unjudged = replace(judge.nothing(rule.name), seconds=perf_counter() - began)
+    result = judge.judged(unjudged, taken.x)
+    kept = Status.OPTIMAL if result.is_optimal else Status.FEASIBLE
+    return VerifiedRow(
+        layer=case.layer,
+        problem=case.name,
         tokens=case.problem.T,
-        method=rule.name,
         kind="router",
-        status=status,
-        assignment=assignment,
-        certificate=certificate,
-        seconds=seconds,
-        claims_exact=rule.exact and not infeasible,
-        explanation=certificate.violations[0].says if certificate.violations else "",
+        status=kept.name if result.feasible else "VIOLATES",
+        explanation=result.breaks,
+        claims_exact=rule.exact and judge.truth.status is not Status.INFEASIBLE,
+        max_load=float(taken.load.max()),
+        result=result,
     )
 
 

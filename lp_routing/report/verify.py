@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
+from math import isnan
 
 from rich import box
 from rich.table import Table as RichTable
 
-from lp_routing.evaluation.verify import HIGHS_S, Row, VerifiedCase, chain, refuted
+from lp_routing.evaluation.verify import HIGHS_S, VerifiedCase, VerifiedRow, chain, refuted
 
 LEGEND = (
     "gap: what is lost, relative to the optimum (for solvers: what is left unproved). breaks by: "
@@ -46,11 +47,10 @@ def verdict(outcomes: Sequence[VerifiedCase]) -> str:
         sentences.append(
             f"the quick rules that claim to be exact are ({len(exact)} of {len(exact)})"
         )
-    losses = [row.relative_gap for row in rows if row.status == "FEASIBLE"]
-    known = [loss for loss in losses if loss is not None]
-    if known:
+    losses = [row.result.relative_gap for row in rows if row.status == "FEASIBLE"]
+    if losses:
         sentences.append(
-            f"the others that keep the bounds lose {min(known):.2%} to {max(known):.2%}"
+            f"the others that keep the bounds lose {min(losses):.2%} to {max(losses):.2%}"
         )
     compared = len(chain(outcomes))
     if compared:
@@ -61,7 +61,7 @@ def verdict(outcomes: Sequence[VerifiedCase]) -> str:
     return "; ".join(sentences) + "."
 
 
-def _confirmed(rows: Sequence[Row]) -> str:
+def _confirmed(rows: Sequence[VerifiedRow]) -> str:
     """Which optima the other solvers confirm, on how many tokens; where HiGHS was stopped."""
     most = max((row.tokens for row in rows), default=0)
     by = []
@@ -123,14 +123,14 @@ def _layer_table(layer: int, outcomes: list[VerifiedCase]) -> RichTable:
     return table
 
 
-def _cells(row: Row, tokens: int) -> list[str]:
+def _cells(row: VerifiedRow, tokens: int) -> list[str]:
     part = "" if row.tokens == tokens else f", {row.tokens} tokens"
     return [
         f"  {row.method.replace('CVXPY (CLARABEL)', 'CLARABEL')}{part}",
-        "-" if row.value is None else _value(row.value),
+        "-" if isnan(row.result.value) else _value(row.result.value),
         _gap(row),
-        _violation(row.violation or 0.0),
-        "-" if row.dropped is None else f"{row.dropped}",
+        _violation(row.result.violation),
+        "-" if row.result.dropped is None else f"{row.result.dropped}",
         "-" if row.max_load is None else f"{row.max_load:.6g}",
     ]
 
@@ -139,27 +139,28 @@ def _value(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.6g}"
 
 
-def _gap(row: Row) -> str:
+def _gap(row: VerifiedRow) -> str:
     if row.status == "INFEASIBLE":
         return "infeasible"
     if row.status == "TIME_LIMIT":
         return "stopped"
-    if row.relative_gap is None or row.status == "VIOLATES":
+    gap = row.result.relative_gap
+    if isnan(gap):
         return "-"
     if row.exact_zero:
         return "0 exactly"
     if row.status == "OPTIMAL":
-        return f"{row.relative_gap:.0e}" if row.relative_gap else "0"
-    return f"{100 * row.relative_gap:.2f} %"
+        return f"{gap:.0e}" if gap else "0"
+    return f"{100 * gap:.2f} %"
 
 
 def _violation(amount: float) -> str:
-    if amount == 0:
+    if amount == 0 or isnan(amount):
         return ""
     return f"{amount:.0e}" if amount < 1e-3 else f"{amount:.4g}"
 
 
-def _style(row: Row) -> str:
+def _style(row: VerifiedRow) -> str:
     if row.kind == "solver":
         return "dim" if row.status in ("OPTIMAL", "INFEASIBLE", "TIME_LIMIT") else "red"
     if row.claims_exact and row.status != "OPTIMAL":
