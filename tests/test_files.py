@@ -37,7 +37,9 @@ WRITERS = {
     "a.png": lambda path: plots.save(plots.assignment(TAKEN, TAKEN), path),
     "a.svg": lambda path: plots.save(plots.assignment(TAKEN, TAKEN), path),
     "a.pdf": lambda path: plots.save(plots.assignment(TAKEN, TAKEN), path),
-    "a.mps": lambda path: lpr.solvers.write_mps(PROBLEM, path),
+    "a.lp": lambda path: lpr.solvers.write(PROBLEM, path),
+    "a.mps": lambda path: lpr.solvers.write(PROBLEM, path),
+    "a.mps.gz": lambda path: lpr.solvers.write(PROBLEM, path),
     "a.npz": lambda path: lpr.traces.Trace(LOGITS[None], "here").save(path),
     "a.safetensors": lambda path: lpr.traces.Trace(LOGITS[None], "here").save(path),
 }

@@ -20,10 +20,8 @@ WIDE_NAMES = [lpr.Group([0], lpr.at_most(1), "a b"), lpr.Group([1], lpr.at_most(
         (lambda: parse_layers("0,4", 4), "--layers 0,4: this file has the layers 0 to 3"),
         (lambda: lpr.groups_by([1, "a", None], lpr.at_most(1)), "labels: expected"),
         (
-            lambda: lpr.solvers.write_mps(
-                lpr.RoutingProblem(LOGITS, token_groups=WIDE_NAMES), "p.mps"
-            ),
-            "two groups have the same name but for blanks; rename one",
+            lambda: lpr.solvers.write(lpr.RoutingProblem(LOGITS, token_groups=WIDE_NAMES), "p.mps"),
+            "two groups or rows have the same name but for blanks",
         ),
         (
             lambda: lpr.certify(
@@ -81,6 +79,11 @@ def test_a_pt_file_that_holds_a_number_is_named(tmp_path):
 
 def test_problems_and_solutions_show_what_they_are():
     problem = lpr.problems.capacity(LOGITS, 1, 1)
-    assert repr(problem) == "RoutingProblem(T=2, E=3, bounds on: token, expert)"
+    line, *program = repr(problem).splitlines()
+    assert line == "RoutingProblem(T=2, E=3, tokens at_most(1), experts at_most(1))"
+    assert program[:2] == [
+        "Maximize",
+        " value: x_0_0 + 2 x_0_1 + 3 x_0_2 + 3 x_1_0 + 2 x_1_1 + x_1_2",
+    ]
     assert repr(lpr.solve(problem)) == "Solution(OPTIMAL, value=6, gap=0, by MinCostFlow)"
-    assert repr(lpr.RoutingProblem(LOGITS)) == "RoutingProblem(T=2, E=3, bounds on: nothing)"
+    assert repr(lpr.RoutingProblem(LOGITS.repeat(9, 1))) == "RoutingProblem(T=18, E=3, no bounds)"

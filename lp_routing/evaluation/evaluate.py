@@ -18,7 +18,7 @@ from lp_routing.certificate.ties import ties
 from lp_routing.certificate.violations import assignment_amounts
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
-from lp_routing.problem.constraints import Family
+from lp_routing.problem.constraints import families_in_words
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.catalogue import Shape
 from lp_routing.solvers.solve import Solution, Status
@@ -133,15 +133,6 @@ FEW = 0.01
 
 With more, another optimum may take other pairs, and an overlap with this one says little.
 """
-
-KINDS = {
-    "token": "tokens",
-    "expert": "experts",
-    "total": "total",
-    "token_group": "token groups",
-    "expert_group": "expert groups",
-    "row": "side rows",
-}
 
 
 @dataclass(frozen=True)
@@ -315,7 +306,7 @@ class Evaluator:
 
 def bounds_in_words(problem: RoutingProblem) -> str:
     """The bounds of a problem, such as "tokens at_most(2), experts at_most(160)"."""
-    return ", ".join(_family_in_words(family) for family in problem.families) or "no bounds"
+    return families_in_words(problem.families)
 
 
 def shape_of(problem: RoutingProblem) -> Shape:
@@ -340,26 +331,6 @@ def _pairs(problem: RoutingProblem) -> float:
             return float(family.upper.sum())
     allowed = (float(family.upper.sum()) for family in families)
     return next((pairs for pairs in allowed if math.isfinite(pairs)), problem.T * problem.E)
-
-
-def _family_in_words(family: Family) -> str:
-    low, high = _range(family.lower), _range(family.upper)
-    if torch.equal(family.lower, family.upper):
-        bounds = f"exactly({low})"
-    elif not bool(family.demands.any()):
-        bounds = f"at_most({high})"
-    elif bool((family.upper == math.inf).all()):
-        bounds = f"at_least({low})"
-    else:
-        bounds = f"between({low}, {high})"
-    count = f"{len(family)} " if family.labels else ""
-    return f"{count}{KINDS[family.kind]} {bounds}"
-
-
-def _range(values: Tensor) -> str:
-    """`2`, or `1..3` where rows differ."""
-    least, most = float(values.min()), float(values.max())
-    return f"{least:.10g}" if least == most else f"{least:.10g}..{most:.10g}"
 
 
 def _settled(problem: RoutingProblem, truth: Solution) -> Tensor | None:

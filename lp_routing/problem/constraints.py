@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -111,6 +112,26 @@ class Family:
         amounts = per_token if self.kind.startswith("token") else per_expert
         return amounts if self.members is None else self.members.to(amounts.dtype) @ amounts
 
+    def matrix(self, token: Any, expert: Any, T: int, E: int) -> Any:
+        """How much each constraint counts of some pairs, scipy sparse (R, n).
+
+        Args:
+            token: int64 (n,), token of each pair.
+            expert: int64 (n,), expert of each pair.
+            T: number of tokens.
+            E: number of experts.
+        """
+        pairs = len(token)
+        if self.weights is not None:
+            return self.weights.matrix()[:, token * E + expert]
+        if self.kind == "total":
+            return sp.csr_array(np.ones((1, pairs)))
+        touched, size = (token, T) if self.kind.startswith("token") else (expert, E)
+        if self.members is None:
+            entries = (np.ones(pairs), (touched, np.arange(pairs)))
+            return sp.csr_array(entries, shape=(size, pairs))
+        return sp.csc_array(self.members.cpu().numpy().astype(float))[:, touched]
+
     def spread(self, prices: Tensor) -> Tensor:
         """Prices of the constraints (R,) added up for each token (T,) or expert (E,) they touch."""
         if self.members is None:
@@ -119,6 +140,42 @@ class Family:
         starts = range(0, self.members.shape[1], step)
         parts = [self.members[:, start : start + step] for start in starts]
         return torch.cat([prices @ part.to(prices.dtype) for part in parts])
+
+
+KINDS = {
+    "token": "tokens",
+    "expert": "experts",
+    "total": "total",
+    "token_group": "token groups",
+    "expert_group": "expert groups",
+    "row": "side rows",
+}
+"""How each kind is called in sentences."""
+
+
+def families_in_words(families: Iterable[Family]) -> str:
+    """The bounds of a problem, such as "tokens at_most(2), experts at_most(160)"."""
+    return ", ".join(_family_in_words(family) for family in families) or "no bounds"
+
+
+def _family_in_words(family: Family) -> str:
+    low, high = _range(family.lower), _range(family.upper)
+    if torch.equal(family.lower, family.upper):
+        bounds = f"exactly({low})"
+    elif not bool(family.demands.any()):
+        bounds = f"at_most({high})"
+    elif bool((family.upper == float("inf")).all()):
+        bounds = f"at_least({low})"
+    else:
+        bounds = f"between({low}, {high})"
+    count = f"{len(family)} " if family.labels else ""
+    return f"{count}{KINDS[family.kind]} {bounds}"
+
+
+def _range(values: Tensor) -> str:
+    """`2`, or `1..3` where rows differ."""
+    least, most = float(values.min()), float(values.max())
+    return f"{least:.10g}" if least == most else f"{least:.10g}..{most:.10g}"
 
 
 def group_family(kind: Kind, groups: Iterable[Group | tuple[Members, Bounds]], size: int) -> Family:

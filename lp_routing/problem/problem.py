@@ -27,10 +27,12 @@ from lp_routing.problem.constraints import (
     Group,
     Members,
     bare_number,
+    families_in_words,
     group_family,
     obstacle,
     rounded_inwards,
 )
+from lp_routing.problem.lp_text import lp_text
 from lp_routing.problem.side_rows import SideRows, read_side_rows
 from lp_routing.validation import Scores, as_scores, as_tensor, read_scores
 
@@ -43,6 +45,9 @@ CHUNK_ENTRIES = 1 << 19
 Larger chunks fall out of the cache, smaller ones cost more calls: `dual_bound` of 131,072 x 64
 scores on one core takes 42 to 50 ms at 2**17 to 2**20, 54 ms at 2**16 and 91 ms at 2**22.
 """
+
+WRITTEN_OUT = 12
+"""Pairs: the `repr` of a problem with at most so many shows its LP, some thirty lines."""
 
 Groups = Iterable[Group | tuple[Members, Bounds]]
 
@@ -151,6 +156,11 @@ class RoutingProblem:
         """The constraints of one kind, or None where the problem has none."""
         return next((family for family in self.families if family.kind == kind), None)
 
+    @property
+    def constraint_names(self) -> list[str]:
+        """`token_5`, `expert_3`, `total`, `token_group_a`, `row_0`, in the order of `families`."""
+        return [family.name(row) for family in self.families for row in range(len(family))]
+
     def token_bounds(self) -> tuple[Tensor, Tensor]:
         """Lower and upper bound of each token's row, float64 (T,); 0 and inf where unbounded."""
         family = self.family("token")
@@ -210,8 +220,10 @@ class RoutingProblem:
         return problem
 
     def __repr__(self) -> str:
-        kinds = ", ".join(family.kind for family in self.families) or "nothing"
-        return f"RoutingProblem(T={self.T}, E={self.E}, bounds on: {kinds})"
+        line = f"RoutingProblem(T={self.T}, E={self.E}, {families_in_words(self.families)})"
+        if self.T * self.E > WRITTEN_OUT:
+            return line
+        return f"{line}\n{''.join(lp_text(self, self.constraint_names))}".rstrip()
 
     def _check_range(self) -> None:
         pairs = float(self.copies().sum()) * self.E

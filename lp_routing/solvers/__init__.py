@@ -2,11 +2,12 @@
 
 from lp_routing.solvers.base import Solver, SolverResult, SolverStatus
 from lp_routing.solvers.cvxpy import CVXPY, cvxpy_model
-from lp_routing.solvers.highs import HiGHS, write_mps
+from lp_routing.solvers.highs import HiGHS
 from lp_routing.solvers.infeasibility import Infeasibility
 from lp_routing.solvers.linear_program import LinearProgram
 from lp_routing.solvers.min_cost_flow import MinCostFlow
 from lp_routing.solvers.pricing import Pricing
+from lp_routing.solvers.writing import write
 
 BY_NAME: dict[str, type[Solver]] = {
     "cvxpy": CVXPY,
@@ -29,5 +30,14 @@ __all__ = [
     "SolverResult",
     "SolverStatus",
     "cvxpy_model",
-    "write_mps",
+    "write",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "write_mps":
+        raise AttributeError(
+            "lp_routing.solvers.write_mps is now write(problem, path); the ending of the path says "
+            "how: .lp, .mps or .mps.gz."
+        )
+    raise AttributeError(f"module 'lp_routing.solvers' has no attribute {name!r}")

@@ -1,21 +1,18 @@
 """HiGHS: the ground truth. Dual simplex for LPs, branch and bound for whole numbers.
 
-`HiGHS` solves a routing problem, `write_mps` writes one to a file that any LP solver reads, and
-`search` is the call for problems beside the routing LP (`lp_routing.extensions`), whose answer is a
-choice with a proved bound.
+`HiGHS` solves a routing problem; `search` is the call for problems beside the routing LP
+(`lp_routing.extensions`), whose answer is a choice with a proved bound.
 """
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from lp_routing.errors import InputError, OptionError
-from lp_routing.files import whole_file
-from lp_routing.problem.problem import RoutingProblem, check_problem
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.base import (
     Solver,
     SolverResult,
@@ -24,7 +21,7 @@ from lp_routing.solvers.base import (
     refuse_unknown,
 )
 from lp_routing.solvers.linear_program import SparseProgram, Vector, linear_program
-from lp_routing.validation import as_nonnegative, as_path
+from lp_routing.validation import as_nonnegative
 
 if TYPE_CHECKING:
     import highspy
@@ -200,34 +197,6 @@ def _outcomes() -> dict[Any, SolverStatus]:
         Model.kInterrupt: SolverStatus.TIME_LIMIT,
         Model.kSolutionLimit: SolverStatus.TIME_LIMIT,
     }
-
-
-def write_mps(problem: RoutingProblem, path: str | Path) -> None:
-    """Write a problem to a free-format MPS file, rows and columns named as in `LinearProgram`.
-
-    MPS has no agreed word for "maximise", so the file minimises the negated scores: its optimum
-    is minus the value. Scores have 15 digits there. Blanks within names become underscores.
-
-    Raises:
-        InputError: a name that does not end in .mps, a place that cannot be written, or groups
-            whose names differ by blanks only.
-    """
-    check_problem(problem, "write_mps")
-    path = as_path(path, "write_mps: path")
-    if path.suffix != ".mps":
-        raise InputError(f"write_mps: the file name must end in .mps, got {str(path)!r}.")
-    program = linear_program(problem)
-    model = highs_model(program, sign=-1)
-    model.row_names_ = ["_".join(name.split()) for name in program.row_names]
-    if len(set(model.row_names_)) < len(model.row_names_):
-        raise InputError("write_mps: two groups have the same name but for blanks; rename one.")
-    model.col_names_ = program.column_names
-    highs = quiet_highs()
-    highs.passModel(model)
-    with whole_file(path, "write_mps:") as part:
-        highs.writeModel(str(part))
-        if not part.read_bytes().rstrip().endswith(b"ENDATA"):  # HiGHS itself fails silently
-            raise OSError(28, "the file is not complete; is the disk full?")
 
 
 BY_LP, BY_SEARCH = "linear program (HiGHS)", "branch and bound (HiGHS)"

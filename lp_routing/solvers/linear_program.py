@@ -9,7 +9,6 @@ import scipy.sparse as sp
 import torch
 
 from lp_routing.certificate.prices import Prices, from_table
-from lp_routing.problem.constraints import Family
 from lp_routing.problem.problem import RoutingProblem, check_problem
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]
@@ -54,7 +53,7 @@ class LinearProgram(SparseProgram):
     @cached_property
     def row_names(self) -> list[str]:
         """`token_5`, `expert_3`, `total`, `token_group_a`, ..."""
-        return [family.name(row) for family in self.problem.families for row in range(len(family))]
+        return self.problem.constraint_names
 
     @cached_property
     def column_names(self) -> list[str]:
@@ -83,7 +82,7 @@ def linear_program(problem: RoutingProblem) -> LinearProgram:
     check_problem(problem, "linear_program")
     scores = problem.scores.double().cpu().numpy()
     token, expert = np.nonzero(scores > -np.inf)
-    blocks = [_block(family, token, expert, problem) for family in problem.families]
+    blocks = [family.matrix(token, expert, problem.T, problem.E) for family in problem.families]
     empty = sp.csc_array((0, len(token)))
     return LinearProgram(
         problem=problem,
@@ -95,20 +94,6 @@ def linear_program(problem: RoutingProblem) -> LinearProgram:
         token=token,
         expert=expert,
     )
-
-
-def _block(family: Family, token: Any, expert: Any, problem: RoutingProblem) -> Any:
-    """The rows of one family: which pairs each of its constraints counts."""
-    columns = len(token)
-    if family.weights is not None:
-        return family.weights.matrix()[:, token * problem.E + expert]
-    if family.kind == "total":
-        return sp.csr_array(np.ones((1, columns)))
-    touched, size = (token, problem.T) if family.kind.startswith("token") else (expert, problem.E)
-    if family.members is None:
-        entries = (np.ones(columns), (touched, np.arange(columns)))
-        return sp.csr_array(entries, shape=(size, columns))
-    return sp.csc_array(family.members.cpu().numpy().astype(float))[:, touched]
 
 
 def _stacked(parts: list[torch.Tensor]) -> Vector:
