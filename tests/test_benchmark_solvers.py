@@ -9,15 +9,22 @@ import torch
 import lp_routing as lpr
 from benchmarks.side_by_side.cases import Case, Instance
 from benchmarks.side_by_side.rows import row
-from benchmarks.side_by_side.solvers import Answer, evaluate, highs, lemon, or_tools, pot
+from benchmarks.side_by_side.solvers import Answer, evaluate, highs, lemon, pot
+from benchmarks.side_by_side.solvers import or_tools as or_tools_here
 from benchmarks.side_by_side.table import wrong
 from benchmarks.side_by_side.worker import Record, judge
+from tests.or_tools import apart
 
 
 def scores(T, E, seed=0, forbidden=0.0):
     generator = torch.Generator().manual_seed(seed)
     values = torch.softmax(torch.randn(T, E, generator=generator), 1)
     return values.masked_fill(torch.rand(T, E, generator=generator) < forbidden, -torch.inf)
+
+
+def or_tools(instance):
+    """OR-tools' answer, from its own process."""
+    return apart(or_tools_here, instance)
 
 
 def mixed(seed, rows_exact, forbidden):

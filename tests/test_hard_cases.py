@@ -9,7 +9,7 @@ import torch
 import lp_routing as lpr
 from lp_routing import at_least, at_most, between, exactly
 from tests import kkt
-from tests.test_oracles import flow_value
+from tests.test_oracles import best_flow
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 GRID = 2**20
@@ -144,7 +144,7 @@ def test_scores_that_hardly_differ_are_solved_to_the_last_digits(layer):
 def test_the_flow_has_the_same_value(factor, k):
     scores = skewed(1024, 16, seed=k)
     capacity = int(np.ceil(factor * 1024 * k / 16))
-    expected = flow_value(scores.numpy(), k, capacity, balanced=True)
+    expected = best_flow(scores.numpy(), k, capacity, balanced=True)
     assert float(lpr.solve(stated(scores, k, factor), lpr.MinCostFlow()).value) == expected
 
 

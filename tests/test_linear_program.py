@@ -10,6 +10,7 @@ from hypothesis import given
 import lp_routing as lpr
 from lp_routing import at_most, between, exactly
 from tests.cases import FEASIBLE
+from tests.or_tools import apart, mps_value
 from tests.strategies import problems
 
 INF = float("inf")
@@ -53,17 +54,6 @@ def test_the_matrix_counts_what_a_certificate_counts(problem):
     assert (program.matrix @ columns).tolist() == np.concatenate([np.zeros(0), *counted]).tolist()
 
 
-def in_another_program(path):
-    """The value that OR-tools' GLOP finds for an MPS file, which minimises."""
-    from ortools.linear_solver.python import model_builder
-
-    model = model_builder.Model()
-    assert model.import_from_mps_file(str(path))
-    solver = model_builder.Solver("GLOP")
-    assert solver.solve(model) == model_builder.SolveStatus.OPTIMAL
-    return -solver.objective_value
-
-
 def in_highs(path):
     """The value that HiGHS finds for a file of any kind, and how its file minimises."""
     import highspy
@@ -86,7 +76,7 @@ def test_a_file_read_by_another_program_has_the_same_optimum(case, tmp_path):
     for name in ("problem.lp", "problem.mps", "problem.mps.gz"):
         lpr.solvers.write(case.problem, tmp_path / name)
         assert in_highs(tmp_path / name) == pytest.approx(case.value, abs=1e-6)
-    found = in_another_program(tmp_path / "problem.mps")
+    found = -apart(mps_value, tmp_path / "problem.mps")  # it minimises
     assert found == pytest.approx(case.value, abs=1e-6)
 
 

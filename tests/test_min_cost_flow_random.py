@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from ortools.graph.python import min_cost_flow
 
 import lp_routing as lpr
 from lp_routing.solvers.min_cost_flow import MinCostFlow
 from lp_routing.solvers.min_cost_flow.device import DeviceRows
+from tests.or_tools import apart, flow_value
 from tests.random_problems import random_problem
 
 DYADIC = (torch.float32, torch.bfloat16, torch.float16)
@@ -43,20 +43,6 @@ def test_agrees_with_highs(first):
         assert ours.value == pytest.approx(truth.value, rel=1e-8, abs=1e-8), seed
 
 
-def flow_value(scores, K, capacity):
-    """The optimum by OR-tools, in integer scores; None where there is no assignment."""
-    T, E = scores.shape
-    flow = min_cost_flow.SimpleMinCostFlow()
-    for i in range(T):
-        flow.set_node_supply(i, K)
-        for j in range(E):
-            flow.add_arc_with_capacity_and_unit_cost(i, T + j, 1, -int(scores[i, j]))
-    for j in range(E):
-        flow.add_arc_with_capacity_and_unit_cost(T + j, T + E, int(capacity[j]), 0)
-    flow.set_node_supply(T + E, -T * K)
-    return -flow.optimal_cost() if flow.solve() == flow.OPTIMAL else None
-
-
 @pytest.mark.parametrize("first", range(0, 1500, 250))
 def test_agrees_with_or_tools(first):
     for seed in range(first, first + 250):
@@ -65,7 +51,7 @@ def test_agrees_with_or_tools(first):
         K = int(rng.integers(1, E + 1))
         scores = rng.integers(0, int(rng.choice([2, 5, 1000])), (T, E))
         capacity = rng.integers(0, 2 * T * K // E + 2, E)
-        truth = flow_value(scores, K, capacity)
+        truth = apart(flow_value, scores, K, capacity, True, 1)
         problem = lpr.RoutingProblem(
             torch.as_tensor(scores, dtype=torch.float32),
             tokens=lpr.exactly(K),

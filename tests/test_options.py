@@ -1,5 +1,8 @@
 """Options of solvers: what is misspelt is refused, what is set has an effect."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -101,3 +104,13 @@ def test_a_tolerance_that_is_none_is_refused(tolerance):
 def test_statuses_explain_themselves():
     for status in lpr.Status:
         assert len(status.value) > 40
+
+
+def test_highs_prints_nothing():
+    """Since 1.16 it prints a banner where it is made, once in a process; hence a fresh one."""
+    code = (
+        "import lp_routing as lpr; problem = lpr.problems.token_choice([[2.0, 1.0]], 1);"
+        "lpr.solve(problem, lpr.HiGHS()); lpr.solve(problem, lpr.HiGHS(), integral=True)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert (ended.stdout, ended.stderr) == (b"", b"")

@@ -1,7 +1,6 @@
 """`lp-routing report`: a case by hand, its options, text that tries to be code, and failures."""
 
 import re
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -148,14 +147,6 @@ def test_without_a_layer_the_rest_is_there(small, tmp_path, monkeypatch):
     for section in ("figures", "capacity", "certificates", "audits"):
         assert "o layer could be examined." in read.words(section)
     assert read.table("claims")
-
-
-def test_without_matplotlib_the_command_says_what_to_install(small, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    ended = run(small, "-o", tmp_path / "page.html")
-    assert ended.exit_code == 2
-    assert "pip install" in ended.stderr
-    assert "done" not in ended.stderr
 
 
 def test_where_there_is_nothing_to_draw_nothing_has_failed(tmp_path):

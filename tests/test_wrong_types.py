@@ -304,7 +304,7 @@ CALLS = [
     (plots.load, {"loads": {"a": [1, 2]}, "capacity": 3, "ordered": True, "title": ""}),
     (plots.prices, {"solution": SOLUTION, "ordered": False, "title": ""}),
     (plots.frontier, {"curve": CURVE, "routers": (), "over": "total", "in_use": 1}),
-    (plots.check_drawable, {"path": None}),
+    (plots.check_drawable, {"path": "a.png"}),
 ]
 ROUTERS = [
     (routers.TopK, {"k": 1, "capacity": 3, "by": "score", "order": "rank"}),

@@ -10,8 +10,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -52,7 +50,6 @@ def main(arguments: Sequence[str] | None = None, peers: Sequence[Peer] = PEERS) 
     for peer in peers:
         if peer.version is None:
             print(peer.absence)
-    print(or_tools_beside())
     print(versions())
     if options.json is not None:
         content = {
@@ -97,15 +94,6 @@ def logits_of(file: Path | None, tokens: int, k: int) -> list[Tensor]:
         )
     noise = torch.Generator().manual_seed(0)
     return [layer + NUDGE * torch.randn(layer.shape, generator=noise) for layer in layers]
-
-
-def or_tools_beside() -> str:
-    """Whether OR-tools can be imported in the process that has the peers."""
-    try:
-        import_module("ortools.graph.python.min_cost_flow")
-    except ImportError as error:
-        return f"OR-tools cannot be imported beside them: {error}"
-    return f"OR-tools {version('ortools')} is imported in the same process."
 
 
 if __name__ == "__main__":

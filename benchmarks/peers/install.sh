@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the routing code of others beside this project, for the CPU and without their own torch:
-#   make setup && bash benchmarks/peers/install.sh        into .venv
+#   make tools && bash benchmarks/peers/install.sh        into .venv
 #   PYTHON=/path/to/python bash benchmarks/peers/install.sh   into another environment
 set -euo pipefail
 cd "$(dirname "$0")/../.."

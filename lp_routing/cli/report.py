@@ -38,7 +38,6 @@ from lp_routing.report.document import Attempt, ReportSettings
 from lp_routing.report.figures import figures_section
 from lp_routing.report.frontier import capacity_result
 from lp_routing.report.layer_results import LayerResult, examine_layer
-from lp_routing.report.plots import check_drawable
 from lp_routing.report.report import ReportParts, worst
 from lp_routing.report.report import report as page_of
 from lp_routing.routers import CATALOGUE, Shape
@@ -78,7 +77,6 @@ def _report(options: ReportOptions, trace: Trace) -> int:
     """Run the command; returns the exit status."""
     check_writable(options.output, options.file, "--output")
 
-    check_drawable()
     names = parse_routers(options.routers, tuple(CATALOGUE))
     layers = parse_layers(options.layers, trace.layers)
     logits = first_tokens(trace, parse_tokens(options.tokens))[layers]

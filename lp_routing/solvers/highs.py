@@ -165,11 +165,20 @@ def _basis(start: Basis) -> Any:
 
 
 def quiet_highs() -> "highspy.Highs":
-    """A HiGHS instance that prints nothing."""
+    """A HiGHS instance that prints nothing.
+
+    From 1.16 on, the first instance of a process prints a banner where its callbacks are enabled,
+    which is when it is made.
+    """
     import highspy
 
-    highs = highspy.Highs()
-    highs.setOptionValue("output_flag", False)
+    class Quiet(highspy.Highs):  # type: ignore[misc]  # highspy has no types here
+        def enableCallbacks(self) -> None:
+            self.silent()
+            super().enableCallbacks()
+
+    highs = Quiet()
+    highs.silent()  # before 1.16, enabling callbacks is no part of being made
     return highs
 
 

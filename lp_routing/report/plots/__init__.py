@@ -1,9 +1,8 @@
 """Figures of what is measured and proved: library values in, a matplotlib Figure out.
 
-Needs matplotlib (`pip install 'lp-routing[plots]'`), which is imported when a figure is drawn;
-never pyplot, so that no backend is asked for. `save` writes a figure to a file, `as_svg` makes it
-part of an HTML page. Every figure has units on its axes and tells its categories apart without
-colour, too.
+matplotlib is imported when a figure is drawn, never pyplot, so that no backend is asked for. `save`
+writes a figure to a file, `as_svg` makes it part of an HTML page. Every figure has units on its
+axes and tells its categories apart without colour, too.
 """
 
 from lp_routing.report.plots._style import as_svg, check_drawable, save

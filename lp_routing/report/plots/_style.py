@@ -102,33 +102,19 @@ def looks(count: int) -> list[Look]:
     return list(islice(map(Look, colors, lines, markers, hatches), count))
 
 
-def check_drawable(path: Path | None = None) -> None:
-    """Raise before the work where a figure cannot be drawn.
-
-    Args:
-        path: of the file to draw, where there is one.
+def check_drawable(path: Path) -> None:
+    """Raise before the work where a figure cannot be drawn to a file.
 
     Raises:
-        InputError: another ending than .png, .pdf or .svg; or no matplotlib, with what to install.
+        InputError: another ending than .png, .pdf or .svg.
     """
-    if path is not None and as_path(path, "path").suffix.lower() not in FORMATS:
+    if as_path(path, "path").suffix.lower() not in FORMATS:
         raise InputError(f"{path}: expected a file ending in {', '.join(FORMATS)}.")
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "plots need matplotlib: pip install 'lp-routing[plots]' (or pip install matplotlib)."
-        ) from error
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw in our style, whatever the caller's; also a decorator of functions that draw.
-
-    Raises:
-        InputError: no matplotlib.
-    """
-    check_drawable()
+    """Draw in our style, whatever the caller's; also a decorator of functions that draw."""
     from matplotlib import style
 
     with style.context(["default", STYLE]), warnings.catch_warnings():

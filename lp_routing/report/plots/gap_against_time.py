@@ -98,7 +98,7 @@ def gap_against_time(
         broken: whether those that break bounds are listed, too.
 
     Raises:
-        InputError: no matplotlib; nothing to draw.
+        InputError: nothing to draw.
     """
     drawn = {title: points(rows) for title, rows in panels.items()}
     drawn = {title: some for title, some in drawn.items() if some}
@@ -126,7 +126,7 @@ def draw(panels: Mapping[str, Sequence[RouterResult]], path: Path, *, broken: bo
     """`gap_against_time` as a file in the format of its ending.
 
     Raises:
-        InputError: no matplotlib; another ending than .png, .pdf or .svg; nothing to draw.
+        InputError: another ending than .png, .pdf or .svg; nothing to draw.
     """
     check_drawable(path)
     save(gap_against_time(panels, broken=broken), path)
