@@ -90,6 +90,22 @@ def test_with_a_capacity_it_agrees_with_trying_all_choices():
         assert lp.bound >= best - 1e-9
 
 
+def test_only_the_opening_of_groups_is_searched_in_whole_numbers(monkeypatch):
+    asked = []
+
+    def spy(*given, whole, **rest):
+        asked.append(whole.tolist())
+        return search(*given, whole=whole, **rest)
+
+    monkeypatch.setattr(group_limit, "search", spy)
+    # tokens alike, so that the LP may split pairs wherever it likes; pairs come back whole
+    found = searched_in_groups(torch.ones(6, 4), 2, 2, 1, capacity=3)
+    assert asked == [[0.0] * 24 + [1.0] * 12]
+    assert found.x.dtype == torch.bool
+    assert found.x.sum(0).tolist() == [3, 3, 3, 3]
+    assert (found.value, found.bound) == (12, pytest.approx(12))
+
+
 def fits(some) -> bool:
     return len({e // 2 for e in some}) <= 1
 

