@@ -15,6 +15,7 @@ from lp_routing.audits.probe import (
     RouterLike,
     as_audited_router,
     as_logits,
+    asking,
     compare,
     found,
     negated,
@@ -24,9 +25,7 @@ from lp_routing.audits.probe import (
     sequence_places,
     spread_out,
     try_all,
-    unasked,
 )
-from lp_routing.router_outputs import NoRouterOutput
 from lp_routing.validation import as_int
 
 NAME = "batch invariance"
@@ -34,6 +33,7 @@ QUESTION = "Does a sequence go to the same experts whatever else is in the batch
 
 
 @register(by_sequence=True)
+@asking(NAME, QUESTION)
 def batch_invariance(
     router: RouterLike | AuditedRouter,
     logits: Tensor,
@@ -62,16 +62,34 @@ def batch_invariance(
     """
     ask, logits = as_audited_router(router), as_logits(logits)
     sequences = as_int(sequences, "sequences", 2)
-    try:
-        flat = logits.ndim == 2
-        if sequence is not None:
-            places = sequence_places(sequence, logits)
-            batch = _Batch(tuple(logits[part] for part in places), True, torch.cat(places))
-            return _batch_invariance(ask, batch)
-        parts = logits.tensor_split(min(sequences, len(logits))) if flat else logits.unbind(0)
-        return _batch_invariance(ask, _Batch(tuple(parts), flat))
-    except NoRouterOutput as reason:
-        return unasked(NAME, QUESTION, reason)
+    if sequence is not None:
+        places = sequence_places(sequence, logits)
+        batch = _Batch(tuple(logits[part] for part in places), True, torch.cat(places))
+    elif logits.ndim == 2:
+        batch = _Batch(logits.tensor_split(min(sequences, len(logits))), True)
+    else:
+        batch = _Batch(logits.unbind(0), False)
+    B = len(batch.parts)
+    together = batch.join(batch.route(ask, batch.parts))
+    asked: list[tuple[str, Callable[[], Probe]]] = [
+        ("alone", partial(_alone, ask, batch, together, b)) for b in spread_out(B, MOST_SEQUENCES)
+    ]
+    more = []
+    if B > 1:
+        orders = (list(range(B))[::-1], [*range(1, B), 0])
+        asked += [("order", partial(_reordered, ask, batch, together, o)) for o in orders]
+        asked += [("others", partial(_among_others, ask, batch, together, kept)) for kept in (0, 1)]
+    else:
+        more.append("There is one sequence, so no other and no order to ask about.")
+    if ask.takes_mask:
+        asked.append(("padding", partial(_padded, ask, batch, together)))
+    else:
+        more.append("Padding was not asked about: the router has no parameter `mask`.")
+    probes, refused = try_all(asked)
+    if batch.places is not None:
+        probes = [placed(probe, batch.places, len(batch.places)) for probe in probes]
+    when = "with the rest of the batch"
+    return found(NAME, QUESTION, when, probes, more, refused)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,30 +112,6 @@ class _Batch:
 
     def split(self, whole_batch: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
         return list(torch.split(whole_batch, [len(p) for p in parts]) if self.flat else whole_batch)
-
-
-def _batch_invariance(ask: AuditedRouter, batch: _Batch) -> Finding:
-    B = len(batch.parts)
-    together = batch.join(batch.route(ask, batch.parts))
-    asked: list[tuple[str, Callable[[], Probe]]] = [
-        ("alone", partial(_alone, ask, batch, together, b)) for b in spread_out(B, MOST_SEQUENCES)
-    ]
-    more = []
-    if B > 1:
-        orders = (list(range(B))[::-1], [*range(1, B), 0])
-        asked += [("order", partial(_reordered, ask, batch, together, o)) for o in orders]
-        asked += [("others", partial(_among_others, ask, batch, together, kept)) for kept in (0, 1)]
-    else:
-        more.append("There is one sequence, so no other and no order to ask about.")
-    if ask.takes_mask:
-        asked.append(("padding", partial(_padded, ask, batch, together)))
-    else:
-        more.append("Padding was not asked about: the router has no parameter `mask`.")
-    probes, refused = try_all(asked)
-    if batch.places is not None:
-        probes = [placed(probe, batch.places, len(batch.places)) for probe in probes]
-    when = "with the rest of the batch"
-    return found(NAME, QUESTION, when, probes, more, refused)
 
 
 def _alone(ask: AuditedRouter, batch: _Batch, together: Tensor, b: int) -> Probe:

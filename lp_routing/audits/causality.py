@@ -3,7 +3,7 @@
 `causality` counts the tokens; `causality_map` says for every token at which lengths it changed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -19,6 +19,7 @@ from lp_routing.audits.probe import (
     RouterLike,
     as_audited_router,
     as_logits,
+    asking,
     compare,
     found,
     negated,
@@ -28,7 +29,6 @@ from lp_routing.audits.probe import (
     sequence_places,
     spread_out,
     try_all,
-    unasked,
 )
 from lp_routing.errors import InputError
 from lp_routing.router_outputs import NoRouterOutput
@@ -39,6 +39,7 @@ QUESTION = "Do the experts of a token stay the same whatever tokens come later?"
 
 
 @register(by_sequence=True)
+@asking(NAME, QUESTION)
 def causality(
     router: RouterLike | AuditedRouter,
     logits: Tensor,
@@ -69,19 +70,9 @@ def causality(
     Cost: three calls a cut, for each of up to 64 sequences.
     """
     ask, logits, cuts = as_audited_router(router), as_logits(logits), as_int(cuts, "cuts", 1)
-    try:
-        if sequence is None:
-            return _causality(ask, logits, [None], cuts)
+    parts: list[Tensor | None] = [None]
+    if sequence is not None:
         parts = [part for part in sequence_places(sequence, logits) if len(part) > 1]
-        return _causality(ask, logits, parts, cuts)
-    except NoRouterOutput as reason:
-        return unasked(NAME, QUESTION, reason)
-
-
-def _causality(
-    ask: AuditedRouter, logits: Tensor, parts: Sequence[Tensor | None], cuts: int
-) -> Finding:
-    """The finding of some sequences, each by the numbers of its tokens; None is all of them."""
     asked: Asked = []
     cut, unanswered = 0, None
     for i in spread_out(len(parts), MOST_SEQUENCES):

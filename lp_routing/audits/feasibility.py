@@ -8,17 +8,18 @@ from lp_routing.audits.probe import (
     RouterLike,
     as_audited_router,
     as_logits,
+    asking,
     unasked,
 )
 from lp_routing.certificate.violations import violations_of
 from lp_routing.errors import InputError
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.router_outputs import NoRouterOutput
 
 NAME = "feasibility"
 QUESTION = "Does the router meet every bound of the problem?"
 
 
+@asking(NAME, QUESTION)
 def feasibility(
     router: RouterLike | AuditedRouter, logits: Tensor, problem: RoutingProblem | None
 ) -> Finding:
@@ -50,11 +51,7 @@ def feasibility(
             f"problem: its scores have shape {tuple(problem.scores.shape)} and the logits "
             f"{tuple(logits.shape)}; both must be (tokens, experts) of one batch."
         )
-    try:
-        x = ask(logits)
-    except NoRouterOutput as reason:
-        return unasked(NAME, QUESTION, reason)
-    broken, count = violations_of(problem, x.to(problem.scores.device))
+    broken, count = violations_of(problem, ask(logits).to(problem.scores.device))
     forbidden = problem.T * problem.E - int(problem.allowed_per_token.sum())
     of = sum(len(family) for family in problem.families) + forbidden
     if not count:

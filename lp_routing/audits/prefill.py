@@ -9,13 +9,13 @@ from lp_routing.audits.probe import (
     RouterLike,
     as_audited_router,
     as_logits,
+    asking,
     compare,
     found,
     register,
     sequence_places,
     spread_out,
     unanswered,
-    unasked,
 )
 from lp_routing.router_outputs import NoRouterOutput
 from lp_routing.validation import as_int
@@ -25,6 +25,7 @@ QUESTION = "Does a token go to the same experts when it comes alone, as in cache
 
 
 @register(by_sequence=True)
+@asking(NAME, QUESTION)
 def prefill(
     router: RouterLike | AuditedRouter,
     logits: Tensor,
@@ -55,14 +56,7 @@ def prefill(
     Cost: one call, or one a sequence, and one for each token asked about.
     """
     ask, logits, most = as_audited_router(router), as_logits(logits), as_int(most, "most", 1)
-    try:
-        parts = None if sequence is None else sequence_places(sequence, logits)
-        return _prefill(ask, logits, most, parts)
-    except NoRouterOutput as reason:
-        return unasked(NAME, QUESTION, reason)
-
-
-def _prefill(ask: AuditedRouter, logits: Tensor, most: int, parts: list[Tensor] | None) -> Finding:
+    parts = None if sequence is None else sequence_places(sequence, logits)
     T = logits.shape[-2]
     if parts is None:
         full, whole = ask(logits), f"when all {T} tokens come at once"

@@ -7,12 +7,12 @@ is the answer to one question, with the number of tokens, the first of them, and
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import partial, wraps
 from numbers import Real
 from threading import Thread
 from traceback import format_exception
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -450,6 +450,7 @@ def _within(limit_s: float, call: Callable[[], RouterOutput]) -> RouterOutput:
 Audit = Callable[..., Finding]
 """(router, logits, sequence=None) -> Finding."""
 Asked = TypeVar("Asked", bound=Callable[..., Finding])
+Given = ParamSpec("Given")
 
 AUDITS: list[Audit] = []
 """What `lp_routing.audits.audit` asks, in the order in which `lp_routing.audits` imports them."""
@@ -460,6 +461,24 @@ MOST_SEQUENCES = 64
 
 More find dependences in more places, at 10 to 30 calls of the router for each.
 """
+
+
+def asking(
+    name: str, question: str
+) -> Callable[[Callable[Given, Finding]], Callable[Given, Finding]]:
+    """Let the audit below find "not asked" where the router gives no answer to judge by."""
+
+    def wrapped(audit: Callable[Given, Finding]) -> Callable[Given, Finding]:
+        @wraps(audit)
+        def ask(*given: Given.args, **options: Given.kwargs) -> Finding:
+            try:
+                return audit(*given, **options)
+            except NoRouterOutput as reason:
+                return unasked(name, question, reason)
+
+        return ask
+
+    return wrapped
 
 
 def register(*variants: Mapping[str, Any], by_sequence: bool = False) -> Callable[[Asked], Asked]:

@@ -15,13 +15,13 @@ from lp_routing.audits.probe import (
     RouterLike,
     as_audited_router,
     as_logits,
+    asking,
     compare,
     found,
     merged,
     refusals,
     register,
     try_all,
-    unasked,
 )
 from lp_routing.router_outputs import NoRouterOutput
 from lp_routing.validation import as_int
@@ -33,6 +33,7 @@ WORD = re.compile(r"\b(ties?|tied)\b", re.IGNORECASE)
 
 
 @register()
+@asking(NAME, QUESTION)
 def ties(router: RouterLike | AuditedRouter, logits: Tensor, *, orders: int = 4) -> Finding:
     """Put experts, or tokens, in another order, route, and put the answer back.
 
@@ -59,13 +60,6 @@ def ties(router: RouterLike | AuditedRouter, logits: Tensor, *, orders: int = 4)
     Cost: `2 * orders` calls on the logits, as many on logits without ties, and two.
     """
     ask, logits, orders = as_audited_router(router), as_logits(logits), as_int(orders, "orders", 1)
-    try:
-        return _ties(ask, logits, orders)
-    except NoRouterOutput as reason:
-        return unasked(NAME, QUESTION, reason)
-
-
-def _ties(ask: AuditedRouter, logits: Tensor, orders: int) -> Finding:
     plain, control = ask(logits), without_ties(logits)
     plain_control = ask(control)
     turned = partial(_turned, ask, (logits, plain), (control, plain_control), orders)

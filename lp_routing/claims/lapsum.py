@@ -4,6 +4,7 @@ The threshold: that there is one, and what it takes to find it (S1, S2). The pen
 choice maximises, and what its width does (S7, S8).
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -22,14 +23,19 @@ FIRST = 256
 """Tokens of each layer: S1 takes 0.2 s, and 0.7 s with 1,024 on the sample."""
 
 
-def lines(subject: ClaimInput) -> Tensor | None:
-    """The first tokens of each layer, (L, T', E); None with one expert: no k is between 0 and E."""
-    return subject.logits[:, :FIRST] if subject.shape[2] > 1 else None
+Check = Callable[[Tensor, int], Evidence]
 
 
-def nothing_to_ask() -> Evidence:
-    """One expert leaves no mass between 0 and E."""
-    return Evidence(None, "With one expert there is no k between 0 and E: nothing to ask.")
+def on_lines(check: Check) -> Callable[[ClaimInput], Evidence]:
+    """A check of logits r (L, T', E), the first tokens of each layer, at k below E."""
+
+    def examine(subject: ClaimInput) -> Evidence:
+        E = subject.shape[2]
+        if E == 1:
+            return Evidence(None, "With one expert there is no k between 0 and E: nothing to ask.")
+        return check(subject.logits[:, :FIRST], min(subject.k, E - 1))
+
+    return examine
 
 
 HALVINGS = 80
@@ -46,7 +52,7 @@ def masses_of(E: int) -> list[float]:
 def few_masses(E: int, k: int) -> list[float]:
     """The smallest, the user's, and the largest of them."""
     every = masses_of(E)
-    return sorted({every[0], float(min(k, E - 1)), every[-1]})
+    return sorted({every[0], float(k), every[-1]})
 
 
 def by_halving(r: Tensor, k: float, alpha: float) -> Tensor:
@@ -63,18 +69,20 @@ def by_halving(r: Tensor, k: float, alpha: float) -> Tensor:
     return laplace((r - (low + high) / 2) / alpha)
 
 
-def too_large(r: Tensor) -> bool:
-    """Whether halving cannot tell thresholds apart that give different p."""
-    return float(r.abs().max()) > COARSE
+def by_thresholds(check: Check) -> Check:
+    """The check, unless halving cannot tell thresholds apart that give different p."""
 
+    def examine(r: Tensor, k: int) -> Evidence:
+        largest = float(r.abs().max())
+        if largest <= COARSE:
+            return check(r, k)
+        return Evidence(
+            None,
+            f"Does not apply here: logits up to {largest:.1g} in size are too coarse in float64 "
+            f"for a threshold by halving; give them in smaller units.",
+        )
 
-def too_large_to_ask(r: Tensor) -> Evidence:
-    """A threshold among huge numbers has rounding as wide as the edge itself."""
-    return Evidence(
-        None,
-        f"Does not apply here: logits up to {float(r.abs().max()):.1g} in size are too coarse in "
-        f"float64 for a threshold by halving; give them in smaller units.",
-    )
+    return examine
 
 
 def laplace(x: Tensor) -> Tensor:
@@ -83,28 +91,25 @@ def laplace(x: Tensor) -> Tensor:
     return torch.where(x >= 0, 1 - tail, tail)
 
 
-def examine_threshold(subject: ClaimInput) -> Evidence:
+@on_lines
+@by_thresholds
+def examine_threshold(r: Tensor, k: int) -> Evidence:
     """The mass of p, p by halving, and what SoftMoE's map asks for."""
-    r = lines(subject)
-    if r is None:
-        return nothing_to_ask()
-    if too_large(r):
-        return too_large_to_ask(r)
     off_mass, off_p = [0.0], [0.0]
-    for k in few_masses(r.shape[-1], subject.k):
+    for mass in few_masses(r.shape[-1], k):
         for alpha in WIDTHS:
-            p = soft_top_k(r, k, alpha)
-            off_mass.append(float((p.sum(-1) - k).abs().max()))
-            off_p.append(float((p - by_halving(r, k, alpha)).abs().max()))
-    mass, apart = max(off_mass), max(off_p)
-    agrees = mass <= SLACK * r.shape[-1] and apart <= 1e-6
+            p = soft_top_k(r, mass, alpha)
+            off_mass.append(float((p.sum(-1) - mass).abs().max()))
+            off_p.append(float((p - by_halving(r, mass, alpha)).abs().max()))
+    off, apart = max(off_mass), max(off_p)
+    agrees = off <= SLACK * r.shape[-1] and apart <= 1e-6
     return Evidence(
         agrees,
         f"On {r.shape[0] * r.shape[1]} tokens, {len(off_p) - 1} settings of k and alpha: the mass "
-        f"{'is k' if mass <= SLACK * r.shape[-1] else f'is off by {mass:.2g}'} up to rounding, and "
+        f"{'is k' if off <= SLACK * r.shape[-1] else f'is off by {off:.2g}'} up to rounding, and "
         f"a threshold found by halving gives the same p "
         f"{'within 1e-6' if apart <= 1e-6 else f'only within {apart:.2g}'}.",
-        {"largest error of the mass": mass, "largest difference of p": apart},
+        {"largest error of the mass": off, "largest difference of p": apart},
     )
 
 
@@ -153,14 +158,11 @@ def operations(r: Tensor, k: float, alpha: float) -> set[str]:
     return seen.names
 
 
-def examine_sort(subject: ClaimInput) -> Evidence:
+@on_lines
+@by_thresholds
+def examine_sort(r: Tensor, k: int) -> Evidence:
     """Whether the closed form sorts, and whether p can be had without."""
-    r = lines(subject)
-    if r is None:
-        return nothing_to_ask()
-    if too_large(r):
-        return too_large_to_ask(r)
-    k, alpha = float(min(subject.k, r.shape[-1] - 1)), 0.5
+    alpha = 0.5
     sorts = "sort" in operations(r, k, alpha)
     apart = float((soft_top_k(r, k, alpha) - by_halving(r, k, alpha)).abs().max())
     same = apart <= 1e-6
@@ -267,12 +269,9 @@ def out_of_order(r: Tensor, k: int, alpha: float) -> str | None:
     return None
 
 
-def examine_smoothed(subject: ClaimInput) -> Evidence:
+@on_lines
+def examine_smoothed(r: Tensor, k: int) -> Evidence:
     """The certificate of every token, and rivals of p."""
-    r = lines(subject)
-    if r is None:
-        return nothing_to_ask()
-    k = min(subject.k, r.shape[-1] - 1)
     gaps, bounds, agrees, beaten = [], [], True, 0.0
     for alpha in WIDTHS:
         gap, bound = soft_gap(r, float(k), alpha)
@@ -305,12 +304,9 @@ def not_smoothed(scores: Tensor) -> str | None:
     return None
 
 
-def examine_width(subject: ClaimInput) -> Evidence:
+@on_lines
+def examine_width(r: Tensor, k: int) -> Evidence:
     """What tokens lose against the hard choice, from narrow to wide."""
-    r = lines(subject)
-    if r is None:
-        return nothing_to_ask()
-    k = min(subject.k, r.shape[-1] - 1)
     losses = [soft_gap(r, float(k), alpha)[0] for alpha in WIDTHS]
     slack = SLACK * (1 + float(r.abs().max()) * r.shape[-1])
     falls = sum(int((b < a - slack).sum()) for a, b in pairwise(losses))

@@ -15,8 +15,9 @@ from lp_routing.claims.helpers import (
     too_few,
 )
 from lp_routing.evaluation.evaluate import max_over_mean
+from lp_routing.routers.entropic import EntropicPlan
 from lp_routing.routers.selection import largest
-from lp_routing.routers.sinkhorn import SinkhornPlan, sinkhorn
+from lp_routing.routers.sinkhorn import sinkhorn
 
 TEMPERATURE = 1.0
 """Of the plan, in units of the logits: the source scales the logits themselves."""
@@ -26,7 +27,7 @@ CLEAR = 1e-3
 """Entries of a plan whose ratio is within this of 1 count as tied: a plan is no more precise."""
 
 
-def promised(scores: Tensor, found: SinkhornPlan, k: int) -> tuple[float, float, float]:
+def promised(scores: Tensor, found: EntropicPlan, k: int) -> tuple[float, float, float]:
     """Value of a plan, that plus temperature * entropy, and a bound without rounding errors.
 
     Any plan with log P = (s_ij - u_i - v_j) / temperature - 1 bounds all that keep the sums from

@@ -5,6 +5,7 @@ token's routing depends on later tokens, and where it has gradients (S5, S6).
 """
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import torch
@@ -33,18 +34,27 @@ def in_deviations(logits: Tensor) -> Tensor:
     return centred / spread.masked_fill(spread == 0, 1.0)
 
 
-def drawn_budgets(subject: ClaimInput) -> tuple[Tensor, float] | None:
-    """k_l (L,) of a drawn eta, and B: k L, or the most that SoftMoE's map can keep below E."""
+def total_budget(subject: ClaimInput) -> float:
+    """B: k L, or the most of which SoftMoE's map asks no layer for E or more."""
     L, _, E = subject.shape
-    B = min(max(subject.k, 1.5) * L, E + L - 1.5)
-    if B <= L:
-        return None
-    draws = torch.Generator().manual_seed(subject.seed)
-    eta = torch.randn(L, generator=draws, dtype=torch.float64).to(subject.logits.device)
-    return layer_budgets(eta, B, E), B
+    return min(max(subject.k, 1.5) * L, E + L - 1.5)
 
 
-NO_CHOICE = Evidence(None, "With one expert there is no budget to choose.")
+def with_budgets(
+    check: Callable[[ClaimInput, Tensor], Evidence],
+) -> Callable[[ClaimInput], Evidence]:
+    """A check at layer budgets k_l (L,), by SoftMoE's map of a drawn eta."""
+
+    def examine(subject: ClaimInput) -> Evidence:
+        L, _, E = subject.shape
+        B = total_budget(subject)
+        if B <= L:
+            return Evidence(None, "With one expert there is no budget to choose.")
+        draws = torch.Generator().manual_seed(subject.seed)
+        eta = torch.randn(L, generator=draws, dtype=torch.float64).to(subject.logits.device)
+        return check(subject, layer_budgets(eta, B, E))
+
+    return examine
 
 
 def counted(logits: Tensor, k: Tensor, alpha: float, tau: float) -> Masses:
@@ -69,12 +79,9 @@ def within_bounds(found: Masses, k: Tensor, E: int, tau: float) -> bool:
     )
 
 
-def examine_count(subject: ClaimInput) -> Evidence:
+@with_budgets
+def examine_count(subject: ClaimInput, k: Tensor) -> Evidence:
     """Soft mass, active experts and kept mass, layer by layer."""
-    drawn = drawn_budgets(subject)
-    if drawn is None:
-        return NO_CHOICE
-    k, _ = drawn
     E = subject.shape[2]
     found = counted(in_deviations(subject.logits), k[:, None], ALPHA, TAU)
     mass, active, kept = (
@@ -153,12 +160,10 @@ def met(k: Tensor, B: float, E: int) -> bool:
     return in_range and abs(float(k.sum()) - B) <= slack
 
 
-def examine_budget(subject: ClaimInput) -> Evidence:
-    """The sum of k_l, the pairs that become of it, and what the best split would be worth."""
-    drawn = drawn_budgets(subject)
-    if drawn is None:
-        return NO_CHOICE
-    k, B = drawn
+@with_budgets
+def examine_budget(subject: ClaimInput, k: Tensor) -> Evidence:
+    """The sum of k_l, how many pairs it makes active, and what the best split would be worth."""
+    B = total_budget(subject)
     L, T, E = subject.shape
     even = layer_budgets(torch.zeros_like(k), B, E)
     found = counted(in_deviations(subject.logits), k[:, None], ALPHA, TAU)
@@ -294,15 +299,15 @@ def moved_by_later(logits: Tensor, n: int, k: float, alpha: float) -> tuple[int,
     return int(changed[:n].sum()), float((alone - p[:n]).abs().max())
 
 
-def examine_causality(subject: ClaimInput) -> Evidence:
+@with_budgets
+def examine_causality(subject: ClaimInput, k: Tensor) -> Evidence:
     """The first half of the tokens, with other tokens after them and with none."""
-    T, drawn = subject.shape[1], drawn_budgets(subject)
-    if drawn is None or T < 2:
-        return NO_CHOICE if drawn is None else Evidence(None, "There is one token, none later.")
-    half = T // 2
+    half = subject.shape[1] // 2
+    if not half:
+        return Evidence(None, "There is one token, none later.")
     found = [
         moved_by_later(logits, half, budget, ALPHA)
-        for logits, budget in zip(in_deviations(subject.logits), drawn[0].tolist(), strict=True)
+        for logits, budget in zip(in_deviations(subject.logits), k.tolist(), strict=True)
     ]
     changed, apart = [count for count, _ in found], max(off for _, off in found)
     sentence = (
@@ -375,13 +380,11 @@ def gradient_error(r: Tensor, k: Tensor, alpha: float, tau: float) -> tuple[floa
     return max(error / (2 * h / alpha**2 + 1e-8 / alpha), of_mass), int(smooth.sum())
 
 
-def examine_gradients(subject: ClaimInput) -> Evidence:
+@with_budgets
+def examine_gradients(subject: ClaimInput, k: Tensor) -> Evidence:
     """Gradients away from jumps on some tokens of all layers; pairs close to a jump."""
-    drawn = drawn_budgets(subject)
-    if drawn is None:
-        return NO_CHOICE
     L, T, E = subject.shape
-    z, k = in_deviations(subject.logits), drawn[0]
+    z = in_deviations(subject.logits)
     rows = torch.linspace(0, L * T - 1, max(1, min(L * T, JACOBIANS // E**2))).long().to(k.device)
     budgets = k.repeat_interleave(T)
     error, compared = gradient_error(z.flatten(0, 1)[rows], budgets[rows], ALPHA, TAU)

@@ -5,7 +5,6 @@ For the terminal (`audit_tables`, `sentences`) and for the page (`audits_section
 
 from collections.abc import Mapping, Sequence
 
-from rich import box
 from rich.table import Table as RichTable
 
 from lp_routing.audits import Finding
@@ -19,6 +18,7 @@ from lp_routing.report.document import (
     Section,
     Table,
     percent,
+    terminal_table,
 )
 
 LEGEND = (
@@ -42,14 +42,7 @@ def audit_tables(layer: int, findings: ByRouter) -> list[RichTable]:
 
 
 def _table(layer: int, findings: ByRouter) -> RichTable:
-    table = RichTable(
-        title=f"Layer {layer}",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = terminal_table(f"Layer {layer}", collapse_padding=True)
     table.add_column("audit", no_wrap=True)
     for name in findings:
         width = max(map(len, ["no answer", *name.split()]))

@@ -7,7 +7,11 @@ else. `lp_routing.report.html` renders the sections.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from lp_routing.errors import InputError
 
@@ -229,3 +233,15 @@ class ReportSettings:
     def main(self) -> str:
         """The router that the report is about."""
         return self.routers[0]
+
+
+def terminal_table(title: str, **options: Any) -> RichTable:
+    """An empty table for the terminal: bold title on the left, one rule below the head."""
+    return RichTable(
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE,
+        pad_edge=False,
+        **options,
+    )

@@ -10,9 +10,7 @@ from functools import partial
 from math import isfinite, nan
 from typing import Any
 
-from rich import box
 from rich.table import Table as RichTable
-from rich.text import Text
 
 from lp_routing import frontier
 from lp_routing.errors import InputError
@@ -37,6 +35,7 @@ from lp_routing.report.document import (
     number,
     percent,
     quoted,
+    terminal_table,
 )
 from lp_routing.report.figures import drawn
 from lp_routing.report.layer_results import LayerResult
@@ -65,14 +64,7 @@ LEGEND = (
 
 def frontier_table(title: str, over: str, found: Mapping[str, Any]) -> RichTable:
     """A line for each budget: value, share of the most, shadow prices, gap."""
-    table = RichTable(
-        title=Text(title),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = terminal_table(title, padding=(0, 1, 0, 0))
     for name in (UNITS[over][0], "value", "of most", "last adds", "next adds", "gap"):
         table.add_column(name, justify="right", no_wrap=True)
     at = found["answers"]["at"]

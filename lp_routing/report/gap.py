@@ -8,7 +8,6 @@ For the terminal: a table a layer, and in words what the best router loses (`gap
 from collections.abc import Sequence
 from math import isfinite
 
-from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -36,6 +35,7 @@ from lp_routing.report.document import (
     number,
     percent,
     quoted,
+    terminal_table,
 )
 from lp_routing.report.layer_results import LayerResult, dropped_at_best, has_share
 
@@ -51,14 +51,7 @@ LEGEND = (
 
 def gap_table(title: str, rows: Sequence[RouterResult], wide: bool = False) -> RichTable:
     """One line for each router, the best feasible one first; 80 columns, 100 where `wide`."""
-    table = RichTable(
-        title=Text(title),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = terminal_table(title, padding=(0, 1, 0, 0))
     table.add_column("router", min_width=18, overflow="fold")
     names = ["gap", "breaks by", "dropped", "max/mean"]
     names += ["CV", "entropy", "overlap", "topk"] if wide else ["overlap", "topk"]

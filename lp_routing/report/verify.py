@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from math import isnan
 
-from rich import box
 from rich.table import Table as RichTable
 
 from lp_routing.evaluation.verify import HIGHS_S, VerifiedCase, VerifiedRow, chain, refuted
+from lp_routing.report.document import terminal_table
 
 LEGEND = (
     "gap: what is lost, relative to the optimum (for solvers: what is left unproved). breaks by: "
@@ -104,13 +104,7 @@ def count(number: int, one: str, many: str) -> str:
 
 
 def _layer_table(layer: int, outcomes: list[VerifiedCase]) -> RichTable:
-    table = RichTable(
-        title=f"Layer {layer}",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE,
-        pad_edge=False,
-    )
+    table = terminal_table(f"Layer {layer}")
     table.add_column("problem / method", no_wrap=True)
     for name in ("value", "gap", "breaks by", "dropped", "max load"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -19,15 +19,15 @@ from lp_routing.routers.balance import (
     log_kernel,
     per_batch,
     placed,
-    positive,
     stacked,
     toward,
 )
 from lp_routing.routers.base import Router, ScoredRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.routers.catalogue import register
+from lp_routing.routers.entropic import EntropicPlan, check_limits
 from lp_routing.routers.selection import largest
-from lp_routing.validation import as_choice, as_int, as_nonnegative
+from lp_routing.validation import as_choice, as_int
 
 
 @register("Expert choice", {"expert choice": lambda s: ExpertChoice(s.share)})
@@ -65,33 +65,14 @@ class ExpertChoice(ScoredRule, Router):
 
 
 @dataclass(frozen=True, eq=False)
-class CappedPlan:
-    """An entropic plan and how close it came to its bounds.
+class CappedPlan(EntropicPlan):
+    """The plan of capped expert choice: entries at most 1, rows at most k.
 
     Attributes:
-        log_plan: float64 (..., T, E), the logarithm of the plan, at most 0; -inf where forbidden.
-        potentials: float64 (..., E), by what a column of scores over temperature was raised;
-            -inf for experts without tokens. Minus the temperature times this are prices of the
-            experts.
-        row_error: (...), by how much the largest row sum exceeds k, as a share of k.
-        column_error: (...), the largest |column sum / capacity - 1| of an expert.
         change: (...), the largest change of an entry in the last iteration.
-        iterations: int64 (...), how often all bounds were projected on.
-        converged: boolean (...), whether errors and change are within the tolerance.
     """
 
-    log_plan: Tensor
-    potentials: Tensor
-    row_error: Tensor
-    column_error: Tensor
     change: Tensor
-    iterations: Tensor
-    converged: Tensor
-
-    @property
-    def plan(self) -> Tensor:
-        """The plan itself, float64 (..., T, E)."""
-        return self.log_plan.exp()
 
 
 def capped_plan(
@@ -119,9 +100,7 @@ def capped_plan(
         iterations: limit; a plan that needs more says so and is returned as it is.
             So are plans that cannot exist.
     """
-    as_int(iterations, "iterations", 1)
-    positive(temperature, "temperature")
-    as_nonnegative(tolerance, "tolerance")
+    check_limits(temperature, tolerance, iterations)
     limits = (temperature, tolerance, iterations)
     return CappedPlan(*stacked(scores, lambda batch: _projected(batch, capacity, k, *limits)))
 
@@ -150,7 +129,7 @@ def _projected(
         converged = (row_error <= tolerance) & (column_error <= tolerance) & (change <= tolerance)
     potentials = potentials - best[0] / temperature
     taken = torch.tensor(count, device=scores.device)
-    return log_plan, potentials, row_error, column_error, change, taken, converged
+    return log_plan, potentials, row_error, column_error, taken, converged, change
 
 
 def _places(scores: Tensor, capacity: int) -> Tensor:
@@ -211,9 +190,7 @@ class CappedExpertChoice(ScoredRule, Router):
     def __post_init__(self) -> None:
         check_capacity(self.capacity)
         as_int(self.k, "k", 1)
-        positive(self.temperature, "temperature")
-        as_nonnegative(self.tolerance, "tolerance")
-        as_int(self.iterations, "iterations", 1)
+        check_limits(self.temperature, self.tolerance, self.iterations)
         as_choice(self.rounding, "rounding", ("top-c", "capped"))
         super().__post_init__()
 

@@ -14,41 +14,14 @@ from lp_routing.routers.balance import (
     log_kernel,
     per_batch,
     placed,
-    positive,
     stacked,
     toward,
 )
 from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.catalogue import register
+from lp_routing.routers.entropic import EntropicPlan, check_limits
 from lp_routing.routers.selection import largest
-from lp_routing.validation import as_choice, as_int, as_nonnegative
-
-
-@dataclass(frozen=True, eq=False)
-class SinkhornPlan:
-    """A transport plan and how close it came to its marginals.
-
-    Attributes:
-        log_plan: float64 (..., T, E), the logarithm of the plan; -inf for forbidden pairs.
-        potentials: float64 (..., E), what the logarithm of a column was raised by in all. Minus
-            the temperature times this are prices of the experts.
-        row_error: (...), the largest |row sum / k - 1| of a real token.
-        column_error: (...), the largest |column sum / (T k / E) - 1| of an expert.
-        iterations: int64 (...), how often rows and columns were scaled.
-        converged: boolean (...), whether both errors are within the tolerance.
-    """
-
-    log_plan: Tensor
-    potentials: Tensor
-    row_error: Tensor
-    column_error: Tensor
-    iterations: Tensor
-    converged: Tensor
-
-    @property
-    def plan(self) -> Tensor:
-        """The plan itself, float64 (..., T, E)."""
-        return self.log_plan.exp()
+from lp_routing.validation import as_choice, as_int
 
 
 def sinkhorn(
@@ -57,7 +30,7 @@ def sinkhorn(
     temperature: float = 0.05,
     tolerance: float = 1e-4,
     iterations: int = 1000,
-) -> SinkhornPlan:
+) -> EntropicPlan:
     """The plan that maximises <scores, plan> + temperature * entropy under equal loads.
 
     Rows sum to k and columns to T k / E (Cuturi 2013, algorithm 1, in logarithms: no scores
@@ -74,17 +47,15 @@ def sinkhorn(
         iterations: limit; a plan that needs more says so and is returned as it is. So are plans
             that cannot exist because of forbidden pairs.
     """
-    as_int(iterations, "iterations", 1)
-    positive(temperature, "temperature")
-    as_nonnegative(tolerance, "tolerance")
+    check_limits(temperature, tolerance, iterations)
     parts = stacked(scores, lambda batch: _scaled(batch, k, temperature, tolerance, iterations))
-    return SinkhornPlan(*parts)
+    return EntropicPlan(*parts)
 
 
 def _scaled(
     scores: Tensor, k: int, temperature: float, tolerance: float, iterations: int
 ) -> tuple[Tensor, ...]:
-    """The fields of a `SinkhornPlan` of one batch (T, E)."""
+    """The fields of a `EntropicPlan` of one batch (T, E)."""
     kernel, _ = log_kernel(scores, temperature, (-1,))
     real = (kernel > float("-inf")).any(-1)
     load = real.sum().double() * k / scores.shape[-1]
@@ -153,9 +124,7 @@ class Sinkhorn(WeightedRule, Router):
 
     def __post_init__(self) -> None:
         as_int(self.k, "k", 1)
-        positive(self.temperature, "temperature")
-        as_nonnegative(self.tolerance, "tolerance")
-        as_int(self.iterations, "iterations", 1)
+        check_limits(self.temperature, self.tolerance, self.iterations)
         as_choice(self.rounding, "rounding", ("top-k", "balanced"))
         super().__post_init__()
 
@@ -164,7 +133,7 @@ class Sinkhorn(WeightedRule, Router):
         """By index in the rows of the plan; by none where they are rounded together."""
         return "index" if self.rounding == "top-k" else "any"
 
-    def plan(self, scores: Tensor) -> SinkhornPlan:
+    def plan(self, scores: Tensor) -> EntropicPlan:
         """The plan of each batch of scores (..., T, E), and whether it converged."""
         k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         return sinkhorn(scores, k, self.temperature, self.tolerance, self.iterations)

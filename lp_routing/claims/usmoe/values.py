@@ -267,7 +267,7 @@ def refutes_statement_on_special_cases(scores: Tensor) -> str | None:
     named = [(f"token choice, k={k}", row_choice(scores, k)) for k in range(1, E)]
     named += [(f"expert choice, C={C}", column_choice(scores, C)) for C in range(1, T)]
     for name, chosen in named:
-        best = largest(scores.flatten(), int(chosen.sum())).view_as(scores)
+        best = top_of_pool(scores, int(chosen.sum()))
         if worth(scores, chosen) < worth(scores, best):
             return (
                 f"{name} is worth {worth(scores, chosen):g}, the {int(chosen.sum())} best pairs "
