@@ -1,5 +1,8 @@
 """The errors this package raises on purpose: what was received, and what to do."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class InputError(ValueError):
     """A problem, an assignment, a file or an argument that makes no sense as given."""
@@ -13,6 +16,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     says = str(error).lower()
     torch_says = "out of memory" in says or "can't allocate memory" in says
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and torch_says)
+
+
+def did_you_mean(name: str, known: Iterable[str], else_says: str) -> str:
+    """What to tell of a name that is not known: the known one that is like it, or what there is."""
+    known = list(known)
+    close = get_close_matches(name.lower(), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"{else_says}{'; '.join(known)}."
 
 
 class WorkerError(RuntimeError):

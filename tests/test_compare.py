@@ -549,7 +549,7 @@ def test_a_judge_refuses_what_is_no_assignment():
     ("arguments", "says"),
     [
         ((LIKED, ["top-k"]), "compare expects a RoutingProblem first, got Tensor"),
-        ((PROBLEM, ["topk"]), "router 'topk': expected one of top-k"),
+        ((PROBLEM, ["topk"]), "router 'topk' is unknown; did you mean 'top-k'"),
         ((PROBLEM, "top-k"), "routers='top-k': expected name -> router, or a list"),
         ((PROBLEM, []), r"routers=\[\]: expected name -> router"),
         ((PROBLEM, {"a": 3}), r"routers\['a'\]: expected a router or a function, got int"),

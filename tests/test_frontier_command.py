@@ -205,8 +205,6 @@ def test_a_figure_is_drawn_for_each_place(file, tmp_path, over, files):
         (["--points", "1"], '--points 1: expected "all" or a whole number >= 2.'),
         (["--points", "some"], '--points some: expected "all" or a whole number >= 2.'),
         (["--capacity-factor", "0"], "capacity factor 0.0: expected a positive number."),
-        (["--seed", "-1"], "seed=-1: it must be at least 0."),
-        (["--jobs", "0"], "jobs=0: it must be at least 1."),
         (["--routers", "topk"], "--routers: 'topk' is unknown"),
         (["--json", "/no/such/folder/a"], "--json /no/such/folder/a: cannot be written"),
         (["--plot", "/no/such/folder/a.png"], "--plot /no/such/folder/a.png: cannot be written"),

@@ -176,7 +176,7 @@ def test_capacities_without_proof_are_not_spoken_of(small, tmp_path, monkeypatch
         (["--routers", "nobody"], "'nobody' is unknown"),
         (["--routers", "optimum"], "'optimum' is unknown"),
         (["--capacity-factor", "-1"], "capacity"),
-        (["--seed", "-1"], "seed=-1"),
+        (["--seed", "-1"], "Invalid value for '--seed': -1"),
         (["-o", "/nowhere/page.html"], "--output /nowhere/page.html"),
         (["-o", "/"], "--output /"),
     ],

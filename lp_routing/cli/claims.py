@@ -32,7 +32,6 @@ from lp_routing.files import write_whole
 from lp_routing.report.claims import LEGEND, claims_table, last_word, markdown_page
 from lp_routing.sweep import ERROR
 from lp_routing.traces import Trace
-from lp_routing.validation import as_int
 
 
 def run(options: dict[str, Any]) -> int:
@@ -66,7 +65,6 @@ def _claims(console: Console, options: ClaimsOptions, trace: Trace) -> bool:
     if options.page_path is not None and options.page_path == options.json_path:
         raise InputError(f"--markdown {options.page_path}: --json has this name; give another.")
     check_resumable(options.resume_path, (options.file, options.json_path, options.page_path))
-    as_int(options.jobs, "jobs", 1)
     layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
     checked, said = _checked(console, todo, trace, layers, most, options)
     console.print(claims_table(checked))

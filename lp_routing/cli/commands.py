@@ -96,6 +96,11 @@ def path_option(*names: str, words: str, **given: Any) -> Callable[[Command], Co
     return click.option(*names, type=click.Path(path_type=Path), help=words, **given)
 
 
+def seed_option(words: str) -> Callable[[Command], Command]:
+    """`--seed`, a whole number of 0 or more."""
+    return click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=words)
+
+
 k_option = click.option(
     "--k", type=int, help="Experts per token. Left out: what FILE says; 2 for the sample."
 )
@@ -120,7 +125,11 @@ score_option = click.option(
     "what FILE says, else softmax.",
 )
 jobs_option = click.option(
-    "--jobs", default=1, show_default=True, help="Processes; each has one thread where several."
+    "--jobs",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Processes; each has one thread where several.",
 )
 resume_option = path_option(
     "--resume",
@@ -211,21 +220,27 @@ def verify(**options: Any) -> None:
 @tokens_option
 @score_option
 @click.option(
-    "--repeats", default=5, show_default=True, help="Timed calls of each router; fewer if slow."
+    "--repeats",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Timed calls of each router; fewer if slow.",
 )
 @click.option(
     "--warm-up",
     default=0,
     show_default=True,
+    type=click.IntRange(0),
     help="Steps on the same batch that routers with a state have behind them.",
 )
 @click.option(
     "--warm-on",
     default=0,
     show_default=True,
+    type=click.IntRange(0),
     help="Instead: steps on so many other batches, the tokens that follow in the same layer.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of routers that draw at random.")
+@seed_option("Of routers that draw at random.")
 @path_option("--json", "json_path", words="Write the rows here.")
 @path_option("--csv", "csv_path", words="Write the rows here.")
 @path_option("--plot", "plot_path", words="Draw gap against time here: .png, .pdf or .svg.")
@@ -276,7 +291,7 @@ def audit(**options: Any) -> None:
 @k_option
 @layers_option
 @tokens_option
-@click.option("--seed", default=0, show_default=True, help="Of what checks draw.")
+@seed_option("Of what checks draw.")
 @path_option("--json", "json_path", words="Also write everything here.")
 @path_option("--markdown", "page_path", words="Also write a page here.")
 @jobs_option
@@ -317,7 +332,7 @@ def claims(**options: Any) -> None:
     help='Capacities to solve, or budgets to show; "all" for each capacity, each breakpoint.',
 )
 @routers_option(None, 'Names of the catalogue, comma separated, "all" or "none"; left out: two.')
-@click.option("--seed", default=0, show_default=True, help="Of routers that draw at random.")
+@seed_option("Of routers that draw at random.")
 @path_option("--json", "json_path", words="Write all here.")
 @path_option(
     "--plot",
@@ -352,7 +367,7 @@ def frontier(**options: Any) -> None:
 @layers_option
 @tokens_option
 @score_option
-@click.option("--seed", default=0, show_default=True, help="Of all that is drawn at random.")
+@seed_option("Of all that is drawn at random.")
 @click.option("--times", is_flag=True, help="Time the routers, too; times differ from run to run.")
 @click.option("--date", "dated", default="", help='Put this date on the page; "today" is today\'s.')
 def report(**options: Any) -> None:

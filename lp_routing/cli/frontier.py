@@ -39,7 +39,6 @@ from lp_routing.report.plots import check_drawable
 from lp_routing.routers import CATALOGUE, Shape, router
 from lp_routing.sweep import Record
 from lp_routing.traces import Trace
-from lp_routing.validation import as_int
 
 HANDFULS = {
     "total": ("top-k", "unified"),
@@ -155,7 +154,6 @@ def _name(layers: Sequence[int], settings: FrontierSettings) -> str:
 
 def _settings(options: FrontierOptions) -> FrontierSettings:
     """The options that all layers share, checked as far as possible without the logits."""
-    as_int(options.jobs, "jobs", 1)
     if options.routers is None:
         names = list(HANDFULS[options.over])
     else:
@@ -171,7 +169,7 @@ def _settings(options: FrontierOptions) -> FrontierSettings:
         score=options.score,
         points=None if every else int(options.points),
         routers=tuple(names),
-        seed=as_int(options.seed, "seed", 0),
+        seed=options.seed,
     )
 
 

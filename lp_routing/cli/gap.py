@@ -47,7 +47,6 @@ from lp_routing.routers import CATALOGUE, Shape, router
 from lp_routing.routers.base import AnyRouter
 from lp_routing.scores import BY_NAME
 from lp_routing.traces import Trace
-from lp_routing.validation import as_int
 
 NOT_STATED = ("file", "json_path", "csv_path", "plot_path", "resume_path")
 """Options that are left out of the file of rows: paths on this machine."""
@@ -158,11 +157,6 @@ def _check_numbers(
     trace: Trace, layer: int, sections: Sequence[GapSection], options: GapOptions
 ) -> None:
     """Validate numbers before anything is printed or measured."""
-    as_int(options.jobs, "jobs", 1)
-    as_int(options.repeats, "repeats", 1)
-    as_int(options.warm_up, "warm_up", 0)
-    as_int(options.warm_on, "warm_on", 0)
-    as_int(options.seed, "seed", 0)
     all_tokens = trace.layer(layer)
     logits = all_tokens[: parse_tokens(options.tokens)]
     most = len(all_tokens) // len(logits) - 1

@@ -12,7 +12,7 @@ import click
 from torch import Tensor
 
 from lp_routing import files, scores, traces
-from lp_routing.errors import InputError
+from lp_routing.errors import InputError, did_you_mean
 from lp_routing.problem import named as problems
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers import CapacityFactor, Shape
@@ -161,10 +161,8 @@ def parse_routers(text: str, known: Sequence[str]) -> list[str]:
         candidates = [", ".join(parts[:count]) for count in range(len(parts), 0, -1)]
         name = next((name for name in candidates if name in known), None)  # the longest that fits
         if name is None:
-            raise InputError(
-                f'--routers: {parts[0]!r} is unknown; expected "all", or some of: '
-                f"{'; '.join(known)}."
-            )
+            hint = did_you_mean(parts[0], known, 'expected "all", or some of: ')
+            raise InputError(f"--routers: {parts[0]!r} is unknown; {hint}")
         names.append(name)
         parts = parts[name.count(",") + 1 :]
     return list(dict.fromkeys(names))

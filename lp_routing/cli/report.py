@@ -43,7 +43,6 @@ from lp_routing.report.report import report as page_of
 from lp_routing.routers import CATALOGUE, Shape
 from lp_routing.routers.catalogue import router
 from lp_routing.traces import Trace
-from lp_routing.validation import as_int
 
 DRAWN, CHECKED, CAPACITY = "figures", "claims", "what capacity buys"
 """Names of the steps that come once a page."""
@@ -95,7 +94,6 @@ def _settings(
     options: ReportOptions, trace: Trace, layers: list[int], names: list[str], logits: Tensor
 ) -> ReportSettings:
     """The settings of the page; raises on invalid options before any work is done."""
-    as_int(options.seed, "seed", 0)
     _, T, E = logits.shape
     _, shape = stated_problem(
         logits[0], "capacity", options.k, options.capacity_factor, options.score

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
-from lp_routing.errors import InputError
+from lp_routing.errors import InputError, did_you_mean
 from lp_routing.routers.base import AnyRouter, Rule
 from lp_routing.validation import as_instance, as_int
 
@@ -112,7 +112,8 @@ def router(name: str, shape: Shape, *, seed: int = 0) -> AnyRouter:
             f"different experts."
         )
     if not isinstance(name, str) or name not in CATALOGUE:
-        raise InputError(f"router {name!r}: expected one of {', '.join(CATALOGUE)}.")
+        hint = did_you_mean(str(name), CATALOGUE, "expected one of ")
+        raise InputError(f"router {name!r} is unknown; {hint}")
     built: Any = CATALOGUE[name](shape)
     draws = is_dataclass(built) and any(each.name == "seed" for each in fields(built))
     found: AnyRouter = replace(built, seed=seed) if draws else built

@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from enum import Enum, auto
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.certificate.prices import Prices
-from lp_routing.errors import OptionError
+from lp_routing.errors import OptionError, did_you_mean
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.process_group import ALONE, ProcessGroup
 
@@ -87,8 +86,7 @@ def refuse_unknown(solver: str, options: Iterable[str], known: Iterable[str]) ->
     known = sorted(known)
     for option in options:
         if option not in known:
-            close = get_close_matches(option, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(known)}."
+            hint = did_you_mean(option, known, "it has: ")
             raise OptionError(f"{solver} has no option {option!r}; {hint}")
 
 
