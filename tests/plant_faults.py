@@ -83,15 +83,16 @@ def planted(fault: Fault, copy: Path) -> Iterator[dict[str, str]]:
     numba keeps compiled functions by the file they stand in and does not see that one which they
     call has changed: a fault in a compiled file gets an empty cache.
     """
-    path, cache = copy / fault.file, copy / ".numba"
-    text = with_fault(fault)
+    path, cache, before = copy / fault.file, copy / ".numba", copy / ".before"
+    text = with_fault(fault, copy)
     if "numba" in text:
         cache = copy / ".numba_with_fault"
+    shutil.copy2(path, before)
     path.write_text(text)
     try:
         yield environment(copy, cache)
     finally:
-        shutil.copy2(ROOT / fault.file, path)  # with its time, so that numba's cache holds
+        shutil.copy2(before, path)  # with its time, so that numba's cache holds
         shutil.rmtree(copy / ".numba_with_fault", ignore_errors=True)
 
 
@@ -153,6 +154,8 @@ def examine_all(
             print(line(outcome), flush=True)
             return outcome
 
+        for fault in faults:
+            with_fault(fault, Path(folder) / "0")  # before the work, not in the midst of it
         passes_without_faults(faults, Path(folder) / "0", 10 * limit)
         with ThreadPoolExecutor(jobs) as pool:
             return list(pool.map(one, faults))
