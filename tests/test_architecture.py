@@ -17,7 +17,7 @@ ROOT = Path(lpr.__file__).parent
 # from the ground up; a module may import from floors below its own, and from its own package
 FLOORS = [
     ["errors"],
-    ["validation", "process_group", "files"],
+    ["validation", "process_group", "files", "display"],
     ["problem", "scores", "sweep", "traces"],
     ["router_outputs"],
     ["certificate"],

@@ -75,15 +75,3 @@ def test_a_pt_file_that_holds_a_number_is_named(tmp_path):
     torch.save([LOGITS, 3], tmp_path / "a.pt")
     with pytest.raises(lpr.InputError, match=r"entry 1 is int, others are tensors"):
         lpr.traces.read(tmp_path / "a.pt")
-
-
-def test_problems_and_solutions_show_what_they_are():
-    problem = lpr.problems.capacity(LOGITS, 1, 1)
-    line, *program = repr(problem).splitlines()
-    assert line == "RoutingProblem(T=2, E=3, tokens at_most(1), experts at_most(1))"
-    assert program[:2] == [
-        "Maximize",
-        " value: x_0_0 + 2 x_0_1 + 3 x_0_2 + 3 x_1_0 + 2 x_1_1 + x_1_2",
-    ]
-    assert repr(lpr.solve(problem)) == "Solution(OPTIMAL, value=6, gap=0, by MinCostFlow)"
-    assert repr(lpr.RoutingProblem(LOGITS.repeat(9, 1))) == "RoutingProblem(T=18, E=3, no bounds)"

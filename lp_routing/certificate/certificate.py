@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -44,11 +44,15 @@ from lp_routing.certificate.violations import (
     primal_sums,
     violations_in,
 )
+from lp_routing.display import as_html, as_text, data_frame
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem, check_problem
 from lp_routing.process_group import ALONE, ProcessGroup
 from lp_routing.validation import as_bool, as_share
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -221,6 +225,38 @@ class Certificate:
     def violation(self) -> float:
         """The largest amount by which a constraint is broken, in pairs; 0 where none is."""
         return self.violations[0].amount if self.violations else 0.0
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """One row: gap, relative gap, value, bound, violation, count of violations, and so on."""
+        columns = {
+            "gap": float(self.gap),
+            "relative_gap": self.relative_gap,
+            "value": float(self.value),
+            "bound": float(self.bound),
+            "violation": self.violation,
+            "violation_count": self.violation_count,
+            "exact": self.exact,
+            "proof": self.proof,
+            "note": self.note,
+        }
+        return data_frame("to_frame")([columns])
+
+    def _shown(self) -> dict[str, object]:
+        broken = self.violations[0].says if self.violations else None
+        more = f" (and {self.violation_count - 1} more)" if self.violation_count > 1 else ""
+        return {
+            "gap": self.gap,
+            "relative_gap": f"{self.relative_gap:.3%}",
+            "value": self.value,
+            "bound": self.bound,
+            "broken": broken and broken + more,
+            "exact": self.exact or None,
+            "proof": self.proof,
+            "note": self.note or None,
+        }
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     def proves_optimal(self, tolerance: float = 1e-9) -> bool:
         """Whether all bounds hold and |`relative_gap`| is small, both up to `tolerance`.

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from lp_routing.certificate.exact_arithmetic import MANTISSA_BITS, grid_of
+from lp_routing.display import as_html, as_text, data_frame
 from lp_routing.errors import InputError
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.side_rows import PairWeights
 from lp_routing.validation import as_instance, as_tensor
 
 if TYPE_CHECKING:
+    import pandas
+
     from lp_routing.problem.problem import RoutingProblem
 
 
@@ -56,6 +59,46 @@ class Prices:
             rows=None if self.rows is None else self.rows * factor,
         )
 
+    def to_frame(self) -> "pandas.DataFrame":
+        """One price a row: kind of constraint, number within its kind, price.
+
+        Example:
+            >>> import torch, lp_routing as lpr
+            >>> prices = lpr.Prices(experts=torch.tensor([2.0, 0.0]), total=0.5)
+            >>> prices
+            Prices(experts=[2, 0], total=0.5)
+            >>> print(prices.to_frame().to_string(index=False))
+              kind  row  price
+            expert    0    2.0
+            expert    1    0.0
+             total    0    0.5
+        """
+        kinds = {
+            "expert": self.experts,
+            "total": self.total or None,
+            "token_group": self.token_groups,
+        }
+        kinds |= {"expert_group": self.expert_groups, "row": self.rows}
+        rows = [
+            {"kind": kind, "row": row, "price": price}
+            for kind, given in kinds.items()
+            if given is not None
+            for row, price in enumerate(_as_vector(given).tolist())
+        ]
+        return data_frame("to_frame")(rows, columns=["kind", "row", "price"])
+
+    def _shown(self) -> dict[str, object]:
+        return {
+            "experts": None if self.experts is None else _as_vector(self.experts),
+            "total": self.total or None,
+            "token_groups": None if self.token_groups is None else _as_vector(self.token_groups),
+            "expert_groups": None if self.expert_groups is None else _as_vector(self.expert_groups),
+            "rows": None if self.rows is None else _as_vector(self.rows),
+        }
+
+    __repr__ = as_text
+    _repr_html_ = as_html
+
     def of(self, family: Family) -> Tensor:
         """The prices of one family, float64 (R,) on its device; zero where none are given.
 
@@ -95,6 +138,10 @@ class Prices:
             )
         values = torch.where(family.demands, values, values.clamp(min=0))
         return torch.where(family.upper.isfinite(), values, values.clamp(max=0))
+
+
+def _as_vector(prices: Any) -> Tensor:
+    return as_tensor(prices, "prices", "numbers").reshape(-1)
 
 
 def from_table(problem: "RoutingProblem", table: dict[str, Any]) -> Prices:

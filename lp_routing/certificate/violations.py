@@ -184,6 +184,17 @@ def assignment_amounts(problem: RoutingProblem, assignment: Any) -> tuple[Tensor
     )
 
 
+def amounts_counted(problem: RoutingProblem, x: Tensor) -> list[Tensor]:
+    """What each constraint counts of amounts x (T, E), float64 (R,), family by family."""
+    per_token, per_expert = x.double().sum(1), x.double().sum(0)
+    return [
+        family.activity(per_token, per_expert)
+        if family.weights is None
+        else family.weights.counted(x)[:, 0]
+        for family in problem.families
+    ]
+
+
 def violations_of(problem: RoutingProblem, x: Tensor) -> tuple[tuple[Violation, ...], int]:
     """The constraints that amounts x (T, E) break, worst first, and how many there are in all.
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lp_routing.display import data_frame
 from lp_routing.errors import InputError
 from lp_routing.evaluation.evaluate import EXACT, NOT_JUDGED, Evaluator, RouterResult, shape_of
 from lp_routing.problem.assignment import Assignment
@@ -275,13 +276,9 @@ def compare(
 
     The unit of cost is `torch.topk(scores, K)`: medians, side by side in this process.
     """
-    try:
-        from pandas import DataFrame
-    except ImportError as error:
-        raise InputError(
-            "compare returns a pandas DataFrame, but pandas cannot be imported: pip install "
-            "pandas. comparisons(), with the same arguments, gives the same rows without it."
-        ) from error
+    frames = data_frame(
+        "compare", "comparisons(), with the same arguments, gives the same rows without it."
+    )
     rows = comparisons(
         problem,
         routers,
@@ -293,7 +290,7 @@ def compare(
         seed=seed,
         shape=shape,
     )
-    frame = DataFrame([asdict(row) for row in rows], columns=[f.name for f in fields(RouterResult)])
+    frame = frames([asdict(row) for row in rows], columns=[f.name for f in fields(RouterResult)])
     return frame.astype({"feasible": "boolean", "causal": "boolean", "dropped": "Int64"})
 
 

@@ -7,7 +7,7 @@ solved, and `frontier.curves` says what their values and prices prove between th
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lp_routing.certificate.prices import Prices
 from lp_routing.certificate.ties import token_prices
+from lp_routing.display import as_html, as_text, data_frame
 from lp_routing.errors import InputError
 from lp_routing.extensions import best_kept, bound_on_kept, greedy
 from lp_routing.frontier.curves import CertifiedCurve, ExactCurve
@@ -33,6 +34,9 @@ from lp_routing.validation import (
     as_rising,
     as_scores,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 NEVER = float("-inf")
 
@@ -326,6 +330,25 @@ class SampledCurve:
     values: Tensor
     bounds: Tensor
     choices: Tensor
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """One row for each budget that was tried: budget, value, bound."""
+        columns = {
+            "budget": self.budgets.cpu().numpy(),
+            "value": self.values.cpu().numpy(),
+            "bound": self.bounds.cpu().numpy(),
+        }
+        return data_frame("to_frame")(columns)
+
+    def _shown(self) -> dict[str, object]:
+        return {
+            "gap": self.gap,
+            "budgets": self.budgets,
+            "value": f"{float(self.values[0]):.6g}..{float(self.values[-1]):.6g}",
+        }
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     @property
     def gap(self) -> float:

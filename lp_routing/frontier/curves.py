@@ -7,13 +7,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lp_routing.display import as_html, as_text, data_frame
 from lp_routing.errors import InputError
 from lp_routing.validation import as_float, as_int, as_reals, as_tensor
+
+if TYPE_CHECKING:
+    import pandas
 
 INF = float("inf")
 ROUNDING = 1e-9
@@ -56,6 +60,18 @@ class ExactCurve:
         object.__setattr__(self, "start", start)
         object.__setattr__(self, "slopes", slopes)
         object.__setattr__(self, "first", as_int(self.first, "first", 0))
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """One row for each whole budget: budget, value."""
+        columns = {"budget": range(self.first, self.last + 1), "value": self.values.cpu().numpy()}
+        return data_frame("to_frame")(columns)
+
+    def _shown(self) -> dict[str, object]:
+        ends = self.values[[0, -1]].tolist()
+        return {"first": self.first, "last": self.last, "value": f"{ends[0]:.6g}..{ends[1]:.6g}"}
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     @property
     def last(self) -> int:
@@ -147,6 +163,18 @@ class SharedBudget:
     total: ExactCurve
     owners: Tensor
     firsts: tuple[int, ...]
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """One row for each shared budget: budget, value, and the curve its last unit goes to."""
+        frame = self.total.to_frame()
+        frame["owner"] = [None, *self.owners.tolist()]
+        return frame.astype({"owner": "Int64"})
+
+    def _shown(self) -> dict[str, object]:
+        return {"curves": self.curves, "total": self.total}
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     @property
     def curves(self) -> int:
@@ -245,6 +273,28 @@ class CertifiedCurve:
             )
         object.__setattr__(self, "budgets", budgets)
         self._check_tangents()
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """One row for each point: budget, value, bound, price."""
+        columns = {
+            "budget": self.budgets.cpu().numpy(),
+            "value": self.values.cpu().numpy(),
+            "bound": self.bounds.cpu().numpy(),
+            "price": self.prices.cpu().numpy(),
+        }
+        return data_frame("to_frame")(columns)
+
+    def _shown(self) -> dict[str, object]:
+        return {
+            "gap": self.gap,
+            "first": self.first,
+            "last": self.last,
+            "points": len(self.budgets),
+            "value": f"{float(self.values[0]):.6g}..{float(self.values[-1]):.6g}",
+        }
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     @property
     def first(self) -> int:

@@ -18,10 +18,12 @@ and raw logits do not. SoftMoE (Zasada et al. 2026) learns the split instead:
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from lp_routing.display import as_html, as_text, data_frame
 from lp_routing.errors import InputError
 from lp_routing.frontier.budgets import NEVER, over_total
 from lp_routing.frontier.curves import ExactCurve, SharedBudget, merged
@@ -34,6 +36,9 @@ from lp_routing.validation import (
     as_tensor,
     refuse_nan_and_inf,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def over_layers(scores: Tensor, *, serve: bool = False) -> SharedBudget:
@@ -87,6 +92,22 @@ class Allocation:
     value: float
     price: float
     bound: float
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """One row for each layer: layer, budget."""
+        budgets = self.budgets.tolist()
+        return data_frame("to_frame")({"layer": range(len(budgets)), "budget": budgets})
+
+    def _shown(self) -> dict[str, object]:
+        return {
+            "gap": self.gap,
+            "value": self.value,
+            "price": self.price,
+            "budgets": self.budgets,
+        }
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     @property
     def gap(self) -> float:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lp_routing.certificate.certificate import certify
 from lp_routing.certificate.prices import Prices
+from lp_routing.display import as_html, as_text, data_frame
 from lp_routing.errors import InputError
 from lp_routing.evaluation.evaluate import ROUNDING
 from lp_routing.frontier.budgets import SampledCurve
@@ -22,6 +23,9 @@ from lp_routing.scores import check_logits
 from lp_routing.solvers import Solver
 from lp_routing.solvers.solve import Solution, Status, solve
 from lp_routing.validation import Scores, as_callable, as_instance, as_int, as_rising
+
+if TYPE_CHECKING:
+    import pandas
 
 INF = float("inf")
 
@@ -189,6 +193,26 @@ class RouterCurve:
     budgets: Tensor
     values: Tensor
     feasible: Tensor
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """One row for each budget: budget, value, feasible."""
+        columns = {
+            "budget": self.budgets.cpu().numpy(),
+            "value": self.values.cpu().numpy(),
+            "feasible": self.feasible.cpu().numpy(),
+        }
+        return data_frame("to_frame")(columns)
+
+    def _shown(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "budgets": self.budgets,
+            "values": self.values,
+            "feasible": f"{int(self.feasible.sum())} of {len(self.feasible)}",
+        }
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 def router_curve(

@@ -1,9 +1,15 @@
 """Who goes where: the value every router returns and every certificate measures."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from lp_routing.display import as_html, as_text, data_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +61,44 @@ class Assignment:
         weights = None if self.weights is None else self.weights[index]
         mask = self.mask if self.mask is None or self.mask.ndim < 2 else self.mask[index]
         return Assignment(self.x[index], weights, mask)
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """The pairs taken, one a row: token, expert, amount, and the weight where there are any.
+
+        Leading dimensions come first, as "dim 0" and so on.
+
+        Example:
+            >>> import torch, lp_routing as lpr
+            >>> taken = lpr.Assignment(torch.tensor([[1, 0], [1, 1]]))
+            >>> taken
+            Assignment(tokens=2, experts=2, pairs=3, dropped=0, load=[2, 1])
+            >>> print(taken.to_frame().to_string(index=False))
+             token  expert  amount
+                 0       0     1.0
+                 1       0     1.0
+                 1       1     1.0
+        """
+        at = self.x.nonzero().unbind(1)
+        names = [*(f"dim {n}" for n in range(self.x.ndim - 2)), "token", "expert"]
+        columns = {name: where.cpu().numpy() for name, where in zip(names, at, strict=True)}
+        columns["amount"] = self.x[at].double().cpu().numpy()
+        if self.weights is not None:
+            columns["weight"] = self.weights[at].double().cpu().numpy()
+        return data_frame("to_frame")(columns)
+
+    def _shown(self) -> dict[str, object]:
+        *leading, tokens, experts = self.x.shape
+        return {
+            "leading": "x".join(map(str, leading)) or None,
+            "tokens": tokens,
+            "experts": experts,
+            "pairs": float(_sum(self.x, -1).sum()),
+            "dropped": int(self.dropped.sum()),
+            "load": self.load,
+        }
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 def _sum(x: Tensor, dim: int) -> Tensor:

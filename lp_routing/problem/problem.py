@@ -14,12 +14,13 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lp_routing.display import as_html, as_text, data_frame
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import Bounds
 from lp_routing.problem.constraints import (
@@ -36,6 +37,9 @@ from lp_routing.problem.lp_text import lp_text
 from lp_routing.problem.side_rows import SideRows, read_side_rows
 from lp_routing.validation import Scores, as_scores, as_tensor, read_scores
 
+if TYPE_CHECKING:
+    import pandas
+
 LARGEST_SUM = 1e279
 """Score: larger sums of scores are refused. The shadow prices of their optimum, up to E times the
 largest score, could be more than `Prices` take, 1e280."""
@@ -47,7 +51,7 @@ scores on one core takes 42 to 50 ms at 2**17 to 2**20, 54 ms at 2**16 and 91 ms
 """
 
 WRITTEN_OUT = 12
-"""Pairs: the `repr` of a problem with at most so many shows its LP, some thirty lines."""
+"""Pairs: a problem with at most so many shows its LP, some thirty lines."""
 
 Groups = Iterable[Group | tuple[Members, Bounds]]
 
@@ -219,11 +223,39 @@ class RoutingProblem:
         problem._check_tokens_can_be_served()
         return problem
 
-    def __repr__(self) -> str:
-        line = f"RoutingProblem(T={self.T}, E={self.E}, {families_in_words(self.families)})"
-        if self.T * self.E > WRITTEN_OUT:
-            return line
-        return f"{line}\n{''.join(lp_text(self, self.constraint_names))}".rstrip()
+    def to_frame(self) -> "pandas.DataFrame":
+        """The constraints, one a row: kind, name, lower and upper bound.
+
+        Example:
+            >>> import lp_routing as lpr
+            >>> problem = lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1)
+            >>> print(problem.to_frame().to_string(index=False))
+              kind     name  lower  upper
+             token  token_0    0.0    1.0
+             token  token_1    0.0    1.0
+            expert expert_0    0.0    1.0
+            expert expert_1    0.0    1.0
+        """
+        families = self.families
+        columns = {
+            "kind": [family.kind for family in families for _ in range(len(family))],
+            "name": self.constraint_names,
+            "lower": [limit for family in families for limit in family.lower.tolist()],
+            "upper": [limit for family in families for limit in family.upper.tolist()],
+        }
+        return data_frame("to_frame")(columns)
+
+    def _shown(self) -> dict[str, object]:
+        small = self.T * self.E <= WRITTEN_OUT
+        return {
+            "T": self.T,
+            "E": self.E,
+            "bounds": families_in_words(self.families),
+            "LP": "".join(lp_text(self, self.constraint_names)).rstrip() if small else None,
+        }
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     def _check_range(self) -> None:
         pairs = float(self.copies().sum()) * self.E

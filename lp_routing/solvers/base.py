@@ -5,16 +5,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lp_routing.certificate.prices import Prices
+from lp_routing.display import as_html, as_text, frame_of
 from lp_routing.errors import OptionError, did_you_mean
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.process_group import ALONE, ProcessGroup
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class SolverStatus(Enum):
@@ -62,6 +66,20 @@ class Solver(ABC):
     def name(self) -> str:
         """How the solver is called in tables."""
         return type(self).__name__
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """One row: what was said to the solver where it differs from the defaults."""
+        return frame_of(self)
+
+    def _shown(self) -> dict[str, object]:
+        given = dict(vars(self))
+        given |= given.pop("options", {})
+        if not given.pop("shards", ALONE).alone:
+            given["group"] = f"{self.shards.size} processes"
+        return {name: value for name, value in given.items() if value not in (None, 0)}
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     @abstractmethod
     def answer(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,12 +22,16 @@ import scipy.sparse as sp
 from lp_routing.certificate.certificate import dual_bound
 from lp_routing.certificate.prices import Prices, clipped, from_table
 from lp_routing.certificate.ties import token_prices
+from lp_routing.display import as_html, as_text, data_frame
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.process_group import ALONE, ProcessGroup
 from lp_routing.solvers.aggregation import AggregatedProblem, Array, aggregate_rows_of_all_ranks
 from lp_routing.solvers.linear_program import LinearProgram, Vector, linear_program
 from lp_routing.solvers.min_cost_flow import cut_prices
+
+if TYPE_CHECKING:
+    import pandas
 
 TINY = 1e-7
 """Duals this close to a whole number are taken as that number.
@@ -58,6 +62,22 @@ class Infeasibility:
     def shortfall(self) -> float:
         """By how many pairs the demand exceeds what can be given."""
         return math.fsum(self.needs.values()) - math.fsum(self.gives.values())
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """One row for each constraint of the clash: name, side ("needs", "gives"), amount."""
+        sides = {"needs": self.needs, "gives": self.gives}
+        rows = [
+            {"name": name, "side": side, "amount": amount}
+            for side, amounts in sides.items()
+            for name, amount in amounts.items()
+        ]
+        return data_frame("to_frame")(rows, columns=["name", "side", "amount"])
+
+    def _shown(self) -> dict[str, object]:
+        return {"shortfall": self.shortfall, "says": self.says}
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 class Part(NamedTuple):

@@ -4,7 +4,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from lp_routing.certificate.certificate import Certificate, certify, dual_bound
 from lp_routing.certificate.exact_arithmetic import Number
-from lp_routing.certificate.prices import Prices, from_table
-from lp_routing.certificate.violations import violations_of
+from lp_routing.certificate.prices import Prices, clipped, from_table
+from lp_routing.certificate.ties import token_prices
+from lp_routing.certificate.violations import amounts_counted, violations_of
+from lp_routing.display import as_html, as_text
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem, check_problem
@@ -22,6 +24,9 @@ from lp_routing.solvers.infeasibility import Infeasibility, explain
 from lp_routing.solvers.min_cost_flow import feasible_assignment
 from lp_routing.solvers.min_cost_flow.solver import MOST_EXPERTS
 from lp_routing.validation import as_bool, as_share
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Status(Enum):
@@ -77,9 +82,42 @@ class Solution:
         """The assignment's total score; -inf (the best of nothing) where there is no assignment."""
         return float("-inf") if self.certificate is None else self.certificate.value
 
-    def __repr__(self) -> str:
-        gap = "" if self.certificate is None else f", gap={float(self.certificate.gap):.3g}"
-        return f"Solution({self.status.name}, value={float(self.value):.6g}{gap}, by {self.solver})"
+    def to_frame(self) -> "pandas.DataFrame":
+        """The constraints, one a row: kind, name, bounds, what is taken of them, and their price.
+
+        Without an assignment "taken" is NaN, without prices "price" is.
+
+        Example:
+            >>> import lp_routing as lpr
+            >>> solution = lpr.solve(lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1))
+            >>> solution
+            Solution(gap=0, value=4, status=OPTIMAL, solver=MinCostFlow)
+            >>> list(solution.to_frame())
+            ['kind', 'name', 'lower', 'upper', 'taken', 'price']
+        """
+        frame = self.problem.to_frame()
+        frame["taken"], frame["price"] = math.nan, math.nan
+        if self.assignment is not None:
+            counted = amounts_counted(self.problem, self.assignment.amounts)
+            frame["taken"] = [amount for each in counted for amount in each.tolist()]
+        if self.prices is not None:
+            table = clipped(self.problem, self.prices)
+            table["token"] = token_prices(self.problem, self.prices)
+            families = self.problem.families
+            frame["price"] = [price for f in families for price in table[f.kind].tolist()]
+        return frame
+
+    def _shown(self) -> dict[str, object]:
+        return {
+            "gap": None if self.certificate is None else self.certificate.gap,
+            "value": None if self.certificate is None else self.value,
+            "status": self.status,
+            "solver": self.solver,
+            "explanation": self.explanation or None,
+        }
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 Amounts = np.ndarray[Any, np.dtype[np.float64]]

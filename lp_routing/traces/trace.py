@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lp_routing.display import as_html, as_text, data_frame
 from lp_routing.errors import InputError
 from lp_routing.traces.formats import store
 from lp_routing.validation import (
@@ -19,6 +20,9 @@ from lp_routing.validation import (
     forbid_masks,
     refuse_nan_and_inf,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 SUM = {torch.float16: 1e-2, torch.bfloat16: 1e-2, torch.float32: 1e-3, torch.float64: 1e-3}
 """Rows that add up to 1 up to this, all of them, are probabilities, by the precision they are in.
@@ -107,6 +111,43 @@ class Trace:
         if self.capacity_factor is not None:
             name, expected = f"{self.source}: capacity_factor", "a positive number"
             as_float(self.capacity_factor, name, expected, lambda given: given > 0)
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """The logits: a row for each layer and real token (the index), a column for each expert.
+
+        Example:
+            >>> import torch, lp_routing as lpr
+            >>> trace = lpr.traces.Trace(torch.tensor([[[0.5, -1.0], [2.0, 3.0]]]), "by hand", k=1)
+            >>> trace
+            Trace(layers=1, tokens=2, experts=2, k=1, source=by hand)
+            >>> trace.to_frame().loc[(0, 1)].tolist()
+            [2.0, 3.0]
+        """
+        frames = data_frame("to_frame")
+        names = self.layer_names or range(self.layers)
+        tokens = torch.arange(self.router_logits.shape[1])
+        real = (tokens if self.mask is None else tokens[self.mask.cpu()]).tolist()
+        logits = torch.cat([self.layer(layer).double() for layer in range(self.layers)])
+        index = {"layer": [n for n in names for _ in real], "token": real * self.layers}
+        columns = {expert: logits[:, expert].cpu().numpy() for expert in range(logits.shape[1])}
+        return frames(index | columns).set_index(["layer", "token"])
+
+    def _shown(self) -> dict[str, object]:
+        layers, tokens, experts = self.router_logits.shape
+        padding = 0 if self.mask is None else tokens - int(self.mask.sum())
+        return {
+            "layers": layers,
+            "tokens": tokens,
+            "experts": experts,
+            "padding": padding or None,
+            "k": self.k,
+            "score": self.score,
+            "capacity_factor": self.capacity_factor,
+            "source": self.source,
+        }
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     @property
     def layers(self) -> int:
