@@ -52,7 +52,7 @@ def units(work: Callable[[], object], scores: Tensor, k: int) -> float:
 def gap(scores: Tensor, k: int, capacity: int, x: Tensor) -> float:
     """What `x` misses of the optimum, relative to it; raises where `x` is not feasible."""
     best = lpr.solve(lpr.problems.capacity(scores, k, capacity), lpr.MinCostFlow())
-    proof = lpr.certify(best.problem, x, best.prices or lpr.Prices())
+    proof = lpr.certify(best.problem, x, best.prices)
     if best.status is not lpr.Status.OPTIMAL or not proof.keeps_bounds():
         raise RuntimeError(f"{best.status.name}: {proof.violations}")
     return 1 - float(proof.value) / float(best.value)

@@ -195,7 +195,7 @@ def test_tight_problems_of_medium_size_are_placed_exactly_where_they_can_be(data
         stated["total"] = exactly(data.draw(st.integers(T, 2 * T)))
     problem = lpr.RoutingProblem(scores.masked_fill(forbidden, -INF), **stated)
     best = lpr.solve(problem, "highs")
-    found = feasible_assignment(problem, best.prices or NO_PRICES)
+    found = feasible_assignment(problem, best.prices)
     assert (found is not None) == (best.status is lpr.Status.OPTIMAL)
     if found is not None:
         assert kkt.primal_feasibility(problem, found) == 0

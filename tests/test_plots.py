@@ -284,7 +284,7 @@ X = torch.ones(2, 3)
         (lambda: plots.assignment(X[0], X), "take one layer"),
         (lambda: plots.prices(X), "got Tensor"),
         (lambda: plots.prices(lpr.solve(lpr.problems.token_choice(X, 1))), "no bounds on experts"),
-        (lambda: plots.prices(replace(solved(), prices=None)), "gave none"),
+        (lambda: plots.prices(replace(solved(), prices=lpr.Prices())), "gave none"),
         (lambda: plots.prices(replace(solved(), assignment=None)), "holds no assignment"),
         (lambda: plots.frontier(certified(), over="layer"), "over='layer'"),
         (lambda: plots.frontier(SimpleNamespace(budgets=[1])), "without values"),

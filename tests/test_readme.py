@@ -1,6 +1,8 @@
 """The README's Python runs and its example rows are what the command prints."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,26 @@ def test_the_python_example_runs_as_it_stands():
     for name in ("solution", "following"):
         assert names[name].status is lpr.Status.OPTIMAL
         assert float(names[name].value) == pytest.approx(float(by_highs), rel=1e-12)
+
+
+def types_of(code: str, folder: Path) -> str:
+    """What `mypy --strict` says of a user's file."""
+    file = folder / "by_a_user.py"
+    file.write_text(code)
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(file)]
+    root = Path(__file__).parents[1]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert not run.stderr
+    return run.stdout
+
+
+def test_the_python_examples_pass_strict_type_checks(tmp_path):
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    assert types_of(code, tmp_path) == ""
+    wrong = code.replace("lpr.at_most(80)", '"80"')
+    assert 'Argument "experts" to "RoutingProblem" has incompatible type "str"' in types_of(
+        wrong, tmp_path
+    )
 
 
 def test_the_rows_in_the_readme_are_those_of_the_default_run():

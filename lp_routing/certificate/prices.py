@@ -59,6 +59,12 @@ class Prices:
             rows=None if self.rows is None else self.rows * factor,
         )
 
+    @property
+    def given(self) -> bool:
+        """Whether there is any price at all."""
+        groups = (self.token_groups, self.expert_groups, self.rows)
+        return self.total != 0 or any(part is not None for part in (self.experts, *groups))
+
     def to_frame(self) -> "pandas.DataFrame":
         """One price a row: kind of constraint, number within its kind, price.
 

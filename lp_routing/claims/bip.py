@@ -49,9 +49,9 @@ def at_most_dual(scores: Tensor, prices: Tensor, k: int, most: int) -> float:
     return float(earned + most * prices.sum())
 
 
-def at_zero(prices: Prices | None, E: int) -> Tensor:
+def at_zero(prices: Prices, E: int) -> Tensor:
     """Prices of experts (E,) moved up or down together until the least is 0; zeros without any."""
-    if prices is None or prices.experts is None:
+    if prices.experts is None:
         return torch.zeros(E, dtype=torch.float64)
     return prices.experts - prices.experts.min()
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from lp_routing.certificate.certificate import Certificate, certify
-from lp_routing.certificate.prices import Prices
 from lp_routing.certificate.ties import ties
 from lp_routing.certificate.violations import assignment_amounts
 from lp_routing.errors import InputError
@@ -290,10 +289,9 @@ class Evaluator:
     def _certificate(self, x: Tensor) -> Certificate:
         """By the optimum's prices, without rounding where that shows; else by its own bound."""
         prices = self.truth.prices
-        if prices is None:
-            certificate = certify(self.problem, Assignment(x), Prices())
-            return replace(certificate, bound=min(certificate.bound, self.truth.bound))
         certificate = certify(self.problem, Assignment(x), prices)
+        if not prices.given:
+            return replace(certificate, bound=min(certificate.bound, self.truth.bound))
         if abs(certificate.relative_gap) <= ROUNDING:
             certificate = certify(self.problem, Assignment(x), prices, exact=True)
         return certificate
@@ -340,7 +338,7 @@ def _settled(problem: RoutingProblem, truth: Solution) -> Tensor | None:
     prices, and than a hundredth of all tokens, means that other optima may take other pairs.
     """
     x = None if truth.assignment is None else truth.assignment.x
-    if x is None or truth.prices is None or truth.status is not Status.OPTIMAL:
+    if x is None or not truth.prices.given or truth.status is not Status.OPTIMAL:
         return None
     tolerance = TIED * (problem.typical_score or 1.0)
     tied = ties(problem, truth.prices, tolerance)[:, 0]

@@ -67,7 +67,7 @@ def solved(family: BudgetFamily, n: int) -> Point:
     solution = solve(problem, family.solver)
     if solution.certificate is None:
         raise InputError(f"budget {n}: {solution.status.name}: {solution.explanation}")
-    if solution.prices is None:
+    if not solution.prices.given:
         raise InputError(f"{solution.solver} gives no prices; use MinCostFlow() or HiGHS().")
     bound = _by_prices(problem, solution, solution.prices)
     price = family.price_of(problem, solution.prices)

@@ -212,7 +212,7 @@ def _highest_price(worth: Tensor, k: int, C: int) -> dict[str, Any]:
     problem = capacity(worth, k, C)
     solution = solve(problem)
     dear, best = worth.new_zeros(worth.shape[1]).double(), solution.assignment
-    if solution.prices is not None and solution.prices.experts is not None:
+    if solution.prices.experts is not None:
         dear += solution.prices.experts
     if best is not None and not bool(dear.any()):  # a last slot may have been worth something
         dear += best.load == C

@@ -55,7 +55,7 @@ def certificates_section(settings: ReportSettings, results: Sequence[LayerResult
     for each in results:
         if not each.proved:
             blocks.insert(0, Failure(f"Layer {each.layer} is not proved: {_why(each)}"))
-        if each.solution.prices is not None:
+        if each.solution.prices.given:
             blocks.append(_folded(settings, each, each.solution.prices))
     return Section("certificates", "The certificate of every number", blocks)
 
@@ -69,7 +69,7 @@ def fingerprint(prices: Prices) -> str:
 
 def _rows(each: LayerResult) -> Iterator[list[Cell]]:
     prices = each.solution.prices
-    link = Cell("-") if prices is None else Cell(fingerprint(prices), href=f"#prices-{each.layer}")
+    link = Cell(fingerprint(prices), href=f"#prices-{each.layer}") if prices.given else Cell("-")
     if each.certificate is not None:
         solver = f"{each.solution.solver}: {each.solution.status.name}"
         yield _certified("optimum", each.layer, each.certificate, solver, link, each.proved)

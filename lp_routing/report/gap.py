@@ -206,7 +206,7 @@ def _layer_row(each: LayerResult) -> list[Cell]:
     row, best, prices = each.rows[0], each.solution.assignment, each.solution.prices
     expert = each.problem.family("expert")
     highest = float("nan")
-    if prices is not None and expert is not None:
+    if prices.given and expert is not None:
         highest = float(prices.of(expert).max())
     return [
         Cell(str(each.layer), each.layer),

@@ -91,7 +91,7 @@ def examine_layer(
     rows = comparisons(problem, list(names), logits=given, repeats=repeats, seed=seed, shape=shape)
     judged = not rows[0].status.startswith(NOT_JUDGED)
     taken = _taken(names[0], shape, seed, logits) if judged else None
-    if solution.prices is not None:
+    if solution.prices.given:
         if solution.assignment is not None:
             certificate = certify(problem, solution.assignment, solution.prices, exact=True)
         if taken is not None:

@@ -101,6 +101,5 @@ def _optimum(scores: Tensor, prices: Tensor, k: int, capacity: int | None) -> tu
     solution = solve(problem, MinCostFlow(start=start))
     if solution.status is not Status.OPTIMAL or solution.assignment is None:
         raise InputError(f"{solution.status.value} {solution.explanation}")
-    found = solution.prices
-    after = torch.zeros_like(prices) if found is None or found.experts is None else found.experts
-    return solution.assignment.x > 0, after
+    after = solution.prices.experts
+    return solution.assignment.x > 0, torch.zeros_like(prices) if after is None else after

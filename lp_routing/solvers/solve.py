@@ -57,7 +57,7 @@ class Solution:
         solver: who answered.
         status: how it ended; only `solve` says OPTIMAL, after certifying.
         assignment: who goes where; None where no assignment is known.
-        prices: shadow prices; None where the solver gives none.
+        prices: shadow prices; all zero, `Prices()`, where the solver gives none.
         certificate: what the assignment is worth and how good it is; None without an assignment.
         bound: no assignment is worth more; -inf where none exists.
         infeasibility: the proof that none exists; None unless INFEASIBLE. None too where only
@@ -70,7 +70,7 @@ class Solution:
     solver: str
     status: Status
     assignment: Assignment | None
-    prices: Prices | None
+    prices: Prices
     certificate: Certificate | None
     bound: Number
     infeasibility: Infeasibility | None
@@ -85,7 +85,7 @@ class Solution:
     def to_frame(self) -> "pandas.DataFrame":
         """The constraints, one a row: kind, name, bounds, what is taken of them, and their price.
 
-        Without an assignment "taken" is NaN, without prices "price" is.
+        Without an assignment "taken" is NaN, "price" is zero where there are none.
 
         Example:
             >>> import lp_routing as lpr
@@ -96,15 +96,14 @@ class Solution:
             ['kind', 'name', 'lower', 'upper', 'taken', 'price']
         """
         frame = self.problem.to_frame()
-        frame["taken"], frame["price"] = math.nan, math.nan
+        frame["taken"] = math.nan
         if self.assignment is not None:
             counted = amounts_counted(self.problem, self.assignment.amounts)
             frame["taken"] = [amount for each in counted for amount in each.tolist()]
-        if self.prices is not None:
-            table = clipped(self.problem, self.prices)
-            table["token"] = token_prices(self.problem, self.prices)
-            families = self.problem.families
-            frame["price"] = [price for f in families for price in table[f.kind].tolist()]
+        table = clipped(self.problem, self.prices)
+        table["token"] = token_prices(self.problem, self.prices)
+        families = self.problem.families
+        frame["price"] = [price for f in families for price in table[f.kind].tolist()]
         return frame
 
     def _shown(self) -> dict[str, object]:
@@ -209,20 +208,20 @@ def _judged(
     problem: RoutingProblem, solver: Solver, answer: SolverResult, tolerance: float, began: float
 ) -> Solution:
     """Certify an answer and name its status."""
-    prices, assignment, certificate = answer.prices, None, None
+    prices, assignment, certificate = answer.prices or Prices(), None, None
     infeasible, group = answer.outcome is SolverStatus.INFEASIBLE, solver.shards.group
     infeasibility = explain(problem, solver.shards) if infeasible else None
     if infeasibility is None:
         prices, assignment = _best_so_far(problem, answer, group)
     if assignment is not None:
-        certificate = certify(problem, assignment, prices or Prices(), group=group)
+        certificate = certify(problem, assignment, prices, group=group)
         certificate = _with_search_bound(certificate, answer.bound, solver.name)
     status = _status(answer, infeasibility, certificate, tolerance)
     bound: Number = -math.inf
     if certificate is not None:
         bound = certificate.bound
     elif status is not Status.INFEASIBLE:
-        bound = dual_bound(problem, prices or Prices(), group=group)
+        bound = dual_bound(problem, prices, group=group)
     return Solution(
         problem=problem,
         solver=solver.name,
@@ -261,17 +260,16 @@ def _no_whole_assignment(answer: SolverResult) -> bool:
 
 def _best_so_far(
     problem: RoutingProblem, answer: SolverResult, group: Any
-) -> tuple[Prices | None, Assignment | None]:
+) -> tuple[Prices, Assignment | None]:
     """The solver's prices and amounts; when an LP was stopped early, better ones if there are any.
 
     `MinCostFlow` gives a feasible assignment itself, on a group of processes too.
     """
-    prices = answer.prices
+    prices = answer.prices or Prices()
     found = [] if answer.x is None else [_made_whole(problem, answer.x)]
     given = isinstance(answer.x, Tensor)
     if answer.outcome is SolverStatus.TIME_LIMIT and group is None and not given:
-        free = Prices()
-        prices = min(prices or free, free, key=lambda candidate: dual_bound(problem, candidate))
+        prices = min(prices, Prices(), key=lambda candidate: dual_bound(problem, candidate))
         quick = _feasible_near(problem, prices)
         found += [] if quick is None else [quick]
         found.sort(key=lambda x: _worth(problem, x), reverse=True)

@@ -65,7 +65,7 @@ def measured(scores: Tensor, k: int) -> Layer | str:
     """Some tokens' LP by HiGHS with whole and nested bounds, and with others; or why not."""
     T, E = scores.shape
     solution = solve(nested(scores, k), HiGHS())
-    if solution.assignment is None or solution.prices is None:
+    if solution.assignment is None or not solution.prices.given:
         return f"HiGHS found no optimum: {solution.explanation}"
     certificate = certify(solution.problem, solution.assignment.x > 0.5, solution.prices)
     half = of_half_a_pair(scores, max(1, T * k // 2))

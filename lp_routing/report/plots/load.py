@@ -187,7 +187,7 @@ def _of(solution: Solution) -> tuple[Numbers, Numbers, Numbers]:
     family = solution.problem.family("expert")
     if family is None:
         raise InputError("prices: this problem has no bounds on experts, so they have no prices.")
-    if solution.prices is None:
+    if not solution.prices.given:
         raise InputError(f"prices: {solution.solver} gave none ({solution.status.name}).")
     load = load_of(taken(solution, "prices"))
     price = solution.prices.of(family)
