@@ -44,6 +44,9 @@ CASES = [
     _case("capacity, not balanced", lpr.problems.capacity(ONE_LIKED, 2, 2), 50),
     # ... while `=` makes somebody pay: expert 0 must take a second token, worth 0 instead of 10.
     _case("balanced, not capacity", lpr.problems.balanced(ONE_LIKED, 2), 40),
+    # Three tokens, two experts: loads are 1 and 2. Two keep the one they like, 4 and 2, the third
+    # takes the other for nothing.
+    _case("uneven loads", lpr.problems.balanced([[4, 0], [2, 0], [1, 0]], 1), 6),
     # Both want expert 0 (values 3 and 2), it has one slot; token 1 moves and loses only 1.
     # One more slot would be worth 2 - 1 = 1, so that is the price of expert 0.
     _case("one slot, two suitors", lpr.problems.capacity([[3, 1], [2, 1]], 1, 1), 4, None),

@@ -10,6 +10,7 @@ that is checked first. The table says which faults were caught, and by which tes
 import argparse
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -120,8 +121,9 @@ def run_tests(
         return "too slow", f"more than {limit:g} s"
     if process.returncode == 0:
         return "missed", ""
-    failed = [line.split()[1] for line in said.splitlines() if line.startswith("FAILED ")]
-    if process.returncode == 1 and failed:
+    # a module of tests that cannot be imported, as its cases do not exist any more, is an ERROR
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+    if process.returncode in (1, 2) and failed:
         return "caught", failed[0]
     return "no verdict", " / ".join(said.splitlines()[-3:])
 

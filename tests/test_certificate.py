@@ -328,3 +328,74 @@ def test_tokens_masked_by_large_negative_numbers_do_not_set_the_scale():
     for solver in ("highs", "mincostflow"):
         solution = lpr.solve(problem, solver)
         assert (solution.status, solution.value) == (lpr.Status.OPTIMAL, 1)
+
+
+def test_a_small_bound_of_large_prices_times_limits_is_evaluated_exactly():
+    # A pair pays 2^53 + 6 to its expert, -2^53 to the total and -6 to the group of all experts:
+    # nothing. All three limits are used up, so 3 is the optimum and the bound. In float64 the
+    # experts' 3 (2^53 + 6) loses 2, and the bound would be 1.
+    problem = lpr.RoutingProblem(
+        torch.eye(3).double(),
+        tokens=at_most(1),
+        experts=at_most(1),
+        total=exactly(3),
+        expert_groups=[lpr.Group([0, 1, 2], exactly(3))],
+    )
+    experts = torch.full((3,), 2.0**53 + 6, dtype=torch.float64)
+    prices = lpr.Prices(experts, -(2.0**53), expert_groups=torch.tensor([-6.0]))
+    assert lpr.dual_bound(problem, prices) == 3
+    assert lpr.certify(problem, torch.eye(3).bool(), prices).gap == 0
+
+
+NESTED = [lpr.Group([0], at_most(1)), lpr.Group([0, 1], at_most(1))]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "prices"),
+    [
+        ({"expert_groups": NESTED}, {"expert_groups": [2.0**53 - 1, 2.0**53 - 4]}),
+        (
+            {"experts": at_most([1, 2]), "total": at_most(1)},
+            {"experts": [2.0**53 - 1, 0.0], "total": 2.0**53 - 4},
+        ),
+    ],
+    ids=["nested groups", "expert and total"],
+)
+def test_an_exact_bound_holds_where_a_pair_pays_more_than_53_bits(bounds, prices):
+    # The one token is worth 2^54. It would pay 2^54 - 5, in float64 2^54 - 4: one too much, and
+    # the bound would be 1 below what is attained.
+    problem = lpr.RoutingProblem(torch.tensor([[2.0**54, 0.0]]), **bounds)
+    paid = lpr.Prices(
+        **{k: torch.tensor(p).double() if k != "total" else p for k, p in prices.items()}
+    )
+    certificate = lpr.certify(problem, [[1, 0]], paid, exact=True)
+    assert (certificate.value, certificate.bound) == (2**54, 2**54)
+
+
+def test_a_fraction_of_a_unit_goes_to_the_next_best_expert():
+    # One and a half experts at most: 3, and half of 2.
+    problem = lpr.RoutingProblem([[3.0, 2.0, 1.0]], tokens=at_most(1.5))
+    assert lpr.dual_bound(problem, lpr.Prices()) == 4
+    exact = lpr.certify(problem, [[1, 0, 0]], lpr.Prices(), exact=True)
+    assert (exact.value, exact.bound) == (3, 4)
+
+
+def test_rounding_is_forgiven_to_sums_of_fractions_only():
+    # 0.1 + 0.2 is above 0.3 in float64, by rounding.
+    problem = lpr.RoutingProblem([[1.0], [1.0]], experts=at_most(0.3))
+    tenths = lpr.Assignment(torch.tensor([[0.1], [0.2]], dtype=torch.float64))
+    assert lpr.certify(problem, tenths, lpr.Prices()).violations == ()
+    # Of two million million copies one more than there are is no rounding.
+    many = 2 * 10**12
+    problem = lpr.RoutingProblem([[1.0]], multiplicity=[many])
+    certificate = lpr.certify(problem, [[many + 1]], lpr.Prices())
+    assert [(v.name, v.amount, v.limit) for v in certificate.violations] == [("x_0_0", 1, many)]
+
+
+def test_every_copy_of_an_unbounded_token_earns():
+    # At price 1 of expert 0, which has one place, each of two copies takes both: 2 (2 + 1), and
+    # the place is worth 1.
+    problem = lpr.RoutingProblem([[3.0, 1.0]], experts=at_most([1, 2]), multiplicity=[2])
+    prices = lpr.Prices(experts=torch.tensor([1.0, 0.0]))
+    assert lpr.dual_bound(problem, prices) == 7
+    assert lpr.certify(problem, [[1, 2]], prices).bound == 7

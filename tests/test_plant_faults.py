@@ -36,7 +36,8 @@ def test_a_fault_that_cannot_be_planted_is_refused(tmp_path, old, new, found):
         ("assert 1 == 1", "missed", ""),
         ("assert 1 == 2", "caught", "test_one.py::test_sum"),
         ("while True: pass", "too slow", "more than 5 s"),
-        ("pass\nimport nothing_of_this_name", "no verdict", "error"),
+        ("pass\nraise ValueError", "caught", "test_one.py"),
+        ("pass\nimport sys; sys.exit(3)", "no verdict", "3"),
     ],
 )
 def test_the_verdict_is_that_of_the_tests(tmp_path, body, verdict, by):

@@ -245,6 +245,20 @@ def test_chunks_of_rows_give_the_same_certificate(entries, monkeypatch):
     assert {v.name: v.amount for v in certificate.violations}["row_memory"] == 9 - 4
 
 
+@pytest.mark.parametrize("entries", [2, 1000])
+def test_chunks_have_the_weights_of_all_rows(entries, monkeypatch):
+    import lp_routing.problem.problem as chunks
+
+    monkeypatch.setattr(chunks, "CHUNK_ENTRIES", entries)
+    # Besides memory at 2 a unit, expert 1 costs 1: all tokens want expert 0 then, 5 + 4 + 3.
+    rows = {"memory": ([2, 1], -INF, 4), "second": ([0, 1], -INF, 1)}
+    problem = lpr.RoutingProblem(SCORES, tokens=at_most(1), rows=rows)
+    certificate = lpr.certify(problem, torch.ones(3, 2), lpr.Prices(rows=[2.0, 1.0]))
+    assert certificate.bound == 5 + 4 + 3 + 2 * 4 + 1
+    amounts = {v.name: v.amount for v in certificate.violations}
+    assert (amounts["row_memory"], amounts["row_second"]) == (9 - 4, 3 - 1)
+
+
 def test_a_price_is_what_a_unit_more_brings():
     step = 1 / 64
     for by in (step, -step):
