@@ -53,6 +53,12 @@ def as_choice_mask(answer: Any, logits: Tensor) -> Tensor:
 
     Raises:
         NoRouterOutput: as `read_output`; fractional amounts, NaN.
+
+    Example:
+        >>> from lp_routing.router_outputs import as_choice_mask
+        >>> indices = torch.tensor([[1], [0]])  # the expert of each token
+        >>> as_choice_mask(indices, torch.randn(2, 3)).tolist()
+        [[False, True, False], [True, False, False]]
     """
     return choices(read_output(answer, checked_logits(logits)).amounts)
 
@@ -92,6 +98,12 @@ def assignment_from(answer: Any, logits: Tensor, layout: str) -> Assignment:
 
     Raises:
         NoRouterOutput: an array that does not have this form.
+
+    Example:
+        >>> logits = torch.randn(2, 2)
+        >>> taken = lpr.routers.assignment_from(torch.tensor([[1], [0]]), logits, "TK")
+        >>> taken.x.tolist()
+        [[False, True], [True, False]]
     """
     layout = as_choice(layout, "layout", LAYOUTS)
     return Assignment(read_output(answer, checked_logits(logits), layout=layout).amounts)

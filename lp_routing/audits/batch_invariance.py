@@ -59,6 +59,10 @@ def batch_invariance(
         InputError: bad logits or sequences, or a router that is not callable.
 
     Cost: one call for each of up to 64 sequences, and six.
+
+    Example:
+        >>> lpr.audits.batch_invariance(lpr.routers.TopK(k=1), torch.randn(16, 4)).verdict
+        'holds'
     """
     ask, logits = as_audited_router(router), as_logits(logits)
     sequences = as_int(sequences, "sequences", 2)

@@ -68,6 +68,13 @@ def causality(
         InputError: bad logits or cuts, or a router that is not callable.
 
     Cost: three calls a cut, for each of up to 64 sequences.
+
+    Example:
+        >>> logits = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+        >>> lpr.audits.causality(lpr.routers.TopK(k=1), logits).verdict
+        'holds'
+        >>> lpr.audits.causality(lpr.routers.ExpertChoice(2), logits).verdict
+        'fails'
     """
     ask, logits, cuts = as_audited_router(router), as_logits(logits), as_int(cuts, "cuts", 1)
     parts: list[Tensor | None] = [None]
@@ -210,6 +217,11 @@ def causality_map(
         NoRouterOutput: the router did not answer for some length.
 
     Cost: a call a prefix.
+
+    Example:
+        >>> found = lpr.audits.causality_map(lpr.routers.TopK(k=1), torch.randn(16, 4), prefixes=4)
+        >>> found.lengths.tolist(), found.changed.any().item()
+        ([1, 6, 11, 16], False)
     """
     ask, logits = as_audited_router(router), as_logits(logits)
     prefixes = as_int(prefixes, "prefixes", 2)

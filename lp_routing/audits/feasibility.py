@@ -40,6 +40,12 @@ def feasibility(
             is not callable.
 
     Cost: one call and a pass over the chosen pairs.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 1.0], [2.0, 1.0]])
+        >>> problem = lpr.problems.capacity(logits, k=1, capacity=1)
+        >>> lpr.audits.feasibility(lpr.routers.TopK(k=1), logits, problem).sentence
+        '1 of 4 bounds is broken; by most: expert_0 counts 2, at most 1.'
     """
     ask, logits = as_audited_router(router), as_logits(logits)
     if problem is None:

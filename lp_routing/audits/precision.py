@@ -57,6 +57,11 @@ def precision(
         InputError: bad logits, an unknown format, or a router that is not callable.
 
     Cost: two calls and a sort.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 1.0], [1.0, 1.001]])
+        >>> lpr.audits.precision(lpr.routers.TopK(k=1), logits).count
+        1
     """
     as_choice(rounded_to, "rounded_to", list(FORMATS))
     ask, logits = as_audited_router(router), as_logits(logits)
@@ -98,6 +103,11 @@ def margins(logits: Tensor, chosen: Tensor) -> Tensor:
     """The k-th minus the (k+1)-th logit (..., T) of each token, k being how many experts it has.
 
     inf where a token has no expert, all of them, or all that are allowed.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 1.0, 0.5]])
+        >>> lpr.audits.margins(logits, torch.tensor([[True, False, False]])).tolist()
+        [2.0]
     """
     logits = as_logits(logits)
     as_instance(chosen, Tensor, "chosen", "booleans of the shape of the logits")
@@ -172,6 +182,11 @@ def precision_flips(
         NoRouterOutput: the router did not answer.
 
     Cost: a call, one more for each format, and a sort.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 1.0], [1.0, 1.001]])
+        >>> lpr.audits.precision_flips(lpr.routers.TopK(k=1), logits).changed["bf16"].tolist()
+        [False, True]
     """
     named = as_list(formats, "formats", f"some of {', '.join(FORMATS)}")
     if not named or any(not isinstance(name, str) or name not in FORMATS for name in named):

@@ -54,6 +54,10 @@ def prefill(
         InputError: bad logits or `most`, or a router that is not callable.
 
     Cost: one call, or one a sequence, and one for each token asked about.
+
+    Example:
+        >>> lpr.audits.prefill(lpr.routers.TopK(k=1), torch.randn(16, 4)).verdict
+        'holds'
     """
     ask, logits, most = as_audited_router(router), as_logits(logits), as_int(most, "most", 1)
     parts = None if sequence is None else sequence_places(sequence, logits)

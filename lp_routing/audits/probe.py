@@ -409,6 +409,10 @@ def chosen(router: RouterLike, logits: Tensor, mask: Tensor | None = None) -> Te
 
     Raises:
         NoRouterOutput: it returned what names no pairs; what it raises itself is passed on.
+
+    Example:
+        >>> lpr.audits.chosen(lpr.routers.TopK(k=1), torch.tensor([[3.0, 1.0]])).tolist()
+        [[True, False]]
     """
     return choices(_answer(router, logits, mask).amounts)
 

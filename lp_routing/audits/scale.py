@@ -110,6 +110,10 @@ def scale(router: RouterLike | AuditedRouter, logits: Tensor, *, way: str = "tim
         InputError: bad logits, an unknown way, or a router that is not callable.
 
     Cost: two calls.
+
+    Example:
+        >>> lpr.audits.scale(lpr.routers.TopK(k=1), torch.tensor([[3.0, 1.0], [2.0, 1.0]])).verdict
+        'holds'
     """
     if way not in WAYS:
         raise InputError(f"way={way!r}: expected one of {', '.join(WAYS)}.")

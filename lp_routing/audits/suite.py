@@ -46,6 +46,10 @@ def repeatable(router: RouterLike | AuditedRouter, logits: Tensor) -> Finding:
         InputError: bad logits, or a router that is not callable.
 
     Cost: three calls.
+
+    Example:
+        >>> lpr.audits.repeatable(lpr.routers.TopK(k=1), torch.randn(16, 4)).verdict
+        'holds'
     """
     ask, logits = as_audited_router(router), as_logits(logits)
     try:
@@ -105,6 +109,11 @@ def audit(
             the router raises becomes a finding.
 
     Cost: some fifty calls, and one for each of up to 256 single tokens.
+
+    Example:
+        >>> found = lpr.audits.audit(lpr.routers.ExpertChoice(2), torch.randn(16, 4))
+        >>> [finding.audit for finding in found if finding.verdict == "fails"][:2]
+        ['causality', 'batch invariance']
     """
     asked, logits = AuditedRouter(router, limit_s), as_logits(logits)
     if sequence is not None:

@@ -58,6 +58,10 @@ def ties(router: RouterLike | AuditedRouter, logits: Tensor, *, orders: int = 4)
         InputError: bad logits or orders, or a router that is not callable.
 
     Cost: `2 * orders` calls on the logits, as many on logits without ties, and two.
+
+    Example:
+        >>> lpr.audits.ties(lpr.routers.TopK(k=1), torch.tensor([[3.0, 1.0], [2.0, 1.0]])).verdict
+        'holds'
     """
     ask, logits, orders = as_audited_router(router), as_logits(logits), as_int(orders, "orders", 1)
     plain, control = ask(logits), without_ties(logits)

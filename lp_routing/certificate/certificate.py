@@ -309,6 +309,13 @@ def certify(
 
     Without `exact`, value and bound carry the rounding of float64 sums, some 1e-16 of what is
     added up; a bound that is small beside what was added up to it is evaluated exactly.
+
+    Example:
+        >>> problem = lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1)
+        >>> prices = lpr.solve(problem).prices
+        >>> worse = torch.tensor([[0, 1], [1, 0]])
+        >>> lpr.certify(problem, worse, prices)
+        Certificate(gap=1, relative_gap=25.000%, value=3, bound=4, proof=weak duality)
     """
     if not isinstance(problem, RoutingProblem) or not isinstance(prices, Prices):
         raise InputError(
@@ -355,6 +362,13 @@ def dual_bound(problem: RoutingProblem, prices: Prices, *, group: Any = None) ->
 
     Where prices are so much larger than scores that rounding could show, it is evaluated exactly.
     With a `group`, the bound of the tokens of all its ranks together, as in `certify`.
+
+    Example:
+        >>> problem = lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1)
+        >>> lpr.dual_bound(problem, lpr.Prices())
+        5.0
+        >>> lpr.dual_bound(problem, lpr.Prices(experts=torch.tensor([1.0, 0.0])))
+        4.0
     """
     check_problem(problem, "dual_bound")
     shards = ProcessGroup(group)

@@ -69,7 +69,6 @@ class Prices:
         """One price a row: kind of constraint, number within its kind, price.
 
         Example:
-            >>> import torch, lp_routing as lpr
             >>> prices = lpr.Prices(experts=torch.tensor([2.0, 0.0]), total=0.5)
             >>> prices
             Prices(experts=[2, 0], total=0.5)

@@ -15,6 +15,11 @@ def token_prices(problem: RoutingProblem, prices: Prices) -> Tensor:
     It is what the token's last slot earns, cut to the sign its bounds allow: one of the prices that
     support the optimum. With optimal prices a larger bound gains at most this much per unit, and a
     smaller one costs at least this much. Zero where neither bound binds.
+
+    Example:
+        >>> problem = lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1)
+        >>> lpr.token_prices(problem, lpr.Prices(experts=torch.tensor([1.0, 0.0]))).tolist()
+        [2.0, 1.0]
     """
     check_problem(problem, "token_prices")
     _, upper = problem.token_bounds()
@@ -31,6 +36,11 @@ def ties(problem: RoutingProblem, prices: Prices, tolerance: float = 0.0) -> Ten
         prices: as a rule optimal ones: then optima differ from each other on these pairs only.
         tolerance: how far, in units of score, a pair may stand from its price and count as tied;
             0 asks for equality in float64, a solver's prices want about 1e-12.
+
+    Example:
+        >>> problem = lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1)
+        >>> lpr.ties(problem, lpr.Prices(experts=torch.tensor([1.0, 0.0]))).tolist()
+        [[1, 0], [1, 1]]
     """
     check_problem(problem, "ties")
     tolerance = as_nonnegative(tolerance, "ties: tolerance")

@@ -367,6 +367,11 @@ def smallest(
 
     Raises:
         InputError: no entries, or sizes below 1.
+
+    Example:
+        >>> found = lpr.claims.smallest(lambda scores: "a zero" if (scores == 0).any() else None)
+        >>> found.scores.tolist(), found.says
+        ([[0.0]], 'a zero')
     """
     T, E = as_int(most_tokens, "most_tokens", 1), as_int(most_experts, "most_experts", 1)
     limit = as_int(limit, "limit", 1)

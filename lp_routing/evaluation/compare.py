@@ -275,6 +275,12 @@ def compare(
             no pandas.
 
     The unit of cost is `torch.topk(scores, K)`: medians, side by side in this process.
+
+    Example:
+        >>> problem = lpr.problems.capacity([[3.0, 1.0], [2.0, -1.0]], k=1, capacity=1)
+        >>> frame = lpr.compare(problem, {"mine": lpr.routers.TopK(k=1, capacity=1)}, repeats=1)
+        >>> frame[["router", "value", "optimum", "dropped"]].values.tolist()
+        [['mine', 2.0, 3.0, 1]]
     """
     frames = data_frame(
         "compare", "comparisons(), with the same arguments, gives the same rows without it."
@@ -306,7 +312,14 @@ def comparisons(
     seed: int = 0,
     shape: Shape | None = None,
 ) -> list[RouterResult]:
-    """The rows of `compare`, which needs pandas only to make a table of them."""
+    """The rows of `compare`, which needs pandas only to make a table of them.
+
+    Example:
+        >>> problem = lpr.problems.capacity([[3.0, 1.0], [2.0, -1.0]], k=1, capacity=1)
+        >>> (row,) = lpr.evaluation.comparisons(problem, {"mine": lpr.routers.TopK(k=1)}, repeats=1)
+        >>> row.status, row.value, row.optimum
+        ('INFEASIBLE', 5.0, 3.0)
+    """
     _check(problem)
     repeats, warm_up = as_int(repeats, "repeats", 1), as_int(warm_up, "warm_up", 0)
     scores = check_logits(problem.scores, "scores")

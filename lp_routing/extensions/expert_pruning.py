@@ -55,6 +55,10 @@ def heavy_hitters(
 
     Raises:
         InputError: negative scores, NaN or +inf, numbers out of range.
+
+    Example:
+        >>> lpr.extensions.heavy_hitters([[3, 2, 0], [3, 0, 2], [0, 1, 0]], keep=2, k=1).x.tolist()
+        [True, True, False]
     """
     values, times = _checked(scores, keep, k, counts)
     if by not in ("tokens", "score"):
@@ -70,6 +74,10 @@ def greedy(scores: Scores, keep: int, k: int, *, counts: Any = None) -> BoundedC
     Ties go to the lower expert. Cost: M passes over the scores.
 
     Args and raises: as `heavy_hitters`.
+
+    Example:
+        >>> lpr.extensions.greedy([[3, 2, 0], [3, 0, 2], [0, 1, 0]], keep=2, k=1).value
+        7.0
     """
     values, times = _checked(scores, keep, k, counts)
     x = torch.zeros(values.shape[1], dtype=torch.bool, device=values.device)
@@ -92,6 +100,11 @@ def best_kept(
     search's bound and `bound_on_kept`.
 
     Args and raises: as `heavy_hitters`.
+
+    Example:
+        >>> found = lpr.extensions.best_kept([[3, 2, 0], [3, 0, 2], [0, 1, 0]], keep=2, k=1)
+        >>> found.x.tolist(), found.value
+        ([True, True, False], 7.0)
     """
     values, times = _merged(*_checked(scores, keep, k, counts))
     start = greedy(values, keep, k, counts=times)
@@ -131,6 +144,10 @@ def bound_on_kept(
     best score that the greedy choice leaves a token; with steps = 0 it is that choice's own bound.
 
     Args and raises: as `heavy_hitters`. Cost: one pass over the scores a step.
+
+    Example:
+        >>> lpr.extensions.bound_on_kept([[3, 2, 0], [3, 0, 2], [0, 1, 0]], keep=2, k=1) >= 7
+        True
     """
     values, times = _checked(scores, keep, k, counts)
     steps = as_int(steps, "steps", 0)
@@ -160,6 +177,11 @@ def kept_value(scores: Scores, kept: Tensor, k: int, *, counts: Any = None) -> f
 
     Raises:
         InputError: as `heavy_hitters`; not one boolean per expert.
+
+    Example:
+        >>> kept = torch.tensor([True, False, False])
+        >>> lpr.extensions.kept_value([[3, 2, 0], [3, 0, 2], [0, 1, 0]], kept, k=1)
+        6.0
     """
     values = as_scores(scores)
     kept = as_tensor(kept, "kept", "one boolean per expert")

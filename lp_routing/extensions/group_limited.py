@@ -59,6 +59,11 @@ def best_in_groups(scores: Scores, k: int, groups: int, top_groups: int) -> Boun
     Raises:
         InputError: bad scores, a number out of range, or a token whose M groups hold fewer than k
             allowed experts.
+
+    Example:
+        >>> scores = torch.tensor([[10.0, 7, 7, 12, 2, 0]])  # groups (10, 7, 7) and (12, 2, 0)
+        >>> lpr.extensions.best_in_groups(scores, k=2, groups=2, top_groups=1).value
+        17.0
     """
     values = _checked(scores, k, groups, top_groups)
     x = torch.cat([_by_table(rows, k, groups, top_groups) for rows in torch.split(values, CHUNK)])
@@ -75,6 +80,11 @@ def relaxed_in_groups(scores: Scores, k: int, groups: int, top_groups: int) -> f
 
     Raises:
         InputError: as `best_in_groups`.
+
+    Example:
+        >>> scores = torch.tensor([[10.0, 7, 7, 12, 2, 0]])  # groups (10, 7, 7) and (12, 2, 0)
+        >>> round(lpr.extensions.relaxed_in_groups(scores, k=2, groups=2, top_groups=1), 6)
+        18.0
     """
     values = _checked(scores, k, groups, top_groups)
     least = [_least_bound(rows, k, groups, top_groups) for rows in torch.split(values, CHUNK)]
@@ -109,6 +119,11 @@ def searched_in_groups(
 
     Raises:
         InputError: as `best_in_groups`; nothing found in time.
+
+    Example:
+        >>> scores = torch.tensor([[10.0, 9, 1, 1], [7, 7, 6, 6]])  # groups (0, 1) and (2, 3)
+        >>> lpr.extensions.searched_in_groups(scores, 2, groups=2, top_groups=1, capacity=1).value
+        31.0
     """
     values = _checked(scores, k, groups, top_groups, exactly=capacity is None)
     if capacity is not None:
@@ -159,6 +174,12 @@ def of_proxy(
     Raises:
         InputError: as `best_in_groups`; also where the proxy opens groups that hold fewer than k
             allowed experts.
+
+    Example:
+        >>> scores = torch.tensor([[10.0, 7, 7, 12, 2, 0]])  # groups (10, 7, 7) and (12, 2, 0)
+        >>> found = lpr.extensions.of_proxy(scores, k=2, groups=2, top_groups=1)
+        >>> found.value, found.bound
+        (14.0, 17.0)
     """
     values = _checked(scores, k, groups, top_groups)
     x = GroupLimited(k, groups, top_groups, rank_by, score="logits").select(values)

@@ -84,6 +84,12 @@ def within_budget(scores: Scores, k: int, costs: Costs, budget: float) -> Budget
             that not even the cheapest experts keep.
 
     Cost: one `topk` over the experts for each price that is tried.
+
+    Example:
+        >>> scores, costs = [[9.0, 5.0], [8.0, 6.0]], [2, 1]
+        >>> found = lpr.extensions.within_budget(scores, k=1, costs=costs, budget=3)
+        >>> found.value, found.bound
+        (15.0, 15.0)
     """
     values, cost, limit = _checked(scores, k, costs, budget)
     budget, words = float(budget), "weak duality with one price"
@@ -119,6 +125,11 @@ def searched_within_budget(
 
     Raises:
         InputError: as `within_budget`; nothing found in time.
+
+    Example:
+        >>> scores, costs = [[9.0, 5.0], [8.0, 6.0]], [2, 1]
+        >>> lpr.extensions.searched_within_budget(scores, k=1, costs=costs, budget=3).value
+        15.0
     """
     values, cost, limit = _checked(scores, k, costs, budget)
     T, E = values.shape

@@ -75,6 +75,12 @@ def spread(loads: Any, places: Any, *, integral: bool = False) -> Spread:
 
     Raises:
         InputError: not whole loads, not booleans of that shape, an expert without a place.
+
+    Example:
+        >>> places = [[True, True], [False, True]]  # expert 0 on both devices, 1 on the second
+        >>> found = lpr.extensions.spread([6, 2], places)
+        >>> found.value, found.tokens.tolist()
+        (4.0, [[4.0, 2.0], [0.0, 2.0]])
     """
     load, held = _checked(loads, places)
     amounts, prices = _by_lp(load, held)
@@ -111,6 +117,11 @@ def edge_wise(
 
     Raises:
         InputError: as `spread`; a home that holds no replica of its expert.
+
+    Example:
+        >>> places = [[True, True], [False, True]]  # expert 0 on both devices, 1 on the second
+        >>> round(lpr.extensions.edge_wise([6, 2], places, home=[0, 1]).value, 6)
+        4.0
     """
     load, held = _checked(loads, places)
     sweeps = as_int(sweeps, "sweeps", 0)
@@ -139,6 +150,11 @@ def confined_load(loads: Any, places: Any, devices: Sequence[int]) -> int:
 
     Raises:
         InputError: as `spread`; devices that do not exist.
+
+    Example:
+        >>> places = [[True, True], [False, True]]  # expert 0 on both devices, 1 on the second
+        >>> lpr.extensions.confined_load([6, 2], places, devices=[1])
+        2
     """
     load, held = _checked(loads, places)
     devices = as_list(devices, "devices", "whole numbers")

@@ -63,6 +63,13 @@ def over_total(
             a token may have; no assignment at all.
 
     Cost of the exact curve: one sort of the scores, or of what bounds on tokens leave of them.
+
+    Example:
+        >>> curve = lpr.frontier.over_total(lpr.RoutingProblem([[3, 1], [2, 1]]))
+        >>> curve
+        ExactCurve(first=0, last=4, value=0..7)
+        >>> curve.value(2.5).item()
+        5.5
     """
     if not isinstance(problem, RoutingProblem):
         raise InputError(f"over_total expects a RoutingProblem, got {type(problem).__name__}.")
@@ -195,6 +202,13 @@ def over_capacity(
 
     The dual bound at fixed prices p is linear in C, of slope sum_j p_j. Neither end costs a solve
     where tokens may go without: no slot is worth nothing, and there all may go where they like.
+
+    Example:
+        >>> curve = lpr.frontier.over_capacity([[3, 1], [2, 1]], k=1)
+        >>> curve
+        CertifiedCurve(gap=0, first=0, last=2, points=3, value=0..5)
+        >>> curve.to_frame()[["budget", "value"]].values.tolist()
+        [[0.0, 0.0], [1.0, 4.0], [2.0, 5.0]]
     """
     values = as_scores(scores)
     k = as_int(k, "k", 1, values.shape[1], "E, the number of experts")
@@ -280,6 +294,10 @@ def over_k(
 
     The dual bound at fixed prices of experts and tokens is linear in K: its slope is the sum of the
     tokens' prices. Neither end costs a solve.
+
+    Example:
+        >>> lpr.frontier.over_k([[3, 1], [2, 1]], capacity=1).values.tolist()
+        [0.0, 4.0, 4.0]
     """
     values = as_scores(scores)
     capacity = as_int(capacity, "capacity", 0)
@@ -391,6 +409,10 @@ def over_experts_kept(
 
     Raises:
         InputError: negative scores, NaN, +inf, numbers out of range.
+
+    Example:
+        >>> lpr.frontier.over_experts_kept([[3, 1, 0], [2, 1, 4]], k=1).to_frame().value.tolist()
+        [5.0, 7.0, 7.0]
     """
     values = as_scores(scores)
     RoutingProblem(values)  # sums beyond float64 are refused there

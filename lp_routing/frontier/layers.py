@@ -58,6 +58,11 @@ def over_layers(scores: Tensor, *, serve: bool = False) -> SharedBudget:
     A learnt rule for the same question is SoftMoE's (Zasada et al. 2026),
     `lp_routing.routers.soft_top_k.layer_budgets`; `lp_routing.frontier.best_budgets` proves
     one split by its price.
+
+    Example:
+        >>> shared = lpr.frontier.over_layers(torch.tensor([[[3.0, 1.0]], [[2.0, 2.0]]]))
+        >>> shared.split(3).tolist(), shared.total.value(3).item()
+        ([1.0, 2.0], 7.0)
     """
     values = as_tensor(scores, "scores", "numbers (layers, tokens, experts)")
     if values.ndim != 3 or not len(values):
@@ -126,6 +131,10 @@ def best_budgets(scores: Tensor, pairs: float) -> Allocation:
         InputError: bad scores, a token without an expert, a budget out of range.
 
     Cost: one sort of all scores.
+
+    Example:
+        >>> lpr.frontier.best_budgets(torch.tensor([[[3.0, 1.0]], [[2.0, 2.0]]]), pairs=3)
+        Allocation(gap=0, value=7, price=2, budgets=[1, 2])
     """
     values = _checked(scores)
     L, T, _ = values.shape
@@ -155,6 +164,11 @@ def worth_of_budgets(scores: Tensor, budgets: Tensor) -> Tensor:
 
     Raises:
         InputError: bad scores, or budgets out of range.
+
+    Example:
+        >>> scores = torch.tensor([[[3.0, 1.0]], [[2.0, 2.0]]])
+        >>> lpr.frontier.worth_of_budgets(scores, torch.tensor([2, 1])).tolist()
+        [4.0, 2.0]
     """
     values = _checked(scores)
     L, T, _ = values.shape

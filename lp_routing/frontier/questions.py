@@ -62,6 +62,11 @@ def smallest_budget(
 
     Raises:
         InputError: a value that is no finite number.
+
+    Example:
+        >>> curve = lpr.frontier.over_total(lpr.RoutingProblem([[3, 1], [2, 1]]))
+        >>> lpr.frontier.smallest_budget(curve, 4)
+        (2, 2)
     """
     if not isinstance(curve, ExactCurve | CertifiedCurve | SampledCurve):
         raise InputError(
@@ -90,6 +95,11 @@ def slot_worth(problem: RoutingProblem, expert: int, *, solver: Solver | None = 
 
     Raises:
         InputError: an expert without an upper bound, or a problem without an assignment.
+
+    Example:
+        >>> problem = lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1)
+        >>> lpr.frontier.slot_worth(problem, expert=0)
+        SlotWorth(last=3.0, more=1.0)
     """
     check_problem(problem, "slot_worth")
     expert = as_int(expert, "expert", 0, problem.E - 1, "E - 1, the last expert")
@@ -109,6 +119,11 @@ def next_slot(shared: SharedBudget, n: int) -> int:
 
     Raises:
         InputError: n is not whole, or no pair is left.
+
+    Example:
+        >>> shared = lpr.frontier.over_layers(torch.tensor([[[3.0, 1.0]], [[2.0, 2.0]]]))
+        >>> lpr.frontier.next_slot(shared, 1)  # the layer that gets the second pair
+        1
     """
     as_instance(shared, SharedBudget, "next_slot", "a SharedBudget first, of over_layers")
     n = as_int(n, "n", shared.total.first, shared.total.last - 1, "the largest budget less one")
@@ -125,6 +140,10 @@ def cost_of_balance(scores: Scores, k: int, *, solver: Solver | None = None) -> 
 
     Raises:
         InputError: bad scores or k; no such assignment.
+
+    Example:
+        >>> lpr.frontier.cost_of_balance([[3, 1], [2, 1]], k=1)
+        Cost(free=5.0, constrained=4.0, lost=1.0, share=0.2)
     """
     return _cost(token_choice(scores, k), balanced(scores, k), solver)
 
@@ -139,6 +158,10 @@ def cost_of_serving(scores: Scores, total: int, *, solver: Solver | None = None)
 
     Raises:
         InputError: bad scores or total; no such assignment.
+
+    Example:
+        >>> lpr.frontier.cost_of_serving([[3, 2], [1, 0]], total=2)
+        Cost(free=5.0, constrained=4.0, lost=1.0, share=0.2)
     """
     return _cost(unified(scores, total), served_unified(scores, total), solver)
 
@@ -235,6 +258,16 @@ def router_curve(
 
     Raises:
         InputError: bad logits or budgets; what a router cannot answer.
+
+    Example:
+        >>> scores = torch.tensor([[3.0, 1.0], [2.0, 1.0]])
+        >>> lpr.frontier.router_curve(
+        ...     lambda C: lpr.routers.TopK(1, C, score="logits"),
+        ...     [1, 2],
+        ...     lambda C: lpr.problems.capacity(scores, 1, C),
+        ...     scores,
+        ... ).values.tolist()
+        [3.0, 5.0]
     """
     values = check_logits(logits, "logits")
     given = as_rising(budgets, "budgets", 0)

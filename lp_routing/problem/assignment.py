@@ -68,7 +68,6 @@ class Assignment:
         Leading dimensions come first, as "dim 0" and so on.
 
         Example:
-            >>> import torch, lp_routing as lpr
             >>> taken = lpr.Assignment(torch.tensor([[1, 0], [1, 1]]))
             >>> taken
             Assignment(tokens=2, experts=2, pairs=3, dropped=0, load=[2, 1])

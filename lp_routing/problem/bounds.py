@@ -73,22 +73,46 @@ class Bounds:
 
 
 def exactly(amount: Amount) -> Bounds:
-    """`= amount`: one number for all rows, or one per row. Unit: token-expert pairs."""
+    """`= amount`: one number for all rows, or one per row. Unit: token-expert pairs.
+
+    Example:
+        >>> problem = lpr.RoutingProblem([[3, 1], [2, 1]], tokens=lpr.exactly([1, 2]))
+        >>> lpr.solve(problem).value
+        6.0
+    """
     return Bounds(amount, amount, f"exactly({_short(amount)})")
 
 
 def at_most(amount: Amount) -> Bounds:
-    """`<= amount`: one number for all rows, or one per row. Unit: token-expert pairs."""
+    """`<= amount`: one number for all rows, or one per row. Unit: token-expert pairs.
+
+    Example:
+        >>> problem = lpr.RoutingProblem([[3, 1], [2, 1]], experts=lpr.at_most([1, 2]))
+        >>> lpr.solve(problem).value
+        5.0
+    """
     return Bounds(0.0, amount, f"at_most({_short(amount)})")
 
 
 def at_least(amount: Amount) -> Bounds:
-    """`>= amount`: one number for all rows, or one per row. Unit: token-expert pairs."""
+    """`>= amount`: one number for all rows, or one per row. Unit: token-expert pairs.
+
+    Example:
+        >>> problem = lpr.RoutingProblem([[-3, -1], [-2, -1]], tokens=lpr.at_least(1))
+        >>> lpr.solve(problem).value
+        -2.0
+    """
     return Bounds(amount, float("inf"), f"at_least({_short(amount)})")
 
 
 def between(lower: Amount, upper: Amount) -> Bounds:
-    """`lower <= ... <= upper`: numbers, or one per row. Unit: token-expert pairs."""
+    """`lower <= ... <= upper`: numbers, or one per row. Unit: token-expert pairs.
+
+    Example:
+        >>> problem = lpr.RoutingProblem([[-3, -1], [2, 1]], total=lpr.between(1, 3))
+        >>> lpr.solve(problem).value
+        3.0
+    """
     return Bounds(lower, upper, f"between({_short(lower)}, {_short(upper)})")
 
 

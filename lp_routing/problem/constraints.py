@@ -48,6 +48,14 @@ def groups_by(labels: Members | Sequence[str], bounds: Bounds) -> list[Group]:
 
     Raises:
         InputError: labels that are no list, or bounds without a word such as `at_most`.
+
+    Example:
+        >>> devices = lpr.groups_by(["A", "A", "B"], lpr.at_most(1))
+        >>> problem = lpr.RoutingProblem([[3, 2, 1]], expert_groups=devices)
+        >>> problem.constraint_names
+        ['expert_group_A', 'expert_group_B']
+        >>> lpr.solve(problem).value
+        4.0
     """
     try:
         values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)

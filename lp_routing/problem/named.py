@@ -22,14 +22,24 @@ __all__ = [
 
 
 def token_choice(scores: Scores, k: int) -> RoutingProblem:
-    """Each token takes exactly k experts (Shazeer et al. 2017, eq. 5); fast rule: row top-k."""
+    """Each token takes exactly k experts (Shazeer et al. 2017, eq. 5); fast rule: row top-k.
+
+    Example:
+        >>> lpr.solve(lpr.problems.token_choice([[3, 1], [2, 1]], k=1)).value
+        5.0
+    """
     scores = as_scores(scores)
     k = as_int(k, "k", 0, scores.shape[1], "E, the number of experts")
     return RoutingProblem(scores, tokens=exactly(k))
 
 
 def expert_choice(scores: Scores, capacity: int) -> RoutingProblem:
-    """Each expert takes exactly C tokens (Zhou et al. 2022); fast rule: column top-C."""
+    """Each expert takes exactly C tokens (Zhou et al. 2022); fast rule: column top-C.
+
+    Example:
+        >>> lpr.solve(lpr.problems.expert_choice([[3, 1], [2, 1]], capacity=1)).value
+        4.0
+    """
     scores = as_scores(scores)
     capacity = as_int(capacity, "capacity", 0, scores.shape[0], "T, the number of tokens")
     return RoutingProblem(scores, experts=exactly(capacity))
@@ -39,6 +49,10 @@ def unified(scores: Scores, total: int) -> RoutingProblem:
     """Exactly `total` pairs, wherever they are worth most (USMoE, Do et al. 2025); flattened top-N.
 
     For a budget that need not be used up, write RoutingProblem(scores, total=at_most(N)).
+
+    Example:
+        >>> lpr.solve(lpr.problems.unified([[3, 1], [2, 1]], total=3)).value
+        6.0
     """
     scores = as_scores(scores)
     total = as_int(total, "total", 0, scores.numel(), "T * E, the number of pairs")
@@ -46,7 +60,12 @@ def unified(scores: Scores, total: int) -> RoutingProblem:
 
 
 def capacity(scores: Scores, k: int, capacity: int) -> RoutingProblem:
-    """At most k experts a token and at most `capacity` tokens an expert (GShard, Switch, BIP)."""
+    """At most k experts a token and at most `capacity` tokens an expert (GShard, Switch, BIP).
+
+    Example:
+        >>> lpr.solve(lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1)).value
+        4.0
+    """
     scores = as_scores(scores)
     k = as_int(k, "k", 0, scores.shape[1], "E, the number of experts")
     capacity = as_int(capacity, "capacity", 0)
@@ -61,6 +80,10 @@ def balanced(scores: Scores, k: int, capacity: int | None = None) -> RoutingProb
         k: experts per token.
         capacity: tokens per expert; left out, T k / E, and where E does not divide T k, loads
             between its floor and its ceiling: as equal as whole numbers allow.
+
+    Example:
+        >>> lpr.solve(lpr.problems.balanced([[3, 1], [2, 1]], k=1)).assignment.load.tolist()
+        [1.0, 1.0]
     """
     scores = as_scores(scores)
     T, E = scores.shape
@@ -73,7 +96,13 @@ def balanced(scores: Scores, k: int, capacity: int | None = None) -> RoutingProb
 
 
 def capped_expert_choice(scores: Scores, capacity: int, k: int) -> RoutingProblem:
-    """Each expert takes exactly `capacity` tokens, each token at most k (Zhou et al. 2022)."""
+    """Each expert takes exactly `capacity` tokens, each token at most k (Zhou et al. 2022).
+
+    Example:
+        >>> problem = lpr.problems.capped_expert_choice([[3, 2], [2, 0]], capacity=1, k=1)
+        >>> lpr.solve(problem).value
+        4.0
+    """
     scores = as_scores(scores)
     capacity = as_int(capacity, "capacity", 0, scores.shape[0], "T, the number of tokens")
     k = as_int(k, "k", 0, scores.shape[1], "E, the number of experts")
@@ -84,6 +113,10 @@ def served_unified(scores: Scores, total: int) -> RoutingProblem:
     """Exactly N = `total` pairs, every token at least one.
 
     Fast rule: each token's best pair, then the top-(N - T) of the rest.
+
+    Example:
+        >>> lpr.solve(lpr.problems.served_unified([[3, 2], [1, 0]], total=2)).value
+        4.0
     """
     scores = as_scores(scores)
     T = scores.shape[0]

@@ -227,7 +227,6 @@ class RoutingProblem:
         """The constraints, one a row: kind, name, lower and upper bound.
 
         Example:
-            >>> import lp_routing as lpr
             >>> problem = lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1)
             >>> print(problem.to_frame().to_string(index=False))
               kind     name  lower  upper

@@ -102,6 +102,11 @@ def router(name: str, shape: Shape, *, seed: int = 0) -> AnyRouter:
 
     Raises:
         InputError: an unknown name, with those that there are; a shape that no logits have.
+
+    Example:
+        >>> shape = lpr.routers.Shape(k=1, capacity=2, T=4, E=3)
+        >>> lpr.routers.router("drop by score", shape)
+        TopK(score='softmax', normalise=None, k=1, capacity=2, by='score', order='rank')
     """
     as_instance(shape, Shape, "shape", "a Shape")
     for field, value in zip(shape._fields, shape, strict=True):

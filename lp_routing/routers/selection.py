@@ -26,6 +26,10 @@ def largest(scores: Tensor, count: int | Tensor) -> Tensor:
     Returns:
         Boolean (..., n). Among equal entries at the threshold those of lowest index are marked,
         on every device and for every dtype; `torch.topk` leaves that order open.
+
+    Example:
+        >>> lpr.routers.largest(torch.tensor([[3.0, 1.0, 3.0]]), 1).tolist()
+        [[True, False, False]]
     """
     n = as_instance(scores, Tensor, "scores", "a tensor (..., n)").shape[-1]
     if scores.is_complex():

@@ -232,6 +232,11 @@ def masses(p: Tensor, chosen: Tensor) -> Masses:
 
     Raises:
         InputError: other types, or shapes that differ.
+
+    Example:
+        >>> p = torch.tensor([[0.75, 0.25]])
+        >>> lpr.routers.masses(p, torch.tensor([[True, False]]))
+        Masses(mass=tensor([1.]), active=tensor([1]), kept=tensor([0.7500]))
     """
     fits = isinstance(p, Tensor) and isinstance(chosen, Tensor) and p.shape == chosen.shape
     if not fits or not p.is_floating_point() or chosen.dtype != torch.bool:
@@ -262,6 +267,10 @@ def layer_budgets(eta: Tensor, total: float, experts: int | None = None) -> Tens
 
     Raises:
         InputError: eta no vector of finite numbers, B <= L, or B - L + 1 > E.
+
+    Example:
+        >>> lpr.routers.layer_budgets(torch.zeros(2), total=6).tolist()
+        [3.0, 3.0]
     """
     given = isinstance(eta, Tensor) and eta.ndim == 1 and eta.numel() > 0
     if not given or not eta.is_floating_point() or not bool(eta.isfinite().all()):

@@ -58,7 +58,14 @@ class CvxpyModel:
 
 
 def cvxpy_model(problem: RoutingProblem) -> CvxpyModel:
-    """State a problem in CVXPY, to read, to change, or to solve with any of its solvers."""
+    """State a problem in CVXPY, to read, to change, or to solve with any of its solvers.
+
+    Example:
+        >>> problem = lpr.RoutingProblem([[3, 1], [2, 1]], tokens=lpr.at_most(1))
+        >>> model = lpr.solvers.cvxpy_model(problem)
+        >>> round(float(model.problem.solve(solver="CLARABEL")), 3)
+        5.0
+    """
     check_problem(problem, "cvxpy_model")
     import cvxpy as cp  # it takes a second to import, so only who asks for it pays
 

@@ -78,7 +78,15 @@ class LinearProgram(SparseProgram):
 
 
 def linear_program(problem: RoutingProblem) -> LinearProgram:
-    """State a problem as an explicit LP, on the CPU, in float64."""
+    """State a problem as an explicit LP, on the CPU, in float64.
+
+    Example:
+        >>> program = lpr.linear_program(lpr.RoutingProblem([[3, 1]], tokens=lpr.exactly(1)))
+        >>> program.column_names, program.row_names
+        (['x_0_0', 'x_0_1'], ['token_0'])
+        >>> program.matrix.toarray().tolist()
+        [[1.0, 1.0]]
+    """
     check_problem(problem, "linear_program")
     scores = problem.scores.double().cpu().numpy()
     token, expert = np.nonzero(scores > -np.inf)

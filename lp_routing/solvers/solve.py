@@ -88,7 +88,6 @@ class Solution:
         Without an assignment "taken" is NaN, "price" is zero where there are none.
 
         Example:
-            >>> import lp_routing as lpr
             >>> solution = lpr.solve(lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1))
             >>> solution
             Solution(gap=0, value=4, status=OPTIMAL, solver=MinCostFlow)
@@ -153,6 +152,16 @@ def solve(
     Raises:
         InputError: not a problem, an unknown solver, `integral` where the solver cannot, a
             tolerance of 1 or more.
+
+    Example:
+        >>> problem = lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1)
+        >>> solution = lpr.solve(problem)
+        >>> solution
+        Solution(gap=0, value=4, status=OPTIMAL, solver=MinCostFlow)
+        >>> solution.assignment.x.tolist()
+        [[True, False], [False, True]]
+        >>> lpr.solve(problem, lpr.HiGHS()).value
+        4.0
     """
     check_problem(problem, "solve")
     began = time.perf_counter()

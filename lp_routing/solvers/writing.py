@@ -34,10 +34,10 @@ def write(problem: RoutingProblem, path: str | Path, *, integral: bool = False) 
             only by signs that are not written.
 
     Example:
-        >>> import tempfile, lp_routing as lpr
+        >>> import pathlib, tempfile
         >>> path = tempfile.mkdtemp() + "/small.lp"
         >>> lpr.solvers.write(lpr.RoutingProblem([[3, 1]], tokens=lpr.exactly(1)), path)
-        >>> print(open(path).read(), end="")
+        >>> print(pathlib.Path(path).read_text(), end="")
         Maximize
          value: 3 x_0_0 + x_0_1
         Subject To

@@ -184,6 +184,13 @@ def capture(
         InputError: not a module, a pattern that matches no module or one within another, no router
             found; during a pass, a router whose selected output is no floating-point tensor
             (..., E), or not the product of hidden states and weight.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4))  # one router of four experts
+        >>> with lpr.traces.capture(model, "0") as captured:
+        ...     hidden = model(torch.randn(5, 8))
+        >>> captured.trace().layer(0).shape
+        torch.Size([5, 4])
     """
     if names is not None:
         several = [names] if isinstance(names, str) else as_list(names, "names", "patterns")

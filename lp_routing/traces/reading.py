@@ -53,7 +53,12 @@ MOST_ENTRIES = 1 << 30
 
 
 def sample() -> Trace:
-    """Router logits [4 layers, 4096 tokens, 32 experts] in reading order; see `sample.md`."""
+    """Router logits [4 layers, 4096 tokens, 32 experts] in reading order; see `sample.md`.
+
+    Example:
+        >>> lpr.traces.sample().router_logits.shape
+        torch.Size([4, 4096, 32])
+    """
     with as_file(files("lp_routing.traces") / "sample.npz") as path:
         trace = read(path)
     return Trace(
@@ -87,6 +92,14 @@ def read(path: str | Path, *, axes: str | None = None, values: str | None = None
 
     Warns:
         UserWarning: keys that are not used, and logits that do not look like any.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/logits.npz"
+        >>> lpr.traces.Trace(torch.randn(2, 8, 4), "mine", k=1).save(path)
+        >>> trace = lpr.traces.read(path)
+        >>> trace.layers, trace.k, trace.layer(0).shape
+        (2, 1, torch.Size([8, 4]))
     """
     path = as_path(path, "traces.read: path")
     content = _by_meaning(load(path, MEANS), str(path))

@@ -116,7 +116,6 @@ class Trace:
         """The logits: a row for each layer and real token (the index), a column for each expert.
 
         Example:
-            >>> import torch, lp_routing as lpr
             >>> trace = lpr.traces.Trace(torch.tensor([[[0.5, -1.0], [2.0, 3.0]]]), "by hand", k=1)
             >>> trace
             Trace(layers=1, tokens=2, experts=2, k=1, source=by hand)
