@@ -164,6 +164,19 @@ def test_a_capacity_leaves_loads_unequal_up_to_it():
     assert Auction(1).select(scores).sum(0).tolist() == [3, 3]
 
 
+def test_only_experts_that_are_full_have_a_price():
+    # Three tokens like expert 0, by 4, 2 and 1; an expert takes two at most. Two pay a price from
+    # 1 to 2, the third does not. Both other experts have room and ask for nothing: else the bound
+    # would be that of no prices, 7.
+    scores = torch.tensor([[4.0, 0.0, 0.0], [2.0, 0.0, 0.0], [1.0, 0.0, 0.0]]).double()
+    sold = auction(scores, 1, 2, epsilon=2.0**-20)
+    assert scores[sold.chosen].sum() == 6
+    assert 1 <= float(sold.prices.experts[0]) <= 2
+    assert sold.prices.experts[1:].tolist() == pytest.approx([0, 0], abs=2.0**-18)
+    proof = lpr.certify(stated(scores, 1, 2), sold.chosen, sold.prices)
+    assert 0 <= proof.gap <= 6 * sold.epsilon
+
+
 def test_where_no_expert_is_full_the_auction_is_token_choice():
     scores = distinct(20, 5)
     assert torch.equal(Auction(2, 20).select(scores), TopK(2).select(scores))

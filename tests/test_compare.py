@@ -539,6 +539,14 @@ def test_the_optimum_has_no_gap_where_rounding_would_show_one():
     assert (row.gap, row.relative_gap) == (0, 0)
 
 
+def test_the_overlap_is_a_share_of_the_optimums_pairs():
+    # Of the optimum's two pairs a router that takes token 0's alone has one, whatever else it left.
+    judge = Evaluator(PROBLEM, lpr.solve(PROBLEM))
+    row = judge.judged(judge.nothing("half"), torch.tensor([[0, 1], [0, 0]]))
+    assert (row.value, row.overlap) == (2, 0.5)
+    assert judge.judged(judge.nothing("best"), BEST).overlap == 1
+
+
 def test_a_judge_refuses_what_is_no_assignment():
     judge = Evaluator(PROBLEM, lpr.solve(PROBLEM))
     with pytest.raises(lpr.InputError, match="amounts of shape"):

@@ -101,6 +101,30 @@ def test_a_chain_of_two_tokens_makes_room():
     assert after.tolist() == [[1.0, 1.0, 1.0]]
 
 
+@pytest.mark.parametrize(
+    ("scores", "k", "value"),
+    [
+        # Prices find the best, 4 + 2 + 4 + 5 (experts 3, 2, 1, 0). Row top-1 with drops keeps 4 and
+        # 6 at experts 1 and 0; what it dropped gets 2 and 1.
+        ([[3, 4, 1, 4], [4, 1, 2, 0], [6, 4, 0, 1], [5, 2, 2, 1]], 1, 15),
+        # Here row top-2 with drops ends at 40 and prices at 39.
+        (
+            [
+                [10, 1, 5, 4, 5, 3, 0, 1],
+                [12, 4, 3, 2, 3, 1, 3, 4],
+                [11, 1, 4, 2, 2, 1, 2, 4],
+                [14, 1, 2, 4, 0, 3, 4, 0],
+            ],
+            2,
+            40,
+        ),
+    ],
+)
+def test_of_prices_and_row_top_k_with_drops_the_better_is_taken(scores, k, value):
+    scores = torch.tensor(scores, dtype=torch.float32)
+    assert worth(scores, cold(PriceRouter(k, 1), scores)) >= value
+
+
 def test_who_can_go_nowhere_else_goes_nowhere():
     # One place, no other expert that token 1 may take: it leaves, as it loses less.
     scores = torch.tensor([[5.0, NEVER], [4.0, NEVER]])

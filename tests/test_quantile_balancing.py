@@ -52,6 +52,12 @@ def test_uneven_loads_let_an_expert_take_one_more_before_it_has_a_price():
     assert balancing_round(scores, torch.zeros(2).double(), 1).tolist() == [0, 0]
 
 
+def test_padding_has_no_share_of_the_load():
+    # The same three tokens and one of padding: still two may have expert 0, not three.
+    scores = torch.tensor([[4.0, 0.0], [NEVER, NEVER], [2.0, 0.0], [1.0, 0.0]]).double()
+    assert balancing_round(scores, torch.zeros(2).double(), 1).tolist() == [1, 0]
+
+
 # Claim O3. (100, 100, 1) twice and (50, 50, 1), k = 2, equal loads: the best is 352 (200 + 101 +
 # 51). At prices (49, 49, 0) the last token is left with (1, 1, 1), all three pay 1, and neither
 # half can improve alone: the bound stays at 402. Both together could: (99, 99, 0) proves 352.

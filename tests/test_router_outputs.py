@@ -68,6 +68,17 @@ def test_only_weights_earn_a_note():
         assert "(2 expert(s) a token)" in read_output(answer, LOGITS).note
 
 
+def test_a_softmax_over_the_allowed_experts_is_no_choice():
+    # Its zeros are the forbidden pairs: it leaves out none that it might have taken.
+    logits = LOGITS.clone()
+    logits[:, 2] = NEVER
+    with pytest.raises(NoRouterOutput, match="a fraction, and leaves out no pair"):
+        read_output(logits.softmax(-1), logits)
+    # Where most tokens leave out an allowed expert too, they are weights.
+    weights = logits.softmax(-1) * torch.tensor([[1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0]])
+    assert read_output(weights, logits).amounts.sum(1).tolist() == [1, 1, 1, 2]
+
+
 def test_the_weights_of_an_assignment_count_as_its_choices():
     taken = TopK(2)(LOGITS)
     certificate = lpr.certify(PROBLEM, taken.weights, lpr.Prices())

@@ -44,6 +44,13 @@ def test_the_three_rules_of_dropping_route_the_same_tokens_differently(rule, exp
     assert routed.weights.tolist() == (torch.tensor(ASK_BOTH) * torch.tensor(expected)).tolist()
 
 
+def test_a_forbidden_expert_has_no_part_in_the_sum_of_all_scores():
+    # Of 3 + 1 the first has three quarters; the third expert is forbidden and adds nothing.
+    logits = torch.tensor([[3.0, 1.0, NEVER]])
+    for by, weight in (("all", 0.75), ("kept", 1.0), (None, 3.0)):
+        assert TopK(1, score="logits", normalise=by)(logits).weights.tolist() == [[weight, 0, 0]]
+
+
 def test_rank_major_serves_all_first_choices_before_second_ones():
     # Token 0 would take expert 1 as its second choice; token 1 has it as its first.
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
