@@ -10,7 +10,8 @@ from lp_routing.cli import main
 def run() -> None:
     """Run the command line, and end the process.
 
-    After Ctrl-C at once: threads that still compute in C++ would crash as the interpreter ends.
+    After Ctrl-C it ends at once: C++ threads that still compute would crash the interpreter's
+    normal exit.
     """
     try:
         main(prog_name="lp-routing")
@@ -19,7 +20,7 @@ def run() -> None:
 
         if end.code == INTERRUPTED:
             for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError):  # it may be closed
+                with suppress(OSError):  # stderr may be closed
                     stream.flush()
             os._exit(INTERRUPTED)
         raise

@@ -12,7 +12,7 @@ OUT_OF_MEMORY = "out of memory: take fewer tokens or layers, or fewer processes 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had; torch says so by a `RuntimeError`."""
+    """Whether an error is a failed allocation; torch raises a `RuntimeError` for one."""
     says = str(error).lower()
     torch_says = "out of memory" in says or "can't allocate memory" in says
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and torch_says)

@@ -16,18 +16,18 @@ UNFINISHED: set[Path] = set()
 
 @contextmanager
 def whole_file(path: Path, option: str = "") -> Iterator[Path]:
-    """A place to write to, which takes the place of `path` when the block ends without an error.
+    """A path to write to, which replaces `path` when the block ends without an error.
 
-    It lies in the same folder, so that on a full disk, after an error or a kill `path` is what it
-    was. Through a symbolic link, the file that it points to is replaced. What is no file, such as
-    a pipe or a device, is written to as it is, when the block ends.
+    It lies in the same folder, so that on a full disk, after an error or a kill `path` is
+    unchanged. Through a symbolic link, the file that it points to is replaced. A pipe or a device
+    is written to directly when the block ends.
 
     Args:
         path: the file.
-        option: of a command, with which an error begins.
+        option: of a command, named at the start of an error.
 
     Yields:
-        A path with the same ending, where nothing is yet.
+        A path with the same ending that does not exist yet.
 
     Raises:
         InputError: it cannot be written, as on a full disk.
@@ -66,7 +66,7 @@ def write_whole(path: Path, content: str | bytes, option: str = "") -> None:
 
 
 def check_writable(path: Path, option: str = "") -> None:
-    """Raise before the work, not after it, where a file cannot be written; nothing is changed.
+    """Raise before any work is done where a file cannot be written; nothing is changed.
 
     Raises:
         InputError: with the reason.
@@ -82,7 +82,7 @@ def check_writable(path: Path, option: str = "") -> None:
 
 
 def remove_unfinished() -> None:
-    """Remove what this process has begun to write, where it ends at once."""
+    """Remove the unfinished files of this process, before it ends at once."""
     for part in list(UNFINISHED):
         part.unlink(missing_ok=True)
 
@@ -103,7 +103,7 @@ def _target(path: Path) -> Path:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether it is a pipe or a device, or a name of one that is open, such as /dev/stdout."""
+    """Whether it is a pipe or a device, or the name of an open one, such as /dev/stdout."""
     named = any(path.is_relative_to(folder) for folder in ("/dev", "/proc"))
     return path.exists() and not path.is_dir() and (named or not path.is_file())
 

@@ -1,4 +1,4 @@
-"""What a router can get wrong apart from its value: one question a file, for any callable.
+"""What a router can get wrong apart from its value: one audit a file, for any callable.
 
 A new audit needs one line here, `from lp_routing.audits.its_file import name as name`, which
 exports it and runs its registration (`lp_routing.audits.probe.register`).

@@ -45,9 +45,10 @@ def batch_invariance(
 
     Args:
         router: any callable that `lp_routing.audits.chosen` can ask.
-        logits: (B, T, E), a batch of sequences. Or (T, E): then the tokens are a flat batch, as
-            most layers see it, of `sequences` laid end to end.
-        sequences: into how many equal parts a flat batch is cut where `sequence` does not say.
+        logits: (B, T, E), a batch of sequences. Or (T, E), a flat batch as most layers see it:
+            `sequences` one after the other.
+        sequences: number of equal parts that a flat batch is split into, where `sequence` is not
+            given.
         sequence: whole numbers (T,), the sequence of each token of a flat batch.
 
     Returns:
@@ -98,17 +99,14 @@ def batch_invariance(
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Sequences (T_b, E) that are given to a router end to end (flat) or stacked.
-
-    `places` are the numbers of their tokens in what the caller gave, where these differ.
-    """
+    """Sequences (T_b, E), routed concatenated (flat) or stacked; `places`: their token indices."""
 
     parts: tuple[Tensor, ...]
     flat: bool
     places: Tensor | None = None
 
     def route(self, ask: AuditedRouter, parts: Sequence[Tensor]) -> list[Tensor]:
-        """The maps of some sequences that are routed together."""
+        """The chosen pairs of some sequences that are routed together."""
         return self.split(ask(self.join(parts)), parts)
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
@@ -133,7 +131,7 @@ def _reordered(ask: AuditedRouter, batch: _Batch, together: Tensor, order: list[
 
 
 def _among_others(ask: AuditedRouter, batch: _Batch, together: Tensor, kept: int) -> Probe:
-    """Every second sequence, from number `kept`, among changed ones."""
+    """Compare every second sequence, from number `kept` on, when the others are changed."""
     same = set(range(kept, len(batch.parts), 2))
     mixed = [p if b in same else negated(p) for b, p in enumerate(batch.parts)]
     maps = batch.join(batch.route(ask, mixed))
@@ -142,7 +140,7 @@ def _among_others(ask: AuditedRouter, batch: _Batch, together: Tensor, kept: int
 
 
 def _padded(ask: AuditedRouter, batch: _Batch, together: Tensor) -> Probe:
-    """Every sequence between tokens that the mask leaves out, whatever their logits."""
+    """Compare every sequence padded on both sides with masked tokens of random logits."""
     maps, masks, sizes, wide = [], [], [], []
     for part in batch.parts:
         size = -(-len(part) // 4)

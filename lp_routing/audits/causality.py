@@ -52,22 +52,24 @@ def causality(
     Args:
         router: any callable that `lp_routing.audits.chosen` can ask.
         logits: (T, E), one sequence in reading order, or (B, T, E).
-        cuts: prefixes to try, evenly spaced; those of 1 and of T - 1 tokens always are. A rule that
-            looks only a few tokens ahead shows just before a cut: give T to see it everywhere.
+        cuts: prefixes to try, evenly spaced; those of 1 and of T - 1 tokens are always tried. A
+            rule that looks only a few tokens ahead is seen only just before a cut: pass T to try
+            every prefix.
         sequence: whole numbers (T,), the sequence of each token of logits (T, E); each is then
             routed alone, and no token counts as later than those of another sequence. Left out,
             the tokens are one sequence.
 
     Returns:
-        A `Finding` over all tokens but the last: one counts that changes experts at any cut. Its
-        `numbers` are the shares for later tokens "appended" and "changed" (their logits negated,
-        or drawn anew). "holds" says that no cut and no change showed a dependence, not that there
-        is none; "not asked", that none showed but some prefix had no answer.
+        A `Finding` over all tokens but the last: a token counts if it changes experts at any cut.
+        Its `numbers` are the shares for later tokens "appended" and "changed" (their logits
+        negated, or drawn anew). "holds" means that no dependence was found at these cuts, not that
+        there is none; "not asked", that none was found but the router gave no answer for some
+        prefix.
 
     Raises:
         InputError: bad logits or cuts, or a router that is not callable.
 
-    Cost: three calls a cut, for each of up to 64 sequences.
+    Cost: three calls for each cut, for each of up to 64 sequences.
 
     Example:
         >>> logits = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
@@ -114,7 +116,7 @@ Asked = list[tuple[str, Callable[[], Probe]]]
 
 
 def _asked_of(ask: AuditedRouter, logits: Tensor, cuts: int) -> tuple[list[int], Asked]:
-    """Where one sequence is cut, and the probes there."""
+    """The prefix lengths of one sequence, and its probes."""
     T = logits.shape[-2]
     if T == 1:
         return [], []
@@ -155,12 +157,12 @@ class CausalityMap:
 
     Attributes:
         lengths: whole numbers (P,), rising, at least two.
-        changed: boolean (P - 1, T): whether token i has other experts in the first
-            `lengths[r + 1]` tokens than in the first `lengths[r]`; False where it was not there.
+        changed: boolean (P - 1, T): whether token i has other experts in prefix r + 1 than in
+            prefix r; False where it is not in prefix r.
 
     Raises:
         InputError: lengths that do not rise from 1 to at most T, another shape, or a token marked
-            before it came.
+            in a prefix without it.
     """
 
     lengths: Tensor
@@ -188,25 +190,25 @@ class CausalityMap:
 
     @property
     def asked(self) -> Tensor:
-        """Boolean (P - 1, T): the tokens that were there before others came."""
+        """Boolean (P - 1, T): the tokens of the shorter prefix of each two."""
         tokens = torch.arange(self.changed.shape[1], device=self.changed.device)
         return tokens < self.lengths[:-1, None].to(self.changed.device)
 
     @property
     def share(self) -> float:
-        """Of the tokens that were there before others came, the share that ever changed."""
+        """The share of tokens that ever changed, of those in any shorter prefix."""
         return int(self.changed.any(0).sum()) / max(1, int(self.asked.any(0).sum()))
 
 
 def causality_map(
     router: RouterLike | AuditedRouter, logits: Tensor, *, prefixes: int = 64
 ) -> CausalityMap:
-    """Route ever longer prefixes of a sequence, and compare each with the one before.
+    """Route prefixes of growing length, and compare each with the one before.
 
     Args:
         router: any callable that `lp_routing.audits.chosen` can ask.
         logits: (T, E), one sequence in reading order, T at least 2.
-        prefixes: how many lengths to route, evenly spaced from 1 to T; T of them are every one.
+        prefixes: how many lengths to route, evenly spaced from 1 to T; T routes every prefix.
 
     Returns:
         A `CausalityMap`; all False for a causal router, whose choice for a token never depends on
@@ -216,7 +218,7 @@ def causality_map(
         InputError: bad logits, fewer than two tokens or prefixes, or a router that is not callable.
         NoRouterOutput: the router did not answer for some length.
 
-    Cost: a call a prefix.
+    Cost: one call for each prefix.
 
     Example:
         >>> found = lpr.audits.causality_map(lpr.routers.TopK(k=1), torch.randn(16, 4), prefixes=4)

@@ -23,13 +23,13 @@ QUESTION = "Does the router meet every bound of the problem?"
 def feasibility(
     router: RouterLike | AuditedRouter, logits: Tensor, problem: RoutingProblem | None
 ) -> Finding:
-    """Measure the router's choice against the bounds of a problem, and nothing else of it.
+    """Count the bounds of a problem that the router's choice breaks.
 
     Args:
         router: any callable that `lp_routing.audits.chosen` can ask.
         logits: (T, E).
-        problem: what it was to meet, such as `RoutingProblem(logits, experts=at_most(C))`; None
-            where there is nothing to meet.
+        problem: the bounds to meet, such as `RoutingProblem(logits, experts=at_most(C))`; None
+            where there are none.
 
     Returns:
         A `Finding` that counts broken bounds among all bounds of the problem and its forbidden

@@ -1,6 +1,7 @@
 """How many tokens change experts when their logits are rounded to fewer bits?
 
-`precision` counts them; `precision_flips` says which they are, and by what margin each had chosen.
+`precision` counts them; `precision_flips` says which they are, and the margin of each token's
+choice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,8 +47,8 @@ def precision(
     Args:
         router: any callable that `lp_routing.audits.chosen` can ask.
         logits: (T, E) or (B, T, E).
-        rounded_to: one of `FORMATS`. To the nearest; beyond the largest value of the format, to
-            that value.
+        rounded_to: one of `FORMATS`. Rounds to nearest; values beyond the largest of the format
+            become that value.
 
     Returns:
         A `Finding` over all tokens. Its `numbers` hold quantiles of the margin, the k-th minus the
@@ -128,7 +129,7 @@ def margins(logits: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _quantiles(values: Tensor) -> list[float]:
-    """The values at `QUANTILES` of what is finite; nothing where nothing is."""
+    """The `QUANTILES` of the finite values; empty where there are none."""
     ordered = values[values.isfinite()].sort().values
     last = len(ordered) - 1
     return [float(ordered[round(q * last)]) for q in QUANTILES] if last >= 0 else []
@@ -136,7 +137,7 @@ def _quantiles(values: Tensor) -> list[float]:
 
 @dataclass(frozen=True, eq=False)
 class PrecisionFlips:
-    """Margins of choices, and which of them do not survive rounding.
+    """Margins of the tokens' choices, and which choices change under rounding.
 
     Attributes:
         margins: float64 (T,), >= 0 in logits: the k-th minus the (k+1)-th logit of a token with k

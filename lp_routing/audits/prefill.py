@@ -35,20 +35,20 @@ def prefill(
 ) -> Finding:
     """Route all tokens at once, then single tokens, each in a call of its own.
 
-    Cached decoding shows a layer one new token per sequence, so a rule that compares tokens of one
-    sequence has nothing to compare there: with one token, unified and expert choice are another
-    rule than in training. Each call starts cold: what a state would carry is not modelled.
+    Cached decoding gives a layer one new token per sequence, so a rule that compares the tokens of
+    a sequence, such as unified or expert choice, is another rule there than in training. Each call
+    starts without a state.
 
     Args:
         router: any callable that `lp_routing.audits.chosen` can ask.
         logits: (T, E), one sequence, or (B, T, E): then one token of each sequence comes at a time.
         most: single tokens to ask about, evenly spaced.
-        sequence: whole numbers (T,), the sequence of each token of logits (T, E): then the whole
-            that a token is compared with is its sequence.
+        sequence: whole numbers (T,), the sequence of each token of logits (T, E): a token is then
+            compared with its routing in its own sequence.
 
     Returns:
-        A `Finding` over the tokens asked about; one that a router does not answer alone, such as
-        a capacity that one token cannot fill, fails.
+        A `Finding` over the tokens asked about; it fails where the router gives no answer for a
+        single token, such as with a capacity that one token cannot fill.
 
     Raises:
         InputError: bad logits or `most`, or a router that is not callable.

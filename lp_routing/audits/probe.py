@@ -30,7 +30,7 @@ from lp_routing.validation import as_tensor
 
 Verdict = Literal["holds", "fails", "not asked"]
 MOST_NAMED = 8
-"""Experts named in a sentence at most; of more the first three are named."""
+"""Most experts that a sentence lists; of more it lists the first three."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class Finding:
         audit: the name of the audit.
         question: what was asked; "holds" is yes, "fails" is no.
         verdict: "holds", "fails", or "not asked", where the question makes no sense for the input
-            or the router gives no answer to judge by.
+            or the router gives no usable answer.
         sentence: the finding in plain words.
-        count: tokens (for feasibility: bounds) that speak against; None where nothing was counted.
+        count: tokens (for feasibility: bounds) that fail; None where nothing was counted.
         of: how many were asked.
-        example: the first token that speaks against.
+        example: the first token that fails.
         numbers: what else was measured, by name: shares, margins, amounts.
-        at_least: whether the count is the least there are, since not every place was asked.
-        note: how the router's answers were read, where they could be meant otherwise.
-        traceback: of an exception that the router raised, where it leaves the question open.
+        at_least: whether the count is a lower bound, since not every place was tried.
+        note: how the router's answers were read, where they are ambiguous.
+        traceback: of an exception of the router that kept the question from being answered.
     """
 
     audit: str
@@ -102,19 +102,19 @@ class Finding:
 
 
 def unasked(audit: str, question: str, reason: object) -> Finding:
-    """The finding that there is none, and why."""
+    """A finding "not asked", and why."""
     says = f"Not asked: {stripped(reason)}."
     return Finding(audit, question, "not asked", says, traceback=traceback_of(reason))
 
 
 def unanswered(audit: str, question: str, situation: str, reason: object) -> Finding:
-    """The finding that the router gave no answer where it had to."""
+    """A finding "fails": the router gave no answer where it should have."""
     says = f"No answer {situation}: {stripped(reason)}."
     return Finding(audit, question, "fails", says, traceback=traceback_of(reason))
 
 
 def traceback_of(reason: object) -> str:
-    """The traceback of the router's exception that a reason was made of; "" where none was."""
+    """The traceback of the exception behind a reason; "" where there is none."""
     raised = reason.__cause__ if isinstance(reason, NoRouterOutput) else None
     return "" if raised is None else "".join(format_exception(raised))
 
@@ -127,7 +127,7 @@ def counted(count: int, of: int, one: str, many: str) -> str:
 
 
 def experts_in_words(experts: tuple[int, ...]) -> str:
-    """`no expert`, `expert 1`, `experts 1 and 4`; many are not all named."""
+    """`no expert`, `expert 1`, `experts 1 and 4`; long lists are cut."""
     if not experts:
         return "no expert"
     if len(experts) == 1:
@@ -163,7 +163,7 @@ class Probe:
 def compare(
     name: str, before: Tensor, after: Tensor, ways: tuple[str, str], asked: Tensor | None = None
 ) -> Probe:
-    """Two maps (..., T, E) of the same tokens, compared where `asked` (..., T) or (T,) says."""
+    """Compare the chosen pairs (..., T, E) of two calls, on the tokens `asked` (..., T) or (T,)."""
     everyone = torch.ones_like(before[..., 0]) if asked is None else asked.expand(before.shape[:-1])
     changed = (before != after).any(-1) & everyone
     return Probe(name, everyone, changed, first_example(before, after, changed, ways))
@@ -172,7 +172,7 @@ def compare(
 def first_example(
     before: Tensor, after: Tensor, which: Tensor, ways: tuple[str, str]
 ) -> Example | None:
-    """The first of the tokens `which` (..., T) with its experts in both maps."""
+    """The first of the tokens `which` (..., T), with its experts in both calls."""
     if not bool(which.any()):
         return None
     token = tuple(int(i) for i in which.nonzero()[0])
@@ -220,8 +220,8 @@ def found(
         when: the situation in words, as in "3 of 8 tokens change experts {when}".
         probes: at least one.
         more: sentences to add.
-        refused: what the router did not answer, as `try_all` returns it; where nothing else speaks
-            against it, the question is then not answered either.
+        refused: what the router did not answer, as `try_all` returns it; if no other probe fails,
+            the verdict is then "not asked".
     """
     union = merged(audit, probes)
     count, of, example = int(union.changed.sum()), int(union.asked.sum()), union.example
@@ -256,7 +256,7 @@ def merged(name: str, probes: Sequence[Probe]) -> Probe:
 
 
 def placed(probe: Probe, places: Tensor, tokens: int) -> Probe:
-    """A probe of some tokens (n,) as one of all (T,), of which `places` (n,) are the numbers."""
+    """A probe of n tokens as a probe of all T; `places` (n,) are their indices."""
     asked = torch.zeros(tokens, dtype=torch.bool, device=probe.asked.device)
     changed = asked.clone()
     asked[places], changed[places] = probe.asked, probe.changed
@@ -267,7 +267,7 @@ def placed(probe: Probe, places: Tensor, tokens: int) -> Probe:
 
 
 def sequence_places(sequence: Any, logits: Tensor) -> list[Tensor]:
-    """The numbers of each sequence's tokens, in reading order; sequences as they first come.
+    """The token indices of each sequence, in reading order; sequences in order of first occurrence.
 
     Args:
         sequence: whole numbers (T,), the sequence of each token.
@@ -290,18 +290,18 @@ def sequence_places(sequence: Any, logits: Tensor) -> list[Tensor]:
 
 
 def spread_out(count: int, most: int) -> list[int]:
-    """At most so many of the numbers below `count`, evenly spaced."""
+    """Up to `most` of the integers 0 to `count` - 1, evenly spaced."""
     few = min(count, most)
     return [i * count // few for i in range(few)]
 
 
 def negated(logits: Tensor) -> Tensor:
-    """The logits with their signs turned; forbidden pairs stay forbidden."""
+    """The logits negated; forbidden pairs stay forbidden."""
     return torch.where(logits.isfinite(), -logits, logits)
 
 
 def redrawn(logits: Tensor, seed: int = 1) -> Tensor:
-    """Normal random logits, twice as spread as the given ones, forbidden where those are."""
+    """Normal random logits, twice as wide as the given ones; forbidden pairs stay forbidden."""
     known = logits[logits.isfinite()].double()
     spread = float(known.std()) if known.numel() > 1 else 0.0
     draw = torch.Generator().manual_seed(seed)
@@ -331,15 +331,16 @@ s on a layer of the sample (4,096 x 32, one core).
 
 @dataclass(frozen=True)
 class AuditedRouter:
-    """A router under audit: asked cold, seeded, on a copy of the logits, with a time limit.
+    """A router under audit: called without state, seeded, on copies, with a time limit.
 
     Attributes:
         router: any callable; see `chosen` for what it may return. One with a state is called
             without it. A parameter named `mask` is taken to be booleans, True for real tokens.
-        limit_s: seconds a call may take. One that takes longer is given up, but cannot be ended:
-            its thread lives on until it returns or the process ends.
+        limit_s: seconds a call may take. A call that takes longer is given up but cannot be
+            stopped: its thread runs on until it returns or the process ends.
         learnt: the "layout" of its answers so far and a "note" on how they are read. The layout
-            settles those whose shape leaves it open, such as indices for a prefix with T = E.
+            decides how to read answers whose shape is ambiguous, such as indices for a prefix with
+            T = E.
     """
 
     router: RouterLike
@@ -368,7 +369,7 @@ class AuditedRouter:
         """The chosen pairs, boolean, of the shape of the logits.
 
         Raises:
-            NoRouterOutput: the router raised, took too long, or returned what names no pairs.
+            NoRouterOutput: the router raised, took too long, or its output cannot be read as pairs.
         """
         devices = [logits.device] if logits.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # the caller's random numbers stay as they are
@@ -381,7 +382,7 @@ class AuditedRouter:
 
     @property
     def note(self) -> str:
-        """How its answers were read, where they could be meant otherwise."""
+        """How its answers were read, where they are ambiguous."""
         return self.learnt.get("note", "")
 
 
@@ -408,7 +409,7 @@ def chosen(router: RouterLike, logits: Tensor, mask: Tensor | None = None) -> Te
     """Ask a router once for the pairs it chooses; boolean, of the shape of the logits.
 
     Raises:
-        NoRouterOutput: it returned what names no pairs; what it raises itself is passed on.
+        NoRouterOutput: its output cannot be read as pairs; what it raises itself is passed on.
 
     Example:
         >>> lpr.audits.chosen(lpr.routers.TopK(k=1), torch.tensor([[3.0, 1.0]])).tolist()
@@ -421,7 +422,7 @@ def chosen(router: RouterLike, logits: Tensor, mask: Tensor | None = None) -> Te
 def _answer(
     router: RouterLike, logits: Tensor, mask: Tensor | None, usual: str = ""
 ) -> RouterOutput:
-    """The router's answer, read; `usual` is the layout where its shape leaves that open."""
+    """The router's answer, read; `usual` is the layout where its shape is ambiguous."""
     copy = logits.clone()  # a router may write to what it is given
     answer = router(copy) if mask is None else router(copy, mask=mask)
     return read_output(answer, logits, usual=usual)
@@ -434,7 +435,7 @@ def _within(limit_s: float, call: Callable[[], RouterOutput]) -> RouterOutput:
     def run() -> None:
         try:
             outcome.append(call())
-        except BaseException as error:  # whatever it is, it is the router's
+        except BaseException as error:  # any exception here is the router's
             outcome.append(error)
 
     thread = Thread(target=run, daemon=True)
@@ -470,7 +471,7 @@ More find dependences in more places, at 10 to 30 calls of the router for each.
 def asking(
     name: str, question: str
 ) -> Callable[[Callable[Given, Finding]], Callable[Given, Finding]]:
-    """Let the audit below find "not asked" where the router gives no answer to judge by."""
+    """Decorator: the audit finds "not asked" where the router gives no usable answer."""
 
     def wrapped(audit: Callable[Given, Finding]) -> Callable[Given, Finding]:
         @wraps(audit)
@@ -486,11 +487,11 @@ def asking(
 
 
 def register(*variants: Mapping[str, Any], by_sequence: bool = False) -> Callable[[Asked], Asked]:
-    """Ask the audit below with every set of its options, or once with none.
+    """Decorator: `lp_routing.audits.audit` runs this audit once for each set of options, or once.
 
     Args:
-        variants: the options.
-        by_sequence: whether it looks at the order of tokens, and takes `sequence` for it.
+        variants: the sets of options; none for a single run.
+        by_sequence: whether it depends on the order of tokens, and so takes `sequence`.
     """
 
     def enter(audit: Asked) -> Asked:
@@ -506,7 +507,7 @@ def _on_the_batch(
     router: AuditedRouter,
     logits: Tensor,
     *,
-    sequence: Tensor | None = None,  # noqa: ARG001 - the order of tokens does not matter here
+    sequence: Tensor | None = None,  # noqa: ARG001 - the audit does not depend on the order
     **options: Any,
 ) -> Finding:
     return audit(router, logits, **options)

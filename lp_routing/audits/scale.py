@@ -1,4 +1,4 @@
-"""Does a router answer on large, shifted and forbidden logits, and as it should?"""
+"""Does a router give the right answer on large, shifted and forbidden logits?"""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ FACTOR, OFFSET = 60.0, 1000.0
 """Factor on logits and offset, in logits: a float32 softmax underflows at differences of 104, and
 exp overflows at 89, so both are reached from the usual logits of a few units."""
 SHARE_FORBIDDEN = 8
-"""One expert in this many is forbidden for each token: many pairs, and most experts remain."""
+"""One expert in this many is forbidden for each token: enough to test, and most stay allowed."""
 
 
 def _times(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ def _minus(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _entries(chosen: Tensor) -> Tensor:
-    """Some pairs of every token, which leave enough experts for as many as it usually has."""
+    """Random pairs of every token, few enough to leave it as many experts as it usually takes."""
     E = chosen.shape[-1]
     count = min(max(1, E // SHARE_FORBIDDEN), E - _usual(chosen))
     draw = torch.Generator().manual_seed(4)
@@ -52,7 +52,7 @@ def _entries(chosen: Tensor) -> Tensor:
 
 
 def _expert(chosen: Tensor) -> Tensor:
-    """All pairs of the expert that has most tokens."""
+    """All pairs of the most loaded expert."""
     _usual(chosen)
     pairs = torch.zeros_like(chosen)
     pairs[..., int(chosen.flatten(0, -2).sum(0).argmax())] = True
@@ -67,7 +67,7 @@ def _token(chosen: Tensor) -> Tensor:
 
 
 def _usual(chosen: Tensor) -> int:
-    """Experts a token has on average, rounded up; one more must be there."""
+    """Mean experts per token, rounded up; raises where it is E and none can be forbidden."""
     E = chosen.shape[-1]
     usual = -(-int(chosen.sum()) // chosen[..., 0].numel())
     if usual >= E:
@@ -80,28 +80,28 @@ MOVES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "plus 1000": _plus,
     "minus 1000": _minus,
 }
-"""Logits -> what to compare with, and what to ask."""
+"""Way -> (logits of the reference call, changed logits), from the given logits."""
 FORBIDS: dict[str, Callable[[Tensor], Tensor]] = {
     "-inf entries": _entries,
     "-inf expert": _expert,
     "-inf token": _token,
 }
-"""The map of the plain answer -> the pairs to forbid."""
+"""Way -> the pairs to forbid, from the pairs chosen on the given logits."""
 WAYS = (*MOVES, *FORBIDS)
 
 
 @register(*({"way": way} for way in WAYS))
 def scale(router: RouterLike | AuditedRouter, logits: Tensor, *, way: str = "times 60") -> Finding:
-    """Route changed logits; NaN, errors and calls that do not return are what is looked for.
+    """Route changed logits: are the experts the same, and are there NaN, errors or calls that hang?
 
     Args:
         router: any callable that `lp_routing.audits.chosen` can ask.
         logits: (T, E) or (B, T, E).
         way: one of `WAYS`. "times 60", "plus 1000" and "minus 1000" ask whether every token keeps
-            its experts (for the offsets compared with logits rounded as the offset rounds them); a
-            rule that compares tokens has a reason to change them when logits are multiplied.
-            "-inf entries" (an eighth of each token's pairs, at least one), "-inf expert" (the most
-            used one) and "-inf token" (the first) ask whether such pairs are left alone.
+            its experts (the reference for the offsets is the logits with the same rounding). A rule
+            that compares tokens may rightly change them when logits are multiplied. "-inf entries"
+            (an eighth of each token's pairs, at least one), "-inf expert" (the most used one) and
+            "-inf token" (the first) ask whether such pairs are never chosen.
 
     Returns:
         A `Finding` over all tokens; without a count where there is no answer on changed logits.

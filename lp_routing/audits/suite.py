@@ -1,4 +1,4 @@
-"""All audits of one router on one batch, after asking whether it answers twice the same."""
+"""All audits of one router on one batch, after a check that it answers the same twice."""
 
 from dataclasses import replace
 from functools import partial
@@ -39,8 +39,8 @@ def repeatable(router: RouterLike | AuditedRouter, logits: Tensor) -> Finding:
 
     Returns:
         A `Finding` that fails where a token changes experts, or where there is no answer. Its
-        `numbers` tell chance that a seed governs ("other seed") from any other ("same seed"): a
-        state that is carried along, a clock, an order of summation.
+        `numbers` tell randomness that follows the seed ("other seed") from any other change ("same
+        seed"): hidden state, a clock, an order of summation.
 
     Raises:
         InputError: bad logits, or a router that is not callable.
@@ -86,23 +86,23 @@ def audit(
     sequence: Tensor | None = None,
     limit_s: float = LIMIT_S,
 ) -> list[Finding]:
-    """Ask every audit's question of a router, each on its own account.
+    """Run every audit on a router, independently of each other.
 
     Args:
-        router: logits -> an `Assignment`, a map, combine weights, indices, a dispatch tensor, or
-            a tuple that holds one of them; see `lp_routing.router_outputs.read_output`. A router
-            with a state is called without it.
+        router: logits -> an `Assignment`, a mask, combine weights, indices, a dispatch tensor, or a
+            tuple that holds one of them; see `lp_routing.router_outputs.read_output`. A router with
+            a state is called without one.
         logits: (T, E), one batch in reading order, or (B, T, E), B sequences.
-        problem: the bounds it is to meet, for logits (T, E); without it feasibility is not asked.
-        sequence: whole numbers (T,), the sequence of each token of logits (T, E): questions of
-            order, of decoding and of the batch then go by it.
+        problem: the bounds to meet, for logits (T, E); without it feasibility is not checked.
+        sequence: whole numbers (T,), the sequence of each token of logits (T, E): audits of order,
+            decoding and batch then work sequence by sequence.
         limit_s: seconds a single call may take.
 
     Returns:
-        One `Finding` a question, "repeatable" first, which has the `note` on how answers were
-        read; those that an exception of the router left open have its `traceback`. Where the
-        router gives no answer on the logits as they are, or another one each time, the other
-        questions are not asked: the fault would be blamed on what they vary.
+        One `Finding` for each audit, "repeatable" first, which has the `note` on how answers were
+        read; where an exception of the router prevented an answer, its `traceback`. Where the
+        router gives no answer on the given logits, or another one each time, the other audits are
+        "not asked": they would blame what they vary.
 
     Raises:
         InputError: bad logits, a problem of another shape, or a router that is not callable. What
@@ -117,7 +117,7 @@ def audit(
     """
     asked, logits = AuditedRouter(router, limit_s), as_logits(logits)
     if sequence is not None:
-        sequence_places(sequence, logits)  # raises before the work
+        sequence_places(sequence, logits)  # raises before any work is done
     findings = [repeatable(asked, logits)]
     obstacle = _obstacle(findings[0])
     if obstacle is not None:
@@ -127,7 +127,7 @@ def audit(
 
 
 def _obstacle(first: Finding) -> str | None:
-    """Why the other audits would blame chance, or have no answer to judge by."""
+    """Why the other audits cannot be run; None where they can."""
     if first.count is None:
         return "the router gives no answer on the logits as they are"
     if first.numbers.get(SAME):

@@ -1,4 +1,4 @@
-"""How many tokens' experts are decided by a tie, and is the rule for ties stated?"""
+"""How many tokens have experts that are decided by a tie, and is the tie rule documented?"""
 
 import inspect
 import re
@@ -35,12 +35,12 @@ WORD = re.compile(r"\b(ties?|tied)\b", re.IGNORECASE)
 @register()
 @asking(NAME, QUESTION)
 def ties(router: RouterLike | AuditedRouter, logits: Tensor, *, orders: int = 4) -> Finding:
-    """Put experts, or tokens, in another order, route, and put the answer back.
+    """Permute experts, or tokens, route, and undo the permutation.
 
-    Scores decide alike in every order; a rule such as "lowest index" then chooses others exactly
-    where scores tie. The reverse order is always tried: it turns every such choice round. Where a
-    router chooses otherwise in another order even on logits without ties (places by position,
-    groups of neighbouring experts), that order says nothing of ties and is left out.
+    Where scores decide, the order does not matter; a rule such as "lowest index" chooses other
+    experts exactly where scores tie. The reverse order is always tried: it reverses every such
+    choice. Where a router depends on the order even on logits without ties (slots by position,
+    groups of neighbouring experts), that axis says nothing of ties and is left out.
 
     Args:
         router: any callable that `lp_routing.audits.chosen` can ask.
@@ -50,9 +50,9 @@ def ties(router: RouterLike | AuditedRouter, logits: Tensor, *, orders: int = 4)
     Returns:
         A `Finding` over all tokens. Its `numbers` are the shares for "experts" and "tokens"; "row
         ties", the tokens whose worst chosen logit equals their best other one; and "lower index",
-        the share of those in which the lower expert was taken, where there are any. A tie that the
-        scores make and the logits do not (a softmax that underflows, rounding) shows in the former
-        only. "stated" is 1 where the router's documentation has a word on ties, else 0.
+        the share of those in which the lower expert was taken, where there are any. A tie of scores
+        that is none of logits (a softmax that underflows, rounding) shows in the former only.
+        "stated" is 1 where the router's documentation mentions ties, else 0.
 
     Raises:
         InputError: bad logits or orders, or a router that is not callable.
@@ -88,10 +88,10 @@ def ties(router: RouterLike | AuditedRouter, logits: Tensor, *, orders: int = 4)
 
 
 def without_ties(logits: Tensor) -> Tensor:
-    """Logits of the same shape and forbidden pairs whose choices no tie decides.
+    """Logits of the same shape and forbidden pairs, without ties.
 
-    Each token has the values of one grid from -4 to 4, shuffled: they differ in bfloat16 too, up
-    to 256 experts. What is added to each level of it tells tokens apart, in float32 up to some
+    Each token has the values of one grid from -4 to 4, shuffled: they differ in bfloat16 too, up to
+    256 experts. A small offset makes equal levels of different tokens differ, in float32 up to some
     8,000 tokens.
     """
     draw = torch.Generator().manual_seed(2)
@@ -104,13 +104,10 @@ def without_ties(logits: Tensor) -> Tensor:
 
 
 def states_a_rule(router: RouterLike) -> bool:
-    """Whether the documentation of a callable, or of its classes, has a word on ties.
-
-    What a base class of another package says need not hold of those that derive from it.
-    """
+    """Whether the docstring of a callable, or of its classes in the same package, mentions ties."""
     package = _package(type(router))
     classes = [c for c in type(router).__mro__ if _package(c) == package]
-    if package in ("builtins", "torch", "functools"):  # that is not about this router
+    if package in ("builtins", "torch", "functools"):  # their docstrings are not about this router
         classes = []
     own = router.__doc__ if inspect.isroutine(router) else None
     return any(WORD.search(text) for text in (own, *(c.__doc__ for c in classes)) if text)
@@ -133,7 +130,7 @@ def _turned(
     count: int,
     name: str,
 ) -> Probe:
-    """Logits and their map in other orders and back; so the control, which must not change."""
+    """Permute one axis, route, undo; on the control, which has no ties, nothing must change."""
     axis = AXES[name]
     orders = [order.to(given[0].device) for order in _orders(given[0].shape[axis], count)]
 
@@ -148,7 +145,7 @@ def _turned(
 
 
 def _row_ties(logits: Tensor, chosen: Tensor) -> tuple[int, int]:
-    """Tokens whose worst chosen logit equals their best other one; in how many the lower won."""
+    """Tokens whose worst chosen logit equals their best other; in how many the lower index won."""
     never = float("-inf")
     worst = logits.masked_fill(~chosen, float("inf")).amin(-1, keepdim=True)
     best = logits.masked_fill(chosen, never).amax(-1, keepdim=True)

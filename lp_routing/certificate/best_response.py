@@ -1,8 +1,8 @@
-"""What each token would take, alone, if it paid given prices: the inner problem of the dual.
+"""Each token's best response to given prices: the inner problem of the dual.
 
-Row i earns a_ij = s_ij - p_ij on each of its m_i units of expert j. It fills its best entries
-first: as many as it must (t-), then those worth more than nothing, up to what it may (t+).
-Rows are visited in chunks, so memory stays bounded whatever T is.
+Row i earns a_ij = s_ij - p_ij on each of its m_i units of expert j. It takes its best entries
+first: t- of them in any case, then those that earn more than 0, up to t+ in all. Rows are read in
+chunks, so memory does not grow with T.
 """
 
 import math
@@ -32,8 +32,8 @@ class Response:
     Attributes:
         rows: which rows of the problem.
         matrix: (n, E), the scores of these rows as they are.
-        ranked: False where no bound cuts a row off, so that it takes whatever earns something;
-            the experts then stand in their own order.
+        ranked: False where rows have no upper bound, so that each takes whatever earns more than 0;
+            the experts are then in index order.
         experts: (n, R) expert of each rank.
         scores: float64 (n, R) score of each rank, 0 where forbidden.
         prices: float64 (n, R) price of each rank.
@@ -105,7 +105,7 @@ def best_response(
 def _ranking(
     problem: RoutingProblem, ranks: int, all_ranks: bool, exact_order: bool
 ) -> Ranking | None:
-    """How to find each row's best experts; None where no bound limits what it takes."""
+    """How to find each row's best experts; None where rows have no upper bound."""
     if problem.family("token") is None and not all_ranks:
         return None
     if exact_order:
@@ -160,9 +160,10 @@ def _best(scores: Tensor, paid: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
 
 
 def _few_best(scores: Tensor, paid: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
-    """As `_best`, by repeated maxima, which for few ranks cost less.
+    """As `_best`, by repeated maxima, which is faster for few ranks.
 
-    Where a row allows fewer than `ranks` pairs, what follows has -inf and an expert of no meaning.
+    Where a row allows fewer than `ranks` pairs, the remaining entries are -inf with arbitrary
+    experts.
     """
     return largest_in_turn(scores - paid, ranks)
 
@@ -170,7 +171,7 @@ def _few_best(scores: Tensor, paid: Tensor, ranks: int) -> tuple[Tensor, Tensor]
 def largest_in_turn(entries: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
     """The `ranks` largest entries of each row (n, E) and their columns, on ties the first.
 
-    `entries` is used up. Past the finite ones come -inf and columns of no meaning.
+    `entries` is overwritten. After the finite ones come -inf and arbitrary columns.
     """
     found: list[torch.return_types.max] = []
     for rank in range(ranks):
@@ -183,8 +184,8 @@ def largest_in_turn(entries: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
 def _exactly_best(scores: Tensor, paid: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
     """As `_best`, ranked by the exact differences.
 
-    Rounding is monotone, so only entries that round to the same number can be out of order; the
-    rounding error of a difference is itself a float (Knuth's TwoSum) and ranks those.
+    Rounding is monotone, so only entries that round to the same number can be out of order; these
+    are ranked by the rounding error of the difference, itself a float (Knuth's TwoSum).
     """
     scores = scores.double()
     earned = scores - paid

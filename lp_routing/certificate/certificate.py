@@ -1,4 +1,4 @@
-"""How good an assignment is, proved by weak duality: no solver needed, any prices will do.
+"""How good an assignment is, proved by weak duality: needs no solver and holds at any prices.
 
 For any prices of the experts, the total and the groups,
 
@@ -6,11 +6,12 @@ For any prices of the experts, the total and the groups,
 
 is at least the value of every feasible assignment, where best_i is what token i alone would earn
 (`lp_routing.certificate.best_response`) and c runs over all constraints but the token rows.
-Prices that are optimal make it equal to the optimum (linear programming duality).
+At optimal prices it equals the optimum (linear programming duality).
 
 Everything that depends on single scores adds up over tokens (`token_sums`, one pass over chunks of
 rows): the sums of two sets of tokens, such as the shards of a batch, are those of all tokens
-together. What is left, prices times limits and loads beside limits, is small and is done once.
+together. The remaining terms, prices times limits and loads against limits, are small and computed
+once.
 """
 
 from collections.abc import Sequence
@@ -80,7 +81,7 @@ class DualSums:
 
 @dataclass(frozen=True, eq=False)
 class CertificateSums:
-    """All that a certificate needs of a set of tokens; two sets add up with `+`.
+    """The sums that a certificate needs over a set of tokens; those of two sets add up with `+`.
 
     Attributes:
         taken: what the assignment takes, and which pairs and tokens break their bounds.
@@ -139,7 +140,7 @@ def token_sums(
 def _quick_sums(
     problem: RoutingProblem, x: Tensor | None, table: dict[str, Tensor]
 ) -> CertificateSums | None:
-    """The sums in one compiled pass; None where that cannot be, or where something is broken."""
+    """The sums in one compiled pass; None where it does not apply, or where a bound is broken."""
     sums = row_sums(problem, x, pair_prices(problem, table).experts)
     if sums is None or sums.broken:
         return None
@@ -172,7 +173,7 @@ SUMMED = 1e-6
 AnyAssignment = Assignment | Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
 CANCELLATION = 2.0**10
-"""A float64 bound is used while the sizes added up to it are at most this many times its own size.
+"""A float64 bound is used where its terms' magnitudes sum to at most this many times its own.
 
 Sums lose some 1e-16 of what is added up, so the bound is right to about 1e-13 of itself. Beyond, it
 is evaluated in exact fractions, which is slower; a lower limit would do that more often.
@@ -191,7 +192,7 @@ class Certificate:
         scale: sum of |s_ij| x_ij, or the smallest |score| that is not 0 where that is larger.
         exact: whether value and bound were evaluated without rounding.
         proof: what the bound rests on: "weak duality", checked here, or a solver's own search.
-        note: how the assignment was read, where it was no `Assignment` and could mean otherwise.
+        note: how the assignment was read, where it was no `Assignment` and is ambiguous.
     """
 
     value: Number
@@ -212,8 +213,8 @@ class Certificate:
     def relative_gap(self) -> float:
         """`gap / max(scale, |bound|)`; the gap itself where all scores are 0.
 
-        It is relative to what is chosen: a score that nobody takes, such as a mask of -1e9, hides
-        nothing. One huge score that is taken does hide small losses; look at `gap` then.
+        It is relative to the chosen scores: a score that is not taken, such as a mask of -1e9,
+        hides nothing. One huge score that is taken does hide small losses; look at `gap` then.
         """
         if self.gap == 0:
             return 0.0
@@ -270,7 +271,7 @@ class Certificate:
     def keeps_bounds(self, tolerance: float = 0.0) -> bool:
         """Whether every bound holds, up to `tolerance` times the bound, or times 1 if less."""
         tolerance = as_share(tolerance, "tolerance")
-        if self.violation_count > len(self.violations):  # what is not named is not larger
+        if self.violation_count > len(self.violations):  # unlisted ones are not larger
             return self.violation <= tolerance
         return all(v.amount <= tolerance * max(1.0, abs(v.limit)) for v in self.violations)
 
@@ -290,7 +291,7 @@ def certify(
         assignment: an `Assignment` without leading dimensions, whose amounts are taken as they
             are, fractions too; amounts (T, E), boolean or whole; or a router's answer as
             `lp_routing.router_outputs.read_output` reads it, in which combine weights are choices
-            (`Certificate.note` says so). It need not be feasible; what it breaks is listed.
+            (`Certificate.note` says so). It need not be feasible; broken constraints are listed.
         prices: from a solver, another batch, or anywhere; poor prices give a poor bound, never a
             wrong one.
         exact: evaluate value and bound as exact fractions. The prices are then read both as they
@@ -360,7 +361,7 @@ def certificate_of(
 def dual_bound(problem: RoutingProblem, prices: Prices, *, group: Any = None) -> float:
     """An upper bound on the value of every feasible assignment, in float64; -inf if none exists.
 
-    Where prices are so much larger than scores that rounding could show, it is evaluated exactly.
+    Where prices are so large beside scores that rounding would matter, it is evaluated exactly.
     With a `group`, the bound of the tokens of all its ranks together, as in `certify`.
 
     Example:
@@ -393,7 +394,7 @@ def _of_all(shards: ProcessGroup, sums: CertificateSums) -> CertificateSums:
 
 
 def _largest_pair_price(problem: RoutingProblem, table: dict[str, Tensor]) -> float:
-    """No sum of the prices that one pair pays, nor any part of it, is larger than this."""
+    """An upper bound on the size of any partial sum of the prices that one pair pays."""
     largest = 0.0
     for family in problem.families:
         if family.kind in table:
@@ -435,7 +436,7 @@ def _grid_of_scores(problem: RoutingProblem) -> int:
 def _float_bound(
     problem: RoutingProblem, earned: DualSums, table: dict[str, Tensor], shards: ProcessGroup
 ) -> float:
-    """The bound in float64, evaluated exactly after all where too much cancels in it."""
+    """The bound in float64, or in exact arithmetic where cancellation is too strong."""
     if not earned.possible:
         return float("-inf")
     limits, magnitude = _on_limits(problem, table, float_dot)
@@ -456,7 +457,7 @@ def _best_bound(
 
 
 def _on_limits(problem: RoutingProblem, table: dict[str, Tensor], dot: Dot) -> tuple[Number, float]:
-    """Prices times limits: the part of a bound beside the tokens'; and the sum of their sizes."""
+    """Prices times limits, which a bound has beside the tokens' part; and the sum of magnitudes."""
     total: Number = 0
     magnitude = 0.0
     for family in problem.families:

@@ -44,7 +44,7 @@ def grid_of(values: Tensor) -> int:
 
 
 def round_to_grid(values: Tensor, power: int) -> Tensor:
-    """Each entry of a float64 tensor moved to the nearest whole multiple of 2**power."""
+    """Each entry of a float64 tensor rounded to the nearest whole multiple of 2**power."""
     exponent = torch.tensor(power, device=values.device)
     return torch.ldexp(torch.ldexp(values, -exponent).round(), exponent)
 

@@ -108,8 +108,8 @@ class Prices:
         """The prices of one family, float64 (R,) on its device; zero where none are given.
 
         A sign that the bounds do not allow is clipped to zero: a price is >= 0 where there is no
-        lower bound to pay for going under, and <= 0 where there is no upper bound. A wrong price
-        can therefore only weaken a bound, never fake one.
+        lower bound, and <= 0 where there is no upper bound. A wrong price can therefore only weaken
+        a bound, never fake one.
 
         Raises:
             InputError: NaN, infinite, beyond 1e280, or not one price per constraint.

@@ -45,7 +45,7 @@ class RowSums(NamedTuple):
 
 
 def row_sums(problem: RoutingProblem, x: Tensor | None, on_experts: Tensor) -> RowSums | None:
-    """The sums at prices (E,); None where scores or amounts are not of the kinds it takes."""
+    """The sums at prices (E,); None for types, devices or bounds that the kernels do not take."""
     scores = problem.scores
     kinds = scores.dtype in WIDE and (x is None or x.dtype in WHOLE)
     here = scores.device.type == "cpu" and (x is None or x.device.type == "cpu")

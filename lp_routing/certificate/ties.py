@@ -1,4 +1,4 @@
-"""Prices of token slots, and the pairs that stand exactly at their price (where optima differ)."""
+"""Prices of token rows, and the pairs whose score equals their price (where optima differ)."""
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from lp_routing.validation import as_nonnegative
 def token_prices(problem: RoutingProblem, prices: Prices) -> Tensor:
     """The price of each token's row at given prices of everything else, float64 (T,).
 
-    It is what the token's last slot earns, cut to the sign its bounds allow: one of the prices that
-    support the optimum. With optimal prices a larger bound gains at most this much per unit, and a
-    smaller one costs at least this much. Zero where neither bound binds.
+    It is what the token's last unit earns, clipped to the sign its bounds allow: one of the optimal
+    dual values. At optimal prices a larger bound gains at most this much per unit, and a smaller
+    one costs at least this much. Zero where neither bound binds.
 
     Example:
         >>> problem = lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1)
@@ -29,13 +29,13 @@ def token_prices(problem: RoutingProblem, prices: Prices) -> Tensor:
 
 
 def ties(problem: RoutingProblem, prices: Prices, tolerance: float = 0.0) -> Tensor:
-    """Pairs that may be taken or left at no loss to their token: indices (n, 2) of (token, expert).
+    """Pairs that a token may take or leave without loss: indices (n, 2) of (token, expert).
 
     Args:
         problem: the problem.
-        prices: as a rule optimal ones: then optima differ from each other on these pairs only.
-        tolerance: how far, in units of score, a pair may stand from its price and count as tied;
-            0 asks for equality in float64, a solver's prices want about 1e-12.
+        prices: usually optimal ones: optima then differ from each other on these pairs only.
+        tolerance: in units of score, the distance from its price within which a pair counts as
+            tied; 0 means equality in float64, a solver's prices need about 1e-12.
 
     Example:
         >>> problem = lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1)
@@ -52,7 +52,7 @@ def ties(problem: RoutingProblem, prices: Prices, tolerance: float = 0.0) -> Ten
         threshold = torch.where(free_amount, torch.zeros_like(last), last)
         open_row = free_amount | ((last - following).abs() <= tolerance)
         tied = ((response.earned - threshold[:, None]).abs() <= tolerance) & open_row[:, None]
-        tied &= (free_amount | (tied.sum(1) > 1))[:, None]  # a lone pair takes what is left
+        tied &= (free_amount | (tied.sum(1) > 1))[:, None]  # a single one takes the rest
         rows, ranks = tied.nonzero().T
         found.append(torch.stack([rows + response.rows.start, response.experts[rows, ranks]], 1))
     pairs = torch.cat(found)

@@ -28,7 +28,7 @@ Float64 sums of a million fractions are off by at most some 1e-13. Whole amounts
 
 
 NAMED = 1000
-"""Broken constraints of one kind that are named, the worst ones; all are counted.
+"""Most broken constraints of one kind that are listed, the worst ones; all are counted.
 
 It keeps memory and messages small where a million tokens break their bounds.
 """
@@ -62,7 +62,7 @@ class BrokenBounds:
     count: int
 
     def __add__(self, other: "BrokenBounds") -> "BrokenBounds":
-        """Those of both, the worst ones kept in their order."""
+        """The broken constraints of both; the worst are kept, in their order."""
         if not self.count or not other.count:
             return self if self.count else other
         where, *columns = map(torch.cat, zip(self._columns(), other._columns(), strict=True))
@@ -132,7 +132,7 @@ def primal_sums(
     x = x.to(scores.device)
     if not x.dtype.is_signed and x.dtype.itemsize > 1:
         x = x.double()  # torch finds no nonzero entries of wide unsigned integers
-    pairs = x.nonzero()  # as a rule few pairs are taken: look at these only
+    pairs = x.nonzero()  # usually few pairs are taken: look at these only
     token, expert = pairs.unbind(1)
     amounts, worth = x[token, expert].double(), scores[token, expert].double()
     _refuse_infinite(amounts, token + rows.start, expert)
@@ -276,7 +276,7 @@ def _broken_tokens(
 
 
 def _noise(amounts: Tensor) -> Tensor:
-    """By what share of a limit each amount may exceed it: fractions may be off by rounding."""
+    """The share of a limit by which each amount may exceed it: only fractions may, by rounding."""
     return ROUNDING * (amounts != amounts.round()).double()
 
 

@@ -37,7 +37,7 @@ PAPERS = (
 
 
 def _in_order(claims: list[Claim]) -> tuple[Claim, ...]:
-    """By the letters of their ids as they first come, then by their numbers."""
+    """By the letter of their ids, in order of first occurrence, then by number."""
     letters = list(dict.fromkeys(claim.id[0] for claim in claims))
 
     def place(claim: Claim) -> tuple[int, int, str]:

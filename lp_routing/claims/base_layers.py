@@ -32,18 +32,18 @@ tokens of each layer of the sample, and on 700 matrices of up to 4 x 3 over 0, 1
 def released_auction(scores: Tensor, most_turns: int = MOST_TURNS) -> Tensor | None:
     """The assignment by the rule of BASE's released code, boolean (T, E); None if it does not end.
 
-    Experts bid for the T // E tokens they value most, by what these beat the next token by, plus
-    a fiftieth of the range of the scores. A token goes to the highest bid, and its cost to all
-    experts rises by that bid in every turn, also where nobody else wanted it. What an expert
-    holds counts as the largest score of all, so that it bids for it again; after `AUCTION_TURNS`
-    turns it counts at its score without costs instead. It ends when every token has a bid; each
-    expert then gets the tokens it bid for, whether or not it bid highest. Ties go to the lower
-    token and the lower expert here. There they are left to `torch.topk`, whose order may change
-    from turn to turn.
+    Experts bid for the T // E tokens they value most, by what these beat the next token by, plus a
+    fiftieth of the range of the scores. A token goes to the highest bid, and its cost to all
+    experts rises by that bid in every turn, also where no other expert bid for it. A token that an
+    expert holds counts as the largest score of all, so that it bids for it again; after
+    `AUCTION_TURNS` turns it counts at its score without costs instead. It ends when every token has
+    a bid; each expert then gets the tokens it bid for, whether or not it bid highest. Ties go to
+    the lower token and the lower expert here. In the released code they are left to `torch.topk`,
+    whose order may change from turn to turn.
 
     Args:
         scores: (T, E), T > T // E >= 1.
-        most_turns: give up after so many.
+        most_turns: turns after which to give up.
     """
     T, E = scores.shape
     share, offered = T // E, scores.mT.contiguous()

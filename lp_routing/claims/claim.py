@@ -67,8 +67,8 @@ class Evidence:
     """What a check found.
 
     Attributes:
-        agrees: whether it is as the verdict says; None where the input leaves nothing to ask, such
-            as groups of experts where E is prime.
+        agrees: whether it is as the verdict says; None where the claim does not apply to the input,
+            such as groups of experts where E is prime.
         sentence: the finding in plain words, with its numbers.
         numbers: the same by name; where layers differ, lists are spelt out as `name, layer 0`.
     """
@@ -106,7 +106,7 @@ class Counterexample:
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """A statement from the literature, and what a check makes of it.
+    """A statement from the literature, our verdict on it, and its checks.
 
     Attributes:
         id: such as "B1".
@@ -119,15 +119,15 @@ class Claim:
         reason: the proof, or why it fails, in a few sentences.
         examine: evidence on an input; call `check`, which validates its arguments first.
         counterexample: the hand-worked case; None where the statement holds.
-        refutes_statement: what scores show against the statement as it is claimed; something on
-            the counterexample. The search for a smallest counterexample calls it.
-        refutes_verdict: what scores show against the verdict, that is against the statement under
-            its conditions, or against what `reason` says instead. Tests call it on many scores
-            and expect None.
-        rows_alone: whether neither statement nor check asks which expert an entry of a row belongs
-            to, so that rows may be shortened to their finite logits.
-        forbidden_too: whether the check may take forbidden pairs (-inf) as pairs of score 0, which
-            no token has among its k best: their logits are then put as low as that takes.
+        refutes_statement: scores -> what they show against the statement as claimed, or None; not
+            None on the counterexample. The search for a smallest counterexample calls it.
+        refutes_verdict: scores -> what they show against the verdict, that is against the statement
+            under its conditions or against `reason`, or None. Tests call it on many scores and
+            expect None.
+        rows_alone: whether neither statement nor check depends on which expert an entry of a row
+            belongs to, so that rows may be shortened to their finite logits.
+        forbidden_too: whether the check may treat forbidden pairs (-inf) as pairs of score 0 that
+            no token has among its k best: their logits are then set low enough for that.
     """
 
     id: str
@@ -154,8 +154,8 @@ class Claim:
             seed: of what the check draws.
 
         Returns:
-            `Evidence`; it disagrees where the numbers contradict the verdict, or where the
-            counterexample that belongs to the claim refutes nothing.
+            `Evidence`; it disagrees where the numbers contradict the verdict, or where the claim's
+            counterexample does not refute the statement.
 
         Raises:
             InputError: logits of another shape or type, NaN or +inf entries, k > E.
@@ -272,14 +272,14 @@ def check_all(
     seed: int = 0,
     begun: Callable[[Claim], None] = lambda _: None,
 ) -> list[Checked]:
-    """Check claims one after the other; one that fails does not lose the others.
+    """Check claims one after the other; a check that fails does not stop the others.
 
     Args:
         claims: which.
         logits: (T, E) or (L, T, E), finite.
         k: experts per token.
         seed: of what checks draw.
-        begun: called with each claim before its check.
+        begun: callback, called with each claim before its check.
 
     Raises:
         InputError: logits that no claim can be checked on.
@@ -357,12 +357,12 @@ def smallest(
 ) -> SearchResult:
     """The first matrix that refutes a statement: fewest pairs T E, then fewest tokens.
 
-    Rows come in one order only, the same as other orders up to the naming of tokens.
+    Matrices that differ only in the order of their rows are tried once.
 
     Args:
         refutes: scores (T, E) -> what they show against the statement, or None.
         most_tokens, most_experts: the largest T and E to try.
-        entries: the scores to choose from, the plainest first.
+        entries: the scores to choose from, the simplest first.
         limit: how many matrices to look at before giving up.
 
     Raises:
@@ -394,7 +394,7 @@ def smallest_case(claim: Claim) -> SearchResult:
     """The smallest case found against a claim: fewest pairs T E, none more than the one by hand.
 
     For every number of pairs in turn, and the scores of each of `ENTRIES` and of the case worked by
-    hand, the first `ENOUGH` matrices of each shape; the plainest numbers win, then fewer tokens.
+    hand, the first `ENOUGH` matrices of each shape; the simplest numbers win, then fewer tokens.
 
     Raises:
         InputError: a claim that has no counterexample.
@@ -414,7 +414,7 @@ def smallest_case(claim: Claim) -> SearchResult:
 
 
 def _with_news(kinds: Sequence[Sequence[float]]) -> list[tuple[Sequence[float], set[float]]]:
-    """Sets of scores, each with those that no earlier set has; sets without any are left out."""
+    """Sets of scores that hold new scores, each with those that no earlier set has."""
     found, known = [], set[float]()
     for entries in kinds:
         new = set(entries) - known
@@ -432,7 +432,7 @@ def matrices(most_tokens: int, most_experts: int, entries: Sequence[float]) -> I
 
 
 def _of_shape(T: int, E: int, entries: Sequence[float], some: set[float]) -> Iterator[Tensor]:
-    """All matrices float64 (T, E) in which one of some entries occurs, rows in one order."""
+    """All matrices float64 (T, E) with an entry of `some`, each set of rows in one order only."""
     for rows in combinations_with_replacement(product(entries, repeat=E), T):
         if any(not some.isdisjoint(row) for row in rows):
             yield torch.tensor(rows, dtype=torch.float64)

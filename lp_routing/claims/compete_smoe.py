@@ -72,7 +72,7 @@ def examine(subject: ClaimInput) -> Evidence:
 
 
 def _drawn(logits: Tensor, draw: torch.Generator) -> Tensor:
-    """Outputs (T, E, D) in random directions, of norm softplus(logit) up to a noise."""
+    """Outputs (T, E, D) in random directions, of norm softplus(logit) times log-normal noise."""
     directions = torch.randn(*logits.shape, WIDTH, generator=draw, dtype=torch.float64)
     noise = torch.randn(logits.shape, generator=draw, dtype=torch.float64)
     norm = softplus(logits) * (NOISE * noise).exp()

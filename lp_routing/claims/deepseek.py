@@ -91,7 +91,7 @@ def _against_best(scores: Tensor, k: int, groups: int, top_groups: int, proxy: P
 
 
 def _groups(E: int) -> int | None:
-    """The most groups, up to eight, of four experts or more; of two or three where none are."""
+    """The most groups, up to eight, with four experts or more each; else with two or three."""
     fitting = [g for g in range(2, E // 2 + 1) if E % g == 0]
     return max(
         (g for g in fitting if g <= min(MOST_GROUPS, E // 4)), default=min(fitting, default=None)
@@ -113,7 +113,7 @@ def _exact_where_promised(scores: Tensor, groups: int, proxy: Proxy) -> bool:
 
 
 def refutes_statement(scores: Tensor) -> str | None:
-    """Two halves as groups, one of them open: a token for which a proxy opens the worse one."""
+    """Two groups, M = 1: a token for which a proxy selects the worse group."""
     E = scores.shape[1]
     if E % 2:
         return None

@@ -18,13 +18,13 @@ from lp_routing.scores import softmax
 SEARCHED = 64
 """Tokens of each layer for HiGHS: the check takes 0.4 s, and 0.7 s with 256 on the sample."""
 TIME_LIMIT_S = 2.0
-"""Of each of these searches; one that is stopped still gives a bound. On the sample none is."""
+"""Seconds for each search; one that is stopped still gives a bound. On the sample none is."""
 PROMISED = 1 - 1 / math.e
 """Share of the best choice that the greedy one keeps at least (Nemhauser, Wolsey, Fisher 1978)."""
 
 
 def examine(subject: ClaimInput) -> Evidence:
-    """Half of the experts kept: both countings and the greedy choice against a proved bound."""
+    """Half of the experts kept: both heavy-hitter rules and greedy, against a proved bound."""
     L, _, E = subject.shape
     k, keep = subject.k, max(subject.k, E // 2)
     if keep == E:
@@ -70,7 +70,7 @@ def _as_searched(scores: Tensor, keep: int, k: int) -> bool:
 
 
 def refutes_statement(scores: Tensor) -> str | None:
-    """k = 1: both countings keep less than the best choice of as many experts. Scores >= 0."""
+    """k = 1: both heavy-hitter rules keep less than the best choice does. Scores >= 0."""
     if bool((scores < 0).any()):
         return None
     for keep in range(2, scores.shape[1]):  # the largest sum is the best single expert

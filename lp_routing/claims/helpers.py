@@ -1,4 +1,4 @@
-"""What checks of several claims share: tokens, optima, tiny cases by trial, numbers in words."""
+"""What several checks share: tokens, optima, small cases by enumeration, numbers in words."""
 
 import math
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def equally_shared(subject: ClaimInput, k: int, most: int | None = None) -> Tens
 
 
 def too_few(k: int) -> Evidence:
-    """Nothing to ask: no number of these tokens gives every expert the same load."""
+    """The claim does not apply: no number of these tokens gives all experts equal loads."""
     return Evidence(None, f"Too few tokens for equal loads with k={k}: nothing to ask.")
 
 
@@ -76,7 +76,7 @@ def share_below(value: float, optimum: float) -> float:
 def share_above(value: float, optimum: float) -> float:
     """By how many per cent of an optimum a value lies above it, to nine places.
 
-    What is less is rounding. Of an optimum of 0 the value itself, times 100.
+    Smaller differences are rounding. For an optimum of 0, the value itself times 100.
     """
     return round(100 * (value - optimum) / (abs(optimum) or 1.0), 9) + 0.0  # no -0
 

@@ -39,13 +39,13 @@ def on_lines(check: Check) -> Callable[[ClaimInput], Evidence]:
 
 
 HALVINGS = 80
-"""Of the interval of a threshold: what they leave of it is less than float64 resolves."""
+"""Bisection steps for a threshold: they end below the resolution of float64."""
 COARSE = 1e6
 """Logits from which float64 cannot place a threshold to within 1e-7 of the smallest width."""
 
 
 def masses_of(E: int) -> list[float]:
-    """Some masses k with 0 < k < E, whole and not."""
+    """Some masses k with 0 < k < E, whole and fractional."""
     return sorted({0.5, *map(float, range(1, E)), E - 0.5})
 
 
@@ -56,7 +56,7 @@ def few_masses(E: int, k: int) -> list[float]:
 
 
 def by_halving(r: Tensor, k: float, alpha: float) -> Tensor:
-    """p (..., n) from a threshold found by halving an interval, in n steps each: nothing is sorted.
+    """p (..., n) from a threshold found by bisection, n operations a step: nothing is sorted.
 
     sum_i F((r_i - theta) / alpha) falls strictly in theta from n to 0, so there is one such theta.
     """
@@ -70,7 +70,7 @@ def by_halving(r: Tensor, k: float, alpha: float) -> Tensor:
 
 
 def by_thresholds(check: Check) -> Check:
-    """The check, unless halving cannot tell thresholds apart that give different p."""
+    """The check, unless logits are too large for bisection in float64."""
 
     def examine(r: Tensor, k: int) -> Evidence:
         largest = float(r.abs().max())
@@ -139,7 +139,7 @@ def another_threshold(scores: Tensor) -> str | None:
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the names of torch's operations while it is open."""
+    """Records the names of the torch operations that run inside it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -161,7 +161,7 @@ def operations(r: Tensor, k: float, alpha: float) -> set[str]:
 @on_lines
 @by_thresholds
 def examine_sort(r: Tensor, k: int) -> Evidence:
-    """Whether the closed form sorts, and whether p can be had without."""
+    """Whether the closed form sorts, and whether bisection gives the same p without."""
     alpha = 0.5
     sorts = "sort" in operations(r, k, alpha)
     apart = float((soft_top_k(r, k, alpha) - by_halving(r, k, alpha)).abs().max())
@@ -242,10 +242,7 @@ def objective(r: Tensor, p: Tensor, alpha: float) -> Tensor:
 
 
 def worse(r: Tensor, k: int, alpha: float) -> float:
-    """By how much a feasible point beats p in what p should maximise, at most; 0 where none does.
-
-    Tried are the hard choice, the even one, and points between them and p.
-    """
+    """The most by which the hard choice, equal shares or points between beat p; 0 if none does."""
     n = r.shape[-1]
     p = soft_top_k(r, float(k), alpha)
     hard = torch.zeros_like(r).scatter(-1, r.topk(k).indices, 1.0)
@@ -271,7 +268,7 @@ def out_of_order(r: Tensor, k: int, alpha: float) -> str | None:
 
 @on_lines
 def examine_smoothed(r: Tensor, k: int) -> Evidence:
-    """The certificate of every token, and rivals of p."""
+    """The certificate of every token, and other feasible points against p."""
     gaps, bounds, agrees, beaten = [], [], True, 0.0
     for alpha in WIDTHS:
         gap, bound = soft_gap(r, float(k), alpha)
@@ -293,7 +290,7 @@ def examine_smoothed(r: Tensor, k: int) -> Evidence:
 
 
 def not_smoothed(scores: Tensor) -> str | None:
-    """A rival that beats p, or a certificate that is broken."""
+    """A feasible point that beats p, or a certificate that is broken."""
     for k in range(1, scores.shape[1]):
         for alpha in WIDTHS:
             if worse(scores, k, alpha) > SLACK:

@@ -40,7 +40,7 @@ twice the steps take twice the time (0.4 ms a matrix).
 
 
 def biases(scores: Tensor, k: int, rate: float, steps: int) -> list[Tensor]:
-    """The router's biases (E,) before each of so many steps on one batch (T, E), and after."""
+    """The router's biases (E,) on one batch (T, E): the first ones, and those after each step."""
     router = LossFree(k, rate, score="logits")
     course = [router.initial(scores)]
     for _ in range(steps):

@@ -23,7 +23,7 @@ It is far above the rounding of float64 loads and far below the differences that
 
 
 def examine(subject: ClaimInput) -> Evidence:
-    """Loads of row top-k on devices in a ring, each with its neighbour's busiest expert, too."""
+    """Loads of row top-k on a ring of devices; each also holds its neighbour's busiest expert."""
     L, T, E = subject.shape
     if E == 1:
         return Evidence(None, "One expert has nowhere to go but one device.")
@@ -79,9 +79,9 @@ def _ring_of_scores(scores: Tensor) -> tuple[list[int], Tensor]:
 
 
 def refutes_statement(scores: Tensor) -> str | None:
-    """Whole tokens on a ring, by row maximum: the edge-wise rule stuck above the least load."""
+    """Whole tokens on a ring, by row maximum: the edge-wise rule stops above the optimum."""
     load, places = _ring_of_scores(scores)
-    if sum(map(bool, load)) < 2:  # a single edge has nothing to get stuck on
+    if sum(map(bool, load)) < 2:  # with a single edge the rule cannot stop early
         return None
     stuck = edge_wise(load, places, list(range(len(load))), integral=True).value
     tokens, devices = _hall(load, places)
@@ -108,7 +108,7 @@ def refutes_verdict(scores: Tensor) -> str | None:
 
 
 def _hall(load: list[int], places: Tensor) -> tuple[int, int]:
-    """The sharpest of all sets: tokens that are confined to it, and its number of devices."""
+    """The set of devices with the largest bound: tokens that are confined to it, and its size."""
     held = [{d for d, there in enumerate(row) if there} for row in places.tolist()]
     D = places.shape[1]
     sets = [set(some) for n in range(1, D + 1) for some in combinations(range(D), n)]

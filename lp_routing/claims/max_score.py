@@ -57,10 +57,10 @@ def _is_balanced(chosen: Tensor, k: int) -> bool:
 
 
 def two_phase(scores: Tensor, k: int, share: int) -> float | None:
-    """What the two-phase rule's assignment is worth, without repeats; None where it has no end.
+    """The value of the two-phase rule, without repeats; None where it cannot be completed.
 
-    First choices as the router makes them; the rest by trying everything, so that sums of whole
-    scores are exact.
+    First choices as the router makes them; the rest by enumeration, so that sums of whole scores
+    are exact.
     """
     first = first_choices(scores, k, Loads(share, share))
     if first is None:

@@ -20,9 +20,9 @@ from lp_routing.routers.selection import largest
 from lp_routing.routers.sinkhorn import sinkhorn
 
 TEMPERATURE = 1.0
-"""Of the plan, in units of the logits: the source scales the logits themselves."""
+"""Temperature of the plan, in units of the logits: the source uses the logits unscaled."""
 TOLERANCE, TINY_TOLERANCE = 1e-6, 1e-9
-"""Error of the plan's sums, relative, at which it has converged: on layers, on tiny matrices."""
+"""Relative error of the sums of a converged plan, on layers and on small matrices."""
 CLEAR = 1e-3
 """Entries of a plan whose ratio is within this of 1 count as tied: a plan is no more precise."""
 

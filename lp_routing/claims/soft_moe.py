@@ -19,16 +19,13 @@ from lp_routing.scores import softmax
 
 PAPER = "SoftMoE, Zasada et al., ICML 2026, arXiv 2606.17952"
 ALPHA = 0.1
-"""Width of the edge, in standard deviations of a layer's logits."""
+"""Width of the soft edge, in standard deviations of a layer's logits; smaller is harder."""
 TAU = 0.1
-"""Weights p below this are set to 0."""
+"""Weights p below this are set to 0: larger keeps fewer experts."""
 
 
 def in_deviations(logits: Tensor) -> Tensor:
-    """Logits (L, T, E) about their token's mean, in standard deviations of their layer.
-
-    To shift a token changes nothing; the unit makes one width fit all layers.
-    """
+    """Logits (L, T, E) minus their token's mean, over the standard deviation of their layer."""
     centred = logits - logits.mean(-1, keepdim=True)
     spread = centred.std((-2, -1), correction=0, keepdim=True)
     return centred / spread.masked_fill(spread == 0, 1.0)

@@ -1,3 +1,3 @@
-"""The `lp-routing` command: `commands` says what can be typed, one module a command does it."""
+"""The `lp-routing` command: `commands` declares all options, one module a command does the work."""
 
 from lp_routing.cli.commands import main as main

@@ -1,4 +1,4 @@
-"""`lp-routing audit`: ask every audit's question of some routers on the logits of a file."""
+"""`lp-routing audit`: run every audit on some routers, on the logits of a file."""
 
 import json
 from dataclasses import dataclass

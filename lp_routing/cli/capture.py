@@ -49,7 +49,7 @@ def _load(folder: Path, device: str) -> tuple[Any, Any]:
         transformers: Any = import_module("transformers")
     except ImportError as error:
         raise InputError("capture needs transformers: pip install transformers.") from error
-    transformers.logging.set_verbosity_error()  # what matters of the loading is checked below
+    transformers.logging.set_verbosity_error()  # missing weights are checked below
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()
     try:

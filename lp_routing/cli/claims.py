@@ -91,7 +91,7 @@ def _checked(
 ) -> tuple[list[Checked], str]:
     """The claims with their evidence, and a description of the logits."""
     logits = torch.stack([trace.layer(layer)[:most] for layer in layers])
-    claim_input(logits, k=options.k, seed=options.seed)  # raises before the work where it is none
+    claim_input(logits, k=options.k, seed=options.seed)  # raises before any work on bad input
     L, T, E = logits.shape
     named = "the sample" if options.file is None else Path(trace.source).name
     said = f"{named}, {L} layer(s), {T} tokens, {E} experts; k={options.k}, seed {options.seed}"
@@ -144,7 +144,7 @@ def _arguments(options: ClaimsOptions) -> list[str]:
     """The options that differ from their defaults, as typed, without folders."""
     typed = [] if options.file is None else [options.file.name]
     typed += [word for name in options.only for word in ("--only", name)]
-    k = 2 if options.file is None else None  # of a file, k may not be known
+    k = 2 if options.file is None else None  # a file may not say k
     defaults = {"axes": None, "values": None, "k": k, "layers": "all", "tokens": "1024", "seed": 0}
     typed += [
         word

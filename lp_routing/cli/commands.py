@@ -1,7 +1,7 @@
-"""Every command as click knows it: options and help, with no import that takes time.
+"""Every command as click declares it: options and help, without slow imports.
 
-What a command does stands in the module of its name, whose `run` is imported when it is invoked:
-help, version and completion load neither torch nor a solver.
+The work is in the module of the command's name, whose `run` is imported when it is invoked: help,
+version and completion load neither torch nor a solver.
 """
 
 import sys
@@ -25,25 +25,25 @@ PROBLEMS = (
     "served_unified",
     "capped_expert_choice",
 )
-"""The named problems of `lp_routing.problems`, each in one word."""
+"""The named problems of `lp_routing.problems`."""
 
 SCORES = ("softmax", "sigmoid", "unified", "logits", "sqrt_softplus", "probabilities")
-"""The names of `lp_routing.scores.BY_NAME`, which take torch to import."""
+"""The names of `lp_routing.scores.BY_NAME`, which cannot be imported without torch."""
 
 BUDGETS = ("total", "capacity", "k", "layers")
-"""What `frontier` goes over."""
+"""The budgets of `frontier --over`."""
 
 OWN = "own"
-"""What `gap --problem` says for: each router by the problem that it seeks itself."""
+"""Value of `gap --problem`: each router by the problem that it seeks itself."""
 
 AUDITED = "top-k, drop by score, drop by position, token-major, expert choice, unified"
-"""The routers that are audited where none are named."""
+"""Default routers of `audit`."""
 
 REPORTED = (
     "drop by score, drop by position, token-major, batch prioritised, prices, top-k, "
     "expert choice, unified"
 )
-"""The routers of a page where none are named."""
+"""Default routers of `report`."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -53,14 +53,14 @@ def main() -> None:
 
 
 def _run(name: str, options: dict[str, Any]) -> None:
-    """Import the module of a command and run it; however it ends, in words and soon."""
+    """Import the module of a command and run it; errors end it with a message and a status."""
     with ends_in_words():
         status = import_module(f"lp_routing.cli.{name}").run(options)
     sys.exit(status)
 
 
 def file_argument(command: Command) -> Command:
-    """FILE, and how it is to be read; `lp_routing.cli.options.opened` reads it."""
+    """FILE and the options for reading it; `lp_routing.cli.options.opened` reads it."""
     for option in (
         click.option(
             "--values",
@@ -80,7 +80,7 @@ def file_argument(command: Command) -> Command:
 
 
 def routers_option(default: str | None, words: str) -> Callable[[Command], Command]:
-    """`--routers`, which may be repeated: the names add up."""
+    """`--routers`, which may be repeated to give more names."""
     return click.option(
         "--routers",
         multiple=True,
@@ -238,7 +238,7 @@ def verify(**options: Any) -> None:
     default=0,
     show_default=True,
     type=click.IntRange(0),
-    help="Instead: steps on so many other batches, the tokens that follow in the same layer.",
+    help="Instead: steps on this many other batches, the tokens that follow in the same layer.",
 )
 @seed_option("Of routers that draw at random.")
 @path_option("--json", "json_path", words="Write the rows here.")

@@ -1,8 +1,7 @@
-"""How a command ends before it is done: Ctrl-C, no memory, nowhere to write to. In words and soon.
+"""How a command ends early, at once and with a message: Ctrl-C, no memory, output that fails.
 
-Ctrl-C is a `KeyboardInterrupt` wherever Python runs. A solver that runs for minutes in its own code
-does not look at it, so a thread waits for the signal beside it, and ends the process if the command
-has not ended by itself a moment later.
+Ctrl-C raises `KeyboardInterrupt` only in Python code. A solver may run for minutes in C++, so a
+thread also waits for the signal, and ends the process if the command has not ended a moment later.
 """
 
 import errno
@@ -23,19 +22,19 @@ INTERRUPTED = 130
 """Exit status of a command that ended by Ctrl-C, as in a shell."""
 
 GRACE_S = 1.0
-"""Seconds that a command has to end by itself after Ctrl-C, with results so far.
+"""Seconds that a command has to end by itself after Ctrl-C, with its results so far.
 
-Longer, and a user waits where a solver does not listen; shorter, and a page of what there is may
-not be written: that takes some 0.3 s.
+Longer makes users wait for solvers that do not react; shorter may lose the page of partial results,
+which takes some 0.3 s to write.
 """
 
 NO_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
-"""What writing to standard output fails with: its reader left, its disk is full, it is closed."""
+"""Errors of writing to standard output: its reader has left, the disk is full, it is closed."""
 
 
 @contextmanager
 def ends_in_words() -> Iterator[None]:
-    """Run a command inside; what ends it becomes one line on stderr and an exit status.
+    """Run a command inside; an error that ends it becomes one line on stderr and an exit status.
 
     130 after Ctrl-C; 2 on bad input or where memory does not suffice; 1 where a process of `--jobs`
     ended on its own, or standard output cannot be written to.
@@ -68,14 +67,14 @@ def _end(status: int, says: str) -> None:
 
 
 def _discard_output() -> None:
-    """Let what is still to be written go nowhere, so that it does not fail again at the exit."""
+    """Redirect buffered output to nowhere, so that flushing it at exit does not fail again."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
 def _interrupts_watched() -> Iterator[None]:
-    """End the process some time after Ctrl-C, if the block has not ended by then."""
+    """End the process `GRACE_S` after Ctrl-C, if the block has not ended by then."""
     if threading.current_thread() is not threading.main_thread():
         yield  # no signals here
         return

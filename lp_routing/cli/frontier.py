@@ -46,10 +46,10 @@ HANDFULS = {
     "k": ("drop by score", "drop by position, token-major"),
     "layers": ("top-k", "unified"),
 }
-"""Budget -> the routers that are compared where none are named."""
+"""Budget -> default routers."""
 
 ANY_SHAPE = Shape(k=1, capacity=1, T=8, E=8)
-"""What a router makes of a constant added to logits does not depend on what it is built for."""
+"""Any shape will do to test whether a router depends on a constant added to logits."""
 
 NOT_STATED = ("file", "json_path", "plot_path", "resume_path")
 """Options that are left out of the JSON file: paths on this machine."""
@@ -122,7 +122,7 @@ def _found(
     options: FrontierOptions,
     show: Callable[[str, Record], None],
 ) -> dict[str, Record]:
-    """Name of each layer, or of all -> its summary; printed in order as soon as available."""
+    """Layer (or all layers) -> its summary; printed in order as soon as available."""
     names = [_name(layers, settings) for layers in places]
 
     def show_record(number: int, record: Record) -> None:
@@ -174,7 +174,7 @@ def _settings(options: FrontierOptions) -> FrontierSettings:
 
 
 def _judged(settings: FrontierSettings, logits: Tensor) -> FrontierSettings:
-    """Without the routers that probabilities do not tell how to call; says which on stderr."""
+    """Settings without the routers that cannot be called on probabilities; names them on stderr."""
     if settings.score != PROBABILITIES:
         return settings
     given = router_input(None, settings.worth(logits).flatten(0, 1))

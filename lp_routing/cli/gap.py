@@ -200,7 +200,7 @@ def sections_of(
     One problem for all routers; or, with `own`, for each the problem that it seeks."""
     if problem_name != OWN:
         return [GapSection(problem_name, score, tuple(names))], []
-    any_shape = Shape(k=1, capacity=1, T=8, E=8)  # what is sought does not depend on it
+    any_shape = Shape(k=1, capacity=1, T=8, E=8)  # `seeks` does not depend on the shape
     seeking: dict[tuple[str, str], list[str]] = {}
     idle = []
     for name in names:
@@ -224,7 +224,7 @@ def sections_of(
 def own_score(router: AnyRouter) -> str:
     """The name of the scores that a router compares, "" where they have none (soft top-k).
 
-    Noise that it adds to them is left out: what it seeks is the best by the plain ones.
+    Without noise that it adds to them: it is judged by the scores before noise.
     """
     stated = getattr(router, "score", None)
     if isinstance(stated, str):
@@ -247,12 +247,12 @@ def measured(
 ) -> dict[Place, list[RouterResult]]:
     """The rows of each layer and problem; each is printed in order as soon as available.
 
-    Where some fail, the others are printed all the same, and the command ends with an error.
+    Where some fail, the others are still printed, and the command ends with an error.
 
     Args:
         console: where progress is shown.
         trace: the logits.
-        places: layers and what judges there.
+        places: layers and their sections.
         show: called with each place and its rows.
         tokens: how many of each layer, None for all.
         resume_path, jobs: of the sweep.
@@ -298,9 +298,9 @@ def section_rows(
 ) -> dict[str, Any]:
     """The rows of one layer of logits (L, T, E) and one problem, as records.
 
-    The first `tokens` of the layer are judged; `warm_on` batches of as many that follow them are
-    what routers with a state have seen. Logits known up to a constant are left to the scores to
-    tell, so that routers that mind the constant are not judged.
+    The first `tokens` of the layer are judged; routers with a state first see `warm_on` batches of
+    the tokens that follow. Logits known only up to a constant are derived from the scores, so that
+    routers that depend on the constant are not judged.
     """
     every = logits[point["layer"]]
     layer, *others = (every[first : first + tokens] for first in range(0, len(every), tokens))
@@ -319,7 +319,7 @@ def section_rows(
 
 
 def _row(record: Mapping[str, Any]) -> RouterResult:
-    """The row that a record was made of: null numbers become NaN again."""
+    """A row from its record: null numbers become NaN again."""
     unknown = {f.name: f.default for f in fields(RouterResult) if record.get(f.name) is None}
     numbers = {name: nan for name, usual in unknown.items() if isinstance(usual, float)}
     return RouterResult(**{**record, **numbers})

@@ -1,4 +1,4 @@
-"""What commands share: what typed options mean, stating the problem, versions."""
+"""What commands share: parsed options, the problem, versions."""
 
 import platform
 import warnings
@@ -31,9 +31,9 @@ Options = TypeVar("Options", bound="DataclassInstance")
 
 
 def opened(kind: type[Options], typed: Mapping[str, Any]) -> tuple[Options, Trace]:
-    """The trace that a command is about, and its options with what the trace says for the rest.
+    """The trace of a command's FILE, and its options, with defaults from the trace.
 
-    Doubts about the file are told on stderr.
+    Doubts about the file are printed on stderr.
 
     Args:
         kind: the dataclass of the command's options.
@@ -61,7 +61,7 @@ def opened(kind: type[Options], typed: Mapping[str, Any]) -> tuple[Options, Trac
 
 
 def _told(typed: Mapping[str, Any]) -> Trace:
-    """Read a file; what there is to say of it goes to stderr."""
+    """Read a file; warnings go to stderr."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
         trace = traces.read(typed["file"], axes=typed["axes"], values=typed["values"])
@@ -75,19 +75,19 @@ def _told(typed: Mapping[str, Any]) -> Trace:
         )
     if trace.up_to_a_constant:
         click.echo(
-            f"Warning: {trace.source}: holds probabilities, which tell a token's logits up to one "
-            f"constant: what routers by sigmoid or ReLU choose there is not what they would choose "
-            f"in the model.",
+            f"Warning: {trace.source}: holds probabilities, which give the logits only up to one "
+            f"constant a token: routers with sigmoid or ReLU scores choose other experts on them "
+            f"than in the model.",
             err=True,
         )
     return trace
 
 
 def _score(trace: Trace, name: str) -> str:
-    """The score function, where the trace tells what it needs.
+    """The name of the score function; refused where the trace does not hold what it needs.
 
-    Of logarithms of probabilities the softmax is these probabilities as they are, also where a
-    token's do not add up to 1 because some were not recorded.
+    Where the trace holds logarithms of probabilities, "softmax" means these probabilities, also
+    where a token's do not add up to 1 because some were not recorded.
     """
     scores.named(name)
     if trace.up_to_a_constant and name == "softmax":
@@ -96,7 +96,7 @@ def _score(trace: Trace, name: str) -> str:
         raise InputError(
             f"--score {name}: {trace.source} holds "
             + (
-                "probabilities, which tell the logits up to one constant a token only; give "
+                "probabilities, which give the logits only up to one constant a token; give "
                 "--score softmax."
                 if trace.up_to_a_constant
                 else "logits, not logarithms of probabilities; give --score softmax."
@@ -169,12 +169,12 @@ def parse_routers(text: str, known: Sequence[str]) -> list[str]:
 
 
 def check_writable(path: Path | None, read_from: Path | None, option: str = "--json") -> None:
-    """Raise before the work, not after it, where the result cannot be written."""
+    """Raise before any work is done where the result cannot be written."""
     if path is None:
         return
     try:
         same = read_from is not None and path.exists() and path.samefile(read_from)
-    except OSError:  # the file to read is not there, which is told when it is read
+    except OSError:  # the file to read is missing, which is reported when it is read
         same = False
     if same:
         raise InputError(f"{option} {path}: this is the file to read; give another name.")

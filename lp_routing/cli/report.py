@@ -45,7 +45,7 @@ from lp_routing.routers.catalogue import router
 from lp_routing.traces import Trace
 
 DRAWN, CHECKED, CAPACITY = "figures", "claims", "what capacity buys"
-"""Names of the steps that come once a page."""
+"""Names of the steps that are done once, not for each layer."""
 
 
 def run(options: dict[str, Any]) -> int:
@@ -134,7 +134,7 @@ def _command(options: ReportOptions) -> str:
 def _found(
     settings: ReportSettings, logits: Tensor, sequence: Tensor | None
 ) -> tuple[ReportParts, bool]:
-    """All parts, and whether Ctrl-C came before the last; a part that fails loses no other."""
+    """All parts, and whether Ctrl-C came before the last; a failure does not stop the others."""
     done: dict[str, Attempt[Any]] = {}
     names = [f"layer {layer}" for layer in settings.layers]
 

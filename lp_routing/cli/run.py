@@ -1,7 +1,7 @@
 """How commands run long work: `--jobs`, `--resume`, progress, and Ctrl-C.
 
-`long_work` is a sweep over points that are alike. `run_steps` does a few unequal steps, of which
-one that fails loses nothing else, with an estimate of the time that is left.
+`long_work` is a sweep over similar points. `run_steps` does a few unequal steps, with an estimate
+of the time left; a step that fails does not stop the others.
 """
 
 import os
@@ -23,15 +23,15 @@ from lp_routing.sweep import ERROR, Progress, Record, Task, sweep
 
 
 class OutputConsole(Console):
-    """A console on standard output that raises where its reader has left."""
+    """A console on standard output that raises where its reader has closed it."""
 
     def on_broken_pipe(self) -> None:
-        """Pass the error on, which `ends_in_words` tells; rich calls this while it handles it."""
+        """Re-raise the error, which `ends_in_words` reports; rich calls this from its handler."""
         raise
 
 
 def check_resumable(path: Path | None, others: Sequence[Path | None]) -> None:
-    """Raise before the work where results cannot be kept; no file is made or changed.
+    """Raise before any work is done where results cannot be kept; no file is made or changed.
 
     Raises:
         InputError: a path that cannot be written, or that another option names.
@@ -106,8 +106,8 @@ def raise_failures(records: Sequence[Record], places: Sequence[str]) -> None:
     """Raise where points failed, with the message and the place of each.
 
     Raises:
-        InputError: the input was to blame for all of them.
-        RuntimeError: it was not; with the traceback of the first.
+        InputError: all of them failed on bad input.
+        RuntimeError: some failed otherwise; with the traceback of the first.
     """
     failed = [(r, place) for r, place in zip(records, places, strict=True) if ERROR in r]
     says = " ".join(f"{record[ERROR]} {place}" for record, place in failed)

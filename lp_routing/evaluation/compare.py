@@ -2,9 +2,8 @@
 
 Each router chooses once and is judged, then is timed in turns with `torch.topk`.
 
-A router's rule lies in its own scores as much as in its choice among them, so it is only itself
-when it starts from logits: where a problem is given by its scores, routers are called with the
-logits that follow from these, never with the scores.
+A router's score function is part of its rule, so routers are called with logits, never with the
+problem's scores: where no logits are given, they are derived from the scores.
 """
 
 import time
@@ -36,14 +35,14 @@ LOGITS, LOG_OF_SCORES, SCORES = "logits", "log of scores", "scores as logits"
 SUM_TOLERANCE = 1e-2
 """Scores that sum to 1 up to this over each token's experts are taken as a softmax.
 
-bfloat16 shares of 256 experts sum to 1 within some 4e-3; a wider limit would take other scores
-for a softmax.
+A bfloat16 softmax over 256 experts sums to 1 within some 4e-3; a wider limit would accept other
+scores.
 """
 
 PROBED = 256
 """Tokens on which a router is tested for whether a constant added to logits changes its scores.
 
-Score functions act token by token or on a sequence, so a few tokens show it; more cost time only.
+Score functions act token by token or on a sequence, so a few tokens show it; more only cost time.
 """
 
 
@@ -63,8 +62,8 @@ class RouterInput:
     def refusal(self, router: Any) -> str:
         """Why a router cannot be judged with these, in words; "" where it can.
 
-        From softmax scores a token's logits are known up to a constant, so a rule that depends
-        on it (a sigmoid, a ReLU) is refused. A plain function cannot be asked whether it does.
+        Softmax scores give a token's logits only up to a constant, so a rule that depends on it (a
+        sigmoid, a ReLU) is refused. For a plain function this is not known.
         """
         if self.values is None:
             return (
@@ -83,10 +82,10 @@ class RouterInput:
 
 
 def router_input(logits: Tensor | None, scores: Tensor) -> RouterInput:
-    """The logits that a caller gave, checked, or those that the problem's scores (T, E) tell.
+    """The logits that the caller gave, checked, or those derived from the problem's scores (T, E).
 
-    The log of softmax scores has these scores as its softmax. Scores of which some are negative
-    are taken for logits, since no share and no gate is negative. Others tell nothing.
+    The log of softmax scores has these scores as its softmax. Scores of which some are negative are
+    taken as logits, since no probability is negative. From others no logits can be derived.
 
     Raises:
         InputError: bad logits, or logits of another shape than the scores.
@@ -122,7 +121,7 @@ of timed calls, unless a single call takes longer. Fast routers reach `repeats` 
 
 @dataclass(eq=False)
 class _RouterRun:
-    """One router: built, run once, judged, then timed; and what is known of it so far."""
+    """One router: built, run once, judged, then timed; with its results so far."""
 
     row: RouterResult
     run: Callable[[Tensor], Any] | None = None
@@ -144,7 +143,7 @@ class _RouterRun:
             seeks, causal = getattr(router, "seeks", ""), getattr(router, "causal", None)
             self.row = replace(
                 self.row,
-                seeks=seeks if isinstance(seeks, str) else "",  # any function may have either
+                seeks=seeks if isinstance(seeks, str) else "",  # a function may have any attribute
                 causal=causal if isinstance(causal, bool) else None,
             )
             refusal = "" if seeks == EXACT else given.refusal(router)  # the optimum needs no logits
@@ -161,7 +160,7 @@ class _RouterRun:
             self._failed(error)
 
     def take_turn(self, given: Tensor, scores: Tensor, k: int) -> None:
-        """Time one `topk` and one call, unless enough time went into such calls."""
+        """Time one `topk` and one call, unless `PATIENCE_S` has been spent on such calls."""
         slow = self.first_s > PATIENCE_S
         if self.run is None or (self.seconds and (slow or sum(self.seconds) > PATIENCE_S)):
             return
@@ -190,7 +189,7 @@ class _RouterRun:
 def _runner(
     router: Any, given: Tensor, warm_up: int, before: Sequence[Tensor]
 ) -> tuple[Callable[[Tensor], Any], str]:
-    """How the router chooses from logits alone, and what it knows of earlier batches."""
+    """The router as a function of logits alone, and its state in words."""
     if not isinstance(router, StatefulRouter):
         return router, ""
     state = None
@@ -203,7 +202,7 @@ def _runner(
 
 
 def _timed(work: Callable[[Tensor], Any], values: Tensor) -> tuple[float, Any]:
-    """Seconds of one call on a copy of its own, which it may overwrite, and what it returned."""
+    """Seconds of one call on its own copy of the input, which it may overwrite, and its output."""
     copy = values.clone()
     _wait(copy)
     began = time.perf_counter()
@@ -224,7 +223,7 @@ if TYPE_CHECKING:
 Routers = Mapping[str, Any] | Sequence[str]
 
 OPTIMUM = "optimum"
-"""Among the names of routers, the exact solver: what the optimum costs."""
+"""Name of the exact solver among the routers: it shows what the optimum costs."""
 
 
 def compare(
@@ -248,18 +247,19 @@ def compare(
             `lp_routing.router_outputs.read_output` reads: an `Assignment`, a map, indices, combine
             weights, a dispatch tensor; or names of the catalogue, built for `shape`; "optimum" is
             the exact solver.
-        logits: (T, E), what every router is called with; it goes by scores of its own, and what
-            it takes is judged by the problem's. Left out, they are the log of the problem's scores
-            where these are a softmax, and the scores themselves where some are negative (column
-            `routed_on`). Where neither holds, and for a router whose scores change with a
-            constant added to a token's logits, there is no judgement: `status` says so.
-        solver: who finds the optimum; left out, `MinCostFlow`, or HiGHS where it is not integral.
+        logits: (T, E), what every router is called with; its own score function is applied to them,
+            and its choice is judged by the problem's scores. Left out, they are the log of the
+            problem's scores where these are a softmax, and the scores themselves where some are
+            negative (column `routed_on`). Where neither holds, or a router's scores depend on a
+            constant added to a token's logits, it is not judged: `status` says so.
+        solver: finds the optimum; left out, `MinCostFlow`, or HiGHS where it is not integral.
         repeats: timed calls of each router, in turns with the others and with `torch.topk`;
             fewer of one that is slow (column `runs`).
         warm_up: how many steps on this same batch a router with a state has behind it.
         warm_on: logits (T', E) of other batches, earlier ones: a router with a state takes one
-            step on each before it is judged. Fairer than `warm_up`, which shows it the answer;
-            one of the two. Batches of T tokens keep a capacity what it is.
+            step on each before it is judged. Fairer than `warm_up`, which uses the judged batch
+            itself; only one of the two can be given. With batches of T tokens a `CapacityFactor`
+            gives the same capacity.
         seed: of `MinCostFlow` and of the catalogue's routers that draw at random.
         shape: what the catalogue's routers are built for; read off the bounds where left out.
 
@@ -267,8 +267,8 @@ def compare(
         A row for each router, in their order, with the columns of `RouterResult`; `status` is "ok",
         INFEASIBLE where it breaks a bound (it then has no gap), or how the router failed, with its
         `traceback`: a failure loses no other row. Combine weights count as choices, and `note`
-        says so; amounts that are fractions are asked for by `Assignment(amounts)`. What is
-        unknown is NaN, or NA among booleans and counts.
+        says so; amounts that are fractions are asked for by `Assignment(amounts)`. Unknown numbers
+        are NaN, unknown booleans and counts NA.
 
     Raises:
         InputError: not a problem, an unknown name, logits of another shape, both ways to warm up,
@@ -343,13 +343,13 @@ def comparisons(
 
 @dataclass(frozen=True)
 class Optimum:
-    """The optimum itself in the place of a router: what exactness costs.
+    """The exact solver as a router: it shows what the optimum costs.
 
     A call solves the problem anew, whatever logits it is given; not causal.
 
     Attributes:
         problem: what is solved.
-        solver: by whom; left out, as in `compare`.
+        solver: which solver; left out, as in `compare`.
     """
 
     source = "linear programming"
@@ -376,7 +376,7 @@ class Optimum:
 def _makers(
     routers: Routers, problem: RoutingProblem, shape: Shape, seed: int
 ) -> dict[str, Callable[[], Any]]:
-    """Name -> what builds the router, so that one that cannot be built is one row's failure."""
+    """Name -> function that builds the router, so that a failure to build it fails one row only."""
     if isinstance(routers, str) or not isinstance(routers, Mapping | Sequence) or not routers:
         raise InputError(
             f"routers={routers!r}: expected name -> router, or a list of catalogue names."
@@ -396,11 +396,11 @@ def _itself(given: Any) -> Any:
 
 
 def _by_name(name: str, problem: RoutingProblem, shape: Shape, seed: int) -> Callable[[], Any]:
-    """What builds a catalogue router, or the exact solver."""
+    """A function that builds a catalogue router, or the exact solver."""
     if name == OPTIMUM:
         return partial(Optimum, problem)
     if name not in CATALOGUE:
-        router(name, shape)  # says which names there are
+        router(name, shape)  # its error lists the known names
     return partial(router, name, shape, seed=seed)
 
 

@@ -110,7 +110,7 @@ def _checked(load: Tensor) -> Tensor:
 
 NAN = float("nan")
 EXACT = "the problem itself"
-"""What the optimum, in the place of a router, seeks."""
+"""The `seeks` of the exact solver among the routers."""
 
 OK, INFEASIBLE = "ok", "INFEASIBLE"
 NOT_JUDGED, NOT_TRIED = "not judged", "not tried"
@@ -128,9 +128,9 @@ Prices at a vertex are sums of a few scores; a larger tolerance would tie pairs 
 """
 
 FEW = 0.01
-"""Share of tokens: with at most so many tied ones, the optimum is compared pair by pair.
+"""Largest share of tied tokens at which a router is compared with the optimum pair by pair.
 
-With more, another optimum may take other pairs, and an overlap with this one says little.
+With more ties other optima take other pairs, and the overlap with this one says little.
 """
 
 
@@ -143,31 +143,31 @@ class RouterResult:
         seeks: the named problem whose optimum it seeks; "" where it seeks none.
         causal: whether no token looks at a later one; None where the router does not say.
         problem: the bounds in words; the gap is to the optimum of this problem.
-        routed_on: what the router was called with: "logits", or what stood in for them, "log of
-            scores" or "scores as logits"; its value is of the problem's scores in any case.
+        routed_on: what the router was called with: "logits", or "log of scores" or "scores as
+            logits" where no logits were given; its value is by the problem's scores in any case.
         state: "cold" or "after 3 step(s)" for a router with a state; "" for others.
         value: sum of the problem's scores over the pairs it took.
         optimum: value of the best assignment found.
         bound: certified: no feasible assignment is worth more.
-        gap: bound - value; NaN where a bound is broken: who breaks bounds can be worth more than
-            the optimum, which says nothing of quality.
+        gap: bound - value; NaN where a bound is broken: an assignment that breaks bounds can be
+            worth more than the optimum, which says nothing of its quality.
         relative_gap: the gap relative to the bound.
         feasible: whether every bound holds; None where the router gave no answer.
         violation: the largest amount by which a bound is broken, in pairs.
         breaks: which bound that is, and how many others are broken; "" where none.
-        dropped: tokens that may go somewhere and reach no expert.
-        dropped_fraction: the same as a share of the tokens that may go somewhere.
+        dropped: tokens with an allowed expert that reach none.
+        dropped_fraction: the same as a share of the tokens with an allowed expert.
         pairs: how many pairs were taken.
-        max_over_mean, max_vio, load_cv, load_entropy: of the load (`load_metrics`).
-        overlap: share of the optimum's pairs that the router takes too; NaN where it breaks
-            bounds, or where ties leave open what the optimum takes.
+        max_over_mean, max_vio, load_cv, load_entropy: of the load; see the functions above.
+        overlap: share of the optimum's pairs that the router takes too; NaN where it breaks bounds,
+            or where ties make the optimum ambiguous.
         seconds: median time of a call.
         topk_units: `seconds` in medians of `torch.topk(scores, K)`, timed in turns.
         runs: calls that the median is of.
         optimum_status: how the solver ended, with its explanation.
         status: "ok"; "INFEASIBLE", where a bound is broken; "not judged: ...", for want of logits;
             "not tried: ..."; or the error that stopped the router.
-        note: how its answer was read, where that could be meant otherwise; "" elsewhere.
+        note: how its answer was read, where it is ambiguous; "" elsewhere.
         traceback: of an exception that the router raised; "" elsewhere.
     """
 
@@ -208,7 +208,7 @@ class RouterResult:
 
     @property
     def judged(self) -> bool:
-        """Whether there is an answer, and nothing failed."""
+        """Whether the router gave an answer that was judged."""
         return self.status in (OK, INFEASIBLE)
 
     @property
@@ -229,10 +229,10 @@ class RouterResult:
 
 
 class Evaluator:
-    """A problem and what is known of its optimum.
+    """A problem and its optimum, by which routers are judged.
 
     Args:
-        problem: what is judged by.
+        problem: whose scores and bounds judge.
         truth: its solution, by whatever solver; without prices the bound is the solver's own.
     """
 
@@ -243,7 +243,7 @@ class Evaluator:
         self.mask = problem.allowed_per_token > 0
 
     def nothing(self, name: str) -> RouterResult:
-        """The row of a router before it took anything."""
+        """The row of a router that has not been run."""
         says = self.truth.explanation
         return RouterResult(
             router=name,
@@ -254,7 +254,7 @@ class Evaluator:
         )
 
     def judged(self, row: RouterResult, amounts: Tensor) -> RouterResult:
-        """The row with everything that amounts (T, E) say, fractions too.
+        """The row with all numbers of amounts (T, E), which may be fractional.
 
         Raises:
             InputError: amounts of another shape, NaN, infinite.
@@ -287,7 +287,7 @@ class Evaluator:
         )
 
     def _certificate(self, x: Tensor) -> Certificate:
-        """By the optimum's prices, without rounding where that shows; else by its own bound."""
+        """By the optimum's prices, exact where the gap is near 0; else by the solver's bound."""
         prices = self.truth.prices
         certificate = certify(self.problem, Assignment(x), prices)
         if not prices.given:
@@ -308,7 +308,7 @@ def bounds_in_words(problem: RoutingProblem) -> str:
 
 
 def shape_of(problem: RoutingProblem) -> Shape:
-    """What routers for a problem are built for, as far as its bounds say.
+    """The shape that routers for a problem are built for, read off its bounds.
 
     k is the number of pairs that the bounds demand, else allow, divided by T, rounded up; the
     capacity is the largest upper bound of an expert, T where there is none.
@@ -332,7 +332,7 @@ def _pairs(problem: RoutingProblem) -> float:
 
 
 def _settled(problem: RoutingProblem, truth: Solution) -> Tensor | None:
-    """The optimum's pairs, boolean (T, E); None where fractional, or where ties leave them open.
+    """The optimum's pairs, boolean (T, E); None where fractional, or where ties make it ambiguous.
 
     At optimal prices some tokens are always tied, about one for each price. More tied tokens than
     prices, and than a hundredth of all tokens, means that other optima may take other pairs.

@@ -1,9 +1,9 @@
-"""The main job: every named problem's optimum, proved, and how far each quick rule is from it.
+"""`verify`: the proved optimum of every named problem, and how far each quick rule is from it.
 
-`cases` states the named problems of a layer and the quick rules held against each. `examine` solves
-one case with `MinCostFlow` on all tokens, with HiGHS for as long as `HIGHS_S` allows (where there
-is a total budget, on the first `SAMPLE` tokens), and with CLARABEL on these, and judges every rule
-by the same exact certificate. `chain` and `refuted` read the rows.
+`cases` states the named problems of a layer, each with its quick rules. `examine` solves one case
+with `MinCostFlow` on all tokens, with HiGHS for as long as `HIGHS_S` allows (where there is a total
+budget, on the first `SAMPLE` tokens), and with CLARABEL on these, and judges every rule by the same
+exact certificate. `chain` and `refuted` draw conclusions from the rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ from lp_routing.validation import as_int
 
 @dataclass(frozen=True)
 class Rule:
-    """A quick rule, and whether theory says it is exact for the problem it stands beside."""
+    """A quick rule, and whether theory says that it is exact for its problem."""
 
     name: str
     router: Router
@@ -50,7 +50,7 @@ Its time grows faster than their number: a capacity problem of the sample (32 ex
 
 @dataclass(frozen=True)
 class Case:
-    """A named problem of one layer and the quick rules that are held against it.
+    """A named problem of one layer and its quick rules.
 
     `sample` is the problem of the same name on the layer's first tokens, at most `SAMPLE`.
     """
@@ -184,7 +184,7 @@ def rows_as_json(outcomes: Sequence[VerifiedCase]) -> Iterator[dict[str, Any]]:
 
 
 def chain(outcomes: Sequence[VerifiedCase]) -> list[VerifyFinding]:
-    """At equal budget the optima are ordered: each at most that of unified, which has fewer bounds.
+    """At equal budget the optima are ordered: none exceeds that of unified, which has fewer bounds.
 
     One finding for each layer and each of token choice, expert choice and balanced that placed as
     many pairs as unified did; compared as MinCostFlow found them, up to rounding.
@@ -209,7 +209,7 @@ def chain(outcomes: Sequence[VerifiedCase]) -> list[VerifyFinding]:
 
 
 def refuted(outcomes: Sequence[VerifiedCase]) -> list[str]:
-    """Claims that the numbers do not confirm, in words; empty where all is as theory says."""
+    """The claims that the numbers contradict, in words; empty where all are confirmed."""
     failed = [
         f"layer {row.layer}, {row.problem}: {row.method} ended {row.status}"
         f"{' (' + row.explanation + ')' if row.explanation else ''}"

@@ -28,7 +28,7 @@ from lp_routing.validation import Scores, as_int, as_reals, as_scores, as_tensor
 PATIENCE = 10
 """Subgradient steps without a better bound, after which the step length is halved.
 
-Fewer shorten the steps too early, more too late. Of 2, 5, 10, 20 and 40 on the four layers of the
+Fewer halve the steps too early, more too late. Of 2, 5, 10, 20 and 40 on the four layers of the
 sample (8 of 32 experts kept, k = 2, 200 steps), all bounds lie within 0.3 % of each other and none
 is best on all.
 """
@@ -49,9 +49,8 @@ def heavy_hitters(
         keep: M, experts to keep.
         k: experts per token, at most M.
         counts: (T,), row i stands for this many tokens; 1 where left out.
-        by: use counted as "tokens" that have the expert among their k best (and worth more than
-            0), or as the "score" summed over all tokens. After the hard and soft counting of
-            SEER-MoE, in our words.
+        by: "tokens" counts the tokens that have the expert among their k best (and worth more than
+            0), "score" sums its scores over all tokens: SEER-MoE's hard and soft counting.
 
     Raises:
         InputError: negative scores, NaN or +inf, numbers out of range.
@@ -95,9 +94,9 @@ def best_kept(
 ) -> BoundedChoice:
     """The best M experts to keep, by HiGHS on rows that are merged where equal; x boolean (E,).
 
-    Only y need be whole: given the kept experts, a token's best k are. Where the time ends first,
-    `ended` says so; the better of what was found and `greedy` is given, with the better of the
-    search's bound and `bound_on_kept`.
+    Only y must be whole: given the kept experts, a token's best k are. At the time limit, which
+    `ended` reports, the result is the better of the search's choice and `greedy`, with the better
+    of the search's bound and `bound_on_kept`.
 
     Args and raises: as `heavy_hitters`.
 
@@ -137,7 +136,7 @@ def best_kept(
 def bound_on_kept(
     scores: Scores, keep: int, k: int, *, counts: Any = None, steps: int = 200
 ) -> float:
-    """No M experts are worth more: the LP's dual, by subgradient steps, for any number of rows.
+    """An upper bound for any M experts, for any number of rows: the LP's dual by subgradient steps.
 
     At prices u_i >= 0 of a token's slots, k sum_i f_i u_i plus the M largest
     sum_i f_i (s_ij - u_i)+ is an upper bound; its least is the LP's value. Prices start at the k-th

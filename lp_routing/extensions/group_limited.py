@@ -1,4 +1,4 @@
-"""The best k experts of at most M groups, token by token exactly, and with capacities by search.
+"""The best k experts of at most M groups: exact by token; with capacities by branch and bound.
 
 A token takes exactly k experts, and they lie in at most M of G groups of equal size (experts 0 to
 E/G - 1, and so on; devices or nodes). With y_ig = 1 where token i opens group g:
@@ -6,10 +6,11 @@ E/G - 1, and so on; devices or nodes). With y_ig = 1 where token i opens group g
     maximise    sum_ij s_ij x_ij
     subject to  sum_j x_ij = k,  x_ij <= y_i,group(j),  sum_g y_ig <= M,  x and y 0 or 1
 
-Its relaxation has fractional optima: k = 2, M = 1 and groups (10, 7, 7 | 12, 2, 0) are worth 18 to
-the LP, which opens half of each, and 17 in whole numbers. Without capacities tokens do not meet, so
-each is a small problem of its own: `best_in_groups` solves it by dynamic programming and
-`relaxed_in_groups` its LP by one price. With capacities `searched_in_groups` asks HiGHS.
+Its relaxation has fractional optima: with k = 2, M = 1 and groups (10, 7, 7 | 12, 2, 0) the LP's
+value is 18, with half of each group open, and the whole-number optimum is 17. Without capacities
+tokens are independent, so each is a small problem of its own: `best_in_groups` solves it by dynamic
+programming and `relaxed_in_groups` its LP by one price. With capacities `searched_in_groups` asks
+HiGHS.
 """
 
 from typing import Any, Literal
@@ -31,24 +32,24 @@ from lp_routing.validation import Scores, as_bool, as_int, as_scores, refuse_nan
 
 NEVER = float("-inf")
 CHUNK = 1 << 14
-"""Tokens processed together, so that the tables stay small.
+"""Tokens processed together: larger needs more memory, smaller more calls.
 
 65,536 tokens x 64 experts (k = 4, 2 of 8 groups) take 0.47 s on one core; 0.54 s at 2**10 and
 0.93 s at 2**18.
 """
 HALVINGS = 44
-"""Halvings of the interval of a token's price: it ends at 2**-44, some 6e-14, of its first length.
+"""Bisection steps for a token's price: its interval shrinks to 2**-44 of its length, some 6e-14.
 
-The bound holds at every price; fewer halvings would leave it looser.
+The bound holds at every price; fewer steps would leave it looser.
 """
 
 
 def best_in_groups(scores: Scores, k: int, groups: int, top_groups: int) -> BoundedChoice:
     """The best k experts per token in at most M groups, for any number of tokens; x (T, E).
 
-    Within a group the best come first, so a choice is how many each group gives: group after
-    group, the table holds the best value of q experts out of at most m groups. Ties go to
-    the earlier groups and the lower experts. Cost: G k sums over (T, M, k).
+    Within a group the best experts come first, so a choice is a number of experts for each group:
+    group after group, the table holds the best value of q experts out of at most m groups. Ties go
+    to the earlier groups and the lower experts. Cost: G k sums over (T, M, k).
 
     Args:
         scores: (T, E); -inf forbids a pair.
@@ -76,7 +77,8 @@ def relaxed_in_groups(scores: Scores, k: int, groups: int, top_groups: int) -> f
 
     Token by token: at a price p for each expert taken, group g earns v_g = sum (s_j - p)+, and k p
     plus the M largest v_g is an upper bound at any p, least at the LP's own (duality). It is convex
-    in p, so its slope, k - the number of experts worth taking, tells on which side the least lies.
+    in p, so its slope, k minus the number of experts worth taking, says on which side the minimum
+    is.
 
     Raises:
         InputError: as `best_in_groups`.
@@ -101,21 +103,21 @@ def searched_in_groups(
     integral: bool = True,
     time_limit_s: float = 60.0,
 ) -> BoundedChoice:
-    """The same by HiGHS, also where experts take at most C tokens; x (T, E).
+    """The same by HiGHS, also with capacities of C tokens an expert; x (T, E).
 
-    With a capacity a token takes at most k experts, since k may not be had. One column for each
-    pair and one for each token and group: for some thousand pairs, not more.
+    With a capacity a token takes at most k experts, since k may be infeasible. One column for each
+    pair and one for each token and group: for up to some thousand pairs.
 
-    Only whether a token opens a group is searched in whole numbers. Once that is settled, what is
-    left is a flow, whose optima are whole, and `MinCostFlow` finds the best. 1,024 tokens of the
-    sample (k = 4, 2 of 8 groups, capacity factor 1) take 20 s so on one core, and 58 s with whole
-    pairs, to the same optimum.
+    Only the open groups y are integer variables. Once they are fixed, the rest is a flow, whose
+    optima are whole, and `MinCostFlow` finds the best. 1,024 tokens of the sample (k = 4, 2 of 8
+    groups, capacity factor 1) take 20 s this way on one core, and 58 s with integer x as well, with
+    the same optimum.
 
     Args:
         scores, k, groups, top_groups: as in `best_in_groups`.
         capacity: C, tokens per expert at most; None for no limit.
         integral: False for the LP relaxation, whose x has fractions.
-        time_limit_s: stop after so many seconds, with the best choice and bound so far.
+        time_limit_s: seconds after which to stop, with the best choice and bound so far.
 
     Raises:
         InputError: as `best_in_groups`; nothing found in time.
@@ -158,7 +160,7 @@ def _best_in_open(values: Tensor, opened: Any, k: int, capacity: int | None) -> 
     tokens = exactly(k) if capacity is None else at_most(k)
     experts = None if capacity is None else at_most(capacity)
     solution = solve(RoutingProblem(inside, tokens=tokens, experts=experts), MinCostFlow())
-    if solution.assignment is None:  # cannot be: the search has an assignment there
+    if solution.assignment is None:  # cannot happen: the search found one
         raise NothingFound(f"the groups that HiGHS opened admit no choice: {solution.explanation}")
     return solution.assignment.x
 
@@ -166,7 +168,7 @@ def _best_in_open(values: Tensor, opened: Any, k: int, capacity: int | None) -> 
 def of_proxy(
     scores: Scores, k: int, groups: int, top_groups: int, rank_by: Literal["max", "top2"] = "max"
 ) -> BoundedChoice:
-    """DeepSeek's choice, its value, and as the bound what the best choice is worth; x (T, E).
+    """DeepSeek's choice and its value; the bound is the value of the best choice; x (T, E).
 
     Groups are ranked by a proxy, their best score ("max", DeepSeek-V2) or the sum of their
     two best ("top2", DeepSeek-V3); see `GroupLimited`.
@@ -197,7 +199,7 @@ def of_proxy(
 def _checked(
     scores: Scores, k: int, groups: int, top_groups: int, *, exactly: bool = True
 ) -> Tensor:
-    """Scores as float64 (T, E), every number in range, and k experts to be had by each token."""
+    """Scores as float64 (T, E), all arguments checked; each token has k allowed experts."""
     values = as_scores(scores)
     refuse_nan_and_inf(values, "scores")
     E = values.shape[1]
@@ -228,7 +230,7 @@ def _by_table(values: Tensor, k: int, groups: int, top_groups: int) -> Tensor:
     """The best choice of some tokens, boolean (T, E)."""
     ordered = _grouped(values, groups).sort(dim=-1, descending=True, stable=True)
     most = min(k, ordered.values.shape[-1])
-    first = ordered.values[..., :most].cumsum(-1)  # (T, G, most): what the best 1, 2, ... give
+    first = ordered.values[..., :most].cumsum(-1)  # (T, G, most): value of the best 1, 2, ...
     table = values.new_full((len(values), top_groups + 1, k + 1), NEVER)
     table[:, :, 0] = 0.0
     gives = []

@@ -3,20 +3,22 @@
     maximise    sum_ij s_ij x_ij
     subject to  sum_j x_ij = k for each token,  sum_ij c_j x_ij <= B,  0 <= x_ij <= 1
 
-The row of costs is a knapsack's. MoE++ (Jin et al. 2024) has experts that compute nothing (cost 0)
-next to those that do. With two different costs the row counts the costly pairs: the LP has whole
-optima (with B rounded down to a cost that can occur); with three it need not: one token, costs
-(0, 1, 2), scores (0, 0, 1) and B = 1 are worth 1/2 to the LP and 0 in whole numbers.
+The cost row is a knapsack constraint. MoE++ (Jin et al. 2024) has experts that compute nothing
+(cost 0) beside those that do. With two different costs the row counts the costly pairs, and the LP
+has whole optima (with B rounded down to a cost that can occur). With three it need not: for one
+token, costs (0, 1, 2), scores (0, 0, 1) and B = 1 the LP's value is 1/2, the whole-number optimum
+0.
 
 At a price p of cost every token takes its k best of s - p c, and
 
     bound(p) = p B + sum_i (the k largest of s_i - p c),   p >= 0,
 
-is an upper bound (weak duality) whose least value is the LP's. It is convex and made of straight
-pieces, one for each choice, of slope B less the choice's cost. A choice within the budget and one
-beyond it cross at a price; what tokens take there replaces one of the two, until nothing lies below
-the crossing: the least. Then, expert by expert, the first is turned into the second while the
-budget lasts. The LP splits one such exchange at most; the whole choice loses no more than it gains.
+is an upper bound (weak duality) whose minimum is the LP's value. It is convex and piecewise linear,
+one piece for each choice, of slope B minus the choice's cost. The pieces of a choice within the
+budget and of one beyond it cross at a price; the best choice at this price replaces one of the two,
+until no piece is below the crossing, which is the minimum. Then single experts are exchanged from
+the first choice to the second while the budget lasts. The LP splits at most one such exchange, so
+the whole choice loses at most what that exchange gains.
 """
 
 from collections.abc import Sequence
@@ -47,7 +49,7 @@ STEPS = 100
 On the sample (1,024 tokens, k = 2, random costs) the search ends by itself within 10.
 """
 ROUNDING = 1e-12
-"""Relative: sums of costs may exceed the budget by this much, which is rounding of their sums."""
+"""Relative: total costs may exceed the budget by this much, the rounding of their sums."""
 
 Costs = Tensor | Sequence[float]
 
@@ -71,7 +73,8 @@ def within_budget(scores: Scores, k: int, costs: Costs, budget: float) -> Budget
     """k experts per token at a total cost of at most B, by one price; x boolean (T, E).
 
     The bound is the LP's value, up to the rounding of the price, and needs no solver. Ties at a
-    price go to the lower expert, and budget that is left to the tokens that gain most for it.
+    price go to the lower expert, and the remaining budget to the tokens that gain most for their
+    cost.
 
     Args:
         scores: (T, E); -inf forbids a pair.
@@ -81,7 +84,7 @@ def within_budget(scores: Scores, k: int, costs: Costs, budget: float) -> Budget
 
     Raises:
         InputError: bad scores, costs or budget; a token with fewer than k allowed experts; a budget
-            that not even the cheapest experts keep.
+            below the cost of the cheapest experts.
 
     Cost: one `topk` over the experts for each price that is tried.
 
@@ -183,7 +186,7 @@ def _checked(scores: Scores, k: int, costs: Costs, budget: float) -> tuple[Tenso
 
 
 def _prohibitive(values: Tensor, cost: Tensor) -> float:
-    """A price at which a cheaper expert beats a dearer one whatever the scores."""
+    """A price at which the cheaper of two experts is always preferred."""
     finite = values[values > float("-inf")]
     steps = torch.unique(cost).diff()
     return 2 * float(finite.max() - finite.min()) / float(steps.min()) or 1.0
@@ -197,7 +200,7 @@ class ChoiceAtPrice(NamedTuple):
     cost: float
 
     def bound(self, price: float, budget: float) -> float:
-        """The straight piece of bound(p) that belongs to this choice."""
+        """The linear piece of bound(p) of this choice."""
         return self.worth + price * (budget - self.cost)
 
 
@@ -219,10 +222,7 @@ def _worth(values: Tensor, x: Tensor) -> float:
 def _improved(
     values: Tensor, cheap: ChoiceAtPrice, costly: ChoiceAtPrice, cost: Tensor, limit: float
 ) -> Tensor:
-    """The cheap choice with experts exchanged for the costly one's, most gain per cost first.
-
-    Where the two differ, all experts are level at the price, so each exchange stands alone.
-    """
+    """The cheap choice with experts exchanged for the costly one's, most gain per cost first."""
     exchanges, price_of = [], cost.tolist()
     for i in (cheap.x != costly.x).any(-1).nonzero().flatten().tolist():
         low, high = cheap.x[i], costly.x[i]

@@ -5,15 +5,15 @@
                 f_jd >= 0, and 0 where expert j has no replica on device d
 
 the linear program that LPLB (deepseek-ai/LPLB) solves in each batch; w_j is the load of expert j.
-It is a transport problem, so with D the devices,
+It is a transport problem, so
 
     least z = max over sets S of devices of (tokens of experts with replicas only in S) / |S|,
 
-a bound of Hall's kind, and in whole tokens the least z is that number rounded up. `spread` finds
-both with HiGHS and a maximum flow. `edge_wise` is the local rule: two devices that hold the same
-expert level their loads, edge after edge. It minimises the sum of squared loads one coordinate at a
-time; with fractions its limit is the optimum, one sweep is not, and with whole tokens it can stop
-before the optimum.
+as in Hall's theorem, and in whole tokens the least z is that number rounded up. `spread` finds both
+with HiGHS and a maximum flow. `edge_wise` is a local rule: two devices that hold the same expert
+balance their loads, edge after edge. It minimises the sum of squared loads one coordinate at a
+time; with fractional tokens its limit is the optimum, though a single sweep is not, and with whole
+tokens it can stop above the optimum.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ Table = np.ndarray[Any, np.dtype[np.float64]]
 SETTLED = 1e-13
 """Share of all tokens: a sweep that moves no more than this along any edge is the last.
 
-It is rounding of float64 loads; a larger one would stop before the loads are level.
+It is the rounding of float64 loads; a larger one would stop before the loads are balanced.
 """
 MOST_TOKENS = 2**31 - 1
 """Tokens: the maximum flow of SciPy counts in int32."""
@@ -47,8 +47,8 @@ class Spread:
     Attributes:
         tokens: float64 (E, D) on the CPU, tokens of each expert on each device.
         value: the largest load of a device.
-        bound: no way to split them has a smaller one: tokens that are confined to `devices` over
-            their number, rounded up where tokens are whole.
+        bound: a lower bound on the largest load of any split: tokens of experts only on `devices`,
+            over their number, rounded up where tokens are whole.
         devices: the set S of the bound.
         ended: how it was found, in words.
     """
@@ -84,7 +84,7 @@ def spread(loads: Any, places: Any, *, integral: bool = False) -> Spread:
     """
     load, held = _checked(loads, places)
     amounts, prices = _by_lp(load, held)
-    # prices are a mixture of sets, each at least as good a bound as the mixture: try them all
+    # the prices are a convex combination of sets, the best of which bounds at least as well
     bound, devices = _best_level(load, held, prices)
     if not as_bool(integral, "integral"):
         return _spread(amounts, bound, devices, "linear program (HiGHS)")
@@ -103,16 +103,16 @@ def edge_wise(
     sweeps: int = 10_000,
     integral: bool = False,
 ) -> Spread:
-    """Level the two ends of every edge in turn, starting with all tokens at home.
+    """Balance the two devices of every edge in turn, starting with all tokens at their home device.
 
-    An edge is an expert and two of its devices; its tokens there move until the two devices are
-    level or none are left to move; with whole tokens, half the difference rounded down. Edges go by
-    expert, then device. It ends after `sweeps`, or where no edge moves anything.
+    An edge is an expert and two of its devices; its tokens there move until the two devices have
+    equal loads or none are left to move; with whole tokens, half the difference, rounded down.
+    Edges go by expert, then device. It ends after `sweeps`, or where no edge moves anything.
 
     Args:
         loads, places: as in `spread`.
         home: (E,) the device of each expert's original.
-        sweeps: at most so many rounds over all edges.
+        sweeps: most rounds over all edges.
         integral: whole tokens.
 
     Raises:
@@ -146,7 +146,7 @@ def edge_wise(
 
 
 def confined_load(loads: Any, places: Any, devices: Sequence[int]) -> int:
-    """Tokens of the experts whose replicas all lie on these devices: their load at the least.
+    """Tokens of the experts whose replicas all lie on these devices: their least total load.
 
     Raises:
         InputError: as `spread`; devices that do not exist.
@@ -208,7 +208,7 @@ def _by_lp(load: Table, held: Any) -> tuple[Table, Table]:
 
 
 def _flow(load: Table, held: Any, most: int) -> Table | None:
-    """Whole amounts (E, D) with at most so many tokens a device; None where there are none."""
+    """Whole amounts (E, D) with at most `most` tokens a device; None where there are none."""
     from scipy.sparse.csgraph import maximum_flow
 
     E, D = held.shape
@@ -242,7 +242,7 @@ def _best_level(load: Table, held: Any, height: Table) -> tuple[float, tuple[int
 
 
 def _at_home(load: Table, held: Any, home: Sequence[int] | Tensor) -> Table:
-    """All tokens with the originals, (E, D)."""
+    """All tokens on the home devices, (E, D)."""
     where = as_tensor(home, "home", "one device per expert").cpu()
     E, D = held.shape
     if where.is_floating_point() or where.dtype == torch.bool or tuple(where.shape) != (E,):
@@ -256,7 +256,7 @@ def _at_home(load: Table, held: Any, home: Sequence[int] | Tensor) -> Table:
 
 
 def _level(amounts: Table, device: Table, j: int, a: int, b: int, integral: bool) -> float:
-    """Level devices a and b with the tokens of expert j there, in place; how many moved."""
+    """Balance devices a and b with the tokens of expert j, in place; how many moved."""
     move = (device[a] - device[b]) / 2
     move = float(np.trunc(move)) if integral else float(move)
     move = min(max(move, -amounts[j, b]), amounts[j, a])

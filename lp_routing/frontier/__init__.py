@@ -1,4 +1,4 @@
-"""What a budget buys: the optimal value of every budget, routers beside it, shadow prices."""
+"""The optimal value of every budget, its shadow prices, and routers at the same budgets."""
 
 from lp_routing.frontier.budgets import (
     SampledCurve,

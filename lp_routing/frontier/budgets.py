@@ -1,6 +1,6 @@
-"""What a budget buys, one function for each budget: pairs in all, capacity, K, experts kept.
+"""The optimal value over a budget, one function for each: total pairs, capacity, K, experts kept.
 
-Pairs in all need sorted scores only where tokens alone are bounded. Elsewhere some budgets are
+Over the total, sorted scores suffice where only tokens are bounded. Elsewhere some budgets are
 solved, and `frontier.curves` says what their values and prices prove between them.
 """
 
@@ -47,16 +47,16 @@ def over_total(
     """The best value of exactly N pairs, for every N that has an assignment.
 
     Args:
-        problem: everything but the total, which varies.
-        points: where experts or groups are bounded, how many budgets are solved at most, where
-            least is proved; None for as many as it takes to prove all of them.
-        solver: who solves these; left out, `MinCostFlow` where optima are whole, HiGHS elsewhere.
+        problem: the problem without a bound on the total, which varies.
+        points: where experts or groups are bounded, the most budgets that are solved, next where
+            the gap is largest; None to go on until all are proved.
+        solver: finds each optimum; left out, `MinCostFlow` where optima are whole, HiGHS elsewhere.
 
     Returns:
-        `ExactCurve`, exact at every budget, where tokens alone are bounded, or nothing: from what
-        tokens must have to all that they may. Rows that meet in the total alone are merged: the
-        next pair is always the best that is left, as in USMoE's flattened top-N (Do et al. 2025).
-        Elsewhere `CertifiedCurve`, whose prices are those of a pair.
+        `ExactCurve`, exact at every budget, where nothing or only tokens are bounded: from the sum
+        of their lower bounds to that of their upper bounds. The next pair is always the best that
+        is left, as in USMoE's flattened top-N (Do et al. 2025). Elsewhere `CertifiedCurve`, with
+        the prices of a pair.
 
     Raises:
         InputError: a bound on the total; bounds of tokens that are not whole, or ask for more than
@@ -82,7 +82,7 @@ def over_total(
 
 
 class _Units(NamedTuple):
-    """What tokens must have: `first` pairs worth `start`; and what else they may, in any order."""
+    """The pairs that lower bounds force: `first`, worth `start`; and the scores of all others."""
 
     first: int
     start: float
@@ -128,7 +128,7 @@ def _check_whole(lower: Tensor, may: Tensor) -> None:
 
 
 def _falling(values: Tensor) -> Tensor:
-    """Values that are not -inf, the largest first; float32 where nothing is lost by it."""
+    """Values that are not -inf, the largest first; float32 where that is exact."""
     values = values if values.dtype in (torch.float32, torch.float64) else values.float()
     if values.device.type == "cpu":  # numpy sorts floats several times as fast as torch
         rising = torch.from_numpy(np.sort(values.numpy()))
@@ -178,20 +178,20 @@ def over_capacity(
 ) -> CertifiedCurve:
     """The best value of every capacity C: each expert at most C tokens, each token at most k.
 
-    From the least C that has an assignment to where more changes nothing: there token choice fits.
+    From the least feasible C to the largest load of token choice, beyond which nothing changes.
 
     Args:
         scores: (T, E), what each pair is worth; -inf forbids one.
         k: experts per token.
-        points: how many capacities are solved at most, where least is proved; None for as many as
-            it takes to prove all of them.
-        at: capacities that are solved beside these, such as the one in use and its neighbours, so
+        points: the most capacities that are solved, next where the gap is largest; None to go on
+            until all are proved.
+        at: capacities that are solved in addition, such as the one in use and its neighbours, so
             that its shadow prices are exact.
-        budgets: these capacities, rising, and no others; `points` is not asked then.
+        budgets: solve exactly these capacities, rising, and ignore `points`.
         serve: every token gets exactly k experts, not at most.
-        solver: who solves; left out, `MinCostFlow`.
+        solver: finds each optimum; left out, `MinCostFlow`.
         kept: points of the same curve that were solved before, by budget, such as those of a run
-            that was killed; each that is solved now is added as it comes.
+            that was killed; points solved now are added at once.
 
     Returns:
         The curve in units of score; its prices are those of one more slot at every expert.
@@ -200,8 +200,8 @@ def over_capacity(
         InputError: bad scores, k, points or budgets; with `serve`, a token that may not go to k
             experts, or a budget too small to serve all.
 
-    The dual bound at fixed prices p is linear in C, of slope sum_j p_j. Neither end costs a solve
-    where tokens may go without: no slot is worth nothing, and there all may go where they like.
+    The dual bound at fixed prices p is linear in C, of slope sum_j p_j. Without `serve` neither end
+    needs a solve: with C = 0 the value is 0, at the last C it is that of token choice.
 
     Example:
         >>> curve = lpr.frontier.over_capacity([[3, 1], [2, 1]], k=1)
@@ -233,13 +233,13 @@ def _of_all_slots(problem: RoutingProblem, prices: Prices) -> float:
 
 
 def _no_slot(scores: Tensor) -> Point:
-    """Nothing goes anywhere; a slot at j brings at most j's best score."""
+    """The point C = 0, of value 0; the price of an expert's slot is its best score."""
     best = scores.amax(0).double().clamp(min=0)
     return Point(0, 0.0, 0.0, float(best.sum()))
 
 
 def _last(free: RoutingProblem, k: int, serve: bool) -> Point:
-    """Every token's k best, at the largest load that they make."""
+    """The point where token choice fits: each token's k best, at their largest load."""
     value, load = 0.0, torch.zeros(free.E, dtype=torch.int64, device=free.scores.device)
     for rows in free.row_chunks():
         best = free.scores[rows].topk(k, dim=1)
@@ -252,9 +252,9 @@ def _last(free: RoutingProblem, k: int, serve: bool) -> Point:
 
 
 def _first_that_serves(family: BudgetFamily, k: int, last: int) -> Point:
-    """The least capacity that serves every token; `last` does."""
+    """The point of the least capacity at which every token has k experts; `last` is feasible."""
     T, E = family.problem_at(last).scores.shape
-    low, high = -(-T * k // E) - 1, last  # fewer slots than pairs serve nobody
+    low, high = -(-T * k // E) - 1, last  # fewer slots than pairs are infeasible
     if explain(family.problem_at(low + 1)) is None:
         return solved(family, low + 1)
     while high - low > 1:
@@ -275,16 +275,16 @@ def over_k(
 ) -> CertifiedCurve:
     """The best value of every K: each token at most K experts, each expert at most C tokens.
 
-    From 0 to where more changes nothing: there every expert has the C tokens it is best for.
+    From 0 to the K beyond which nothing changes, as every expert has its C best tokens.
 
     Args:
         scores: (T, E), what each pair is worth; -inf forbids one.
         capacity: C, tokens per expert.
-        points: how many K are solved at most; None for as many as it takes to prove all.
-        at: numbers of experts that are solved beside these.
-        solver: who solves; left out, `MinCostFlow`.
+        points: the most K that are solved; None to go on until all are proved.
+        at: numbers of experts that are solved in addition.
+        solver: finds each optimum; left out, `MinCostFlow`.
         kept: points of the same curve that were solved before, by budget, such as those of a run
-            that was killed; each that is solved now is added as it comes.
+            that was killed; points solved now are added at once.
 
     Returns:
         The curve in units of score; its prices are those of one more expert for every token.
@@ -293,7 +293,7 @@ def over_k(
         InputError: bad scores, capacity or points.
 
     The dual bound at fixed prices of experts and tokens is linear in K: its slope is the sum of the
-    tokens' prices. Neither end costs a solve.
+    tokens' prices. Neither end needs a solve.
 
     Example:
         >>> lpr.frontier.over_k([[3, 1], [2, 1]], capacity=1).values.tolist()
@@ -317,7 +317,7 @@ def _of_all_tokens(problem: RoutingProblem, prices: Prices) -> float:
 
 
 def _all_experts(free: RoutingProblem, C: int) -> Point:
-    """Every expert's C best tokens, at the largest number of experts that a token has of them."""
+    """The last point: every expert's C best tokens, at the largest number of experts of a token."""
     C = min(C, free.T)
     best = free.scores.topk(C, dim=0)
     taken = best.values > 0
@@ -335,7 +335,7 @@ More give a finer curve, each for one search: 1.6 to 2.2 s on 512 tokens of the 
 
 @dataclass(frozen=True, eq=False)
 class SampledCurve:
-    """Budgets that were tried, of a curve that rises but need not be concave.
+    """Solved budgets of a curve that rises but need not be concave.
 
     Attributes:
         budgets: int64 (P,), strictly rising.
@@ -376,8 +376,8 @@ class SampledCurve:
     def smallest(self, value: float) -> tuple[int | None, int | None]:
         """The smallest whole budgets that are (surely enough, surely needed) for a value.
 
-        The first is the least that was tried and attains it; the second is one more than the
-        largest that was tried and surely does not. None where there is none among those tried.
+        The first is the least solved budget that attains it; the second is one more than the
+        largest solved budget that surely does not. None where there is none among those tried.
         """
         wanted = as_float(value, "value", "a finite number", lambda _: True)
         enough = self.budgets[self.values >= wanted].tolist()
@@ -397,8 +397,8 @@ def over_experts_kept(
     """What tokens' k best are worth where only M of E experts are kept, for some M.
 
     Choosing the M is a facility-location problem, not a linear program with whole optima, and its
-    value need not be concave in M: these are certified samples, nothing is claimed between them but
-    that the curve rises.
+    value need not be concave in M: these are certified samples, between which only is known that
+    the curve rises.
 
     Args:
         scores: (T, E) numbers >= 0; -inf for pairs that are worth nothing.
@@ -415,7 +415,7 @@ def over_experts_kept(
         [5.0, 7.0, 7.0]
     """
     values = as_scores(scores)
-    RoutingProblem(values)  # sums beyond float64 are refused there
+    RoutingProblem(values)  # refuses sums beyond float64
     E = values.shape[1]
     k = as_int(k, "k", 1, E, "E, the number of experts")
     found = []

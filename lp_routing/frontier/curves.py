@@ -1,7 +1,7 @@
-"""Concave value curves: what a budget is worth.
+"""Concave curves of value over budget.
 
-`ExactCurve` is exact at every budget, and `merged` splits one budget best over several of them.
-`CertifiedCurve` is known at solved budgets; their values and prices bound all between.
+`ExactCurve` is exact at every budget; `merged` splits one budget optimally over several of them.
+`CertifiedCurve` is known at solved budgets; their values and prices bound all others.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 INF = float("inf")
 ROUNDING = 1e-9
-"""Relative to the largest number of a curve: a gap this small is rounding, and counts as proved.
+"""Relative to the largest number of a curve: a gap up to this counts as rounding, and as proved.
 
-Solvers' prices are right to some 1e-10; a smaller limit would ask for solves that prove no more.
+Solvers' prices are correct to some 1e-10; a smaller limit would cause solves that prove no more.
 """
 
 Budget = float | Tensor
@@ -35,8 +35,8 @@ class ExactCurve:
 
     Attributes:
         start: the value of `first` units, finite.
-        slopes: (N,), what each further unit adds; finite, never rising. N may be 0. float32 stays
-            float32, everything else is float64: millions of slopes are not copied without need.
+        slopes: (N,), what each further unit adds; finite, never rising. N may be 0. float32 is
+            kept, to save memory; everything else is float64.
         first: the smallest budget, whole and >= 0.
 
     Raises:
@@ -152,10 +152,11 @@ def _check_order(slopes: Tensor) -> None:
 
 @dataclass(frozen=True, eq=False)
 class SharedBudget:
-    """The best total of some curves for every budget they share, and who gets which unit.
+    """The best total of several curves for every shared budget, and the curve that gets each unit.
 
     Attributes:
-        total: the best total value of a shared budget, which begins with the least of each curve.
+        total: the best total value over the shared budget, which starts at the sum of the smallest
+            budgets.
         owners: whole numbers (N,), the curve that each unit beyond `total.first` goes to.
         firsts: the smallest budget of each curve, L of them.
     """
@@ -198,8 +199,8 @@ class SharedBudget:
 def merged(curves: Sequence[ExactCurve]) -> SharedBudget:
     """The best split of every budget: units in order of their slopes, ties to the earlier curve.
 
-    Best because the slopes of each curve never rise: the n largest slopes of all curves are units
-    that come first in their own.
+    This is optimal because the slopes of each curve never rise: the n largest slopes of all curves
+    are the first units of each.
 
     Raises:
         InputError: no curves.
@@ -216,7 +217,7 @@ def merged(curves: Sequence[ExactCurve]) -> SharedBudget:
 
 
 class Interval(NamedTuple):
-    """The least and the most that a number can be, float64 tensors; equal where it is known."""
+    """Lower and upper bound on a number, float64 tensors; equal where it is known exactly."""
 
     low: Tensor
     high: Tensor
@@ -232,19 +233,19 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CertifiedCurve:
-    """A concave curve between two envelopes: chords of what is attained, least of the tangents.
+    """A concave curve between two envelopes: chords of attained values, the minimum of tangents.
 
     The optimum is a concave function of a bound's right-hand side, and the dual bound at fixed
-    prices is linear in it. So one solved budget bounds all others by its tangent, and what lies on
-    the chord of two of them is attained by mixing their assignments, fractionally. At whole budgets
-    the optimum itself is whole and at least as good. Where chord and tangent meet, all is proved.
+    prices is linear in it. So the tangent at a solved budget bounds all others, and values on the
+    chord of two of them are attained by convex combinations of their assignments; at whole budgets
+    the optimum is whole and at least as good. Where chord and tangent meet, the value is proved.
 
     Attributes:
         budgets: int64 (P,), whole, strictly rising.
         values: float64 (P,), attained there by a feasible assignment.
         bounds: float64 (P,), proved: no assignment is worth more.
         prices: float64 (P,), supergradients: bounds[i] + prices[i] (n - budgets[i]) is proved to be
-            an upper bound at every n. The sum of the shadow prices of what a unit buys.
+            an upper bound at every n. The sum of the shadow prices of one unit.
 
     Raises:
         InputError: lengths that differ, no points, budgets that are not whole or do not rise,
@@ -307,7 +308,7 @@ class CertifiedCurve:
         return int(self.budgets[-1])
 
     def value(self, n: Budget) -> Tensor:
-        """What n units are worth at least: the chord between the points beside; float64.
+        """A lower bound on the value of n units: the chord between neighbouring points; float64.
 
         Raises:
             InputError: n is not from `first` to `last`; so all methods.
@@ -322,18 +323,18 @@ class CertifiedCurve:
         return torch.where(n == high, self.values[right], between)
 
     def bound(self, n: Budget) -> Tensor:
-        """What n units are worth at most: the least of the tangents; float64."""
+        """An upper bound on the value of n units: the minimum of the tangents; float64."""
         n = self.checked(n)
         budgets, bounds, prices, turns = self._tangents
         at = torch.searchsorted(turns, n)
         return bounds[at] + prices[at] * (n - budgets[at])
 
     def left(self, n: Budget) -> Interval:
-        """What the last unit adds at whole n; inf at `first`, where none may be taken away.
+        """Bounds on what the last unit adds at whole n; inf at `first`.
 
-        Exact, up to rounding, where n - 1 and n are proved. Else the least and the most that chords
-        and tangents allow: by concavity it is at most the mean slope from a solved budget before,
-        and at least that to a solved one after.
+        Exact up to rounding where n - 1 and n are proved. Else by chords and tangents: by concavity
+        it is at most the mean slope from an earlier solved budget, and at least that to a later
+        one.
         """
         n = self._whole(n)
         inside = n > self.first
@@ -341,7 +342,7 @@ class CertifiedCurve:
         return Interval(*(side.masked_fill(~inside, INF) for side in found))
 
     def right(self, n: Budget) -> Interval:
-        """What the next unit would add at whole n; -inf at `last`, as nothing is known beyond."""
+        """Bounds on what the next unit adds at whole n; -inf at `last`, the end of the curve."""
         n = self._whole(n)
         inside = n < self.last
         found = self._slope(n.clamp(max=max(self.last - 1, self.first)))
@@ -404,7 +405,7 @@ class CertifiedCurve:
 
     @cached_property
     def _tangents(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The tangents that are least somewhere, (M,) each, and the M - 1 budgets between them."""
+        """The tangents of the lower envelope, (M,) each, and the M - 1 budgets where they meet."""
         columns = (self.budgets.tolist(), self.bounds.tolist(), self.prices.tolist())
         kept, turns = least_lines([Line(*point) for point in zip(*columns, strict=True)])
         values = [torch.tensor(column, dtype=torch.float64) for column in zip(*kept, strict=True)]
@@ -414,7 +415,7 @@ class CertifiedCurve:
 
     @cached_property
     def _kinks(self) -> Tensor:
-        """Whole budgets, ascending, among which is the one where bound - value is largest."""
+        """Whole budgets, ascending, that include the one with the largest bound - value."""
         turns = self._tangents[3]
         turns = turns[(turns > self.first) & (turns < self.last)]
         kinks: Tensor = torch.cat([self.budgets.double(), turns.floor(), turns.ceil()])
@@ -437,7 +438,7 @@ class CertifiedCurve:
         return budgets
 
     def _slope(self, n: Tensor) -> Interval:
-        """What the unit after whole n adds, n < last."""
+        """Bounds on what the unit after whole n adds, n < last."""
         following = (n + 1).clamp(max=self.last)
         at = torch.searchsorted(self.budgets.double(), n, right=True) - 1
         before, known = self.budgets[at].double(), self.values[at]
@@ -454,7 +455,7 @@ class CertifiedCurve:
         return Interval(least, most)
 
     def _first(self, curve: Callable[[Budget], Tensor], wanted: float) -> int | None:
-        """The first whole budget at which a concave curve, or the chords, is worth so much."""
+        """The first whole budget at which a concave curve, or the chords, reach a value."""
         enough = (curve(self._kinks) >= wanted).nonzero()
         if not len(enough):
             return None
@@ -467,10 +468,7 @@ class CertifiedCurve:
 
 
 def least_lines(lines: list[Line]) -> tuple[list[Line], list[float]]:
-    """The lines that are least somewhere, steepest first, and the budgets at which they take turns.
-
-    Rounding can choose the wrong one of two that hardly differ; either is a bound.
-    """
+    """The lines of the lower envelope, steepest first, and the budgets where they meet."""
     kept: list[Line] = []
     turns: list[float] = []
     for line in sorted(
@@ -492,7 +490,7 @@ def least_lines(lines: list[Line]) -> tuple[list[Line], list[float]]:
 
 
 def _meeting(steep: Line, flat: Line) -> float:
-    """The budget from which on the flatter of two lines is the lower one."""
+    """The budget beyond which the flatter of two lines is the lower one."""
     apart = flat.bound + flat.price * (steep.budget - flat.budget) - steep.bound
     return steep.budget + apart / (steep.price - flat.price)
 

@@ -1,17 +1,18 @@
-"""One budget of pairs for all layers, every token served in each: the exact split.
+"""One budget of pairs shared by all layers, with every token served in each: the exact split.
 
     maximise    sum_lij s_lij x_lij
     subject to  sum_j x_lij >= 1 for each layer and token,  sum_lij x_lij = N,  0 <= x_lij <= 1
 
-Layers meet in the row of the budget alone. What n pairs are worth to a layer is concave in n: its
-floor is the best pair of every token, the rest follows by score. So the curves merge: after the
-floors, the N - L T largest of what is left in all layers. The price of a pair proves it:
+Only the budget row couples the layers. The value of n pairs in a layer is concave in n: it starts
+with the best pair of every token and continues by score. So the optimum takes the best pair of
+every token in each layer, then the N - L T largest remaining scores of all layers. The price of a
+pair proves it:
 
     bound(p) = p N + sum_li (max_j (s_lij - p) + sum over the other j of max(s_lij - p, 0))
 
-is an upper bound for every p (weak duality), and equal at the slope where the merging ends.
-A sum over layers means something only where their scores share a unit, as shares of a softmax do
-and raw logits do not. SoftMoE (Zasada et al. 2026) learns the split instead:
+is an upper bound for every p (weak duality), and tight at the last score taken. A sum over layers
+is meaningful only where their scores share a unit, as softmax probabilities do and raw logits do
+not. SoftMoE (Zasada et al. 2026) learns the split instead:
 `lp_routing.routers.soft_top_k.layer_budgets`.
 
 `over_layers` gives the best total of every budget, `best_budgets` proves the split of one.
@@ -42,12 +43,13 @@ if TYPE_CHECKING:
 
 
 def over_layers(scores: Tensor, *, serve: bool = False) -> SharedBudget:
-    """The best total of every budget that layers share, and which layer gets which pair.
+    """The best total value of every shared budget, and the layer that gets each pair.
 
     Args:
-        scores: (L, T, E), what pairs are worth in one unit for all layers, as shares of a softmax
-            are and raw logits are not; -inf forbids a pair.
-        serve: every token gets at least one expert in every layer; the budget begins with these.
+        scores: (L, T, E), in one unit for all layers, such as softmax probabilities, not raw
+            logits; -inf forbids a pair.
+        serve: every token gets at least one expert in every layer; the curve starts with these
+            pairs.
 
     Returns:
         The merged curve, exact at every budget; ties go to the earlier layer.
@@ -77,7 +79,7 @@ def over_layers(scores: Tensor, *, serve: bool = False) -> SharedBudget:
             curve = over_total(RoutingProblem(given, tokens=tokens))
         except InputError as error:
             raise InputError(f"layer {layer}: {error}") from error
-        if isinstance(curve, ExactCurve):  # tokens alone are bounded
+        if isinstance(curve, ExactCurve):  # only tokens are bounded
             curves.append(curve)
     return merged(curves)
 
@@ -90,7 +92,7 @@ class Allocation:
         budgets: float64 (L,), pairs of each layer, at least T; whole where `pairs` is.
         value: what they are worth.
         price: of a pair, in the unit of the scores: what the last one adds.
-        bound: no split is worth more: the dual at this price, summed over all pairs anew.
+        bound: an upper bound for any split: the dual at this price, evaluated over all pairs.
     """
 
     budgets: Tensor
@@ -156,7 +158,7 @@ def best_budgets(scores: Tensor, pairs: float) -> Allocation:
 
 
 def worth_of_budgets(scores: Tensor, budgets: Tensor) -> Tensor:
-    """What the layers make of given budgets, every token served; float64 (L,).
+    """The best value of each layer at a given budget, with every token served; float64 (L,).
 
     Args:
         scores: as `best_budgets`.
@@ -186,7 +188,7 @@ def worth_of_budgets(scores: Tensor, budgets: Tensor) -> Tensor:
 
 
 def bound_at(scores: Tensor, pairs: float, price: float) -> float:
-    """The dual at any price: no choice of so many pairs that serves every token is worth more."""
+    """The dual at any price: an upper bound for `pairs` pairs that serve all tokens."""
     over = scores.double() - price
     best = over.amax(-1)
     others = over.clamp(min=0).sum(-1) - best.clamp(min=0)
@@ -194,7 +196,7 @@ def bound_at(scores: Tensor, pairs: float, price: float) -> float:
 
 
 def _curves(values: Tensor) -> list[ExactCurve]:
-    """What pairs beyond one for each token are worth to each layer, the floor included."""
+    """The curve of each layer, from one pair for each token on."""
     ordered = values.sort(dim=-1, descending=True).values
     rest = ordered[..., 1:].flatten(1).sort(dim=-1, descending=True).values
     floors = ordered[..., 0].sum(-1).tolist()

@@ -31,14 +31,14 @@ INF = float("inf")
 
 
 class SlotWorth(NamedTuple):
-    """What the last slot of an expert brings, and what one more there alone would."""
+    """What the last slot of an expert adds, and what one more slot there would add."""
 
     last: float
     more: float
 
 
 class Cost(NamedTuple):
-    """What a demand costs: two proved optima.
+    """The cost of a constraint: two proved optima.
 
     Attributes:
         free: the optimum without it.
@@ -87,11 +87,11 @@ def slot_worth(problem: RoutingProblem, expert: int, *, solver: Solver | None = 
     Args:
         problem: with an upper bound on that expert.
         expert: which.
-        solver: who solves; left out, `MinCostFlow` where optima are whole, HiGHS elsewhere.
+        solver: finds each optimum; left out, `MinCostFlow` where optima are whole, HiGHS elsewhere.
 
     Returns:
         `last` is inf where there is no assignment with one slot fewer, or no slot at all; `more` is
-        -inf where there is none with one more. Both are exact to rounding, and last >= more.
+        -inf where there is none with one more. Both are exact up to rounding, and last >= more.
 
     Raises:
         InputError: an expert without an upper bound, or a problem without an assignment.
@@ -131,12 +131,12 @@ def next_slot(shared: SharedBudget, n: int) -> int:
 
 
 def cost_of_balance(scores: Scores, k: int, *, solver: Solver | None = None) -> Cost:
-    """What equal loads cost: token choice against the same with balanced experts (BASE).
+    """The cost of equal loads: token choice against balanced assignment (BASE).
 
     Args:
         scores: (T, E); -inf forbids a pair.
         k: experts for every token, exactly.
-        solver: who solves; left out, `MinCostFlow`.
+        solver: finds each optimum; left out, `MinCostFlow`.
 
     Raises:
         InputError: bad scores or k; no such assignment.
@@ -149,12 +149,12 @@ def cost_of_balance(scores: Scores, k: int, *, solver: Solver | None = None) -> 
 
 
 def cost_of_serving(scores: Scores, total: int, *, solver: Solver | None = None) -> Cost:
-    """What it costs that every token has an expert, at the same total of pairs.
+    """The cost of serving every token, at the same total number of pairs.
 
     Args:
         scores: (T, E); -inf forbids a pair.
         total: N pairs, at least one for each token.
-        solver: who solves; left out, `MinCostFlow`.
+        solver: finds each optimum; left out, `MinCostFlow`.
 
     Raises:
         InputError: bad scores or total; no such assignment.
@@ -173,7 +173,7 @@ def _cost(free: RoutingProblem, constrained: RoutingProblem, solver: Solver | No
 
 
 def _optimum(problem: RoutingProblem, solver: Solver | None, none: float | None = None) -> float:
-    """The proved value; `none` where there is no assignment, if that is an answer."""
+    """The proved value; `none` where there is no assignment, or an error if it is None."""
     solution: Solution = solve(problem, solver)
     if solution.status is Status.INFEASIBLE and none is not None:
         return none
@@ -202,14 +202,14 @@ def _with_slots(family: Family, expert: int, by: int) -> Family:
 
 @dataclass(frozen=True, eq=False)
 class RouterCurve:
-    """What a router makes of several budgets.
+    """A router's value at several budgets.
 
     Attributes:
         name: of the router.
         budgets: int64 (P,), strictly rising.
-        values: float64 (P,), what it takes, in units of the problem's scores.
-        feasible: boolean (P,), whether it keeps every bound there; where it does not, its value
-            says nothing of quality.
+        values: float64 (P,), of its choice, in units of the problem's scores.
+        feasible: boolean (P,), whether it keeps every bound there; where it does not, its value is
+            no measure of quality.
     """
 
     name: str
@@ -246,11 +246,11 @@ def router_curve(
     *,
     name: str = "",
 ) -> RouterCurve:
-    """Route the same logits at every budget, each time with a router built for it.
+    """Route the same logits at every budget, with a router built for each.
 
     Args:
         make: budget -> a router or function from logits (T, E) to an `Assignment`, amounts, or
-            what else `compare` reads; one with a state is cold each time.
+            what else `compare` reads; one with a state starts without it each time.
         budgets: whole numbers that rise.
         problem_at: budget -> the problem that judges: its scores, its bounds.
         logits: (T, E), what routers are called with.

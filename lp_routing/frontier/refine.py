@@ -1,4 +1,4 @@
-"""Where to solve next: the budget at which bound and value differ most so far."""
+"""Solve next at the budget where bound and value differ most."""
 
 from collections.abc import Callable, MutableMapping, Sequence
 from heapq import heapify, heappop, heappush
@@ -42,8 +42,8 @@ class BudgetFamily(NamedTuple):
 
     Attributes:
         problem_at: the problem with budget n.
-        price_of: the slope in n of the dual bound at fixed prices: what a unit pays.
-        solver: who solves them; None for `MinCostFlow` where optima are whole, HiGHS elsewhere.
+        price_of: the slope in n of the dual bound at fixed prices.
+        solver: finds each optimum; None for `MinCostFlow` where optima are whole, HiGHS elsewhere.
         kept: points solved before, by budget; those solved now are added.
     """
 
@@ -80,7 +80,7 @@ def solved(family: BudgetFamily, n: int) -> Point:
 
 
 def at_budgets(family: BudgetFamily, budgets: Sequence[int]) -> CertifiedCurve:
-    """Solve at these budgets and nowhere else.
+    """Solve exactly these budgets.
 
     Raises:
         InputError: no budgets, none that are whole and rise, or one without an assignment.
@@ -99,10 +99,10 @@ def refined(
 
     Args:
         family: the problems.
-        ends: what is known of the smallest and of the largest budget.
-        points: at most so many in all, the ends included; None until every whole budget is proved.
-        at: budgets that are solved in any case, as far as they lie between the ends; they do not
-            count among the points.
+        ends: the points of the smallest and of the largest budget.
+        points: most points in all, the ends included; None to go on until every whole budget is
+            proved.
+        at: budgets between the ends that are solved in any case; they do not count as points.
     """
     count = None if points is None else as_int(points, "points", 2)
     found = {end.budget: end for end in ends}
@@ -134,7 +134,7 @@ def as_curve(points: Sequence[Point]) -> CertifiedCurve:
 
 
 class _Open(NamedTuple):
-    """What is unproved between two solved budgets; the most first in a heap."""
+    """The largest gap between two solved budgets; a heap gives the largest first."""
 
     minus_gap: float
     budget: int
@@ -143,7 +143,7 @@ class _Open(NamedTuple):
 
 
 def _open_between(low: Point, high: Point) -> _Open:
-    """The whole budget between two at which least is proved."""
+    """The whole budget between two solved ones with the largest gap."""
     apart = high.budget - low.budget
     if apart <= 1:
         return _Open(0.0, low.budget, low, high)
@@ -165,7 +165,7 @@ def _unproved(low: Point, high: Point, n: int) -> float:
 
 
 def _by_prices(problem: RoutingProblem, solution: Solution, prices: Prices) -> float:
-    """The bound that the prices prove: that of a search has no tangent."""
+    """The bound that the prices prove; a bound of branch and bound has no tangent."""
     certificate = solution.certificate
     if certificate is not None and certificate.proof == "weak duality":
         return float(certificate.bound)

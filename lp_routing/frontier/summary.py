@@ -1,8 +1,8 @@
-"""What budgets buy, summed up: points of the curve, routers beside it, and answers, as JSON values.
+"""A summary of a frontier as JSON values: points of the curve, routers, and answers to questions.
 
 `summary` is what `lp-routing frontier` computes for each layer, or for all layers that share one
 budget; `FrontierSettings` says how. `PointStore` keeps solved points in a file, so that a run that
-is killed within a layer loses only the point at work.
+is killed within a layer loses only the point it was solving.
 """
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -38,19 +38,19 @@ from lp_routing.sweep import ResultFile, asked
 from lp_routing.validation import as_int
 
 Curve: TypeAlias = ExactCurve | CertifiedCurve
-"""Known at every whole budget, or solved at some and bounded between them."""
+"""Exact at every whole budget, or solved at some and bounded between them."""
 
 Interval = list[float]
-"""The least and the most that a number can be; the same number twice where it is known."""
+"""Lower and upper bound on a number; the same number twice where it is known."""
 
 SOLVED = ("capacity", "k")
-"""Budgets each point of which takes a solve."""
+"""Budgets whose points each need a solve."""
 
 SHARES = (0.95, 0.99)
-"""Shares of the largest value for which the smallest budget is told."""
+"""Shares of the largest value for which the smallest budget is given."""
 
 TRIED = 20
-"""Most budgets at which a router is called: it trades a smoother curve for time."""
+"""Most budgets at which a router is called: more give a smoother curve, in more time."""
 
 COST = ("free", "constrained", "lost", "share")
 CERTIFIED = ("budgets", "values", "bounds", "prices")
@@ -65,7 +65,7 @@ class FrontierSettings:
     Attributes:
         over: "total", "capacity", "k" or "layers".
         k: experts per token.
-        capacity_factor: of the capacity that is fixed, or looked at closer.
+        capacity_factor: of the capacity that is fixed (over k), or examined (over capacity).
         score: name of the function from logits to what a pair is worth.
         points: how many budgets are solved or shown; None for every one.
         routers: names of the catalogue whose curves are drawn beside the optimum.
@@ -81,7 +81,7 @@ class FrontierSettings:
     seed: int
 
     def worth(self, logits: Tensor) -> Tensor:
-        """What pairs are worth, of the shape of the logits."""
+        """The scores, of the shape of the logits."""
         return scores.named(self.score)(logits, None)
 
     def capacity(self, T: int, E: int) -> int:
@@ -102,7 +102,7 @@ def summary(
     settings: FrontierSettings,
     records: Path | None = None,
 ) -> dict[str, Any]:
-    """What the budgets of some layers buy, as JSON values.
+    """The curve of some layers over the budget, and answers, as JSON values.
 
     Args:
         layers: one; where `settings.over` is "layers", all that share one budget.
@@ -139,7 +139,7 @@ def summary(
 
 
 def curve_of(record: Mapping[str, Any], logits: Tensor, settings: FrontierSettings) -> Curve:
-    """The curve of a record: a certified one as it was solved, an exact one of (L, T, E) again."""
+    """The curve of a record: a certified one as stored, an exact one recomputed from the logits."""
     kept = record["certified"]
     if kept is None:
         return _curve(settings.worth(logits), settings)[0]
@@ -150,7 +150,7 @@ def curve_of(record: Mapping[str, Any], logits: Tensor, settings: FrontierSettin
 def _curve(
     worth: Tensor, settings: FrontierSettings, kept: MutableMapping[int, Point] | None = None
 ) -> tuple[Curve, SharedBudget | None]:
-    """What budgets buy where pairs are worth (L, T, E), and how layers share one."""
+    """The curve on scores (L, T, E), and the split where layers share a budget."""
     if settings.over == "layers":
         shared = over_layers(worth)
         return shared.total, shared
@@ -171,7 +171,7 @@ def _around(n: int) -> range:
 
 
 def _answers(worth: Tensor, curve: Curve, settings: FrontierSettings) -> dict[str, Any]:
-    """Budgets that attain some values, what a unit more is worth, and what demands cost."""
+    """Budgets that attain some values, shadow prices, and the cost of balance and serving."""
     L, T, E = worth.shape
     k = settings.k
     in_use = {"total": T * k, "capacity": settings.capacity(T, E), "k": k, "layers": L * T * k}[
@@ -199,7 +199,7 @@ def _answers(worth: Tensor, curve: Curve, settings: FrontierSettings) -> dict[st
 
 
 def _cost(of: Callable[[], Any]) -> dict[str, Any]:
-    """What a demand costs, or why it cannot be met."""
+    """The cost of a constraint, or why it cannot be met."""
     try:
         cost = _as_json(of(), COST)
     except InputError as error:
@@ -214,7 +214,7 @@ def _highest_price(worth: Tensor, k: int, C: int) -> dict[str, Any]:
     dear, best = worth.new_zeros(worth.shape[1]).double(), solution.assignment
     if solution.prices.experts is not None:
         dear += solution.prices.experts
-    if best is not None and not bool(dear.any()):  # a last slot may have been worth something
+    if best is not None and not bool(dear.any()):  # a last slot may still have a value
         dear += best.load == C
     expert = int(dear.argmax())
     last, more = slot_worth(problem, expert)
@@ -288,7 +288,7 @@ def span(curve: Curve, n: int) -> tuple[float, float]:
 
 
 def _adds(curve: Curve, n: int) -> Interval:
-    """What one unit on top of n adds: the least and the most that the proofs allow."""
+    """Bounds on what one more unit adds at n."""
     if isinstance(curve, ExactCurve):
         return [float(curve.right(n))] * 2
     return [float(side) for side in curve.right(n)]
@@ -297,8 +297,8 @@ def _adds(curve: Curve, n: int) -> Interval:
 def attains(curve: Curve, value: float) -> list[int | None] | None:
     """The smallest budget that attains a value: one surely needed, and one surely enough.
 
-    None where surely none attains it; the second is None where none is known to. A share of 1e-12
-    is forgiven, for rounding.
+    None where surely none attains it; the second is None where none is known to. Values may be
+    short by 1e-12 of themselves, for rounding.
     """
     wanted = value - 1e-12 * abs(value)
     if isinstance(curve, ExactCurve):
@@ -313,8 +313,8 @@ def router_curves(
 ) -> list[RouterCurve]:
     """The values that routers reach at some of the budgets.
 
-    Over layers, each layer gets as many pairs as the others. Forbidden pairs end a curve early.
-    The budget `at` is among them where it is one of a router's.
+    Over layers, all layers get equally many pairs. Forbidden pairs end a curve early. The budget
+    `at` is included where a router has it.
     """
     L, T, E = worth.shape
     if isinstance(curve, ExactCurve):
@@ -343,7 +343,7 @@ def catalogue_curve(
         logits: (T, E), with which it is called.
         worth: (T, E), what pairs are worth.
         tried: the budgets.
-        settings: what else its problem and its shape are made of.
+        settings: the rest of its problem and shape.
 
     Raises:
         InputError: an unknown name, or a shape that it cannot be built for.

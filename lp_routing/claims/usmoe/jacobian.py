@@ -49,7 +49,7 @@ def recovered(logits: Tensor, generator: torch.Generator) -> Routing:
     """
     T, E = logits.shape
     left, values, right = torch.linalg.svd(logits, full_matrices=False)
-    # a root would lift rounding above what counts as zero
+    # a square root would lift rounding above what counts as zero
     root = torch.where(values > ROUNDING * values.max(), values, 0.0).sqrt()
     rank = values.shape[0]
     state, embeddings = logits.new_zeros(T, E), logits.new_zeros(E, E)
@@ -101,7 +101,7 @@ def principal_angles(rows: Tensor, embeddings: Tensor, floor: float = 0.0) -> Te
 
     The largest first, one for each of the r dimensions that the rows span; all 0 where their span
     lies within the other. Singular values of the rows up to the floor are rounding, and span
-    nothing. A direction of a small singular value is known but roughly, and so is its angle.
+    nothing. A direction with a small singular value is known only roughly, and so is its angle.
     """
     ours = _basis(rows, floor)
     sines = torch.linalg.svdvals(_beyond(ours.mT, embeddings))[: ours.shape[1]]
@@ -120,7 +120,7 @@ def outside(rows: Tensor, embeddings: Tensor) -> float:
 
 
 def _beyond(rows: Tensor, embeddings: Tensor) -> Tensor:
-    """What is left of rows (m, D) without their projection on the span of the embeddings."""
+    """Rows (m, D) minus their projection on the span of the embeddings."""
     basis = _basis(embeddings)
     return rows - rows @ basis @ basis.mT
 
@@ -161,7 +161,7 @@ def measured(routing: Routing, second: Tensor) -> Layer:
     mixed = jacobian(unified_of_two, hidden, one)
     two = jacobian(unified_of_two, hidden, one, second)
     flat, flat_two = mixed.flatten(0, 1), two.flatten(0, 1)
-    # a saturated score moves by its rounding alone, which has any rank and direction
+    # a saturated score changes by rounding only, which has any rank and direction
     floor = ROUNDING * float(torch.linalg.matrix_norm(one, ord=2))
     return Layer(
         softmax_token=int(rank(plain, floor).max()),

@@ -52,7 +52,7 @@ class CapacityPoint:
 
     Attributes:
         capacity: C.
-        slots: E C, its budget: what is provided for, used or not.
+        slots: E C, its budget: all slots, used or not.
         value: of the best whole assignment.
         bound: what its prices prove; no assignment is worth more.
     """
@@ -65,7 +65,7 @@ class CapacityPoint:
 
 @dataclass(frozen=True, eq=False)
 class InferenceCost:
-    """Value against budget for token choice's rivals, and where they reach its value.
+    """Value against budget of three mechanisms, and where each reaches token choice's value.
 
     Attributes:
         pairs: k T, token choice's budget.
@@ -99,9 +99,9 @@ def inference_cost(
     Unified and served unified are prefix sums of sorted scores, exact up to rounding. Capacity is
     solved at C = ceil(factor k T / E), the prices of one point starting the next. Under at most k
     experts a token nothing is worth more than row top-k, and only another top-k of equal scores is
-    worth as much: so capacity draws level exactly at the smallest C that some such top-k fits in.
-    Where every token's k-th score is above 0 and above its next, that is token choice's largest
-    load; else the smaller C are tried by bisection, up to rounding; at the least C = 1.
+    worth as much: so capacity attains token choice's value exactly at the smallest C that some such
+    top-k fits in. Where every token's k-th score is above 0 and above its next, that is token
+    choice's largest load; else smaller C are tried by bisection, up to rounding, down to C = 1.
 
     Args:
         scores: (T, E), finite and >= 0, such as a softmax.
@@ -153,7 +153,7 @@ class _Curve(NamedTuple):
 
 
 def _curve(scores: Tensor, first: int) -> _Curve:
-    """Pairs by falling score, lower index first; `first` = T takes every token's best before all.
+    """Sums over pairs by descending score; with `first` = T every token's best pair comes first.
 
     Args:
         scores: (T, E).
@@ -169,7 +169,7 @@ def _curve(scores: Tensor, first: int) -> _Curve:
 
 
 def _loads_so_far(expert: Tensor, E: int) -> Tensor:
-    """How many of an expert's pairs have been taken with each of some pairs (n,), itself included.
+    """For each pair (n,), how many pairs of its expert were taken up to and including it.
 
     Args:
         expert: int64 (n,), whose pair it is, in the order in which they are taken.
@@ -265,7 +265,7 @@ def priced(scores: Tensor, k: int) -> Layer:
     )
     solved = capped.status is both.status is Status.OPTIMAL
     agrees = in_order and solved and proof.proves_optimal() and not misjudged(scores, plain, N)
-    # what serves all is within the capacity, too: the better of the two where last digits differ
+    # the served optimum is feasible here too: take the better of the two where last digits differ
     best_capped = max(float(capped.value), capped_served)
     return Layer(int(dropped.sum()), free, served, best_capped, capped_served, agrees)
 

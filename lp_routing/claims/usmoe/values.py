@@ -50,7 +50,7 @@ def examine_budget(subject: ClaimInput) -> Evidence:
             gaps.append(abs(used_up.relative_gap))
             budget = RoutingProblem(scores, total=at_most(N))
             gap = float(certify(budget, x, Prices(total=max(cut, 0.0))).gap)
-            # below a cut of 0 the LP leaves out what is negative, and this is all it gains
+            # with a cut below 0 the LP leaves out the negative scores, and gains exactly these
             negative = float(-scores[x].clamp(max=0).sum())
             agrees &= abs(gap - negative) <= rounding(float(scores[x].abs().sum()))
         lost.append(negative)
