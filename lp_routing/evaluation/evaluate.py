@@ -265,7 +265,7 @@ class Evaluator:
         feasible = certificate.keeps_bounds(ROUNDING)
         known = self.truth.status is not Status.INFEASIBLE and math.isfinite(certificate.bound)
         taken = Assignment(x, mask=self.mask)
-        load = real_load(taken)
+        load = real_load(taken).clamp(min=0)  # interior points end below 0 by some 1e-12
         return replace(
             row,
             value=float(certificate.value),
