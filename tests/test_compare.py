@@ -472,7 +472,7 @@ def test_a_record_holds_nothing_that_json_cannot():
         (lpr.RoutingProblem(LIKED, tokens=lpr.at_most([1, 2])), "tokens at_most(1..2)"),
         (
             lpr.RoutingProblem(LIKED, expert_groups=[lpr.Group([0, 1], lpr.at_most(2.5))]),
-            "1 expert groups at_most(2.5)",
+            "1 expert group at_most(2.5)",
         ),
         (lpr.RoutingProblem(LIKED), "no bounds"),
     ],

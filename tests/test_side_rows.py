@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing import at_most, exactly
+from lp_routing.certificate.certificate import certificate_of, token_sums
 from lp_routing.certificate.prices import clipped, pair_prices
 from tests.strategies import problems
 
@@ -233,6 +234,28 @@ def test_on_whole_weights_nothing_is_rounded():
     pair = pair_prices(problem, clipped(problem, lpr.Prices(rows=[0.375])))
     assert not pair.rounding(slice(0, 3)).any()
     assert pair_prices(problem, clipped(problem, prices)).rounding(slice(0, 3)).any()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_sums_of_shards_make_the_certificate_of_all_tokens(exact):
+    tables = [{"row": torch.tensor([2.0], dtype=torch.float64)}]
+    x = torch.tensor([[1, 0], [1, 0], [1, 1]])
+
+    def sums(tokens):
+        rows = {"memory": ([2, 1], -INF, 4)}
+        shard = lpr.RoutingProblem(SCORES[tokens], tokens=at_most(1), rows=rows)
+        return token_sums(shard, x[tokens], tables, exact=exact)
+
+    added = sums(slice(0, 1)) + sums(slice(1, 3))
+    found = certificate_of(MEMORY, added, tables, exact)
+    direct = lpr.certify(MEMORY, x, lpr.Prices(rows=[2.0]), exact=exact)
+    assert (found.value, found.bound) == (direct.value, direct.bound) == (25, 20)
+    assert {v.name: v.amount for v in found.violations}["row_memory"] == 3
+
+
+def test_row_and_column_sums_do_not_say_what_a_side_row_counts():
+    with pytest.raises(TypeError, match="side rows count single pairs"):
+        MEMORY.family("row").activity(torch.ones(3), torch.ones(2))
 
 
 @pytest.mark.parametrize("entries", [1, 2, 4, 1000])

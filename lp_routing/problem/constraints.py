@@ -114,7 +114,12 @@ class Family:
         """What each constraint counts, (R,), from the row sums (T,) and column sums (E,) of x.
 
         Side rows weigh single pairs: `weights.counted` is theirs.
+
+        Raises:
+            TypeError: side rows.
         """
+        if self.weights is not None:
+            raise TypeError("side rows count single pairs: use weights.counted(x)")
         if self.kind == "total":
             return per_expert.sum().reshape(1)
         amounts = per_token if self.kind.startswith("token") else per_expert
@@ -177,7 +182,8 @@ def _family_in_words(family: Family) -> str:
     else:
         bounds = f"between({low}, {high})"
     count = f"{len(family)} " if family.labels else ""
-    return f"{count}{KINDS[family.kind]} {bounds}"
+    name = KINDS[family.kind].removesuffix("s") if count == "1 " else KINDS[family.kind]
+    return f"{count}{name} {bounds}"
 
 
 def _range(values: Tensor) -> str:
