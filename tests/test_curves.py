@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lp_routing.errors import InputError
-from lp_routing.frontier.curves import ExactCurve, merged
+from lp_routing.frontier.curves import CertifiedCurve, ExactCurve, merged
+from lp_routing.frontier.questions import RouterCurve
+from lp_routing.frontier.refine import Point, _open_between
+from lp_routing.frontier.summary import _summed, attains
 
 
 def curve(start, *slopes):
@@ -97,3 +100,50 @@ def test_slopes_support_the_curve_from_above(some):
 def test_bad_input(make, says):
     with pytest.raises(InputError, match=says):
         make()
+
+
+# Solved at 0 (worth 0, a unit brings at most 4) and at 4 (worth 8, price 1): the chord is 2 n, the
+# tangents are 4 n and 4 + n.
+BETWEEN = CertifiedCurve(*(torch.tensor(c) for c in ([0, 4], [0, 8], [0, 8], [4, 1])))
+
+
+@pytest.mark.parametrize(
+    ("n", "least", "most"),
+    [
+        # value(1) - bound(0) = 2; the mean slope up to 4 is 2, too; the tangent brings 4
+        (0, 2, 4),
+        # value(3) - bound(2) = 0, but 4 is worth 8 and 2 at most 6: 1 a unit. Of 3 at most 7: a
+        # third of that, since 0 is worth 0, which is less than 7 - 4 = 3.
+        (2, 1, 7 / 3),
+        (3, 1, 2),
+    ],
+)
+def test_between_solved_budgets_a_unit_adds_what_chords_and_tangents_allow(n, least, most):
+    assert [float(side) for side in BETWEEN.right(n)] == pytest.approx([least, most])
+    assert [float(side) for side in BETWEEN.left(n + 1)] == pytest.approx([least, most])
+
+
+def test_the_next_budget_is_solved_where_tangents_meet():
+    # 4 n and 5 + n meet at 5/3. At 1 the chord, 2 n, is 2 below; at 2, min(8, 7) - 4 = 3.
+    low, high = Point(0, 0, 0, 4), Point(5, 10, 10, 1)
+    assert _open_between(low, high)[:2] == (-3, 2)
+    assert _open_between(low, low._replace(budget=1))[:2] == (0, 0)
+
+
+def test_rounding_hides_no_budget_that_attains_a_value():
+    # 0.7 + 0.2 + 0.1 is a little less than 1 in float64
+    units = curve(0, 0.7, 0.2, 0.1)
+    assert float(units.value(3)) < 1
+    assert attains(units, 1.0) == [3, 3]
+    assert attains(units, 0.9) == [2, 2]
+    assert attains(units, 1.001) is None
+
+
+def test_layers_together_are_feasible_where_each_is():
+    parts = [
+        RouterCurve("a", torch.tensor([2, 4]), torch.tensor([1.0, 5.0]), torch.tensor(feasible))
+        for feasible in ([True, True], [False, True])
+    ]
+    both = _summed(parts)
+    assert (both.budgets.tolist(), both.values.tolist()) == ([4, 8], [2, 10])
+    assert both.feasible.tolist() == [False, True]

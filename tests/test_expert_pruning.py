@@ -58,6 +58,17 @@ def test_greedy_and_highs_keep_one_twin_and_the_only_expert():
     assert bound_on_kept(TWINS, 2, 1) == pytest.approx(13, abs=0.05)
 
 
+def test_a_kept_expert_adds_nothing_to_its_own_bound():
+    # A and B are kept, worth 5 + 2 to the first token. Any two others would add 1 + 1; keeping A
+    # again would add nothing, though it beats B by 3. All experts together are worth 10.
+    scores = torch.zeros(4, 5)
+    scores[0, :2] = torch.tensor([5.0, 2.0])
+    scores[range(1, 4), range(2, 5)] = 1.0
+    found = greedy(scores, 2, 2)
+    assert (found.x.tolist(), found.value) == ([True, True, False, False, False], 7)
+    assert found.bound == 9
+
+
 def test_greedy_can_miss_the_best_choice():
     # A is second for all; B and C together are first for all
     scores = torch.tensor([[2.0, 3, 0], [2, 0, 3], [2, 3, 0], [2, 0, 3]])
