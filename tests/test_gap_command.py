@@ -183,7 +183,7 @@ def test_names_that_hold_commas_are_recognised():
         (["--capacity-factor", "0"], "capacity factor 0.0: expected a positive number."),
         (["--warm-on", "9"], "--warm-on 9: 12 of 12 tokens leave 0 more batches"),
         (["--routers", "topk"], "--routers: 'topk' is unknown; did you mean 'top-k'?"),
-        (["--routers", ""], "--routers: '' is unknown; expected \"all\", or some of: optimum, top"),
+        (["--routers", ""], "--routers: '' is unknown; expected \"all\", or some of: optimum; top"),
         (["--json", "/no/such/folder/a"], "--json /no/such/folder/a: cannot be written"),
         (["--csv", "/no/such/folder/a"], "--csv /no/such/folder/a: cannot be written"),
         (["--plot", "/no/such/folder/a.png"], "--plot /no/such/folder/a.png: cannot be written"),

@@ -13,6 +13,7 @@ from rich.console import Console
 
 import lp_routing as lpr
 from lp_routing.cli import main
+from lp_routing.evaluation.evaluate import Evaluator
 from lp_routing.evaluation.verify import (
     VerifyFinding,
     cases,
@@ -300,3 +301,15 @@ def test_a_case_that_crashes_is_reported_and_loses_no_other(monkeypatch):
     assert refuted(outcomes) == ["layer 3: unified: stopped by MemoryError: no room"]
     assert outcomes[0].rows == ()
     assert len(outcomes[1].rows) == 4
+
+
+def test_amounts_a_little_below_zero_are_judged():
+    """Interior-point solvers leave some."""
+    problem = lpr.RoutingProblem([[3.0, 1.0]], tokens=lpr.exactly(1))
+    judge, below = Evaluator(problem, lpr.solve(problem)), 1e-12
+    amounts = torch.tensor([[1 + below, -below]], dtype=torch.float64)
+    row = judge.judged(judge.nothing("solver"), amounts)
+    assert (row.feasible, row.max_over_mean) == (True, pytest.approx(2))
+    assert row.violation == pytest.approx(below, rel=1e-3)
+    with pytest.raises(lpr.InputError, match=r"cannot be -0\.5"):
+        judge.judged(judge.nothing("solver"), torch.tensor([[1.5, -0.5]]))

@@ -121,6 +121,12 @@ ROUNDING = 1e-9
 Float64 gaps are off by some 1e-13 of the bound, so 1e-9 leaves no optimum unproved.
 """
 
+NO_LOAD = 1e-6
+"""Tokens: a load this close to 0 counts as 0, as interior-point solvers leave amounts below 0.
+
+It is the tolerance of `CVXPY`; more could hide a load of fractions.
+"""
+
 TIED = 1e-12
 """Relative to a usual score: a pair this close to its price counts as tied.
 
@@ -265,7 +271,8 @@ class Evaluator:
         feasible = certificate.keeps_bounds(ROUNDING)
         known = self.truth.status is not Status.INFEASIBLE and math.isfinite(certificate.bound)
         taken = Assignment(x, mask=self.mask)
-        load = real_load(taken).clamp(min=0)  # interior points end below 0 by some 1e-12
+        load = real_load(taken)
+        load = load.masked_fill(load.abs() < NO_LOAD, 0.0)
         return replace(
             row,
             value=float(certificate.value),
