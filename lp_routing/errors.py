@@ -19,7 +19,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def did_you_mean(name: str, known: Iterable[str], else_says: str) -> str:
-    """What to tell of a name that is not known: the known one that is like it, or what there is."""
+    """A hint for an unknown name: the most similar known one, or all known ones."""
     known = list(known)
     close = get_close_matches(name.lower(), known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"{else_says}{'; '.join(known)}."

@@ -1,8 +1,8 @@
-"""Tokens sharded over the processes of a `torch.distributed` group: ways to exchange.
+"""Exchange between the processes of a `torch.distributed` group over which tokens are sharded.
 
 Every exchange gathers one value from each rank, together with a flag that says whether the rank has
-failed. So a rank that fails stops the others at their next exchange, and one that is gone stops
-them at the group's time-out; no rank waits without end.
+failed. So a rank that fails stops the others at their next exchange, and a lost rank stops them at
+the group's time-out; no rank waits forever.
 """
 
 from collections.abc import Callable, Iterator

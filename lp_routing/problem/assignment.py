@@ -1,4 +1,4 @@
-"""Who goes where: the value every router returns and every certificate measures."""
+"""An assignment of tokens to experts: what routers return and certificates measure."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,8 +19,8 @@ class Assignment:
     Attributes:
         x: (..., T, E); boolean for a router's choice, whole numbers where a row stands for
             several tokens, fractions where an LP optimum has them.
-        weights: (..., T, E), what each chosen expert's output is multiplied with; 0 elsewhere.
-            None where the assignment comes from a solver.
+        weights: (..., T, E), combine weights of the chosen pairs; 0 elsewhere. None where the
+            assignment comes from a solver.
         mask: boolean (..., T), True for real tokens; None where there is no padding.
     """
 

@@ -1,4 +1,4 @@
-"""How many pairs a token, an expert, a group or the batch may take: four ways to say it."""
+"""Bounds on the pairs of a token, an expert, a group or the batch, in four forms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ MOST_PAIRS = 2**53
 
 @dataclass(frozen=True)
 class Bounds:
-    """`lower <= amount <= upper`, each a number or one per row; say it with the functions below."""
+    """`lower <= amount <= upper`, each a number or one per row; made by the functions below."""
 
     lower: Amount
     upper: Amount
@@ -69,7 +69,7 @@ class Bounds:
                 f"{argument}={self.words}: {finite.max():g} pairs are more than can be counted "
                 f"exactly (2**53); leave the bound out."
             )
-        return values.expand(rows)  # one number for all rows takes the room of one
+        return values.expand(rows)  # a single number for all rows is expanded without a copy
 
 
 def exactly(amount: Amount) -> Bounds:

@@ -1,9 +1,9 @@
 """Families of constraints of one kind: bounds per token, expert, group or in all, and side rows.
 
-`obstacle` says whether they make the LP's optima whole whatever the scores. Two nested (laminar)
-families of sets, one over tokens and one over experts, are the constraints of a network flow, whose
-matrix is totally unimodular: whole bounds give whole vertices (Edmonds 1970; Schrijver 2003,
-section 48). The condition is sufficient; crossing groups may happen to be harmless.
+`obstacle` says whether the LP has whole optima for all scores. Two nested (laminar) families of
+sets, one over tokens and one over experts, are the constraints of a network flow, whose matrix is
+totally unimodular: whole bounds give whole vertices (Edmonds 1970; Schrijver 2003, section 48). The
+condition is sufficient, not necessary.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ class Group:
     Attributes:
         members: indices, or one boolean per token or expert.
         bounds: on the number of pairs that touch the group.
-        name: how the group is called in messages; its position where empty.
+        name: the group's name in messages; its position where empty.
     """
 
     members: Members
@@ -101,7 +101,7 @@ class Family:
 
     @property
     def demands(self) -> Tensor:
-        """Boolean (R,): where the lower bound can bind; a count of pairs is at least 0 anyway."""
+        """Boolean (R,): where the lower bound can bind: counts of pairs are at least 0 anyway."""
         return self.lower.isfinite() if self.kind == "row" else self.lower > 0
 
     def name(self, row: int) -> str:
@@ -149,7 +149,7 @@ class Family:
         """Prices of the constraints (R,) added up for each token (T,) or expert (E,) they touch."""
         if self.members is None:
             return prices
-        step = max(1, CHUNK // len(prices))  # members of many tokens are not all widened at once
+        step = max(1, CHUNK // len(prices))  # in chunks, as float64 takes 8 times the memory
         starts = range(0, self.members.shape[1], step)
         parts = [self.members[:, start : start + step] for start in starts]
         return torch.cat([prices @ part.to(prices.dtype) for part in parts])
@@ -163,7 +163,7 @@ KINDS = {
     "expert_group": "expert groups",
     "row": "side rows",
 }
-"""How each kind is called in sentences."""
+"""Names of the kinds in sentences."""
 
 
 def families_in_words(families: Iterable[Family]) -> str:
@@ -221,7 +221,7 @@ def group_family(kind: Kind, groups: Iterable[Group | tuple[Members, Bounds]], s
 
 
 def bare_number(argument: str, received: object) -> str:
-    """Why a bound must be said in words."""
+    """The error for a bare number as a bound."""
     return (
         f"{argument}={received!r} does not say whether it is a limit or a demand, and these are "
         f"different problems with different optima: write exactly({received!r}), "

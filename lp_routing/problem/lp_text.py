@@ -6,9 +6,9 @@
      token_0: x_0_0 + x_0_1 <= 1
      ...
 
-The format is CPLEX's, as HiGHS, Gurobi and SCIP read it. A constraint with two different limits is
-two lines, since not every reader takes both in one. Numbers have as many digits as it takes to
-read them back unchanged.
+The format is CPLEX's, as HiGHS, Gurobi and SCIP read it. A constraint with two different limits
+takes two lines, as not every reader accepts both in one. Numbers have enough digits to be read back
+unchanged.
 """
 
 import re
@@ -34,7 +34,7 @@ def lp_text(
 
     Args:
         problem: what to write.
-        names: of its constraints; readers of the format want `plain_names`.
+        names: of its constraints; the format needs `plain_names`.
         integral: whether amounts are whole numbers.
     """
     scores = problem.scores.double().cpu().numpy()
@@ -43,7 +43,7 @@ def lp_text(
     yield "Maximize\n"
     if columns:
         yield from _row("value", scores[token, expert], columns, "")
-    else:  # a line without a column is none
+    else:  # a line needs at least one column
         yield from _row("value", np.zeros(1), ["x_none"], "")
     yield "Subject To\n"
     named = iter(names)
@@ -67,7 +67,7 @@ def lp_text(
 
 
 def plain_names(names: Sequence[str]) -> list[str]:
-    """Names of letters, digits, "_" and "." only, in which all else becomes "_".
+    """Names with every character but letters, digits, "_" and "." replaced by "_".
 
     Raises:
         InputError: two names that become one.
@@ -81,7 +81,7 @@ def plain_names(names: Sequence[str]) -> list[str]:
 
 
 def _limits(family: Family, row: int, name: str) -> list[tuple[str, str]]:
-    """The name and the relation of each line that a constraint takes."""
+    """Name and relation of each line of a constraint."""
     low, high = float(family.lower[row]), float(family.upper[row])
     if low == high:
         return [(name, f"= {_number(low)}")]

@@ -48,7 +48,7 @@ def expert_choice(scores: Scores, capacity: int) -> RoutingProblem:
 def unified(scores: Scores, total: int) -> RoutingProblem:
     """Exactly `total` pairs, wherever they are worth most (USMoE, Do et al. 2025); flattened top-N.
 
-    For a budget that need not be used up, write RoutingProblem(scores, total=at_most(N)).
+    For a budget that may be left unused, write RoutingProblem(scores, total=at_most(N)).
 
     Example:
         >>> lpr.solve(lpr.problems.unified([[3, 1], [2, 1]], total=3)).value
@@ -79,7 +79,7 @@ def balanced(scores: Scores, k: int, capacity: int | None = None) -> RoutingProb
         scores: (T, E).
         k: experts per token.
         capacity: tokens per expert; left out, T k / E, and where E does not divide T k, loads
-            between its floor and its ceiling: as equal as whole numbers allow.
+            between its floor and its ceiling.
 
     Example:
         >>> lpr.solve(lpr.problems.balanced([[3, 1], [2, 1]], k=1)).assignment.load.tolist()

@@ -41,8 +41,10 @@ if TYPE_CHECKING:
     import pandas
 
 LARGEST_SUM = 1e279
-"""Score: larger sums of scores are refused. The shadow prices of their optimum, up to E times the
-largest score, could be more than `Prices` take, 1e280."""
+"""Score: larger sums of scores are refused.
+
+Shadow prices, up to E times the largest score, could then exceed the 1e280 that `Prices` accept.
+"""
 CHUNK_ENTRIES = 1 << 19
 """Entries of the score matrix processed together: 4 MiB of float64, which stays in the cache.
 
@@ -51,7 +53,7 @@ scores on one core takes 42 to 50 ms at 2**17 to 2**20, 54 ms at 2**16 and 91 ms
 """
 
 WRITTEN_OUT = 12
-"""Pairs: a problem with at most so many shows its LP, some thirty lines."""
+"""Most pairs of a problem that shows its LP: some thirty lines."""
 
 Groups = Iterable[Group | tuple[Members, Bounds]]
 
@@ -72,7 +74,8 @@ class RoutingProblem:
         rows: constraints of one's own, each (matrix, low, high): low <= sum(matrix * x) <= high,
             -inf or inf for none. Matrices are (T, E), or (E,) or (T, 1) where tokens or experts
             weigh alike; numpy, torch, or sparse. A dictionary gives them names. Only their weights
-            other than 0 are stored, 32 bytes each. The problem is then no flow: HiGHS solves it.
+            other than 0 are stored, 32 bytes each. The problem is then no network flow, and HiGHS
+            solves it.
 
     Attributes:
         scores: (T, E) tensor.
@@ -86,7 +89,7 @@ class RoutingProblem:
             that are not finite or of another shape.
 
     Source:
-        The named special cases and their papers stand in `lp_routing.problem.named`.
+        The named special cases and their papers are in `lp_routing.problem.named`.
     """
 
     def __init__(
@@ -150,7 +153,7 @@ class RoutingProblem:
 
     @cached_property
     def typical_score(self) -> float:
-        """The median over tokens of the best score's size: what a token usually has to win.
+        """The median over tokens of |best score|: the usual scale of a token's gain.
 
         Over the tokens with a positive score where there are any, so that masks do not count.
         """
@@ -187,7 +190,7 @@ class RoutingProblem:
 
     @property
     def is_integral(self) -> bool:
-        """Whether the LP has an optimum in whole numbers whatever the scores."""
+        """Whether the LP has a whole-number optimum for all scores."""
         return self.why_not_integral is None
 
     @cached_property

@@ -1,8 +1,8 @@
-"""Rows of one's own: low <= sum_ij a_ij x_ij <= high with any weights a, one number a pair.
+"""Custom rows: low <= sum_ij a_ij x_ij <= high, with any weight a_ij for each pair.
 
-Devices with a limit of memory, experts of unequal cost, a share that must go to some experts: what
-no bound on a token, an expert or a group can say. Such rows are no flow, so the optimum may take
-fractions of pairs; the proof is the same weak duality, with one price a row.
+For limits that no bound on a token, an expert or a group can state: memory of devices, experts of
+unequal cost, a share that must go to some experts. With such rows the problem is no network flow,
+so the optimum may be fractional; the proof is the same weak duality, with one price for each row.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from lp_routing.errors import InputError
 from lp_routing.validation import Scores, as_reals
 
 LARGEST_WEIGHT = 1e12
-"""Weights are at most this large: HiGHS refuses 1e15, and its tolerances are absolute."""
+"""Largest |weight|: HiGHS refuses 1e15, and its tolerances are absolute."""
 
 Matrix = Scores | Sequence[float]
 SideRow = tuple[Matrix, float, float]

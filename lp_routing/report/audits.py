@@ -1,4 +1,4 @@
-"""What the audits found: a row a question, a column a router, and every fault in a sentence.
+"""Results of the audits: a row for each audit, a column for each router, every fault in words.
 
 For the terminal (`audit_tables`, `sentences`) and for the page (`audits_section`).
 """
@@ -34,7 +34,7 @@ ByRouter = Mapping[str, Sequence[Finding]]
 
 
 def audit_tables(layer: int, findings: ByRouter) -> list[RichTable]:
-    """One row for each audit, one column for each router; few tables, of about the same size."""
+    """One row for each audit, one column for each router, in tables of about equal width."""
     names = list(findings)
     size = -(-len(names) // -(-len(names) // PER_TABLE))
     groups = [names[i : i + size] for i in range(0, len(names), size)]
@@ -53,7 +53,7 @@ def _table(layer: int, findings: ByRouter) -> RichTable:
 
 
 def sentences(layer: int, findings: ByRouter) -> list[str]:
-    """A line for every finding that does not hold, router by router; the same reason once only."""
+    """A line for every finding that does not hold, router by router; each reason only once."""
     lines = []
     for name, of_router in findings.items():
         first: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The certificate of every number: value, bound, gap, violation, who found it, at which prices."""
+"""The certificate of every number: value, bound, gap, violation, solver, prices."""
 
 from collections.abc import Iterator, Sequence
 from hashlib import sha256

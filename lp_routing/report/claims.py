@@ -1,7 +1,7 @@
 """What papers claim, and whether the evidence is as the verdicts say.
 
-For the terminal (`claims_table`, `last_word`), as a page of Markdown for a reader who has the
-papers open (`markdown_page`), and for the page of the report (`claims_section`).
+For the terminal (`claims_table`, `last_word`), as a page of Markdown (`markdown_page`), and for the
+HTML report (`claims_section`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -188,7 +188,7 @@ def _markdown_case(case: Counterexample) -> Iterator[str]:
 
 
 def _searched(case: Counterexample, smallest: SearchResult) -> str:
-    """What the search finds beside the case worked by hand."""
+    """The result of the search for a smaller case than the one worked by hand."""
     by_hand, found = case.tensor(), smallest.scores
     if found is None or found.tolist() == by_hand.tolist():
         return "**Searched.** The search over small whole numbers finds none smaller than this one."

@@ -1,7 +1,7 @@
 """A report as data: its settings, and sections of sentences, tables and figures in plain text.
 
-`attempt` holds the result of a piece of work or why it failed, so that one failure loses nothing
-else. `lp_routing.report.html` renders the sections.
+`attempt` returns a result or why there is none, so that one failure does not stop the rest.
+`lp_routing.report.html` renders the sections.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from rich.text import Text
 from lp_routing.errors import InputError
 
 Tone = Literal["", "good", "poor", "bad"]
-"""How a cell is coloured; its words say the same."""
+"""The colour of a cell, which only repeats what its text says."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,9 @@ class Cell:
     """An entry of a table.
 
     Attributes:
-        text: what is read.
-        value: what a column of numbers is sorted by; None where there is no number: such cells come
-            last in either order.
-        tone: good, poor or bad news.
+        text: what is shown.
+        value: sort key of a numeric column; cells with None come last in either order.
+        tone: good, poor or bad.
         href: a place on this page, such as "#claims".
     """
 
@@ -64,7 +63,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Tiles:
-    """A few numbers in large type: (number, what it is)."""
+    """A few numbers in large type: (number, its meaning)."""
 
     kind: ClassVar[str] = "tiles"
     items: Sequence[tuple[str, str]]
@@ -72,7 +71,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under named columns; the first cell of a row says what the row is of."""
+    """Rows of cells under named columns; the first cell of a row is its heading."""
 
     kind: ClassVar[str] = "table"
     caption: str
@@ -137,7 +136,7 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
-    """`a`, `a and b`, `a, b and c`; of many, the first ones and how many more there are."""
+    """`a`, `a and b`, `a, b and c`; of many, the first ones and the number of others."""
     if len(names) > most:
         names = [*names[: most - 1], f"{len(names) - most + 1} more"]
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
@@ -159,11 +158,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Attempt(Generic[Result]):
-    """A result, or in words why there is none.
+    """A result, or why there is none.
 
     Attributes:
         result: None where it failed.
-        error: "" where it did not.
+        error: why it failed; "" where it did not.
     """
 
     result: Result | None
@@ -182,7 +181,7 @@ def attempted_blocks(what: str, make: Callable[[], Sequence[Block]]) -> Sequence
     """The blocks, or a `Failure` that says why they could not be made.
 
     Args:
-        what: is made, such as "Load per expert".
+        what: the name of what is made, such as "Load per expert".
         make: makes them.
     """
     made = attempt(make)
@@ -191,7 +190,7 @@ def attempted_blocks(what: str, make: Callable[[], Sequence[Block]]) -> Sequence
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What a report is about: logits, problem, routers, and how to make it again.
+    """The settings of a report: logits, problem, routers, and the command that makes it.
 
     Attributes:
         name: of the logits: of their file, without its folders, or "the sample".
@@ -202,12 +201,12 @@ class ReportSettings:
         k: experts per token.
         capacity_factor: of an equal share.
         capacity: C, tokens an expert may take.
-        score: the name of the scores that judge.
+        score: name of the score function of the problem.
         routers: names of the catalogue; the first is the main one.
-        seed: of all that is drawn.
+        seed: of all random numbers.
         timed: whether times are shown, which differ from run to run.
         command: that makes this page.
-        date: as the caller says it; "" where the page has none.
+        date: as given by the caller; "" for none.
         digest: sha256 of the examined logits (float64, row by row).
         versions: package -> version.
     """

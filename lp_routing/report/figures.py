@@ -1,4 +1,4 @@
-"""The figures of one layer: loads, prices, who goes where, causality, precision, time."""
+"""The figures of one layer: loads, prices, assignments, causality, precision, time."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ Drawing = tuple[str, Draw, str]
 
 
 def figures_section(settings: ReportSettings, each: LayerResult | None) -> Section:
-    """Every figure of one layer; one that fails loses no other."""
+    """Every figure of one layer; one that fails does not stop the others."""
     title = "Figures" if each is None else f"Layer {each.layer} in figures"
     if each is None:
         return Section("figures", title, [Failure("No layer could be examined.")])
@@ -50,7 +50,7 @@ def figures_section(settings: ReportSettings, each: LayerResult | None) -> Secti
 def drawn(name: str, draw: Draw, caption: str) -> Sequence[Block]:
     """A figure as part of a page, or why it could not be drawn.
 
-    That there is nothing to draw, as of the margins of tokens that take all experts, is no failure.
+    Having nothing to draw, such as margins where tokens take all experts, is no failure.
 
     Args:
         name: of the figure, from which its ids are made: "Load per expert" -> "load-per-expert".

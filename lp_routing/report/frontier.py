@@ -1,7 +1,8 @@
-"""What budgets are worth: proved values, shadow prices, and routers beside them.
+"""Value over a budget: proved values, shadow prices, and routers at the same budgets.
 
 For the terminal: budgets and their values, and answers in sentences (`frontier_table`,
-`sentences`). For the page: what capacity buys in a layer (`bought`, `capacity_section`).
+`sentences`). For the HTML report: value over capacity in a layer (`capacity_result`,
+`capacity_section`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,7 @@ from lp_routing.solvers.solve import exact_solver
 SHOWN_AS_ZERO = 1e-14
 """Relative gaps below this are shown as 0: float64 rounding alone makes gaps of 1e-16 to 1e-15."""
 MOST_LINES = 20
-"""Most lines of a table, for one screen; of more points an evenly spread part is shown."""
+"""Most lines of a table, for one screen; of more points an evenly spaced part is shown."""
 
 UNITS = {
     "total": ("N", "pair"),
@@ -53,7 +54,7 @@ UNITS = {
     "k": ("K", "expert for every token"),
     "layers": ("N", "pair"),
 }
-"""What a budget is -> its letter, and one unit of it."""
+"""Budget -> its letter, and its unit in words."""
 
 LEGEND = (
     "value: of the best assignment found. of most: relative to the budget that is worth most. last "
@@ -182,7 +183,7 @@ def _attained(letter: str, by: Sequence[int | None] | None) -> str:
 
 
 def _slot(letter: str, one: str, there: Mapping[str, Any]) -> str:
-    """What a unit is worth at the budget in use."""
+    """The value of one unit at the budget in use."""
     said = []
     if there["last"] is not None:
         said.append(f"the last {one} brings {adds_in_words(there['last'])}")
@@ -203,7 +204,7 @@ def _cost(what: str, cost: Mapping[str, Any]) -> str:
 
 
 def _router(letter: str, curve: Mapping[str, Any], at: int) -> str:
-    """What a router loses where it keeps all bounds, and at the budget in use."""
+    """What a router loses to the bound, over all budgets and at the one in use."""
     name, tried = curve["name"], len(curve["budgets"])
     points = zip(curve["values"], curve["bounds"], curve["feasible"], strict=True)
     kept = [(value, bound) for value, bound, feasible in points if feasible]
@@ -238,14 +239,14 @@ class CapacitySection:
         layer: its number.
         curve: the best value of every capacity of an expert.
         around: one slot less than the capacity of the report, that capacity, one slot more.
-        enough: the smallest capacity whose optimum is worth what the main router takes, and the
-            one below it; fewer where there is none.
-        routers: what the first routers make of the capacities that were solved.
-        without: why others of them have no curve, a sentence each.
+        enough: the smallest capacity whose optimum attains the main router's value, and the one
+            below it; fewer where there is none.
+        routers: the first routers' values at the solved capacities.
+        without: why some of them have no curve, a sentence each.
         prices: capacity -> the prices of all experts that prove its bound.
-        balance: the share of the score that it costs to give every token exactly k experts and
-            every expert the same load; NaN where that cannot be, or where no score is attainable
-            of which it could be a share.
+        balance: the share of the score lost by giving every token exactly k experts and every
+            expert the same load; NaN where that is infeasible, or the value without it is not above
+            0.
     """
 
     layer: int
@@ -263,7 +264,7 @@ def capacity_result(settings: ReportSettings, each: LayerResult | None) -> Capac
 
     Raises:
         InputError: no layer.
-        RuntimeError: a capacity that the page speaks of is not proved.
+        RuntimeError: a capacity that the page mentions is not proved.
     """
     if each is None:
         raise InputError("no layer could be examined.")
@@ -317,7 +318,7 @@ def _frontier_settings(settings: ReportSettings) -> FrontierSettings:
 
 
 def _smallest(value: float, at: Callable[[int], Point], known: int) -> list[Point]:
-    """The smallest capacity worth a value, found by halving, and the one below it.
+    """The smallest capacity that attains a value, by bisection, and the one below it.
 
     Args:
         value: which.
@@ -438,7 +439,7 @@ def _solved(found: CapacitySection) -> list[Point]:
 
 
 def _lost_cells(router: RouterPoints, curve: CertifiedCurve) -> dict[int, Cell]:
-    """Capacity -> by how much a router is below the bound there."""
+    """Capacity -> the router's relative distance to the bound there."""
     found = {}
     tried = zip(
         router.budgets.tolist(), router.values.tolist(), router.feasible.tolist(), strict=True

@@ -64,7 +64,7 @@ def gap_table(title: str, rows: Sequence[RouterResult], wide: bool = False) -> R
 
 
 def order(row: RouterResult) -> tuple[int, float]:
-    """Feasible routers by gap, then those that break bounds, by how much; without answer last."""
+    """Sort key: feasible routers by gap, then others by violation, then those without an answer."""
     if not row.judged:
         return 2, 0.0
     if not row.feasible:
@@ -154,7 +154,7 @@ def _style(row: RouterResult) -> str:
 
 
 def layers_section(settings: ReportSettings, attempts: Sequence[Attempt[LayerResult]]) -> Section:
-    """Two tables, and a sentence for each router that has no gap."""
+    """Two tables, and a sentence for each router without a gap."""
     results = [each.result for each in attempts if each.result is not None]
     failed = [
         Failure(f"Layer {layer}: {each.error}")
@@ -267,7 +267,7 @@ def _router_row(row: RouterResult, layer: int, timed: bool) -> list[Cell]:
 
 
 def lost(row: RouterResult) -> Cell:
-    """What a router loses, or why there is no such number."""
+    """What a router loses, or why that is unknown."""
     if row.status == OK and not has_share(row):
         return Cell("no share: the optimum is not above 0")
     if row.status == OK:

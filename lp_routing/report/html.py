@@ -1,4 +1,4 @@
-"""Sections as one HTML page that needs nothing else: no network, script file, font or image."""
+"""Sections as one self-contained HTML page: no network, script file, font or image."""
 
 import re
 from base64 import b64encode
@@ -21,8 +21,8 @@ UNITS = re.compile(r"(?<=\d) (?=%)")
 def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """The whole page.
 
-    Everything but the figures is escaped, whatever it says. A policy in the page's head forbids
-    the browser to load anything, and to run any script but the page's own, known by its hash.
+    Everything but the figures is escaped. A content security policy forbids the browser to load
+    anything, and to run any script but the page's own, identified by its hash.
 
     Args:
         title: of the page.
@@ -50,7 +50,7 @@ def page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 
 def _printable(value: object) -> object:
-    """Text without what HTML forbids, its numbers on one line with their per cent."""
+    """Text without characters that HTML forbids; numbers and their per cent signs do not break."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return UNITS.sub("\N{NO-BREAK SPACE}", FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", value))
@@ -61,5 +61,5 @@ def _part(name: str) -> str:
 
 
 def _trusted(figure: Figure) -> str:
-    """The figure's own markup; the one text that is not escaped."""
+    """The figure's own markup, the only text that is not escaped."""
     return Markup(figure.svg)

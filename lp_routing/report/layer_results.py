@@ -21,18 +21,18 @@ from lp_routing.solvers.solve import Solution, Status, exact_solver, solve
 
 @dataclass(frozen=True, eq=False)
 class LayerResult:
-    """A layer and what is proved of it.
+    """A layer, its optimum and its routers.
 
     Attributes:
         layer: its number.
         logits: (T, E).
-        problem: what is judged by.
-        shape: what the routers were built for.
+        problem: by which routers are judged.
+        shape: for which the routers were built.
         solution: the optimum.
-        certificate: of the optimum, evaluated without rounding; None without one.
-        rows: one a router, in their order; the first is the main one's.
-        taken: what the main router takes; None where it gives no answer.
-        main: its certificate by the optimum's prices, without rounding; None likewise.
+        certificate: of the optimum, in exact arithmetic; None without one.
+        rows: one for each router, in their order; the first is the main one's.
+        taken: the main router's assignment; None where it gives no answer.
+        main: its certificate at the optimum's prices, in exact arithmetic; None likewise.
         sequence: whole numbers (T,), the sequence of each token; None if unknown.
     """
 
@@ -49,7 +49,7 @@ class LayerResult:
 
     @property
     def proved(self) -> bool:
-        """Whether the optimum is one by its exact certificate, and no router refutes that."""
+        """Whether the exact certificate proves the optimum, and no router exceeds the bound."""
         if self.solution.status is not Status.OPTIMAL or self.certificate is None:
             return False
         beaten = any(row.relative_gap < -ROUNDING for row in self.rows)  # False for NaN
@@ -79,7 +79,7 @@ def examine_layer(
         sequence: whole numbers (T,), the sequence of each token.
         up_to_a_constant: whether the logits are logarithms of probabilities, so that routers that
             depend on a token's constant are not judged.
-        seed: of the solver, and of routers that draw.
+        seed: of the solver, and of random routers.
         repeats: timed calls.
 
     Raises:
@@ -102,7 +102,7 @@ def examine_layer(
 
 
 def first_batch_amounts(found: AnyRouter, logits: Tensor) -> Tensor:
-    """What a router takes on its first batch, amounts (T, E)."""
+    """A router's amounts (T, E) on its first batch."""
     answer: Any = found(logits.clone())
     return as_amounts(answer[0] if isinstance(found, StatefulRouter) else answer, logits)
 
@@ -123,12 +123,12 @@ def longest_sequence(each: LayerResult) -> Tensor:
 
 
 def has_share(row: RouterResult) -> bool:
-    """Whether its loss is a share: the optimum is above 0, or nothing is lost."""
+    """Whether the loss is a share of the optimum: it is above 0, or nothing is lost."""
     return isfinite(row.relative_gap) and (row.optimum > 0 or row.gap == 0)
 
 
 def dropped_at_best(each: LayerResult) -> int:
-    """Tokens that may go somewhere and reach no expert at the optimum."""
+    """Tokens with an allowed expert that reach none at the optimum."""
     best = each.solution.assignment
     assert best is not None
     somewhere = each.problem.allowed_per_token > 0

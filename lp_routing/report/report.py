@@ -1,7 +1,6 @@
-"""A whole report: what was found, in the order in which it is read.
+"""A whole report, section by section.
 
-First a summary with the numbers that a reader of one screen should know, last how to make the page
-again.
+First a summary on one screen, last how to make the page again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,13 +43,13 @@ Audits = Mapping[str, Attempt[Sequence[Finding]]]
 
 @dataclass(frozen=True, eq=False)
 class ReportParts:
-    """What was found, or why it was not, part by part.
+    """The results of each part, or why there are none.
 
     Attributes:
         layers: one for each layer asked for, in their order.
         figures: the section that holds them.
         capacity: what capacity buys.
-        claims: what became of the claims.
+        claims: the checked claims.
         audits: router -> its findings.
     """
 
@@ -67,9 +66,10 @@ class ReportParts:
 
 
 def report(settings: ReportSettings, found: ReportParts) -> tuple[str, bool]:
-    """The page as text, and whether nothing failed or contradicts.
+    """The page as text, and whether all is well.
 
-    Well: every part was made, every optimum is proved, every claim is as its verdict says.
+    All is well if every part was made, every optimum is proved and no evidence contradicts a
+    verdict.
     """
     figures = found.figures.result or _failed("figures", "Figures", found.figures.error)
     each = worst(found.results)
@@ -113,8 +113,8 @@ def summary_section(
     Args:
         settings: what was asked for.
         results: of the layers that could be examined.
-        buys: sentences on what a budget buys.
-        claims: what became of them.
+        buys: sentences on the value of capacity.
+        claims: the checked claims.
         audits: of each router.
         failed: titles of the parts that failed.
     """
@@ -132,7 +132,7 @@ def summary_section(
 
 
 def worst(results: Sequence[LayerResult]) -> LayerResult | None:
-    """The layer in which the main router loses most; else the first."""
+    """The layer where the main router loses most; the first where no loss is known."""
     losses = [e for e in results if has_share(e.rows[0])]
     return max(losses, key=lambda e: e.rows[0].relative_gap, default=next(iter(results), None))
 
@@ -251,7 +251,7 @@ def _claims(claims: Claims) -> Iterator[str]:
 
 
 def _put(claims: Claims) -> list[Checked]:
-    """The claims that these logits allow to check."""
+    """The claims that apply to these logits."""
     return [each for each in claims.result or () if each.was_asked]
 
 

@@ -1,8 +1,8 @@
-"""Figures of what is measured and proved: library values in, a matplotlib Figure out.
+"""Figures: results of the library in, a matplotlib Figure out.
 
-matplotlib is imported when a figure is drawn, never pyplot, so that no backend is asked for. `save`
+matplotlib is imported when a figure is drawn, without pyplot, so that no backend is needed. `save`
 writes a figure to a file, `as_svg` makes it part of an HTML page. Every figure has units on its
-axes and tells its categories apart without colour, too.
+axes, and its categories differ by more than colour.
 """
 
 from lp_routing.report.plots._style import as_svg, check_drawable, save

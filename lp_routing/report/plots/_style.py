@@ -1,4 +1,4 @@
-"""What figures share: looks, files, checks of input, an axis of experts, and images of categories.
+"""What figures share: styles, files, input checks, an axis of experts, images of categories.
 
 Colours, lines and sizes are set on matplotlib without pyplot or a backend. A figure is saved as a
 file or becomes part of an HTML page; the same figure gives the same bytes.
@@ -49,7 +49,7 @@ LONGEST = 60
 """Most characters of a name that are drawn: longer ones would cover the figure."""
 
 NUMBER = "{x:,.10g}"
-"""Numbers as people write them: 60,000 and 0.001."""
+"""Numbers such as 60,000 and 0.001."""
 
 STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
@@ -69,9 +69,9 @@ STYLE = {
     "lines.markersize": 4.5,
     "hatch.linewidth": 0.5,
     "savefig.dpi": 200,
-    "svg.fonttype": "path",  # the layout that was measured is the layout that is shown
+    "svg.fonttype": "path",  # text as outlines, so that the layout is the measured one
     "svg.hashsalt": "lp_routing",
-    "text.parse_math": False,  # a name with two dollar signs is a name
+    "text.parse_math": False,  # a name with two dollar signs is no formula
 }
 
 
@@ -81,11 +81,11 @@ NO_DATES = {
     ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
     ".svg": {"Creator": None, "Date": None, "Format": None, "Type": None},
 }
-"""What matplotlib would write about itself and the time, left out."""
+"""Metadata of matplotlib and the time, left out."""
 
 
 class Look(NamedTuple):
-    """How one of several curves or bars is told from the others, with and without colour."""
+    """The style of one of several curves or bars, distinct with and without colour."""
 
     color: str
     line: Any
@@ -94,7 +94,7 @@ class Look(NamedTuple):
 
 
 def looks(count: int) -> list[Look]:
-    """A look for each curve or bar; colour and line repeat together after 35."""
+    """A style for each curve or bar; colour and line repeat together after 35."""
     colors = cycle((VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY, BLACK))
     lines = cycle(("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1))))
     markers = cycle("osD^vPX<>")
@@ -103,7 +103,7 @@ def looks(count: int) -> list[Look]:
 
 
 def check_drawable(path: Path) -> None:
-    """Raise before the work where a figure cannot be drawn to a file.
+    """Raise before any work is done where a figure cannot be drawn to a file.
 
     Raises:
         InputError: another ending than .png, .pdf or .svg.
@@ -114,7 +114,7 @@ def check_drawable(path: Path) -> None:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw in our style, whatever the caller's; also a decorator of functions that draw."""
+    """Draw in this package's style, whatever the caller's; also a decorator."""
     from matplotlib import style
 
     with style.context(["default", STYLE]), warnings.catch_warnings():
@@ -173,7 +173,7 @@ def whole_ticks(axes: "Axes", which: str, most: int = 9) -> None:
 
 
 def legend_below(figure: "Figure", handles: Any = None, labels: Any = None) -> None:
-    """One legend for the whole figure, under it, in as many columns as names leave room for."""
+    """One legend under the whole figure, in as many columns as fit."""
     if handles is None:
         pairs: dict[str, Any] = {}
         for axes in figure.axes:
@@ -199,7 +199,7 @@ def save(figure: "Figure", path: Path | str) -> None:
     path = as_path(path, "path")
     check_drawable(path)
     ending = path.suffix.lower()
-    drawn = io.BytesIO()  # on a full disk matplotlib fails in words of its own
+    drawn = io.BytesIO()  # on a full disk matplotlib would raise its own errors
     figure.savefig(drawn, format=ending[1:], metadata=NO_DATES[ending])
     write_whole(path, drawn.getvalue())
 
@@ -213,9 +213,9 @@ def as_svg(figure: "Figure", *, title: str = "", prefix: str = "") -> str:
 
     Args:
         figure: of any function here.
-        title: what a screen reader says; the figure's own titles where left out.
-        prefix: of all ids, a letter first; made from the content where left out, so that only two
-            figures that are alike to the last byte need one each.
+        title: for screen readers; the figure's own titles where left out.
+        prefix: of all ids, a letter first; made from the content where left out, so that only
+            identical figures need one each.
 
     Raises:
         InputError: a prefix that is no id.
@@ -229,7 +229,7 @@ def as_svg(figure: "Figure", *, title: str = "", prefix: str = "") -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(\sid=")', rf"\g<1>{prefix}-", svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    svg = svg.replace("*{", f"#{prefix} *{{", 1)  # else it would style the whole page
+    svg = svg.replace("*{", f"#{prefix} *{{", 1)  # else it would apply to the whole page
     title = printable(title or _titles(figure))
     opening = f'<svg id="{prefix}" role="img" aria-label={quoteattr(title)}'
     head, rest = svg.removeprefix("<svg").split(">", 1)
@@ -341,7 +341,7 @@ def per_expert(values: Any, what: str, E: int) -> Numbers:
 
 
 def expert_axis(axes: "Axes", order: Any, by: str) -> None:
-    """Experts to the right: all their numbers where few, thinned beyond; ranks where sorted.
+    """An axis of experts: all their numbers where few, thinned beyond; ranks where sorted.
 
     Args:
         axes: whose places are 0 to E - 1.
@@ -366,14 +366,14 @@ Codes = NDArray[np.int64]
 
 
 class Category(NamedTuple):
-    """What a cell may be: its colour, and its name in the key."""
+    """A value of a cell: its colour, and its name in the key."""
 
     color: str
     name: str
 
 
 def blocks(members: Sequence[Tensor], rows: int, columns: int) -> Tensor:
-    """How many entries of each category lie in each cell, whole numbers (categories, r, c).
+    """The number of entries of each category in each cell, (categories, r, c).
 
     Args:
         members: of each category, boolean (R, C).
@@ -397,7 +397,7 @@ def draw_codes(
         axes: where.
         codes: (r, c), positions in `categories`.
         categories: what the codes mean.
-        reach: entries downwards and to the right that the cells stand for, the last ones in full.
+        reach: entries (rows, columns) that the cells stand for.
     """
     from matplotlib.colors import ListedColormap
 
@@ -407,7 +407,7 @@ def draw_codes(
         vmin=-0.5,
         vmax=len(categories) - 0.5,
         aspect="auto",
-        interpolation="none",  # cells stay cells in files that are scaled by their reader
+        interpolation="none",  # cells stay sharp when a viewer scales the file
         extent=(-0.5, reach[1] - 0.5, reach[0] - 0.5, -0.5),
     )
     for side in ("top", "right"):

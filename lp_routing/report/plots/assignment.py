@@ -1,4 +1,4 @@
-"""Figures over tokens: where a router and the optimum agree, and whose experts change later."""
+"""Figures over tokens: where a router and the optimum agree, and causality."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEITHER, BOTH, FIRST_ALONE, SECOND_ALONE = "#FFFFFF", "#B5D3E7", "#002B49", "#D55E00"
-"""Lightness falls from white over pale blue and vermilion to near black: apart in grey, too."""
+"""Lightness falls from white over pale blue and vermilion to near black: distinct in grey, too."""
 
 
 @house_style()
@@ -42,7 +42,7 @@ def assignment(
 ) -> "Figure":
     """Every pair: taken by both, by the optimum alone, by the router alone, or by neither.
 
-    Optima are not unique where scores tie: what differs is then no loss by itself.
+    Optima are not unique where scores tie: a difference is then not always a loss.
 
     Args:
         optimal: an `Assignment`, a `Solution`, or amounts (T, E); a pair with any amount is taken.
@@ -54,7 +54,7 @@ def assignment(
         Experts to the right, tokens downwards, in index order. Beyond 512 tokens, or 1,024
         experts, a cell stands for several pairs and shows the commonest of the pairs taken there
         (ties: the router alone, then the optimum alone, then both); the counts beside the names
-        are exact. Dark, middle, pale and white remain apart in grey print.
+        are exact. The four colours differ in grey print.
 
     Raises:
         InputError: several layers, NaN, negative amounts, or shapes that differ.
@@ -126,12 +126,12 @@ def _agreement_in_words(members: tuple[Tensor, ...], names: tuple[str, str]) -> 
 
 
 def _height(T: int) -> float:
-    """Inches: a line of text for a few tokens, a page's half for many."""
+    """Inches: the height of a text line for each token, up to half a page."""
     return min(6.0, max(2.6, 1.6 + 0.12 * T))
 
 
 NOT_YET, SAME, CHANGED = "#FFFFFF", "#CFE0EC", "#8A2F00"
-"""White, pale and dark: apart in grey, too."""
+"""White, pale and dark: distinct in grey, too."""
 
 
 @house_style()
@@ -144,8 +144,8 @@ def causality(changes: CausalityMap, *, name: str = "router", title: str = "") -
         title: what the figure is of.
 
     Returns:
-        Tokens to the right, growing sequence downwards: a row compares the routing before and
-        after some tokens came. Beyond 1,024 tokens, or 512 rows, a cell stands for several and is
+        Tokens to the right, growing sequence downwards: a row compares the routing of two
+        consecutive prefixes. Beyond 1,024 tokens, or 512 rows, a cell stands for several and is
         dark where any of them changed; the shares beside the names are exact.
 
     Raises:

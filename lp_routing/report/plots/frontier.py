@@ -1,4 +1,4 @@
-"""What a budget buys: the proved value of every budget, routers beside it, shadow prices below.
+"""Value over a budget: proved values with routers, and shadow prices below.
 
 Curves are checked first and thinned to what can be drawn.
 """
@@ -61,7 +61,7 @@ class RouterPoints(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name."""
 
     @property
     def budgets(self) -> Any:
@@ -69,7 +69,7 @@ class RouterPoints(Protocol):
 
     @property
     def values(self) -> Any:
-        """(P,), what it takes; of no meaning where a bound is broken."""
+        """(P,), of its choice; meaningless where a bound is broken."""
 
     @property
     def feasible(self) -> Any:
@@ -81,14 +81,14 @@ class Curve:
     """What is drawn of a curve.
 
     Attributes:
-        budgets: (P,), where something was solved; of an exact curve the breakpoints, or evenly
-            spaced ones where those are too many.
+        budgets: (P,), the solved ones; of an exact curve the breakpoints, or evenly spaced budgets
+            where those are too many.
         values: (P,), attained there.
         dense: (D,), budgets at which the bound is drawn.
         bounds: (D,), proved there.
         prices: (P,), a shadow price at each point; None where the steps say all, or for samples.
         joined: whether values between the budgets are attained, too (no samples).
-        exact: whether value and bound are one by construction.
+        exact: whether value and bound are equal by construction.
     """
 
     budgets: Numbers
@@ -226,7 +226,7 @@ def _flags(values: Any, what: str, length: int) -> NDArray[np.bool_]:
 
 
 def lost(router: RouterDrawn, curve: Curve) -> Numbers:
-    """What a router lacks to the proved bound, in per cent of it; NaN where that is 0."""
+    """A router's distance to the proved bound, in per cent of it; NaN where that is 0."""
     bounds = np.interp(router.budgets, curve.dense, curve.bounds)
     scale = np.where(bounds == 0, np.nan, np.abs(bounds))
     percent: Numbers = 100 * (bounds - router.values) / scale
@@ -244,7 +244,7 @@ AXES = {
     "experts kept": ("experts kept [experts]", "expert"),
     "layers": ("budget of all layers N [pairs]", "pair"),
 }
-"""What a budget may be -> its axis, and one unit of it in words."""
+"""Budget -> its axis label, and its unit in words."""
 
 FEW = 60
 """Most points that are marked: the marks of more would touch."""
@@ -259,7 +259,7 @@ def frontier(
     title: str = "",
     in_use: int | None = None,
 ) -> "Figure":
-    """The value of every budget; what routers make of it, and lose; the shadow prices.
+    """Value over a budget; the routers' values and losses; shadow prices.
 
     Args:
         curve: exact (`ExactCurve`), certified at some budgets (`CertifiedCurve`), or
@@ -349,7 +349,7 @@ def _bound(axes: "Axes", drawn: Curve) -> None:
 
 
 def _routers(axes: "Axes", below: "Axes", drawn: Curve, others: Sequence[RouterDrawn]) -> None:
-    """Each router's feasible points, and under them what they lack to the bound."""
+    """Each router's feasible points, and below, their distance to the bound."""
     for router, look in zip(others, looks(len(others)), strict=True):
         says = label(router.name)
         if router.broken:

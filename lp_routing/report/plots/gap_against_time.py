@@ -1,4 +1,4 @@
-"""Gap against time, one labelled point a router, the frontier; below, who breaks a bound."""
+"""Gap against time, one labelled point for each router; below, those that break a bound."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEAST_GAP = 1e-6
-"""Relative: smaller gaps are drawn at the foot of the logarithmic axis, which stands for this."""
+"""Relative: smaller gaps are drawn at the foot of the logarithmic axis, at this value."""
 
 BROAD = 10.0
 """Inches, the width of this figure: it leaves room for the names of some forty routers."""
@@ -74,7 +74,7 @@ def points(rows: Sequence[RouterResult]) -> list[Point]:
 
 
 def pareto_front(drawn: Sequence[Point]) -> list[Point]:
-    """The feasible points that no other one beats in time without a larger gap, fastest first."""
+    """The Pareto-optimal feasible points in time and gap, fastest first."""
     best: list[Point] = []
     for point in sorted(drawn, key=lambda point: (point.units, point.gap)):
         if point.feasible and (not best or point.gap < best[-1].gap):

@@ -1,4 +1,4 @@
-"""Figures over experts: how many tokens each gets, and what one more slot there would be worth."""
+"""Figures over experts: their loads, and their shadow prices."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILLS = ((ORANGE, "////"), (BLUE, ""), (GREEN, "...."), (PURPLE, "xxxx"), (SKY, "||||"), (GREY, ""))
-"""Colour and hatch of one load after the other: light and hatched before, dark and plain after."""
+"""Colour and hatch of each load in turn: light and hatched first, then dark and plain."""
 
 
 @house_style()
