@@ -1,5 +1,6 @@
 """Side rows, low <= sum(matrix * x) <= high: by hand, by every assignment, by law; and refusals."""
 
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -214,18 +215,73 @@ def test_no_price_bounds_from_below_what_is_feasible(case, data):
 
 
 def test_an_exact_bound_holds_where_prices_times_weights_round():
-    # one token, one pair: the bound at price p is max(0, s - 0.1 p) + p * limit, in fractions
-    from fractions import Fraction
-
-    for price in (1 / 3, 0.7, 1e-3, 12345.678):
-        problem = lpr.RoutingProblem([[2.0]], rows=[([[0.1]], -INF, 0.05)])
-        prices = lpr.Prices(rows=torch.tensor([price], dtype=torch.float64))
+    # one pair and one row that binds: worth limit * s / a, in fractions, at the price s / a
+    draw = np.random.default_rng(0)
+    for _ in range(100):
+        score, weight, limit = draw.uniform(0.1, 1, 3).tolist()
+        limit = min(limit, 0.9 * weight)
+        problem = lpr.RoutingProblem([[score]], rows=[([[weight]], -INF, limit)])
+        prices = lpr.Prices(rows=torch.tensor([score / weight], dtype=torch.float64))
+        truth = Fraction(limit) * Fraction(score) / Fraction(weight)
         bound = lpr.certify(problem, [[0]], prices, exact=True).bound
-        earned = max(Fraction(0), 2 - Fraction(0.1) * Fraction(price))
-        truth = earned + Fraction(price) * Fraction(0.05)
-        assert truth <= bound <= truth + Fraction(price) / 2**45
-        pair = pair_prices(problem, clipped(problem, prices))
-        assert float(pair.rounding(slice(0, 1))) > 0
+        assert truth <= bound <= truth * (1 + Fraction(1, 2**40))
+        assert float(pair_prices(problem, clipped(problem, prices)).rounding(slice(0, 1))) > 0
+
+
+def test_products_that_underflow_count_as_rounded():
+    tiny = 2.0**-600
+    problem = lpr.RoutingProblem([[1.0]], rows=[([[tiny]], -INF, 1)])
+    pair = pair_prices(problem, clipped(problem, lpr.Prices(rows=[tiny])))
+    assert not pair.of(slice(0, 1)).any()
+    assert float(pair.rounding(slice(0, 1))) > 0
+
+
+def test_without_a_lower_limit_a_price_of_zero_costs_nothing(monkeypatch):
+    def refuse(*given):
+        raise AssertionError("0 times -inf is NaN, and fractions were asked")
+
+    monkeypatch.setattr("lp_routing.certificate.certificate.exact_bound", refuse)
+    assert lpr.dual_bound(MEMORY, lpr.Prices()) == 24
+
+
+def test_a_sum_is_held_against_its_limit_as_precisely_as_it_can_be():
+    # a third and a seventh less ten 21sts, times 19 million: a rounding error, not 0
+    weights = [19e6 / 3, 19e6 / 7, -19e6 * 10 / 21]
+    assert sum(weights) != 0
+    problem = lpr.RoutingProblem([[1.0, 1.0, 1.0]], rows=[(weights, 0, 0)])
+    assert lpr.certify(problem, [[1, 1, 1]], lpr.Prices()).violations == ()
+    assert lpr.certify(problem, [[1, 1, 0]], lpr.Prices()).violation_count == 1
+    # a limit below 0 allows for as much as one above: 1e-5 of a million is a solver's tolerance
+    wanted = lpr.RoutingProblem([[1.0]], rows=[([[-1e6]], -INF, -1e6)])
+    nearly = lpr.Assignment(torch.tensor([[1 - 1e-11]], dtype=torch.float64))
+    certificate = lpr.certify(wanted, nearly, lpr.Prices())
+    assert certificate.violation == pytest.approx(1e-5, rel=1e-3)
+    assert certificate.keeps_bounds(1e-9)
+    assert not certificate.keeps_bounds(1e-12)
+
+
+def test_where_every_pair_is_forbidden_a_row_may_still_ask_for_something():
+    for row in (([[1.0]], 1, INF), ([[1.0]], -INF, -1)):
+        problem = lpr.RoutingProblem([[-INF]], rows=[row])
+        assert lpr.solve(problem).status is lpr.Status.INFEASIBLE
+    assert lpr.solve(lpr.RoutingProblem([[-INF]], rows=[([[1.0]], 0, 1)])).value == 0
+
+
+def test_tokens_that_differ_in_weights_alone_are_not_taken_for_each_other():
+    # only token 0 weighs anything, 5, and 6 are wanted
+    heavy = [[5.0], [0.0], [0.0]]
+    problem = lpr.RoutingProblem(torch.ones(3, 2), tokens=at_most(1), rows={"w": (heavy, 6, INF)})
+    solution = lpr.solve(problem)
+    assert solution.status is lpr.Status.INFEASIBLE
+    assert "row w needs" in solution.explanation
+
+
+def test_fractional_bounds_are_rounded_for_whole_amounts_but_limits_of_rows_are_not():
+    rows = {"m": ([2.5, 1], 2.5, 2.5)}
+    problem = lpr.RoutingProblem(SCORES, total=at_most(1.5), rows=rows)
+    assert problem.with_whole_bounds().family("total").upper.tolist() == [1]
+    assert problem.with_whole_bounds().family("row").lower.tolist() == [2.5]
+    assert lpr.solve(problem, integral=True).value == 9
 
 
 def test_on_whole_weights_nothing_is_rounded():
