@@ -1,6 +1,6 @@
-"""What a router returned, in any of the forms that are accepted, read as amounts per pair.
+"""A router's output, in any accepted form, read as amounts per pair.
 
-Forms are named by their axes: "TE" a map or weights per pair, "TK" the experts of each token, "EC"
+Forms are named by their axes: "TE" a mask or weights per pair, "TK" the experts of each token, "EC"
 the tokens of each expert, "TEC" a dispatch tensor with one entry for each slot of an expert.
 """
 
@@ -26,7 +26,7 @@ LAYOUTS = ("TE", "TK", "EC", "TEC")
 
 
 class NoRouterOutput(InputError):
-    """A router gave no usable output: what it raised or returned, or that it did not return."""
+    """A router gave no usable output: it raised, returned something else, or did not return."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class RouterOutput:
     Attributes:
         amounts: of the shape of the logits, on their device.
         layout: the form it came in, one of `LAYOUTS`.
-        note: what was taken for what, where it could be meant otherwise; "" elsewhere.
+        note: how the output was read, where it is ambiguous; "" elsewhere.
     """
 
     amounts: Tensor
@@ -45,7 +45,7 @@ class RouterOutput:
 
 
 def as_choice_mask(answer: Any, logits: Tensor) -> Tensor:
-    """A router's answer as a map of booleans, of the shape of the logits and on their device.
+    """A router's answer as a boolean mask of the shape of the logits, on their device.
 
     Args:
         answer: what `read_output` reads, without fractional amounts.
@@ -79,18 +79,18 @@ def choices(amounts: Tensor) -> Tensor:
 
 
 def as_amounts(answer: Any, logits: Tensor) -> Tensor:
-    """The amounts of `read_output`, which has arguments and errors."""
+    """The amounts of `read_output`, with its arguments and errors."""
     return read_output(answer, logits).amounts
 
 
 def assignment_from(answer: Any, logits: Tensor, layout: str) -> Assignment:
-    """A router's answer in a form that is said, where its shape leaves that open.
+    """A router's answer in a given form, where its shape is ambiguous.
 
     Args:
         answer: an array in that form.
         logits: (..., T, E), what the router was given.
         layout: "TE" amounts of the shape of the logits, taken as they are, fractions too; "TK"
-            expert indices (..., T, k); "EC" token indices (..., E, C); in both -1 is nothing;
+            expert indices (..., T, k); "EC" token indices (..., E, C); in both -1 means no entry;
             "TEC" a dispatch tensor (..., T, E, C).
 
     Returns:
@@ -170,7 +170,7 @@ def _tells(entry: Any) -> bool:
 
 
 def _the_one(answers: Any, logits: Tensor) -> Any:
-    """The one entry of a tuple that says who goes where."""
+    """The one entry of a tuple that holds the assignment."""
     *lead, T, E = logits.shape
     shape, of_tokens, of_experts = (*lead, T, E), (*lead, T), (*lead, E)
     arrays = [a for a in answers if isinstance(a, Tensor | np.ndarray)]
@@ -206,7 +206,7 @@ def _kind(array: Tensor | np.ndarray[Any, Any]) -> str:
 
 
 def forms_of(values: Tensor, logits: Tensor, layout: str = "") -> list[str]:
-    """The forms that an array can have: the one that is said, or all that its shape allows.
+    """The forms that an array can have: the given one, or all that its shape allows.
 
     "ETC" stands for a dispatch tensor with its first axes swapped, which is not read.
     """
@@ -251,10 +251,10 @@ def _say_which(values: Tensor, fits: list[str], T: int, said: str) -> str:
 
 
 def weights_as_choices(values: Tensor, logits: Tensor) -> tuple[Tensor, str]:
-    """Arrays (..., T, E) without fractions as they are; fractions as choices, with a note.
+    """Arrays (..., T, E) without fractions unchanged; fractions as choices, with a note.
 
-    Fractions are weights where most rows leave some allowed pair at 0; a softmax over the allowed
-    experts leaves none.
+    Fractions are combine weights where most rows have some allowed pair at 0; a softmax over the
+    allowed experts has none.
 
     Raises:
         NoRouterOutput: other fractions, or some beside negative numbers.
@@ -301,17 +301,17 @@ def _fractions(values: Tensor) -> Tensor:
 
 
 def _of_tokens(experts: Tensor, logits: Tensor) -> tuple[Tensor, str]:
-    """Expert indices (..., T, k) as a map."""
+    """Expert indices (..., T, k) as a mask."""
     return _named(experts.long(), logits.shape[-1], "expert", "token"), ""
 
 
 def _of_experts(tokens: Tensor, logits: Tensor) -> tuple[Tensor, str]:
-    """Token indices (..., E, C) as a map."""
+    """Token indices (..., E, C) as a mask."""
     return _named(tokens.long(), logits.shape[-2], "token", "expert").mT, ""
 
 
 def _named(indices: Tensor, count: int, one: str, row: str) -> Tensor:
-    """Indices (..., R, k) of what is named, `count` of them, as a map (..., R, count)."""
+    """Indices (..., R, k) below `count` as a mask (..., R, count)."""
     bad = (indices < -1) | (indices >= count)
     if bool(bad.any()):
         where = [int(i) for i in bad.nonzero()[0]]
@@ -326,7 +326,7 @@ def _named(indices: Tensor, count: int, one: str, row: str) -> Tensor:
 
 
 def _dispatched(values: Tensor, _: Tensor) -> tuple[Tensor, str]:
-    """A dispatch tensor (..., T, E, C) as a map: a pair is taken where one of its slots is."""
+    """A dispatch tensor (..., T, E, C) as a mask: a pair is taken where one of its slots is."""
     if not bool((values >= 0).all()):
         raise NoRouterOutput("its dispatch tensor holds NaN or numbers below 0; expected 0 or more")
     slots = values > 0

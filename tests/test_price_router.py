@@ -28,11 +28,11 @@ def wanted(scores, prices, k):
     return demand(scores[None], prices[None], k)
 
 
-def stepped(scores, seats):
+def stepped(scores, slots):
     """Prices (E,) after one whole Newton step from none, each token taking one expert."""
     prices = torch.zeros(scores.shape[1])
     now = wanted(scores, prices, 1)
-    excess = now.load(len(prices)) - seats
+    excess = now.load(len(prices)) - slots
     moving = (excess > 0).float()
     return newton(now, prices[None], excess * moving, moving, torch.ones(1))[0]
 
@@ -189,12 +189,12 @@ def test_a_newton_step_raises_the_price_of_a_full_expert_and_leaves_a_free_one_a
     scores = torch.tensor([[1.0, 0.9], [1.0, 0.8], [1.0, 0.7], [1.0, 0.6]])
     after = stepped(scores, 2.0)
     # Two tokens too many. The nearest quarter lies within 0.1, so all four lie within 0.4, the
-    # window; four springs and one to the ground: 2 / 5 of it, times 1.4.
+    # window; four tokens couple the prices, and 1 is added to the diagonal: 2 / 5 of it, times 1.4.
     assert after.tolist() == [pytest.approx(0.4 * 0.4 * 1.4), 0.0]
 
 
-def test_tokens_near_an_empty_slot_are_springs_to_the_ground():
-    # One place, nothing else allowed: only the ground holds the price.
+def test_tokens_near_an_empty_slot_add_to_the_diagonal():
+    # One slot, no other expert allowed: only the diagonal holds the price.
     scores = torch.tensor([[0.1, NEVER], [0.2, NEVER], [0.3, NEVER], [0.4, NEVER]])
     after = stepped(scores, 1.0)
     assert after.tolist() == [pytest.approx(0.4 * 3 / 5 * 1.4), 0.0]
@@ -205,32 +205,32 @@ def test_tokens_near_an_empty_slot_are_springs_to_the_ground():
 def test_the_dual_is_the_certified_bound_and_no_step_raises_it(seed):
     make = torch.Generator().manual_seed(seed)
     scores, prices = torch.randn(20, 5, generator=make).double(), torch.rand(1, 5, generator=make)
-    prices, seats, tokens = prices.double(), torch.full((1, 5), 6.0).double(), scores[None]
+    prices, slots, tokens = prices.double(), torch.full((1, 5), 6.0).double(), scores[None]
     problem = lpr.problems.capacity(scores, 2, 6)
-    before = float(demand(tokens, prices, 2).dual(prices, seats))
+    before = float(demand(tokens, prices, 2).dual(prices, slots))
     assert before == pytest.approx(lpr.dual_bound(problem, lpr.Prices(prices[0])))
-    now, after = ascend(tokens, prices, seats, 2, 4)
-    assert float(now.dual(after, seats)) <= before
+    now, after = ascend(tokens, prices, slots, 2, 4)
+    assert float(now.dual(after, slots)) <= before
     assert torch.equal(now.value, demand(tokens, after, 2).value)
 
 
 def test_prices_stay_within_their_reach_and_stop_when_enough_is_done():
     scores = torch.rand(1, 64, 4, generator=torch.Generator().manual_seed(0))
     scores[..., 0] += 0.5
-    nothing, seats = torch.zeros(1, 4), torch.full((1, 4), 16.0)
-    _, near = ascend(scores, nothing, seats, 1, 5, reach=torch.full((1, 1), 0.125))
+    nothing, slots = torch.zeros(1, 4), torch.full((1, 4), 16.0)
+    _, near = ascend(scores, nothing, slots, 1, 5, reach=torch.full((1, 1), 0.125))
     assert near.max() == 0.125
-    _, far = ascend(scores, nothing, seats, 1, 5)
+    _, far = ascend(scores, nothing, slots, 1, 5)
     assert far.max() > 0.125
-    _, idle = ascend(scores, nothing, seats, 1, 5, enough=64.0)
+    _, idle = ascend(scores, nothing, slots, 1, 5, enough=64.0)
     assert torch.equal(idle, nothing)
 
 
 def test_prices_after_some_steps_prove_a_bound_near_the_optimum():
     scores = torch.rand(512, 8, generator=torch.Generator().manual_seed(0)) ** 2
     scores[:, 0] += 0.5
-    seats = torch.full((1, 8), 150.0)
-    _, prices = ascend(scores[None], torch.zeros(1, 8), seats, 2, 8)
+    slots = torch.full((1, 8), 150.0)
+    _, prices = ascend(scores[None], torch.zeros(1, 8), slots, 2, 8)
     problem = lpr.problems.capacity(scores, 2, 150)
     best = float(lpr.solve(problem, lpr.MinCostFlow()).value)
     assert lpr.dual_bound(problem, lpr.Prices(prices[0])) <= best * (1 + 1e-4)
@@ -546,7 +546,7 @@ def popular(seed):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_an_expert_that_all_want_is_neither_deserted_nor_crowded(seed):
+def test_an_expert_that_all_want_is_neither_emptied_nor_crowded(seed):
     logits, k, capacity = popular(seed)
     scores = lpr.scores.softmax(logits)
     solution = lpr.solve(lpr.problems.capacity(scores.double(), k, capacity), lpr.MinCostFlow())

@@ -1,27 +1,28 @@
-"""BASE's balanced assignment by auction: tokens bid for places, prices rise until all have theirs.
+"""BASE's balanced assignment by auction: tokens bid for places, and prices rise until all are sold.
 
-Every token that misses experts bids for the best ones it does not hold, each bid up to where the
-token would as soon take its next best expert, plus epsilon. An expert keeps the highest bids it has
+Every token that holds fewer than k experts bids for the best ones it does not hold; each bid makes
+the token indifferent to its next best expert, plus epsilon. An expert keeps the highest bids it has
 room for. (Forward auction, Jacobi form: Bertsekas 1988; places of one expert as similar objects:
-Bertsekas and Castanon 1989. That a token takes several experts, none twice, is worked out here.)
+Bertsekas and Castanon 1989. The extension to several different experts per token is this
+library's.)
 
 **Places that stay empty.** Where experts have more places than tokens take, rows of zeros take the
-rest, each at most one place of an expert. So every place is sold in the end, loads stay at their
-lower bound, and prices may start anywhere, which scaling epsilon needs.
+rest, each at most one place of an expert. So every place is sold in the end, loads respect their
+lower bounds, and prices may start anywhere, as epsilon scaling needs.
 
-**The bound.** Throughout, what a token holds is worth, at what it paid, at least what it would get
-by the first expert beyond those it still misses, less epsilon (epsilon-complementary slackness). At
-the end nothing is missing, and each of the E U places (U, the upper bound on the loads) is within
-epsilon of its owner's best response. By weak duality the value is at least the bound that the
-prices prove, less E U epsilon; where E divides T k, E U = T k. On scores that are multiples of a
-number above E U epsilon the assignment is therefore optimal.
+**The bound.** Throughout, each expert that a token holds earns it, at the price it paid, at least
+as much as the best expert it neither holds nor still needs, less epsilon (epsilon-complementary
+slackness). At the end all demands are met, and each of the E U places (U, the upper bound on the
+loads) is within epsilon of its owner's best response. By weak duality the value is at least the
+bound that the prices prove, less E U epsilon; where E divides T k, E U = T k. On scores that are
+multiples of a number above E U epsilon the assignment is therefore optimal.
 
 **It ends.** Let R be the largest difference between scores of one token. When an expert receives a
 bid, its price is at most E (R + epsilon) above the highest price that the round of epsilon began
 with. Otherwise there is a gap of more than R + epsilon below it among the prices, and the experts
-above the gap are full. A row that holds some of those holds, or still misses, every expert below
-the gap that it may take: it needs as many of the upper ones in any assignment, and the bidder needs
-one more. Then no assignment exists, which `auction` checks first. A price rises by epsilon at least
+above the gap are full. A row that holds some of those holds or still needs every expert below the
+gap that it may take: it needs as many of the upper ones in any assignment, and the bidder needs one
+more. Then no assignment exists, which `auction` checks first. A price rises by epsilon at least
 with every U rounds in which its expert is bid for, which limits the rounds.
 """
 
@@ -49,7 +50,7 @@ from lp_routing.validation import as_int, as_scores
 
 NEVER = float("-inf")
 USUAL = 2.0**-11
-"""Epsilon where none is given, in units of at most twice the largest difference R of scores.
+"""Default epsilon, in units of at most twice the largest difference R of scores.
 
 Smaller means more rounds and a smaller gap. On four layers of the sample (1,024 tokens, k = 2,
 `python -m benchmarks.router_constants`): 407 rounds and a mean gap of 3.4e-6; half of it 461 and
@@ -71,12 +72,12 @@ are treated as equal."""
 
 @dataclass(frozen=True, eq=False)
 class Auctioned:
-    """What an auction gives.
+    """Result of an auction.
 
     Attributes:
         chosen: boolean (T, E), k experts for each token.
         prices: of the experts, for `lp_routing.certify` with the problem of the same bounds.
-        epsilon: the last one; the certified gap is at most E U epsilon, but for rounding.
+        epsilon: the last one; the certified gap is at most E U epsilon, up to rounding.
         rounds: rounds of bidding, over all values of epsilon.
     """
 
@@ -96,7 +97,7 @@ def auction(
         k: experts per token.
         capacity: most tokens an expert takes; left out, loads are between the floor and the
             ceiling of T k / E.
-        epsilon: by how much bids go beyond what is just worth it, in units of score; left out,
+        epsilon: by how much bids exceed the indifference price, in units of score; left out,
             between 1/1024 and 1/2048 of the largest difference between scores of one token.
 
     Raises:
@@ -109,7 +110,7 @@ def auction(
     loads = loads_of(T, E, k, None if capacity is None else as_int(capacity, "capacity", 0))
     problem = balanced_problem(scores, k, loads)
     if bool((problem.allowed_per_token < E).any()):
-        placed(problem, scores.new_zeros(E))  # says why there is no assignment, if there is none
+        placed(problem, scores.new_zeros(E))  # raises with the reason where there is no assignment
     below_best, unit = _in_units(scores)
     last = USUAL if epsilon is None else min(positive(epsilon, "epsilon") / unit, 1.0)
     if last < FINEST:
@@ -137,8 +138,8 @@ class Auction(WeightedRule, Router):
     divide T, and stops its auction early. Not causal. A token whose pairs are all forbidden is
     padding and takes no place.
     Cost: a sort over the experts for the bidding tokens and a `topk` over the tokens each round;
-    the rounds depend on the scores, some hundreds where experts are sought after unequally. Batches
-    of the leading dimensions are sold one after another.
+    the rounds depend on the scores, some hundreds where demand for experts is unequal. Batches of
+    the leading dimensions are run one after another.
 
     Attributes:
         k: experts per token.
@@ -179,10 +180,10 @@ class Auction(WeightedRule, Router):
 
 
 def _in_units(scores: Tensor) -> tuple[Tensor, float]:
-    """By how much each score is below the best of its token, float64 (T, E), and the unit.
+    """Each score minus the best of its token, in units, float64 (T, E), and the unit.
 
-    The unit is a power of two, so that nothing is rounded but the differences themselves; it is
-    more than the largest difference and at most twice as much.
+    The unit is a power of two, so that only the differences are rounded; it is above the largest
+    difference and at most twice as much.
     """
     allowed = scores > NEVER
     first = _power(float(scores.double().masked_fill(~allowed, 0).abs().max()))
@@ -199,8 +200,8 @@ def _power(size: float) -> int:
 def _with_empty_places(scores: Tensor, k: int, loads: Loads) -> tuple[Tensor, Tensor]:
     """Rows of zeros added for places that stay empty: scores (n, E), int64 (n,) what rows take.
 
-    There are U - L of them, so that no expert leaves more places empty, and they share the places
-    as equally as possible, so that every distribution of empty places is open (Gale and Ryser).
+    There are U - L of them, so that no expert has more empty places, and they share the places as
+    equally as possible, so that every distribution of empty places is possible (Gale and Ryser).
     """
     T, E = scores.shape
     copies = loads.most - loads.least
@@ -212,10 +213,11 @@ def _with_empty_places(scores: Tensor, k: int, loads: Loads) -> tuple[Tensor, Te
 
 
 def _level(prices: Tensor, loads: Loads, pairs: int) -> Tensor:
-    """What all prices may be lowered by, so that experts that could take more pay nothing.
+    """The amount by which all prices are lowered, so that experts with empty places have price 0.
 
-    The rows of zeros buy the cheapest places; the last of these is the level. The bound of the
-    problem at the lowered prices is that of the auction, with its rows of zeros, at these prices.
+    The rows of zeros buy the cheapest places; the price of the last one is the level. The bound of
+    the problem at the lowered prices is that of the auction, with its rows of zeros, at these
+    prices.
     """
     copies = loads.most - loads.least
     spare = len(prices) * loads.most - pairs
@@ -247,7 +249,7 @@ def _sell(
         room: places of each expert.
         prices: float64 (E,) to start from.
         epsilon: in the unit of `worth`.
-        most_rounds: what is proved in the module's text, if left out.
+        most_rounds: the proved limit of the module's docstring, if left out.
     """
     E = worth.shape[1]
     prices = prices - prices.min()
@@ -271,10 +273,10 @@ def _sell(
 
 
 def _bids(worth: Tensor, held: Tensor, missing: Tensor, prices: Tensor, epsilon: float) -> Tensor:
-    """What some rows offer for the best experts they miss, (m, E); -inf where they do not bid.
+    """The bids of some rows for the best experts they still need, (m, E); -inf for no bid.
 
-    A row with no other expert to turn to bids as if the next best were worth 1 less: any bid
-    keeps complementary slackness then.
+    A row without an alternative expert bids as if the next best were worth 1 less: complementary
+    slackness holds for any bid then.
     """
     earned = (worth - prices).masked_fill_(held, NEVER)
     ordered = earned.sort(dim=1, descending=True, stable=True)

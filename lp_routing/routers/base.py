@@ -1,7 +1,7 @@
-"""What a router is: scores from logits, a selection from scores, an `Assignment` for the layer.
+"""The base classes of routers: scores from logits, a selection from scores, an `Assignment`.
 
-Also what rules that carry prices share: the check of their state, and the interval of prices at
-which a given number of entries is taken.
+Also shared by stateful rules: the check of their state, and the interval of prices at which a given
+number of entries is taken.
 """
 
 from abc import ABC, abstractmethod
@@ -21,10 +21,10 @@ State = TypeVar("State")
 
 
 class Rule(ABC):
-    """What every router has in common: what it compares, how it weighs, and where it comes from.
+    """What all routers have in common: scores, combine weights, source and cost.
 
     Attributes:
-        source: paper and equation, or the file of someone's code.
+        source: paper and equation, or file of the released code.
         cost: what one call takes, in `topk` and passes over the scores.
     """
 
@@ -39,16 +39,16 @@ class Rule(ABC):
     @property
     @abstractmethod
     def causal(self) -> bool:
-        """Whether the experts of a token depend on no later token."""
+        """Whether the experts of a token do not depend on later tokens."""
 
     @property
     def ties(self) -> str:
-        """What decides between equal scores: "index", the lower one; "any", no rule of index."""
+        """The tie rule: "index", the lower index; "any", not determined by index."""
         return "index"
 
     @abstractmethod
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What the rule compares, (..., T, E); -inf for forbidden pairs and padding."""
+        """The scores that the rule compares, (..., T, E); -inf for forbidden pairs and padding."""
 
     def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
         """Combine weights (..., T, E): the scores of the chosen pairs, 0 elsewhere."""
@@ -65,12 +65,11 @@ class Rule(ABC):
 class Router(Rule):
     """A routing rule in torch, on any device, over any leading dimensions.
 
-    `select` alone is the rule; it takes any scores, so a rule can be judged on scores other than
-    its own. Ties go to the lower index: the lower expert within a token, the lower token within
-    an expert, the lower token and then the lower expert within a pool. What ties is what is
-    compared: by "softmax" and the other scores equal logits do. Rules that settle a whole
-    assignment at once say `ties = "any"`: they take one of the best where several tie, the same
-    for the same input, but by no rule of index.
+    `select` is the rule itself; it takes any scores, so a rule can be run on scores other than its
+    own. Ties go to the lower index: the lower expert within a token, the lower token within an
+    expert, the lower token and then the lower expert within a pool. Ties are between scores: equal
+    logits have equal scores with every score function. Rules that choose a whole assignment at once
+    have `ties = "any"`: among tied optima they take one, the same for the same input, not by index.
     """
 
     @abstractmethod
@@ -94,11 +93,11 @@ class Router(Rule):
 
 
 class StatefulRouter(Rule, Generic[State]):
-    """A rule that carries something from batch to batch: a bias, a threshold, prices.
+    """A rule with a state that is passed from batch to batch: biases, a threshold, prices.
 
-    The state is a small value that the caller holds: `assignment, state = router(logits, state)`.
-    Without one the rule starts cold. Nothing is remembered inside, so that a state can be kept
-    back (at inference), sent elsewhere, or looked at.
+    The caller holds the state: `assignment, state = router(logits, state)`. Without one the rule
+    starts cold. The router itself stores nothing, so a state can be frozen (at inference), moved or
+    inspected.
     """
 
     @abstractmethod
@@ -112,15 +111,15 @@ class StatefulRouter(Rule, Generic[State]):
     def __call__(
         self, logits: Tensor, state: State | None = None, *, mask: Tensor | None = None
     ) -> tuple[Assignment, State]:
-        """Route a batch and give back the state for the next one.
+        """Route a batch and return the state for the next one.
 
         Args:
             logits: (..., T, E) floating point, -inf for forbidden pairs.
-            state: what the call before gave back; None starts cold.
+            state: as returned by the previous call; None starts cold.
             mask: boolean (..., T), True for real tokens.
 
         Raises:
-            InputError: as `Router`; a state of other experts or another kind.
+            InputError: as `Router`; a state of another shape or kind.
         """
         scores = self._scored(logits, mask)
         plain = scores.detach()
@@ -130,7 +129,7 @@ class StatefulRouter(Rule, Generic[State]):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScoredRule(Rule):
-    """A rule that compares what a score function makes of the logits.
+    """A rule that compares the scores of a score function.
 
     Attributes:
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
@@ -148,7 +147,7 @@ class ScoredRule(Rule):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WeightedRule(ScoredRule):
-    """A `ScoredRule` whose weights may be divided by their sum, token by token.
+    """A `ScoredRule` whose combine weights may be normalised token by token.
 
     Attributes:
         normalise: None, or "kept" or "all": divide the weights of a token by the sum of its kept
@@ -181,7 +180,7 @@ def kept_scores(scores: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _check_result(scores: Tensor, logits: Tensor) -> None:
-    """What a score function gave back is checked like what a user gives."""
+    """Check the output of a score function like user input."""
     if not isinstance(scores, Tensor):
         raise InputError(
             f"the score function returned {type(scores).__name__}; it must return a tensor."
@@ -214,7 +213,7 @@ INF = float("inf")
 
 
 def check_state(state: object, shape: tuple[int, ...], what: str) -> Tensor:
-    """The state as it is, if it is a finite floating-point tensor of that shape.
+    """The state, if it is a finite floating-point tensor of that shape.
 
     Raises:
         InputError: a state of other experts, other leading dimensions or another kind.
@@ -242,7 +241,7 @@ def cold_prices(scores: Tensor) -> Tensor:
 
 
 def neighbours_of_rank(ordered: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """The (count + 1)-th and the count-th entry of lines in descending order.
+    """The (count + 1)-th and the count-th entry of each descending line.
 
     Args:
         ordered: (..., n).

@@ -1,7 +1,7 @@
-"""Expert capacity: the formulas in use, and what is dropped when more tokens come than fit.
+"""Expert capacity: the formulas in use, and which tokens are dropped above capacity.
 
-Two projects that say "capacity factor 1.25" often mean different numbers: the token count is
-rounded before or after multiplying, up, down or half to even, with K inside or outside.
+The same "capacity factor 1.25" means different numbers in different projects: rounding before or
+after multiplying, up, down or half to even, with or without K.
 """
 
 import math
@@ -18,7 +18,7 @@ from lp_routing.routers.selection import largest, ranks
 from lp_routing.validation import as_int
 
 MOST_TOKENS = 2**53
-"""Largest number of slots in all that float64 counts exactly."""
+"""Largest total number of slots: float64 counts exactly up to here."""
 Formula = Callable[[int, int, int, float], int]
 
 CAPACITY_FORMULAS: dict[str, Formula] = {
@@ -46,7 +46,7 @@ class CapacityFactor:
     """A capacity relative to an equal share.
 
     Attributes:
-        factor: 1.0 is just enough where all experts are equally liked.
+        factor: 1.0 is just enough where loads are equal.
         formula: one of `CAPACITY_FORMULAS`.
         minimum: never less than this many tokens (4 in Switch, 8 in DeepSpeed's layer).
         alignment: rounded up to a multiple of this (4 in V-MoE).
@@ -119,8 +119,8 @@ def keep_first_tokens(chosen: Tensor, capacity: int) -> Tensor:
 def keep_first_choices(scores: Tensor, chosen: Tensor, capacity: int, k: int) -> Tensor:
     """First choices before second choices, each in token order (rank-major; GShard, Switch).
 
-    An overflowing first choice takes no place from a second choice of the same expert: the expert
-    is full by then anyway.
+    A dropped first choice takes no slot from a second choice of the same expert, which is full by
+    then.
     """
     rank = ranks(scores.masked_fill(~chosen, float("-inf")))
     kept = chosen.new_zeros(chosen.shape)

@@ -1,7 +1,7 @@
-"""The registry of routers: every one by name, built for a batch.
+"""The registry of routers, by name.
 
-`@register` on the class of a router is all that puts it into the catalogue (what the command line
-and comparisons offer by name), into the documentation and under the tests that all routers pass.
+`@register` on a router's class adds it to the catalogue (the names that the command line and
+comparisons accept), to the documentation and to the tests of all routers.
 """
 
 import math
@@ -17,7 +17,7 @@ Kind = TypeVar("Kind", bound=type[Rule])
 
 
 class Shape(NamedTuple):
-    """What a router is built for.
+    """The sizes for which a router is built.
 
     Attributes:
         k: experts per token.
@@ -43,7 +43,7 @@ class Shape(NamedTuple):
 
     @property
     def groups(self) -> int:
-        """Equal groups of experts, eight where E allows it."""
+        """Number of equal groups of experts: the largest common divisor of E and 8."""
         return math.gcd(self.E, 8)
 
 
@@ -55,8 +55,8 @@ class Entry(NamedTuple):
 
     Attributes:
         kind: the class.
-        family: heading of the documentation under which it stands.
-        rows: its names in the catalogue, and what builds a router for a `Shape` by each.
+        family: its heading in the documentation.
+        rows: name in the catalogue -> function that builds the router for a `Shape`.
     """
 
     kind: type[Rule]
@@ -65,17 +65,17 @@ class Entry(NamedTuple):
 
 
 REGISTERED: list[Entry] = []
-"""All routers of the package, in the order in which `lp_routing.routers` imports their files."""
+"""All routers of the package, in import order."""
 
 CATALOGUE: dict[str, Build] = {}
 """Name -> router for a `Shape`: the rows of all that is registered."""
 
 
 def register(family: str, rows: Mapping[str, Build]) -> Callable[[Kind], Kind]:
-    """Register the class below under the names of its rows; see `Entry`.
+    """Decorator: register a router class under the names of its rows; see `Entry`.
 
-    A class without rows is documented and tested but has no name: `ZeroComputation`, as which
-    experts are free is a property of the model.
+    A class without rows is documented and tested but has no name, such as `ZeroComputation`, as the
+    number of free experts is a property of the model.
 
     Raises:
         InputError: a name that is taken.
@@ -101,7 +101,7 @@ def router(name: str, shape: Shape, *, seed: int = 0) -> AnyRouter:
         seed: of a router that draws at random; others have none.
 
     Raises:
-        InputError: an unknown name, with those that there are; a shape that no logits have.
+        InputError: an unknown name, with those that there are; an impossible shape.
 
     Example:
         >>> shape = lpr.routers.Shape(k=1, capacity=2, T=4, E=3)

@@ -1,11 +1,11 @@
-"""Prices by a few Newton steps on the dual, on the device: what tokens take, and what to charge.
+"""Prices by a few damped Newton steps on the dual, on the device of the scores.
 
 The slope of the dual in the price of an expert is its capacity minus its load. Its curvature comes
-from the tokens that are nearly indifferent: between their last expert and the next one, which
-couples the two prices, or between an expert and nothing, which holds one price. Counted within a
-window of margins they make a graph Laplacian, the Jacobian of the loads in the prices.
+from tokens that are nearly indifferent: between their last expert and the next one, which couples
+two prices, or between an expert and no expert, which involves one. Counted within a window of
+margins they give a graph Laplacian, an estimate of the Jacobian of the loads in the prices.
 
-A Newton step corrects all prices at once, but goes too far where many tokens are alike: a step that
+A Newton step corrects all prices at once, but overshoots where many tokens are similar: a step that
 does not lower the dual is undone, and the next one uses a narrower window.
 """
 
@@ -29,7 +29,7 @@ Fewer make the estimate noisier, more include tokens further from the price. Hal
 WIDTH = 2.0
 """The same in multiples of the tokens that have to move. Half and twice: 4.0e-4 and 3.8e-4."""
 GAIN = 1.4
-"""Factor on a Newton step: 2 would be a whole one, as a window sees one side of each price alone.
+"""Factor on a Newton step; 2 is a full step, as a window covers only one side of each price.
 
 Smaller converges more slowly (half: 5.3e-4), larger overshoots (twice: 1.6e-3, and twice the time).
 """
@@ -50,7 +50,7 @@ first width.
 
 
 class Demand(NamedTuple):
-    """What tokens want most at given prices, best first: k + 1 experts each.
+    """Each token's k + 1 best experts at given prices, best first.
 
     Attributes:
         value: (k + 1, B, n), score minus price; a token takes the first k as far as they are
@@ -63,41 +63,41 @@ class Demand(NamedTuple):
 
     @property
     def between(self) -> Tensor:
-        """(B, n), what the k-th earns above the next one; inf where the next earns nothing."""
+        """(B, n), the k-th expert's earnings minus the next one's; inf if that earns nothing."""
         last, following = self.value[-2], self.value[-1]
         return (last - following).masked_fill(following <= 0, INF)
 
     @property
     def margin(self) -> Tensor:
-        """(B, n), by how much prices must differ for another choice; inf if nothing does it."""
+        """(B, n), the change of prices that changes the choice; inf where none does."""
         return torch.minimum(self.value[:-1].abs().amin(0), self.between)
 
     def load(self, E: int) -> Tensor:
         """Tokens at each expert, (B, E)."""
         return _count(self.expert[:-1], self.value[:-1] > 0, E).to(self.value.dtype)
 
-    def dual(self, prices: Tensor, seats: Tensor) -> Tensor:
-        """(B,), a bound on what these tokens can earn with these seats (B, E)."""
-        return self.value[:-1].clamp(min=0).sum((0, 2)) + (seats * prices).sum(1)
+    def dual(self, prices: Tensor, slots: Tensor) -> Tensor:
+        """(B,), the dual value of these tokens with these slots (B, E)."""
+        return self.value[:-1].clamp(min=0).sum((0, 2)) + (slots * prices).sum(1)
 
     def taken(self, E: int) -> Tensor:
-        """The same as boolean (B, n, E)."""
+        """The chosen pairs, boolean (B, n, E)."""
         _, B, n = self.value.shape
         place = self.expert.masked_fill(self.value <= 0, E)[:-1].permute(1, 2, 0)
         x = torch.zeros((B, n, E + 1), dtype=torch.bool, device=place.device)
         return x.scatter_(2, place, True)[..., :E].contiguous()
 
     def of(self, tokens: Tensor) -> "Demand":
-        """What some tokens, int64 (B, m), want."""
+        """The demand of some tokens, int64 (B, m)."""
         some = tokens.expand(len(self.value), -1, -1)
         return Demand(self.value.gather(2, some), self.expert.gather(2, some))
 
 
 def demand(scores: Tensor, prices: Tensor, k: int) -> Demand:
-    """What tokens want: k + 1 maxima of score minus price, ties to the lower expert.
+    """The k + 1 largest of score minus price for each token, ties to the lower expert.
 
     Args:
-        scores: (B, n, E), above what an empty slot is worth.
+        scores: (B, n, E), minus the value of an empty slot.
         prices: (B, E).
         k: slots of a token, at most E.
     """
@@ -115,47 +115,47 @@ def demand(scores: Tensor, prices: Tensor, k: int) -> Demand:
 def ascend(
     scores: Tensor,
     prices: Tensor,
-    seats: Tensor,
+    slots: Tensor,
     k: int,
     steps: int,
     enough: float = 0.0,
     now: Demand | None = None,
     reach: Tensor | None = None,
 ) -> tuple[Demand, Tensor]:
-    """What tokens want after Newton steps, and the prices (B, E).
+    """The demand after Newton steps, and the prices (B, E).
 
     Args:
-        scores: (B, n, E), of those whose choice may change.
+        scores: (B, n, E), of the tokens whose choice may change.
         prices: (B, E), to start from.
-        seats: (B, E), how many of these tokens each expert may take.
+        slots: (B, E), slots of each expert for these tokens.
         k: slots of a token.
-        steps: at most; each computes the demand of these tokens once.
-        enough: an entry is done when no more tokens than this have to move.
-        now: what the tokens want at the prices, if that is known.
-        reach: (B, 1), prices move by no more in all; inf if not given.
+        steps: most steps; each computes the demand once.
+        enough: a batch entry is done when at most this many tokens have to move.
+        now: the demand at the prices, if known.
+        reach: (B, 1), largest total change of a price; inf if not given.
     """
     E, start = scores.shape[2], prices
     now = demand(scores, prices, k) if now is None else now
-    dual = now.dual(prices, seats)
+    dual = now.dual(prices, slots)
     focus = torch.ones_like(dual)
     for _ in range(steps):
-        excess = now.load(E) - seats
-        moving = (prices > 0) | (excess > 0)  # a price of 0 stays while there is room
+        excess = now.load(E) - slots
+        moving = (prices > 0) | (excess > 0)  # a price of 0 stays while the expert has room
         busy = (excess * moving).abs().sum(1) > enough
         if reach is None:
-            deserted, crowded = _deserted(prices, excess, seats), excess > EXCESS * seats
-            busy |= deserted.any(1)
+            underfilled, crowded = _underfilled(prices, excess, slots), excess > EXCESS * slots
+            busy |= underfilled.any(1)
         if not bool(busy.any()):
             break
         trial = newton(now, prices, excess * moving, moving.to(prices), focus)
         if reach is not None:
             trial = torch.minimum(torch.maximum(trial, start - reach), start + reach)
-        elif bool((deserted | crowded).any()):
-            own = coordinate_step(scores, now, seats)
-            trial = torch.where(deserted, trial.minimum(own), trial)
+        elif bool((underfilled | crowded).any()):
+            own = coordinate_step(scores, now, slots)
+            trial = torch.where(underfilled, trial.minimum(own), trial)
             trial = torch.where(crowded, trial.maximum(own), trial)
         then = demand(scores, trial, k)
-        after = then.dual(trial, seats)
+        after = then.dual(trial, slots)
         better = (after < dual) & busy
         here = better[:, None]
         now = Demand(*(torch.where(here, a, b) for a, b in zip(then, now, strict=True)))
@@ -163,10 +163,10 @@ def ascend(
         dual = torch.where(better, after, dual)
         focus = torch.where(better, (WIDER * focus).clamp(max=1), CLOSER * focus)
     if reach is None:
-        deserted = _deserted(prices, now.load(E) - seats, seats)
-        if bool(deserted.any()):
-            lower = prices.minimum(coordinate_step(scores, now, seats))
-            prices = torch.where(deserted, lower, prices)
+        underfilled = _underfilled(prices, now.load(E) - slots, slots)
+        if bool(underfilled.any()):
+            lower = prices.minimum(coordinate_step(scores, now, slots))
+            prices = torch.where(underfilled, lower, prices)
             now = demand(scores, prices, k)
     return now, prices
 
@@ -175,9 +175,9 @@ def newton(now: Demand, prices: Tensor, excess: Tensor, moving: Tensor, focus: T
     """Prices (B, E) after one damped Newton step on the dual, never below 0.
 
     Args:
-        now: what n tokens want at the prices.
+        now: the demand of n tokens at the prices.
         prices: (B, E).
-        excess: (B, E), tokens above the seats; 0 where the price does not move.
+        excess: (B, E), tokens above the slots; 0 where the price does not move.
         moving: (B, E), 1 where the price moves, else 0.
         focus: (B,), at most 1; factor on the width of the windows.
     """
@@ -189,43 +189,43 @@ def newton(now: Demand, prices: Tensor, excess: Tensor, moving: Tensor, focus: T
     quarter = margin.kthvalue(max(1, n // 4), dim=1).values.nan_to_num(posinf=1.0)
     window = (focus * quarter * to_move.clamp(max=n) * (4 / n))[:, None]
     pair = now.expert[-2] * E + now.expert[-1]
-    springs = _count(pair[None], (between <= window)[None], E * E).view(B, E, E)
-    springs = springs + springs.mT
-    ground = _count(now.expert[:-1], to_empty <= window, E)
-    jacobian = springs * (moving[:, :, None] * -moving[:, None, :])
-    # one spring to the ground each: no expert is left without any
-    jacobian.diagonal(dim1=1, dim2=2).copy_(springs.sum(2) + ground + 1)
+    couplings = _count(pair[None], (between <= window)[None], E * E).view(B, E, E)
+    couplings = couplings + couplings.mT
+    unpaired = _count(now.expert[:-1], to_empty <= window, E)
+    jacobian = couplings * (moving[:, :, None] * -moving[:, None, :])
+    # a small diagonal term keeps the system regular for every expert
+    jacobian.diagonal(dim1=1, dim2=2).copy_(couplings.sum(2) + unpaired + 1)
     step = torch.linalg.solve_ex(jacobian, excess[..., None]).result[..., 0]
     moved: Tensor = prices + window * (GAIN * step).clamp(-REACH, REACH)
     return moved.clamp(min=0)
 
 
-def _deserted(prices: Tensor, excess: Tensor, seats: Tensor) -> Tensor:
-    """Experts whose price keeps too many tokens away, boolean (B, E)."""
-    return (prices > 0) & (excess < -EMPTY_SHARE * seats)
+def _underfilled(prices: Tensor, excess: Tensor, slots: Tensor) -> Tensor:
+    """Experts with a price above 0 and too many empty slots, boolean (B, E)."""
+    return (prices > 0) & (excess < -EMPTY_SHARE * slots)
 
 
-def coordinate_step(scores: Tensor, now: Demand, seats: Tensor) -> Tensor:
-    """Prices (B, E) at which each expert alone is just full, the others' prices as they are.
+def coordinate_step(scores: Tensor, now: Demand, slots: Tensor) -> Tensor:
+    """Prices (B, E) at which each expert is just full if the other prices stay (a Jacobi step).
 
-    Where too many or too few want an expert it is a safe step: experts substitute for each other,
-    so prices that are all too low are not raised too far, nor those too high lowered too far.
+    Far from the optimum it is a safe step: experts substitute for each other, so prices that are
+    all too low are not raised too far, nor prices that are too high lowered too far.
 
     Args:
         scores: (B, n, E).
-        now: what the n tokens want at present prices.
-        seats: (B, E).
+        now: the demand of the n tokens at the present prices.
+        slots: (B, E).
     """
     n, E = scores.shape[1:]
     given_up = torch.where(now.taken(E), now.value[-1, ..., None], now.value[-2, ..., None])
     bids = (scores - given_up.clamp(min=0)).sort(dim=1, descending=True).values
-    last = seats.ceil().long().clamp(1, n)[:, None] - 1
+    last = slots.ceil().long().clamp(1, n)[:, None] - 1
     edge = bids.gather(1, torch.cat([last, (last + 1).clamp(max=n - 1)], 1)).clamp(min=0).mean(1)
-    return torch.where(seats < n, edge, 0.0)
+    return torch.where(slots < n, edge, 0.0)
 
 
 def _count(place: Tensor, marked: Tensor, places: int) -> Tensor:
-    """How many marked entries (W, B, n) name each place, float (B, places)."""
+    """The number of marked entries (W, B, n) at each place, float (B, places)."""
     total = torch.zeros(place.shape[1], places, device=place.device)
     for where, one in zip(place, marked.float(), strict=True):
         total.scatter_add_(1, where, one)

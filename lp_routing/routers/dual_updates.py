@@ -1,7 +1,7 @@
-"""Routers that carry prices or biases from batch to batch and move them by steps on a dual.
+"""Routers that carry prices or biases from batch to batch and update them by steps on a dual.
 
 BIP: exact coordinate steps on the dual of `capacity`, a batch or a token at a time. Loss-free
-balancing: a bias per expert decides who is chosen, and never what a choice weighs. Quantile
+balancing: a bias per expert changes the selection but not the combine weights. Quantile
 balancing: exact coordinate steps on the dual of `balanced`.
 """
 
@@ -43,17 +43,17 @@ class BIP(WeightedRule, StatefulRouter[Tensor]):
 
     p_i = max(0, (k+1)-th largest of s_i - q), then q_j = max(0, (C+1)-th largest of s_j - p). Both
     are exact minimisers, each over its own half, of the dual of `capacity`, the problem with <=:
-    an expert with room to spare is never subsidised, so loads need not become equal. The dual
+    an expert with free slots never has a negative price, so loads need not become equal. The dual
     value never rises, but the turns can stop above its minimum. The selection takes k experts for
-    every token, whatever q says: a load can end above C.
-    State: q (..., E) in units of score, where the next batch starts from.
-    Cost: for each iteration a `topk` over the experts and one over the tokens; then one `topk`.
+    every token at any q, so a load can exceed C. State: q (..., E) in units of score, where the
+    next batch starts from. Cost: for each iteration a `topk` over the experts and one over the
+    tokens; then one `topk`.
 
     Attributes:
         k: experts per token.
         iterations: turns for a batch; the paper's T, from 2 to 14 there.
-        capacity: most tokens an expert should take: a whole number, or a `CapacityFactor`; left
-            out, its equal share T k / E, rounded up.
+        capacity: target for the most tokens of an expert: a whole number, or a `CapacityFactor`;
+            left out, its equal share T k / E, rounded up.
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
     """
@@ -90,13 +90,13 @@ class BIP(WeightedRule, StatefulRouter[Tensor]):
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """What `OnlineBIP` remembers of earlier tokens.
+    """The state of `OnlineBIP`: earlier tokens.
 
     Attributes:
         prices: (..., E), q after the last token, in units of score.
         margins: (..., E, window), s_ij - p_i of the last tokens in no particular order; -inf in
             places not yet used.
-        seen: int64 (...), how many tokens came so far.
+        seen: int64 (...), tokens so far.
     """
 
     prices: Tensor
@@ -109,20 +109,19 @@ class History:
 class OnlineBIP(WeightedRule, StatefulRouter[History]):
     """`BIP` one token after another, each knowing only those before it (Sun 2025, Algorithm 3).
 
-    Token i finds p_i and q by turns, as in `BIP`, but q_j from its own margin s_ij - p_i and those
-    that expert j was offered before; it takes its top-k of s_i - q and leaves its margins behind.
-    Of these the last `window` are kept: with a window of T or more this is the paper's algorithm
-    for T tokens, with a smaller one q follows what comes. The first C tokens pay nothing. Causal,
-    and cutting a sequence into batches changes nothing.
-    State: a `History`. Padding leaves it as it is.
-    Cost: for each token one `topk` over E histories and `iterations` over E scores, in sequence:
-    some thousands of `topk` of the batch. To vary what is routed, not to train with.
+    Token i computes p_i and q in turns, as in `BIP`, but q_j from its own margin s_ij - p_i and the
+    margins of earlier tokens at expert j; it takes its top-k of s_i - q and adds its margins. The
+    last `window` margins are kept: with a window of T or more this is the paper's algorithm for T
+    tokens, with a smaller one q follows the stream. The first C tokens see prices of 0. Causal, and
+    splitting a sequence into batches changes nothing. State: a `History`. Padding leaves it as it
+    is. Cost: for each token one `topk` over E histories and `iterations` over E scores, in
+    sequence: some thousands of `topk` of the batch. For experiments, too slow for training.
 
     Attributes:
         k: experts per token.
         iterations: turns for a token.
-        window: how many tokens are remembered.
-        capacity: most tokens an expert should take out of each `window`; left out, its equal
+        window: number of tokens kept.
+        capacity: target for the most tokens of an expert in each `window`; left out, its equal
             share, window * k / E rounded up.
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
@@ -155,7 +154,7 @@ class OnlineBIP(WeightedRule, StatefulRouter[History]):
         return History(prices, margins, seen)
 
     def step(self, scores: Tensor, state: History) -> tuple[Tensor, History]:
-        """Each token's top-k of score - q, and what the next batch should remember."""
+        """Each token's top-k of score - q, and the state for the next batch."""
         E = scores.shape[-1]
         k = as_int(self.k, "k", 1, E, "E, the number of experts")
         self._check(state, scores)
@@ -182,7 +181,7 @@ class OnlineBIP(WeightedRule, StatefulRouter[History]):
     def _turns(
         self, token: Tensor, prices: Tensor, margins: Tensor, k: int, capacity: int
     ) -> tuple[Tensor, Tensor]:
-        """q and the margins, both (..., E), that one token (..., E) arrives at."""
+        """q and the margins of one token, both (..., E)."""
         window = margins.shape[-1]
         best = torch.topk(margins, min(capacity + 1, window)).values
         margin = token
@@ -222,10 +221,9 @@ class LossFree(WeightedRule, StatefulRouter[Tensor]):
     After each batch the bias of an expert moves against its load: `bias += rate * sign(mean load -
     load)`. With prices -bias this is a sign step down the dual of `balanced`, whose slope in the
     price of expert j is T k / E - load_j; "proportional" is the plain subgradient step. Causal: a
-    batch is routed with the bias that earlier ones left.
-    State: the biases (..., E) in units of score, one set for each entry of the leading dimensions;
-    write `logits.reshape(-1, E)` where a batch of sequences shares one.
-    Cost: one `topk`, and a sum over the tokens.
+    batch is routed with the bias of earlier batches. State: the biases (..., E) in units of score,
+    one set for each entry of the leading dimensions; write `logits.reshape(-1, E)` where a batch of
+    sequences shares one. Cost: one `topk`, and a sum over the tokens.
 
     Attributes:
         k: experts per token.
@@ -290,11 +288,11 @@ class QuantileBalancing(WeightedRule, StatefulRouter[Tensor]):
 
     Attributes:
         k: experts per token.
-        rounds: how often both halves are done for a batch; the sources do one.
+        rounds: rounds for each batch; the sources do one.
         place: where a price lies between the lowest (0, as in the sources) and the highest (1) of
             those that minimise the dual; 0.5 leaves no pair exactly at its price.
-        lag: route a batch with the prices that the one before left, as models are trained with;
-            causal then. Otherwise with its own.
+        lag: route a batch with the prices of the batch before, as in training; then it is causal.
+            Otherwise with its own.
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
     """
@@ -320,7 +318,7 @@ class QuantileBalancing(WeightedRule, StatefulRouter[Tensor]):
 
     @property
     def causal(self) -> bool:
-        """Only where a batch is routed with the prices that the one before left."""
+        """Only with `lag`, as a batch is then routed with the prices of the one before."""
         return bool(self.lag)
 
     def initial(self, scores: Tensor) -> Tensor:
@@ -348,7 +346,7 @@ def balancing_round(scores: Tensor, prices: Tensor, k: int, place: float = 0.0) 
         place: as in `QuantileBalancing`.
 
     Where equal loads are possible the prices come back with mean 0: a constant on all of them is
-    taken off the tokens' prices and changes nothing. Otherwise their sign has a meaning.
+    taken off the tokens' prices and changes nothing. Otherwise their sign matters.
     """
     check_rate(place)
     E = scores.shape[-1]
@@ -373,8 +371,8 @@ def balancing_round(scores: Tensor, prices: Tensor, k: int, place: float = 0.0) 
 def _price(ordered: Tensor, count: Tensor, place: float) -> Tensor:
     """A price (...) at which `count` entries of each descending line (..., n) are worth taking.
 
-    A line with fewer allowed entries than that pays its smallest, one without any pays nothing.
-    The lines need no more than their `count + 1` largest entries.
+    For a line with fewer allowed entries it is the smallest one, for a line without any it is 0.
+    Lines may be cut after their `count + 1` largest entries.
     """
     lower, upper = neighbours_of_rank(ordered, count)
     inside = lower + place * (upper - lower)

@@ -1,4 +1,4 @@
-"""What entropic plans share: the plan, how close it came to its bounds, and its options."""
+"""Entropic plans: the plan, its errors, and the checks of its options."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from lp_routing.validation import as_int, as_nonnegative
 
 @dataclass(frozen=True, eq=False)
 class EntropicPlan:
-    """An entropic plan and how close it came to its bounds.
+    """An entropic plan and its errors.
 
     Attributes:
         log_plan: float64 (..., T, E), the logarithm of the plan; -inf for forbidden pairs.

@@ -87,8 +87,8 @@ def capped_plan(
 
     Columns sum to the capacity, rows to at most k, entries are at most 1 (Zhou et al. 2022,
     capped expert choice). Dykstra's projections in Kullback-Leibler distance (Benamou et al. 2015,
-    section 3), by their multipliers: projecting on one family of bounds, with Dykstra's correction,
-    sets the family's multipliers to their best at those of the others.
+    section 3), in dual form: projecting on one family of bounds, with Dykstra's correction,
+    optimises the multipliers of that family at fixed others.
 
     Args:
         scores: (..., T, E), -inf for forbidden pairs.
@@ -97,8 +97,8 @@ def capped_plan(
         temperature: in units of score. Iterations grow fast as it falls: some hundreds at a fifth
             of the standard deviation of the scores, thousands at a tenth.
         tolerance: relative error of the bounds, and change of an entry, at which it stops.
-        iterations: limit; a plan that needs more says so and is returned as it is.
-            So are plans that cannot exist.
+        iterations: most iterations; a plan that has not converged, or cannot exist, is returned
+            with `converged` False.
     """
     check_limits(temperature, tolerance, iterations)
     limits = (temperature, tolerance, iterations)
@@ -153,13 +153,12 @@ class CappedExpertChoice(ScoredRule, Router):
     Seeks the optimum of `capped_expert_choice`; the plan is that of its entropic version. Column
     top-C of the plan, as in the paper, fills every expert and can exceed the cap.
     `rounding="capped"` is this library's: at the prices of the plan, full experts and capped tokens
-    keep what would be missed most, and exchanges fill the experts that are short; both bounds hold.
-    An expert that is allowed fewer than C tokens takes those. Where both bounds cannot hold, as in
-    a batch that a mask leaves T' tokens with E min(C, T') > T' k, the whole call is refused, with
-    the batch in the sentence: route such batches alone, with a smaller capacity. Whether the plan
-    converged is said by `plan`.
-    Not causal. Cost: three passes over the scores an iteration, some tens to hundreds of them;
-    batches of the leading dimensions one after another.
+    keep the pairs whose loss costs most, and exchanges fill the remaining experts; both bounds
+    hold. An expert that is allowed fewer than C tokens takes those. Where both bounds cannot hold,
+    as in a batch that a mask leaves T' tokens with E min(C, T') > T' k, the whole call is refused
+    with an error that names the batch: route such batches alone, with a smaller capacity. `plan`
+    says whether the plan converged. Not causal. Cost: three passes over the scores an iteration,
+    some tens to hundreds of them; batches of the leading dimensions one after another.
 
     Attributes:
         capacity: tokens each expert takes: a whole number, or a `CapacityFactor`, whose factor is
@@ -196,7 +195,7 @@ class CappedExpertChoice(ScoredRule, Router):
 
     @property
     def ties(self) -> str:
-        """By index in the columns of the plan; by none where they are rounded together."""
+        """ "index" in the columns of the plan; "any" with rounding="capped"."""
         return "index" if self.rounding == "top-c" else "any"
 
     def plan(self, scores: Tensor) -> CappedPlan:

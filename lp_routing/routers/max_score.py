@@ -21,7 +21,7 @@ NEVER = float("-inf")
 
 @dataclass(frozen=True)
 class _Flow(WeightedRule, Router):
-    """What both rules share: their arguments, and that each batch is routed on its own."""
+    """Shared by both rules: their arguments, and routing batch by batch."""
 
     source = "Dong et al. 2025, arXiv 2508.12801 (MaxScore)"
     seeks = "balanced"
@@ -61,7 +61,7 @@ class _Flow(WeightedRule, Router):
 @register("Balanced assignment", {"maxscore flow": lambda s: MaxScoreFlow(s.k)})
 @dataclass(frozen=True)
 class MaxScoreFlow(_Flow):
-    """The minimum-cost maximum flow that MaxScore is stated as, solved exactly.
+    """MaxScore as the paper states it, a minimum-cost maximum flow, solved exactly.
 
     It is the optimum of `balanced`, or with a capacity of exactly k experts a token and at most
     `capacity` tokens an expert. Found by `MinCostFlow`, certified by `lp_routing.solve`.
@@ -87,20 +87,20 @@ class MaxScoreFlow(_Flow):
 class MaxScore(_Flow):
     """The rule that MaxScore's code uses in place of the flow, in two phases.
 
-    First choices: in token order, each token takes its best expert that still has a place. Then the
-    rest: the other k - 1 experts of all tokens at once, as the assignment of largest score to the
-    places that are left (Kuhn-Munkres in the source, `MinCostFlow` here; both exact). The
-    first phase is greedy, so the whole is not the optimum of `balanced`, which it seeks.
+    First choices: in token order, each token takes its best expert that still has a place. Second
+    phase: the other k - 1 experts of all tokens at once, as the assignment of largest score to the
+    places that are left (Kuhn-Munkres in the source, `MinCostFlow` here; both exact). The first
+    phase is greedy, so the whole is not the optimum of `balanced`, which it seeks.
 
     The source (KM.cpp, for K = 2, E = 16, T = 512 and capacity T K / E) sets the score of a first
     choice to 0 in the second phase, which does not forbid it: a token may take an expert twice.
     Here it is forbidden, unless `repeats` asks for the source's rule. What is this library's own:
     other k, T and E (where E does not divide T k no more experts than must reach the ceiling), a
-    capacity, forbidden pairs, and that the whole flow is solved where the first choices leave
-    nothing that could be completed, which takes forbidden pairs. The source's growing weight of
-    second choices in training chooses nothing and is left out.
-    Not causal. Cost: a sort over the experts, a loop over the tokens on the CPU, then as
-    `MaxScoreFlow`; batches one after another.
+    capacity, forbidden pairs, and that the whole flow is solved where the first choices cannot be
+    completed, which only happens with forbidden pairs. The source's growing weight of second
+    choices in training does not affect the choice and is left out. Not causal. Cost: a sort over
+    the experts, a loop over the tokens on the CPU, then as `MaxScoreFlow`; batches one after
+    another.
 
     Attributes:
         k: experts per token.
@@ -165,14 +165,14 @@ def first_choices(scores: Tensor, k: int, loads: Loads) -> Tensor | None:
 
 
 def _completed(scores: Tensor, first: Tensor, k: int, loads: Loads, again: float) -> Tensor | None:
-    """The best k - 1 further experts of every token in the places left; None where there are none.
+    """The best k - 1 further experts of every token in the remaining places; None where infeasible.
 
     Args:
         scores: (T, E).
         first: boolean (T, E), the first choices.
         k: experts per token in all.
         loads: bounds on the tokens of an expert, over all k choices.
-        again: what a first choice scores now; -inf forbids it.
+        again: the score of a first choice in this phase; -inf forbids it.
     """
     load = first.sum(0).double()
     left = between((loads.least - load).clamp(min=0), loads.most - load)

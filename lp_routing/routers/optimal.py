@@ -24,18 +24,18 @@ class Optimal(WeightedRule, StatefulRouter[Tensor]):
     """The optimum itself (this project), found by `MinCostFlow` and certified on every call.
 
     With a capacity it is the optimum of `capacity`: at most k experts a token, at most `capacity`
-    tokens an expert. What does not fit is dropped where that loses least, and a pair is only taken
-    if its score is above 0. Without one it is the optimum of `balanced`: exactly k experts a token,
-    loads between the floor and the ceiling of T k / E. For exactly k experts under a capacity see
+    tokens an expert. Pairs above capacity are dropped at least loss, and only pairs with a score
+    above 0 are taken. Without one it is the optimum of `balanced`: exactly k experts a token, loads
+    between the floor and the ceiling of T k / E. For exactly k experts under a capacity see
     `MaxScoreFlow`.
 
-    The state is the experts' prices, float64 (..., E), in units of score. Those of an earlier batch
-    make the next search shorter; the value of the answer does not depend on them. Where all prices
-    of a batch entry are 0 its search starts from samples.
+    The state is the experts' prices, float64 (..., E), in units of score. Prices of an earlier
+    batch shorten the next search; the value of the result does not depend on them. Where all prices
+    of a batch entry are 0 its search starts from a sample of its tokens.
 
-    The entries of the leading dimensions are solved one after another. On a CPU it is the better
-    choice than `PriceRouter`, exact in about the same time or less. On accelerators some rows come
-    to the host in each call, and `PriceRouter` stays the rule for them.
+    The entries of the leading dimensions are solved one after another. On a CPU prefer it to
+    `PriceRouter`: it is exact in about the same time or less. On accelerators some rows are copied
+    to the host in each call, so `PriceRouter` is preferable there.
     Not causal. Cost and gap of both: `python -m benchmarks.price_router`.
 
     Attributes:
@@ -66,7 +66,7 @@ class Optimal(WeightedRule, StatefulRouter[Tensor]):
         return "balanced" if self.capacity is None else "capacity"
 
     def initial(self, scores: Tensor) -> Tensor:
-        """Zeros (..., E): nothing is known yet."""
+        """Zeros (..., E)."""
         return cold_prices(scores)
 
     def step(self, scores: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,14 +88,14 @@ class Optimal(WeightedRule, StatefulRouter[Tensor]):
 
 
 def _optimum(scores: Tensor, prices: Tensor, k: int, capacity: int | None) -> tuple[Tensor, Tensor]:
-    """The chosen pairs (T, E) of an optimum, and its prices (E,), from prices that may be wrong.
+    """The chosen pairs (T, E) of an optimum, and its prices (E,), from any starting prices.
 
     Raises:
         InputError: there is no assignment, or none was proved optimal, in the solver's words.
     """
     if capacity is None:
         problem = balanced(scores, k)
-    else:  # no expert can have more than all tokens
+    else:  # a capacity above T has no effect
         problem = within(scores, k, min(capacity, len(scores)))
     start = Prices(prices) if bool(prices.any()) else None
     solution = solve(problem, MinCostFlow(start=start))

@@ -1,4 +1,4 @@
-"""Routing by prices: each token takes the experts that score best after what they charge."""
+"""Routing by prices: each token takes its k best experts by score minus price."""
 
 import math
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ from lp_routing.validation import as_bool, as_choice, as_int
 # half and at twice a value: 3.2e-4 with these.
 
 SAMPLE, SHARE = 512, 8
-"""Tokens that set the prices first: at least `SAMPLE`, or one in `SHARE` of a longer batch.
+"""Tokens of the first search for prices: at least `SAMPLE`, or one in `SHARE` of a longer batch.
 
-More cost time and start the search nearer to its end. The gap hardly depends on either (at most
-1 % of it), the search on all tokens follows.
+More cost time and start the search on all tokens closer to its end. The gap hardly depends on
+either (at most 1 % of it).
 """
 SAMPLE_STEPS = 5
-"""Newton steps on the sample at most. 2: 4.1e-4, as the search on all tokens starts worse."""
+"""Most Newton steps on the sample: time against gap. 2: 4.1e-4, from a worse second start."""
 STEPS = 4
-"""Newton steps on all tokens at most: time against gap. 2: 5.8e-4; 8: 3.1e-4."""
+"""Most Newton steps on all tokens: time against gap. 2: 5.8e-4; 8: 3.1e-4."""
 LAST_SHARE, LAST_STEPS = 8, 3
-"""The last `LAST_STEPS` steps see one token in `LAST_SHARE`, those nearest to another choice.
+"""The last `LAST_STEPS` steps use one token in `LAST_SHARE`, those with the smallest margins.
 
-They are cheap and gain little here: one step 3.2e-4, six 3.1e-4.
+They are cheap and gain little here: with one step 3.2e-4, with six 3.1e-4.
 """
 NOISE, ENOUGH = 0.25, 0.5
 """The search ends early when no more tokens than this would have to move.
@@ -49,13 +49,13 @@ tokens per expert, for the others. Larger saves steps: twice `ENOUGH` gives a ga
 MISPLACED = 0.05
 """Share of all slots at wrong experts above which row top-k with drops is tried as well.
 
-It is for batches in which one expert is wanted by nearly all tokens (`tests/test_price_router.py`);
-lower costs a second selection more often. No case of the benchmark depends on it.
+It is for batches in which nearly all tokens prefer one expert (`tests/test_price_router.py`); lower
+costs a second selection more often. No case of the benchmark depends on it.
 """
 MOVABLE = 16
 """Tokens per expert that the repair may move: time against gap. 8: 3.3e-4; 32: 3.1e-4."""
 LEAVERS = 4
-"""Candidates to leave experts above capacity, before each expert is given its turn.
+"""Candidates to leave experts above capacity, before they are shared out over the experts.
 
 In multiples of the tokens that may move; larger costs a larger `topk`. 2 and 8 give the same gap.
 """
@@ -67,26 +67,26 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
     """Prices by a few dual steps, top-k of score minus price, then repair (this project).
 
     It seeks the optimum of `capacity` and never exceeds a capacity. The state is the experts'
-    prices, (..., E); one that is shared by all batch entries, (E,), is accepted too.
+    prices, (..., E); prices (E,) shared by all batch entries are accepted too.
 
     1. Prices: Newton steps on every eighth token (at least 512), then on all tokens, then on the
-       tokens nearest to another choice. Each search ends early where few tokens have to move.
-    2. Repair: tokens move at least loss from experts above their capacity to experts with room,
-       whose prices are lowered first. Where that is not enough, experts drop the tokens that lose
-       least, and empty slots go where there is room.
-    3. Where prices left many slots at wrong experts, row top-k with drops is tried as well, and
-       the better of the two is taken.
+       tokens with the smallest margins. Each search ends early where few tokens have to move.
+    2. Repair: tokens move at least loss from experts above capacity to experts with room, whose
+       prices are lowered first. Where that is not enough, experts drop the tokens that lose least,
+       and tokens with an empty slot go where there is room.
+    3. Where many slots are at the wrong experts after the prices, row top-k with drops is tried as
+       well, and the better of the two is taken.
 
-    Ties in what tokens want go to the lower expert; those in the repair to no rule of index. Not
-    causal: prices depend on all tokens of the batch; see `FixedPrices`. It runs wholly where the
-    scores are, entries of the leading dimensions side by side; on a CPU `Optimal` is better.
+    Ties in the tokens' demand go to the lower expert; ties in the repair are not decided by index.
+    Not causal: prices depend on all tokens of the batch; see `FixedPrices`. It runs entirely on the
+    scores' device, batched over the leading dimensions; on a CPU `Optimal` is better.
     Cost and gap: `python -m benchmarks.price_router`.
 
     Attributes:
         k: experts per token.
         capacity: most tokens an expert takes: a whole number or a `CapacityFactor`.
         rows: "at_most" k experts a token, so that only scores above 0 are taken; or "exactly" k,
-            as far as there is room: what no expert has room for is dropped.
+            as far as there is room; the rest is dropped.
         steps: Newton steps on all tokens; more cost more and leave a smaller gap.
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
@@ -127,7 +127,7 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
         misplaced = bool((wrong.abs().sum(1) > MISPLACED * wide.shape[1] * k).any())
         near = _movable(now, load, capacity)
         some, held = _rows(wide, near), _rows(x, near)
-        # where there is room, a price at which just as many of these tokens come as fit
+        # experts with room get the price at which they would just fill
         room = capacity - load
         lowered_prices = prices.minimum(coordinate_step(some, now.of(near), held.sum(1) + room))
         prices = torch.where(room > 0, lowered_prices, prices)
@@ -141,7 +141,7 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
         return x.view(scores.shape), prices.view(*scores.shape[:-2], -1)
 
     def _best_of(self, x: Tensor, wide: Tensor, capacity: int, k: int) -> Tensor:
-        """Each entry's better one: what prices led to, or row top-k with drops, filled up."""
+        """For each entry the better one: the choice by prices, or row top-k, dropped and filled."""
         free = demand(wide, torch.zeros_like(wide[:, 0]), k).taken(wide.shape[2])
         must = self.rows == "exactly"
         plain = filled(without_excess(free, wide, capacity), wide, capacity, k, must=must)
@@ -154,14 +154,15 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
 class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
     """Top-k of score minus prices that were fixed before the batch (this project): causal.
 
-    Prices for the next batch are those that would have been right for this one, as `PriceRouter`
-    finds them; cold, they are 0. What prices alone admit is LP-optimal for the loads it makes; a
-    capacity is met by letting tokens in as they come, or not at all.
+    Prices for the next batch are those that `PriceRouter` finds for this one; cold, they are 0. The
+    choice at fixed prices is LP-optimal for its own loads; a capacity is enforced first come, first
+    served, or not at all.
 
     Attributes:
-        k: experts per token, at most; pairs are taken only above their price plus 0.
-        capacity: what prices aim at: a whole number of tokens per expert or a `CapacityFactor`.
-        enforce: whether an expert refuses tokens beyond its capacity, first come, first served.
+        k: most experts per token; only pairs with a score above their price are taken.
+        capacity: target load of the prices: a whole number of tokens per expert or a
+            `CapacityFactor`.
+        enforce: whether experts drop tokens beyond their capacity, first come, first served.
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
     """
@@ -182,7 +183,7 @@ class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
 
     @property
     def causal(self) -> bool:
-        """Unless a capacity that depends on the number of tokens is enforced."""
+        """True unless a capacity that depends on the number of tokens is enforced."""
         return not self.enforce or not isinstance(self.capacity, CapacityFactor)
 
     def initial(self, scores: Tensor) -> Tensor:
@@ -204,16 +205,16 @@ class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
 
 
 def _wide(scores: Tensor) -> Tensor:
-    """At least float32, which loses nothing."""
+    """Widened to at least float32, which is exact."""
     return scores if scores.dtype == torch.float64 else scores.float()
 
 
 def _above(scores: Tensor, rows: str) -> Tensor:
-    """Scores (B, T, E) above what an empty slot is worth."""
+    """Scores (B, T, E) minus the value of an empty slot."""
     wide = _wide(scores).reshape(-1, *scores.shape[-2:])
     if rows == "at_most":
         return wide
-    # an empty slot costs more than any one move could gain
+    # an empty slot costs more than any single move could gain
     finite = wide.masked_fill(wide == float("-inf"), float("inf")).amin((1, 2), True)
     highest = wide.amax((1, 2), True)
     return wide - torch.where(highest > float("-inf"), 2 * finite - highest, 0.0) + 1e-3
@@ -238,20 +239,20 @@ def _checked(state: Tensor, scores: Tensor) -> Tensor:
 def _ascended(
     scores: Tensor, prices: Tensor, k: int, capacity: int, steps: int
 ) -> tuple[Demand, Tensor]:
-    """What tokens want at prices made right for them, and the prices (B, E)."""
+    """The tokens' demand at prices found for them, and the prices (B, E)."""
     T, E = scores.shape[1:]
-    seats = torch.full_like(prices, capacity)
+    slots = torch.full_like(prices, capacity)
     few = scores[:, :: max(1, T // max(SAMPLE, T // SHARE))].contiguous()
     n = few.shape[1]
     if n < T:
-        noise = math.sqrt(n * k * E)  # how far the loads of a sample are off, all in all
-        prices = ascend(few, prices, seats * (n / T), k, SAMPLE_STEPS, NOISE * noise)[1]
-    now, prices = ascend(scores, prices, seats, k, steps, ENOUGH * E)
+        noise = math.sqrt(n * k * E)  # total sampling error of the loads
+        prices = ascend(few, prices, slots * (n / T), k, SAMPLE_STEPS, NOISE * noise)[1]
+    now, prices = ascend(scores, prices, slots, k, steps, ENOUGH * E)
     m = min(T, max(SAMPLE, T // LAST_SHARE))
     margin, near = torch.topk(now.margin, m, largest=False)
     here, some = now.of(near), _rows(scores, near)
-    rest = seats - (now.load(E) - here.load(E))
-    # the others keep their choice: no two prices part by more than their margin
+    rest = slots - (now.load(E) - here.load(E))
+    # the other tokens keep their choice: no price difference changes by more than their margin
     reach = margin[:, -1:] / 2 if m < T else torch.full_like(margin[:, -1:], float("inf"))
     here, prices = ascend(some, prices, rest, k, LAST_STEPS, ENOUGH * E, here, reach)
     for every, part in zip(now, here, strict=True):
@@ -260,7 +261,7 @@ def _ascended(
 
 
 def _movable(now: Demand, load: Tensor, capacity: int) -> Tensor:
-    """Tokens (B, m) to mend loads with: half leave experts above capacity, half hesitate most."""
+    """Tokens (B, m) for the repair: half from experts above capacity, half of least margin."""
     _, B, T = now.value.shape
     E = load.shape[1]
     m = min(MOVABLE * E, T)
@@ -283,7 +284,7 @@ def _movable(now: Demand, load: Tensor, capacity: int) -> Tensor:
 
 
 def _turn(place: Tensor, places: int) -> Tensor:
-    """How many earlier entries (B, n) of the same batch entry name the same place."""
+    """The number of earlier entries (B, n) of the same batch entry with the same place."""
     order = place.argsort(dim=1, stable=True)
     count = torch.zeros(len(place), places, dtype=torch.int64, device=place.device)
     count.scatter_add_(1, place, torch.ones_like(place))

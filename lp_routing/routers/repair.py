@@ -72,8 +72,8 @@ def exchanged(
         asking = asking[gain.flatten()[asking].argsort(descending=True, stable=True)]
         excess = torch.where(over, load - capacity, INF).flatten()
         asking = asking[_first(out.flatten()[asking], excess).sort().values]
-        seats = (capacity - load).clamp(min=1).flatten()
-        asking = asking[_first(into.flatten()[asking], seats)]
+        slots = (capacity - load).clamp(min=1).flatten()
+        asking = asking[_first(into.flatten()[asking], slots)]
         out, into = out.flatten()[asking], into.flatten()[asking]
         held.view(-1, V)[asking, out % V] = False
         held.view(-1, V)[asking, into % V] = True

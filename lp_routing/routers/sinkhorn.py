@@ -39,13 +39,13 @@ def sinkhorn(
     than temperature * entropy of the plan, entropy being -sum x log x.
 
     Args:
-        scores: (..., T, E), -inf for forbidden pairs; tokens that are forbidden throughout are
-            padding, with rows of 0.
+        scores: (..., T, E), -inf for forbidden pairs; tokens without an allowed pair are padding,
+            with rows of 0.
         k: experts per token.
         temperature: in units of score; small ones need more iterations.
         tolerance: relative error of row and column sums at which it stops.
-        iterations: limit; a plan that needs more says so and is returned as it is. So are plans
-            that cannot exist because of forbidden pairs.
+        iterations: most iterations; a plan that has not converged, or cannot exist because of
+            forbidden pairs, is returned with `converged` False.
     """
     check_limits(temperature, tolerance, iterations)
     parts = stacked(scores, lambda batch: _scaled(batch, k, temperature, tolerance, iterations))
@@ -55,7 +55,7 @@ def sinkhorn(
 def _scaled(
     scores: Tensor, k: int, temperature: float, tolerance: float, iterations: int
 ) -> tuple[Tensor, ...]:
-    """The fields of a `EntropicPlan` of one batch (T, E)."""
+    """The fields of an `EntropicPlan` of one batch (T, E)."""
     kernel, _ = log_kernel(scores, temperature, (-1,))
     real = (kernel > float("-inf")).any(-1)
     load = real.sum().double() * k / scores.shape[-1]
@@ -90,13 +90,12 @@ class Sinkhorn(WeightedRule, Router):
     Seeks the optimum of `balanced`. The plan is balanced where it converged; its row top-k, as in
     the source and in Megatron, is not. `rounding="balanced"` is this library's: tokens choose at
     the prices of the plan, full experts keep the tokens that lose most without them, and exchanges
-    between experts do the rest, so that every token has k experts and every load is the floor or
-    the ceiling of T k / E. `plan` says whether it converged. For k > 1 the plan may give a
-    token more than all of an expert, more so the lower the temperature; its prices are then those
-    of another problem, and rounding loses by it.
-    The source scales logits at temperature 1: score="logits", temperature=1.
-    Not causal. Cost: two passes over the scores an iteration, some tens to hundreds of them;
-    batches of the leading dimensions one after another.
+    between experts complete the assignment, so that every token has k experts and every load is the
+    floor or the ceiling of T k / E. `plan` says whether it converged. For k > 1 the plan may give a
+    token more than all of an expert, more so the lower the temperature; its prices then belong to
+    another problem, and rounding loses more. The source scales logits at temperature 1:
+    score="logits", temperature=1. Not causal. Cost: two passes over the scores an iteration, some
+    tens to hundreds of them; batches of the leading dimensions one after another.
 
     Attributes:
         k: experts per token.
@@ -130,7 +129,7 @@ class Sinkhorn(WeightedRule, Router):
 
     @property
     def ties(self) -> str:
-        """By index in the rows of the plan; by none where they are rounded together."""
+        """ "index" in the rows of the plan; "any" with rounding="balanced"."""
         return "index" if self.rounding == "top-k" else "any"
 
     def plan(self, scores: Tensor) -> EntropicPlan:
