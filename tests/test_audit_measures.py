@@ -21,6 +21,7 @@ from lp_routing.audits import (
     ties,
 )
 from lp_routing.audits.precision import rounded
+from lp_routing.audits.scale import FORBIDS
 from lp_routing.audits.ties import states_a_rule, without_ties
 from lp_routing.routers import ExpertChoice, TopK, Unified
 
@@ -193,6 +194,8 @@ def test_only_tokens_with_a_margin_below_twice_the_error_change(name):
 def test_rounding_cuts_what_is_too_large_and_keeps_what_is_forbidden():
     given = torch.tensor([[1000.0, -1000.0, NEVER, 0.3]])
     assert rounded(given, torch.float8_e4m3fn).tolist() == [[448, -448, NEVER, 0.3125]]
+    beyond = torch.tensor([[1e5, -1e5, NEVER, 1.0]])
+    assert rounded(beyond, torch.float16).tolist() == [[65504, -65504, NEVER, 1]]
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         assert rounded(given.to(dtype), torch.float8_e4m3fn)[0, 3] == 0.3125
         assert precision(TopK(1), given.to(dtype)).verdict == "holds"
@@ -238,6 +241,12 @@ def test_a_map_of_nan_is_caught():
     finding = scale(naive_softmax, 3 * normal)
     assert (finding.verdict, finding.count, finding.share) == ("fails", None, None)
     assert finding.sentence.startswith("No answer on logits times 60: its map holds nan at [")
+
+
+def test_the_expert_that_is_forbidden_is_the_most_used_one():
+    chosen = torch.tensor([[0, 1, 0], [1, 1, 0], [0, 1, 1]]).bool()
+    forbidden = FORBIDS["-inf expert"](chosen)
+    assert forbidden.tolist() == [[False, True, False]] * 3
 
 
 def test_a_router_that_never_returns_is_given_up():
@@ -318,6 +327,14 @@ def test_dropped_tokens_and_forbidden_pairs_break_bounds():
     finding = feasibility(lambda logits: first, forbidden, free)
     assert (finding.count, finding.of) == (1, 3)
     assert "score -inf forbids the pair" in finding.sentence
+
+
+def test_of_several_broken_bounds_the_worst_is_told():
+    # All three tokens go to expert 0, which takes one: 2 too many. Expert 1 lacks one.
+    problem = lpr.RoutingProblem(CROWD, experts=lpr.between([0, 1], [1, 3]))
+    finding = feasibility(TopK(1), CROWD, problem)
+    assert (finding.count, finding.numbers) == (2, {"worst": 2})
+    assert "by most: expert_0 counts 3, at most 1" in finding.sentence
 
 
 def test_feasibility_wants_a_problem_of_the_same_shape():

@@ -434,3 +434,36 @@ def test_sequences_that_do_not_fit_are_refused(sequence):
     for ask in (causality, prefill, batch_invariance, lpr.audits.audit):
         with pytest.raises(lpr.InputError, match="sequence: expected a whole number for each"):
             ask(BEST, TWO, sequence=sequence)
+
+
+def test_a_count_at_some_cuts_is_the_least_there_is():
+    # Every token but the last changes when the next one comes, which shows just before a cut.
+    def minds_the_next(logits):
+        last = torch.arange(len(logits)) == len(logits) - 1
+        return torch.nn.functional.one_hot(last.long(), 6)
+
+    some, every = (causality(minds_the_next, normal, cuts=cuts) for cuts in (4, 24))
+    assert (some.at_least, every.at_least) == (True, False)
+    assert some.count < every.count == 23
+
+
+def test_of_more_sequences_than_are_asked_only_those_count():
+    # Alone, every token goes elsewhere; 64 of the 66 sequences are asked.
+    def minds_company(logits):
+        return torch.nn.functional.one_hot(torch.full(logits.shape[:2], int(len(logits) > 1)), 2)
+
+    assert batch_invariance(minds_company, torch.zeros(66, 1, 2)).numbers["alone"] == 1
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_padding_is_asked_about_on_either_side(place):
+    # Every token follows the first token, or the last, masked out or not: padding decides.
+    def follows(logits, mask=None):
+        leader = logits[:, place : place + 1 or None].argmax(-1, keepdim=True)
+        return torch.zeros_like(logits).scatter_(-1, leader, 1).amax(1, True).expand(logits.shape)
+
+    batch = normal.view(3, 8, 6)
+    assert batch_invariance(follows, batch).numbers["padding"] > 0
+    assert (
+        batch_invariance(lambda logits, mask=None: TopK(1)(logits), batch).numbers["padding"] == 0
+    )
