@@ -229,7 +229,7 @@ def test_an_exact_bound_holds_where_prices_times_weights_round():
 
 
 def test_products_that_underflow_count_as_rounded():
-    tiny = 2.0**-600
+    tiny = 2.0**-550
     problem = lpr.RoutingProblem([[1.0]], rows=[([[tiny]], -INF, 1)])
     pair = pair_prices(problem, clipped(problem, lpr.Prices(rows=[tiny])))
     assert not pair.of(slice(0, 1)).any()

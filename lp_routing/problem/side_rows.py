@@ -64,11 +64,6 @@ class PairWeights:
         each = prices[self.row] * self.weight
         return paid.index_put_((self.token, self.expert), each, accumulate=True)
 
-    def largest(self) -> Tensor:
-        """Float64 (R,): the largest |a| of each row."""
-        sizes = self.weight.new_zeros(self.shape[0])
-        return sizes.scatter_reduce_(0, self.row, self.weight.abs(), "amax")
-
     def to(self, device: torch.device) -> "PairWeights":
         """The same on a device."""
         row, token, expert = (part.to(device) for part in (self.row, self.token, self.expert))
