@@ -201,6 +201,14 @@ def test_rows_of_several_copies_with_fractions_a_copy_merge_with_their_like_alon
     assert merged.problem.token_bounds()[0].tolist() == [2, 2]
 
 
+def test_a_bound_that_is_no_whole_number_a_copy_is_not_divided():
+    # 1 / 49 times 49 is a little less than 1 in float64
+    merged = aggregate_rows(
+        lpr.RoutingProblem(torch.rand(1, 2), tokens=at_least(1), multiplicity=[49])
+    )
+    assert merged.problem.token_bounds()[0].tolist() == [1]
+
+
 def test_without_bounds_on_tokens_copies_do_not_tell_rows_apart():
     merged = aggregate_rows(lpr.RoutingProblem(torch.rand(3, 2), multiplicity=[1, 2, 5]))
     assert merged.row.tolist() == [0, 0, 0]

@@ -344,6 +344,7 @@ def test_a_row_that_leaves_one_place_empty():
 
 def test_a_pair_worth_nothing_is_left_empty_unless_it_must_be_taken():
     assert responded([[0.0, 0.0]], [0, 0, 0], (0, 2, 1), 3).load.tolist() == [0, 0, 2]
+    assert responded([[5.0, 0.0]], [0, 0, 0], (0, 2, 1), 3).load.tolist() == [1, 0, 1]
     assert responded([[0.0, 0.0]], [0, 0, 0], (1, 2, 1), 3).load.tolist() == [1, 0, 1]
     assert responded([[-1.0, -1.0]], [0, 0, 0], (2, 2, 1), 3).load.tolist() == [1, 1, 0]
 

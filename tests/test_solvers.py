@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lp_routing as lpr
+from lp_routing.solvers.highs import search
+from lp_routing.solvers.solve import _with_search_bound
 from tests import kkt
 from tests.brute_force import best_value
 from tests.cases import CASES, FEASIBLE
@@ -130,6 +134,46 @@ def test_only_solve_says_optimal_and_only_after_certifying():
     assert lpr.solve(problem, liar).status is lpr.Status.OPTIMAL
     liar.x = None
     assert lpr.solve(problem, liar).status is lpr.Status.FAILED
+
+
+def test_the_better_of_two_bounds_counts_and_says_whose_it_is():
+    problem = lpr.problems.token_choice([[2, 1], [3, 0]], 1)
+    by_prices = lpr.certify(problem, [[1, 0], [1, 0]], lpr.Prices())  # 5
+    assert _with_search_bound(by_prices, 6.0, "S") == by_prices
+    assert _with_search_bound(by_prices, None, "S") == by_prices
+    better = _with_search_bound(by_prices, 4.5, "S")
+    assert (better.bound, better.proof) == (4.5, "branch and bound (S)")
+
+
+@pytest.mark.parametrize("solver", ["highs", "cvxpy"])
+def test_a_demand_where_every_pair_is_forbidden_is_infeasible(solver):
+    # Tokens demand nothing, but expert 1 does; and without that nothing is the best there is.
+    never = torch.full((2, 2), -float("inf"))
+    some = lpr.RoutingProblem(never, tokens=lpr.at_most(1), experts=lpr.at_least([0, 1]))
+    assert lpr.solve(some, solver).status is lpr.Status.INFEASIBLE
+    none = lpr.RoutingProblem(never, tokens=lpr.at_most(1), experts=lpr.at_most(1))
+    assert (lpr.solve(none, solver).status, lpr.solve(none, solver).value) == (
+        lpr.Status.OPTIMAL,
+        0,
+    )
+
+
+def test_a_search_tells_its_bound_in_units_of_the_worths(monkeypatch):
+    # One of two: 30 is better than 20. The search goes on to the last digit.
+    asked = {}
+    milp = scipy.optimize.milp
+
+    def noted(*arguments, **options):
+        asked.update(options["options"])
+        return milp(*arguments, **options)
+
+    monkeypatch.setattr(scipy.optimize, "milp", noted)
+    ones, matrix = np.ones(2), scipy.sparse.csr_matrix([[1.0, 1.0]])
+    limits = {"column_upper": ones, "whole": ones, "time_limit_s": 10}
+    worth, upper = np.array([30.0, 20.0]), np.array([1.0])
+    found = search(worth, matrix, np.array([-np.inf]), upper, **limits)
+    assert (found.x.tolist(), found.bound) == ([1, 0], 30)
+    assert asked == {"time_limit": 10, "mip_rel_gap": 0}
 
 
 def test_a_false_claim_of_infeasibility_is_not_believed():

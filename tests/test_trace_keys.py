@@ -237,6 +237,20 @@ def test_axes_in_doubt_are_refused(tmp_path, logits, said, says):
         read_pt(tmp_path, router_logits=logits, **said)
 
 
+def test_sequences_that_the_axes_tell_apart_have_their_own_numbers(tmp_path):
+    # Two sequences of three tokens; with the axes the other way round, three of two.
+    batch = SIX.view(2, 3, 3)
+    for axes, sequence in (("BSE", [0, 0, 0, 1, 1, 1]), ("SBE", [0, 0, 1, 1, 2, 2])):
+        assert read_pt(tmp_path, router_logits=batch, axes=axes).sequence.tolist() == sequence
+
+
+def test_an_expert_named_twice_is_found_wherever_it_stands(tmp_path):
+    ids = torch.tensor([[[0, 1, 2], [2, 1, 2]]])
+    probs = torch.tensor([[[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]])
+    with pytest.raises(lpr.InputError, match="layer 0, token 1 names an expert twice"):
+        read_pt(tmp_path, expert_ids=ids, probs=probs)
+
+
 @pytest.mark.parametrize("kind", [list, tuple])
 def test_what_transformers_gives_is_read_as_torch_saves_it(tmp_path, kind):
     layers = kind(torch.randn(7, 3).bfloat16().requires_grad_() for _ in range(2))
