@@ -227,7 +227,7 @@ def exchanged(scores, x, price, parent, lower, upper, flow, excess, dtype=np.int
     first = np.append(0, allowed.sum(1).cumsum())
     flow, excess = np.array(flow), np.array(excess)
     price, counts = np.array(price, dtype), np.zeros(4, np.int64)
-    never = 1 << 62 if dtype is np.int64 else np.inf
+    never = 1 << 60 if dtype is np.int64 else np.inf
     status, reached = exchange(
         first, np.nonzero(allowed)[1].astype(np.int16), scores[allowed].astype(dtype), amount,
         np.ones_like(amount), price, flow, excess, np.array(parent), np.array(lower),

@@ -2,16 +2,17 @@
 
 A unit moves from leaf j to leaf k where a row gives up one at j for one at k, at the cost
 s_ij - s_ik, the least over all rows that may; and along the tree, at no cost, where a bound leaves
-room. From a node that holds too much, Dijkstra's algorithm on reduced costs finds the cheapest way
-to one that lacks something; prices of the nodes passed rise, so that no cost becomes negative; and
-as much moves as the way allows (successive shortest paths; Ahuja, Magnanti and Orlin, Network
-Flows, section 9.7). Where no way leads on, the nodes reached are a cut: they hold more than bounds
-let them keep, and no row can give up any of it elsewhere.
+room. From the nodes that hold too much, Dijkstra's algorithm on reduced costs finds the cheapest
+ways to those that lack something; prices of the nodes passed rise, so that no cost becomes
+negative; and as much moves along each way as it allows (the primal-dual form of successive shortest
+paths; Ahuja, Magnanti and Orlin, Network Flows, sections 9.7 and 9.8). Where no way leads on, the
+nodes reached are a cut: they hold more than bounds let them keep, and no row can give up any of it
+elsewhere.
 
 Scores are integers on a common grid where they fit (no rounding, ties are exact), else float64.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -65,7 +66,7 @@ def _without_top(cost, node, top):
 
 
 @njit(cache=True)
-def _refresh(heap, top, least, amount, cap, never, j, k):
+def _refresh(heap, top, least, amount, cap, none, j, k):
     """Drop ways that are no longer there from the top of the heap of j -> k."""
     cost, node, free = heap
     at = top[j, k, 0]
@@ -79,7 +80,7 @@ def _refresh(heap, top, least, amount, cap, never, j, k):
         free[1] += 1
         at = following
     top[j, k, 0] = at
-    least[j, k] = never
+    least[j, k] = none
     if at >= 0:
         least[j, k], top[j, k, 1], top[j, k, 2] = cost[at], node[at, LEAVING], node[at, COMING]
 
@@ -113,6 +114,255 @@ def _grown(heap, need):
     return costs, nodes, free
 
 
+class Entries(NamedTuple):
+    """The entries of all rows, and by leaf, linked, those that hold something."""
+
+    first: Array
+    row: Array
+    leaf: Array
+    value: Array
+    amount: Array
+    cap: Array
+    head: Array
+    after: Array
+    before: Array
+
+
+class Bounds(NamedTuple):
+    """The tree: flows within bounds, parents and children."""
+
+    flow: Array
+    lower: Array
+    upper: Array
+    parent: Array
+    child_first: Array
+    child: Array
+
+
+class Ways(NamedTuple):
+    """The cheapest way from leaf to leaf: the top of its heap, its entries and cost."""
+
+    top: Array  # node of the heap, entry that gives a unit up, entry that takes it
+    least: Array
+    known: Array  # the leaves whose ways have been looked for
+
+
+class Search(NamedTuple):
+    """Shortest ways from the nodes that hold too much."""
+
+    distance: Array
+    key: Array  # the distance while a node waits to be visited, else never
+    came: Array  # the node before, -1 where a way begins
+    visited: Array
+
+
+@njit(cache=True)
+def _linked(first, leaf, value, amount, cap, leaves):
+    """The entries with the lists of those that hold something."""
+    N = first[-1]
+    row, after, before = np.empty(N, np.int32), np.empty(N, np.int32), np.empty(N, np.int32)
+    head = np.full(leaves, -1, np.int32)
+    entries = Entries(first, row, leaf, value, amount, cap, head, after, before)
+    for i in range(len(first) - 1):
+        for w in range(first[i], first[i + 1]):
+            row[w] = i
+            if amount[w] > 0:
+                _link(entries, w)
+    return entries
+
+
+@njit(cache=True, inline="always")
+def _link(entries, w):
+    j = entries.leaf[w]
+    entries.after[w], entries.before[w] = entries.head[j], -1
+    if entries.head[j] >= 0:
+        entries.before[entries.head[j]] = w
+    entries.head[j] = w
+
+
+@njit(cache=True, inline="always")
+def _unlink(entries, w):
+    following, previous = entries.after[w], entries.before[w]
+    if previous >= 0:
+        entries.after[previous] = following
+    else:
+        entries.head[entries.leaf[w]] = following
+    if following >= 0:
+        entries.before[following] = previous
+
+
+@njit(cache=True)
+def _children(parent):
+    """Where the children of each node begin, and the children."""
+    V = len(parent)
+    first = np.zeros(V + 1, np.int64)
+    for v in range(V - 1):
+        first[parent[v] + 1] += 1
+    for v in range(V):
+        first[v + 1] += first[v]
+    child, fill = np.empty(V, np.int64), first.copy()
+    for v in range(V - 1):
+        child[fill[parent[v]]] = v
+        fill[parent[v]] += 1
+    return first, child
+
+
+@njit(cache=True)
+def _look(u, entries, heap, ways):
+    """Find the ways out of a leaf: every entry that holds some of it, with the rest of its row."""
+    ways.known[u] = True
+    w = entries.head[u]
+    while w >= 0:
+        i = entries.row[w]
+        start, stop = entries.first[i], entries.first[i + 1]
+        if heap[2][1] < stop - start:
+            heap = _grown(heap, stop - start)
+        for x in range(start, stop):
+            if x != w and entries.amount[x] < entries.cap[x]:
+                cost = entries.value[w] - entries.value[x]
+                _offer(heap, ways.top, ways.least, u, entries.leaf[x], cost, w, x)
+        w = entries.after[w]
+    return heap
+
+
+@njit(cache=True)
+def _relax(u, near, paid, least, price, distance, key, came):
+    """Ways to all leaves that go on from leaf u: without a branch, so that it runs in vectors."""
+    for k in range(len(least)):
+        more = least[k] - paid + price[k]
+        far = near + (more if more > 0 else 0)
+        better = far < distance[k]
+        distance[k] = far if better else distance[k]
+        key[k] = far if better else key[k]
+        came[k] = u if better else came[k]
+
+
+@njit(cache=True)
+def _nearest(key, never):
+    """The node that is next to be visited, -1 where there is none."""
+    near = never
+    for k in key:
+        near = k if k < near else near
+    if near == never:
+        return -1
+    u = 0
+    while key[u] != near:
+        u += 1
+    return u
+
+
+@njit(cache=True)
+def _shortest(entries, bounds, heap, ways, search, price, excess, never, counts):
+    """Shortest ways from all nodes with too much, until every node that lacks some is visited.
+
+    Returns the heap, how many nodes were visited, and the position of the last that lacks some; -1
+    where there is none.
+    """
+    distance, key, came, visited = search
+    flow, lower, upper, parent, child_first, child = bounds
+    V, leaves = len(price), len(entries.head)
+    lacking, seen, last = 0, 0, -1
+    for v in range(V):
+        distance[v] = key[v] = 0 if excess[v] > 0 else never
+        came[v] = -1
+        lacking += excess[v] < 0
+    while lacking > 0 or last < 0:
+        u = _nearest(key, never)
+        if u < 0:
+            break
+        near, paid = key[u], price[u]
+        key[u] = never
+        visited[seen] = u
+        if excess[u] < 0:
+            last = seen
+            lacking -= 1
+        seen += 1
+        if u < leaves:
+            if not ways.known[u]:
+                counts[1] += 1
+                heap = _look(u, entries, heap, ways)
+            _relax(u, near, paid, ways.least[u], price, distance, key, came)
+        if u < V - 1 and flow[u] < upper[u]:
+            k = parent[u]
+            far = near + max(price[k] - paid, 0)
+            if far < distance[k]:
+                distance[k], key[k], came[k] = far, far, u
+        for at in range(child_first[u], child_first[u + 1]):
+            k = child[at]
+            if flow[k] > lower[k]:
+                far = near + max(price[k] - paid, 0)
+                if far < distance[k]:
+                    distance[k], key[k], came[k] = far, far, u
+    return heap, seen, last
+
+
+@njit(cache=True)
+def _room(end, entries, bounds, ways, came, excess, price, most, never):
+    """How much can move along the way to `end`, no step of which costs more than `most`."""
+    moving, v, leaves = -excess[end], end, len(entries.head)
+    while came[v] >= 0:
+        u = came[v]
+        if u < leaves and v < leaves:
+            if not ways.least[u, v] < never or ways.least[u, v] - price[u] + price[v] > most:
+                return 0
+            w, x = ways.top[u, v, 1], ways.top[u, v, 2]
+            moving = min(moving, entries.amount[w], entries.cap[x] - entries.amount[x])
+        elif bounds.parent[u] == v:
+            moving = min(moving, bounds.upper[u] - bounds.flow[u])
+        else:
+            moving = min(moving, bounds.flow[v] - bounds.lower[v])
+        v = u
+    return min(moving, excess[v])
+
+
+@njit(cache=True)
+def _move(moving, end, entries, bounds, heap, ways, came, excess, none):
+    """Move so much along the way to `end`; how many entries gave some up."""
+    excess[end] += moving
+    v, steps, leaves = end, 0, len(entries.head)
+    while came[v] >= 0:
+        u = came[v]
+        if u < leaves and v < leaves:
+            _swap(moving, u, v, entries, heap, ways, none)
+            steps += 1
+        elif bounds.parent[u] == v:
+            bounds.flow[u] += moving
+        else:
+            bounds.flow[v] -= moving
+        v = u
+    excess[v] -= moving
+    return steps
+
+
+@njit(cache=True)
+def _swap(moving, u, v, entries, heap, ways, none):
+    """A row gives up so much at leaf u for as much at leaf v; its other ways follow."""
+    leaf, value, amount, cap = entries.leaf, entries.value, entries.amount, entries.cap
+    top, least, known = ways
+    w, x = top[u, v, 1], top[u, v, 2]
+    opens, empties = amount[w] == cap[w], amount[w] == moving
+    begins, fills = amount[x] == 0, amount[x] + moving == cap[x]
+    amount[w] -= moving
+    amount[x] += moving
+    if empties:
+        _unlink(entries, w)
+    if begins:
+        _link(entries, x)
+    if not (opens or empties or begins or fills):
+        return
+    i = entries.row[w]
+    for y in range(entries.first[i], entries.first[i + 1]):
+        k = leaf[y]
+        if empties and y != w and top[u, k, 1] == w:
+            _refresh(heap, top, least, amount, cap, none, u, k)
+        if fills and y != x and top[k, v, 2] == x:
+            _refresh(heap, top, least, amount, cap, none, k, v)
+        if opens and y != w and amount[y] > 0 and known[k] and not (begins and y == x):
+            _offer(heap, top, least, k, u, value[y] - value[w], y, w)
+        if begins and y != x and amount[y] < cap[y] and known[v]:
+            _offer(heap, top, least, v, k, value[x] - value[y], x, y)
+
+
 @njit(cache=True, nogil=True)
 def exchange(
     first,
@@ -143,200 +393,62 @@ def exchange(
         excess: int64 (V,), what arrives at a node and does not leave it.
         parent, lower, upper: int64 (V,), the tree.
         tie: up to this a cost is none.
-        never: larger than every cost.
+        never: larger than every cost; four times as much is still a number of that type.
         steps: units may move so many times at most.
-        counts: int64 (4,), added to: ways found, scans, units moved, entries moved.
+        counts: int64 (4,), added to: searches, leaves looked at, moves, entries moved.
 
     Returns:
         DONE, NO_WAY or OUT_OF_STEPS; and which nodes were reached last, boolean (V,).
     """
-    n, N, V = len(first) - 1, first[-1], len(parent)
-    leaves = 0
+    V, N, leaves, longest = len(parent), first[-1], 0, 0
     for w in range(N):
         leaves = max(leaves, leaf[w] + 1)
-    row = np.empty(N, np.int32)
-    after, before = np.empty(N, np.int32), np.empty(N, np.int32)
-    head = np.full(leaves, -1, np.int32)  # the entries that hold something, by leaf, linked
-    for i in range(n):
-        for w in range(first[i], first[i + 1]):
-            row[w] = i
-            if amount[w] > 0:
-                j = leaf[w]
-                after[w], before[w] = head[j], -1
-                if head[j] >= 0:
-                    before[head[j]] = w
-                head[j] = w
-    longest = 0
-    for i in range(n):
+    for i in range(len(first) - 1):
         longest = max(longest, first[i + 1] - first[i])
+    entries = _linked(first, leaf, value, amount, cap, leaves)
+    child_first, child = _children(parent)
+    bounds = Bounds(flow, lower, upper, parent, child_first, child)
     most_offers = 2 * V * longest
     empty = np.empty(0, value.dtype), np.empty((0, 4), np.int32), np.array([-1, 0], np.int32)
     heap = _grown(empty, N + most_offers)
-    top = np.full((leaves, leaves, 3), -1, np.int32)  # node, entry leaving, entry coming
-    least = np.full((leaves, leaves), never, value.dtype)
-    known = np.zeros(leaves, np.bool_)  # the leaves whose ways have been looked for
-    distance, key = np.empty(V, value.dtype), np.empty(V, value.dtype)
-    came, way = np.empty(V, np.int32), np.empty(V, np.int8)
-    gives, takes = np.empty(V, np.int32), np.empty(V, np.int32)
-    visited = np.empty(V, np.int64)
-    reached = np.zeros(V, np.bool_)
-    child_first = np.zeros(V + 1, np.int64)
-    for v in range(V - 1):
-        child_first[parent[v] + 1] += 1
-    for v in range(V):
-        child_first[v + 1] += child_first[v]
-    child = np.empty(V, np.int64)
-    fill = child_first.copy()
-    for v in range(V - 1):
-        child[fill[parent[v]]] = v
-        fill[parent[v]] += 1
-    source, moves = 0, 0
+    none = 4 * never  # no way: more than any, whatever the prices
+    ways = Ways(
+        np.full((leaves, leaves, 3), -1, np.int32),
+        np.full((leaves, leaves), none, value.dtype),
+        np.zeros(leaves, np.bool_),
+    )
+    search = Search(
+        np.empty(V, value.dtype),
+        np.empty(V, value.dtype),
+        np.empty(V, np.int64),
+        np.empty(V, np.int64),
+    )
+    reached, moves = np.zeros(V, np.bool_), 0
     while True:
-        passed = 0
-        while passed < V and excess[source] <= 0:
-            source = (source + 1) % V
-            passed += 1
-        if passed == V:
-            return DONE, reached
-        distance[:] = never
-        key[:] = never
-        came[source] = -1
-        distance[source] = 0
-        key[source] = 0
-        end, seen = -1, 0
-        while True:
-            u, near = -1, never
-            for v in range(V):
-                if key[v] < near:
-                    near, u = key[v], v
-            if u < 0:
-                reached[:] = False
-                for at in range(seen):
-                    reached[visited[at]] = True
-                return NO_WAY, reached
-            key[u] = never
-            visited[seen] = u
-            seen += 1
-            if excess[u] < 0:
-                end = u
-                break
-            pu = price[u]
-            if u < leaves:
-                if not known[u]:
-                    counts[1] += 1
-                    known[u] = True
-                    w = head[u]
-                    while w >= 0:
-                        start, stop = first[row[w]], first[row[w] + 1]
-                        if heap[2][1] < stop - start:
-                            heap = _grown(heap, stop - start)
-                        for x in range(start, stop):
-                            if x != w and amount[x] < cap[x]:
-                                _offer(heap, top, least, u, leaf[x], value[w] - value[x], w, x)
-                        w = after[w]
-                for k in range(leaves):
-                    if least[u, k] < never:
-                        far = near + max(least[u, k] - pu + price[k], 0)
-                        if far < distance[k]:
-                            distance[k], key[k], came[k], way[k] = far, far, u, 0
-            if u < V - 1 and flow[u] < upper[u]:
-                k = parent[u]
-                far = near + max(price[k] - pu, 0)
-                if far < distance[k]:
-                    distance[k], key[k], came[k], way[k] = far, far, u, -1
-            for at in range(child_first[u], child_first[u + 1]):
-                k = child[at]
-                if flow[k] > lower[k]:
-                    far = near + max(price[k] - pu, 0)
-                    if far < distance[k]:
-                        distance[k], key[k], came[k], way[k] = far, far, u, -1
+        heap, seen, last = _shortest(
+            entries, bounds, heap, ways, search, price, excess, never, counts
+        )
+        if last < 0:
+            for v in search.visited[:seen]:
+                reached[v] = True
+            return NO_WAY if seen else DONE, reached
         counts[0] += 1
-        for at in range(seen):
-            price[visited[at]] += distance[end] - distance[visited[at]]
-        for v in visited[:seen]:
-            if v != source and way[v] >= 0:
-                gives[v], takes[v] = top[came[v], v, 1], top[came[v], v, 2]
-        while True:
-            if heap[2][1] < most_offers:
-                heap = _grown(heap, most_offers)
-            moving = min(excess[source], -excess[end])
-            v = end
-            while v != source:
-                u = came[v]
-                if way[v] < 0:
-                    if u < V - 1 and parent[u] == v:
-                        moving = min(moving, upper[u] - flow[u])
-                    else:
-                        moving = min(moving, flow[v] - lower[v])
-                else:
-                    moving = min(moving, amount[gives[v]], cap[takes[v]] - amount[takes[v]])
-                v = u
-            if moving <= 0:
-                break
-            excess[source] -= moving
-            excess[end] += moving
-            counts[2] += 1
-            v = end
-            while v != source:
-                u = came[v]
-                if way[v] < 0:
-                    if u < V - 1 and parent[u] == v:
-                        flow[u] += moving
-                    else:
-                        flow[v] -= moving
-                    v = u
-                    continue
-                counts[3] += 1
-                w, x = gives[v], takes[v]
-                start, stop = first[row[w]], first[row[w] + 1]
-                opens, empties = amount[w] == cap[w], amount[w] == moving
-                begins, fills = amount[x] == 0, amount[x] + moving == cap[x]
-                amount[w] -= moving
-                amount[x] += moving
-                if empties:
-                    if before[w] >= 0:
-                        after[before[w]] = after[w]
-                    else:
-                        head[u] = after[w]
-                    if after[w] >= 0:
-                        before[after[w]] = before[w]
-                if begins:
-                    after[x], before[x] = head[v], -1
-                    if head[v] >= 0:
-                        before[head[v]] = x
-                    head[v] = x
-                if not (opens or empties or begins or fills):
-                    v = u
-                    continue
-                for y in range(start, stop):
-                    k = leaf[y]
-                    if empties and y != w and top[u, k, 1] == w:
-                        _refresh(heap, top, least, amount, cap, never, u, k)
-                    if fills and y != x and top[k, v, 2] == x:
-                        _refresh(heap, top, least, amount, cap, never, k, v)
-                    if opens and y != w and amount[y] > 0 and known[k] and not (begins and y == x):
-                        _offer(heap, top, least, k, u, value[y] - value[w], y, w)
-                    if begins and y != x and amount[y] < cap[y] and known[v]:
-                        _offer(heap, top, least, v, k, value[x] - value[y], x, y)
-                v = u
-            moves += 1
-            if moves >= steps:
-                return OUT_OF_STEPS, reached
-            if excess[source] <= 0 or excess[end] >= 0:
-                break
-            again = True
-            v = end
-            while again and v != source:  # the same way once more, while it costs nothing
-                u = came[v]
-                if way[v] < 0:
-                    if u < V - 1 and parent[u] == v:
-                        again = flow[u] < upper[u] and price[v] - price[u] <= tie
-                    else:
-                        again = flow[v] > lower[v] and price[v] - price[u] <= tie
-                else:
-                    again = least[u, v] < never and least[u, v] - price[u] + price[v] <= tie
-                    if again:
-                        gives[v], takes[v] = top[u, v, 1], top[u, v, 2]
-                v = u
-            if not again:
-                break
+        farthest = search.distance[search.visited[last]]
+        for v in search.visited[: last + 1]:
+            price[v] += farthest - search.distance[v]
+        most = none  # the first way is as it was found; others may have been used up by then
+        for end in search.visited[: last + 1]:
+            while excess[end] < 0:
+                if heap[2][1] < most_offers:
+                    heap = _grown(heap, most_offers)
+                moving = _room(end, entries, bounds, ways, search.came, excess, price, most, never)
+                if moving <= 0:
+                    break
+                most = tie
+                counts[2] += 1
+                counts[3] += _move(
+                    moving, end, entries, bounds, heap, ways, search.came, excess, none
+                )
+                moves += 1
+                if moves >= steps:
+                    return OUT_OF_STEPS, reached

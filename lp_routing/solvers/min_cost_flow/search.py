@@ -194,8 +194,7 @@ def search(
 def largest_cut(rows: AnyRows, tree: Tree) -> Array | None:
     """Nodes (V,) that hold more than bounds let out, by the most there is; None if all bounds hold.
 
-    All rows are open. What cannot move on is set aside, and the rest moves as far as it can: what
-    is set aside is the least by which bounds must be broken, and the nodes that it reaches are the
+    All rows are open, and amounts move as far as they can. The nodes that the rest reaches are the
     cut (max-flow min-cut).
 
     Args:
@@ -208,14 +207,8 @@ def largest_cut(rows: AnyRows, tree: Tree) -> Array | None:
     state = begun(tree, np.zeros(tree.root), load)
     everything = rows.read(np.arange(len(rows)), x, np.full(len(rows), 2, np.uint8))
     some = OpenRows(everything, free, Windows(free, free))
-    cut = np.zeros(tree.root + 1, bool)
-    status = NO_WAY
-    while status != DONE:
-        status, reached = some.exchanged(tree, state, 1.0, np.zeros(4, np.int64), 1 << 62)
-        if status == NO_WAY:
-            cut |= reached
-            state.excess[reached & (state.excess > 0)] = 0
-    return cut if cut.any() else None
+    status, reached = some.exchanged(tree, state, 1.0, np.zeros(4, np.int64), 1 << 62)
+    return reached if status == NO_WAY else None
 
 
 def begun(tree: Tree, price: Array, load: Array) -> Flow:
@@ -300,7 +293,7 @@ class OpenRows:
         limits: tuple[Any, Any]  # what counts as no cost, and more than any cost, in their dtype
         if self.exact:
             value, price = value.astype(np.int64), price.astype(np.int64)
-            limits = 0, 1 << 62
+            limits = 0, 1 << 60
         else:
             value, price = self.value, state.price.copy()
             limits = TIE * max(np.abs(value).max(initial=0.0), np.abs(price).max()), np.inf

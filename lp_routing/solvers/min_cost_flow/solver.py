@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.certificate.certificate import certify
-from lp_routing.certificate.prices import Prices, clipped
+from lp_routing.certificate.prices import Prices, clipped, from_table
 from lp_routing.errors import InputError, OptionError
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.process_group import ALONE, ProcessGroup
@@ -109,15 +109,11 @@ class MinCostFlow(Solver):
         """The prices to start from; none that are larger than any that an optimum needs."""
         if self.start is None:
             return None
+        table = clipped(problem, self.start)
         highest = max(
-            (
-                float(price.abs().max())
-                for price in clipped(problem, self.start).values()
-                if len(price)
-            ),
-            default=0.0,
+            (float(each.abs().max()) for each in table.values() if len(each)), default=0.0
         )
-        return self.start if highest <= 2 * (problem.E + 1) * largest else None
+        return from_table(problem, table) if highest <= 2 * (problem.E + 1) * largest else None
 
     def _searched(
         self, problem: RoutingProblem, begin: Prices | None, finest: float = 0.0

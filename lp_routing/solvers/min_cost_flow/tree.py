@@ -211,25 +211,22 @@ def _tighten(
         For both sides, int8 (V,): what each bound follows from. None where they cannot be met.
     """
     root = len(parent) - 1
-    children = [np.flatnonzero(parent == node) for node in range(root + 1)]
+    inner = np.unique(parent[:root])
+    children = {node: np.flatnonzero(parent == node) for node in inner.tolist()}
     stated = lower.copy(), upper.copy()
-    for node in range(root + 1):
-        if len(children[node]):
-            lower[node] = max(lower[node], lower[children[node]].sum())
-            upper[node] = min(upper[node], upper[children[node]].sum())
+    below = lower.copy(), upper.copy()  # what the children, or a leaf itself, leave
+    for node, at in children.items():  # children come before their parents
+        below[0][node], below[1][node] = lower[at].sum(), upper[at].sum()
+        lower[node] = max(lower[node], below[0][node])
+        upper[node] = min(upper[node], below[1][node])
     if bool((lower > upper).any()):
         return None
-    below = lower.copy(), upper.copy()  # what the children, or a leaf itself, leave
-    for node in range(root + 1):
-        for side, now in zip(below, (lower, upper), strict=True):
-            if len(children[node]):
-                side[node] = now[children[node]].sum()
-    for node in range(root, -1, -1):
-        at = children[node]
+    for node, at in reversed(children.items()):
         low, high = lower[at].copy(), upper[at].copy()
         lower[at] = np.maximum(low, lower[node] - (high.sum() - high))
         upper[at] = np.minimum(high, upper[node] - (low.sum() - low))
-    leaf = np.array([not len(each) for each in children])
+    leaf = np.ones(root + 1, dtype=bool)
+    leaf[inner] = False
     sides = zip((lower, upper), stated, below, states, strict=True)
     low_from, high_from = (
         np.where(
@@ -247,13 +244,13 @@ def prices_of(problem: RoutingProblem, tree: Tree, price: Array) -> Prices:
     the other sign, to the siblings; or to the children. What a pair pays stays the same.
     """
     price = np.append(price, 0.0)
-    for node in range(len(price)):
+    for node in np.unique(tree.parent[: tree.root]):
         at = np.flatnonzero(tree.parent == node)
         less = np.minimum(price[at], 0)[tree.low_from[at] == BESIDE].min(initial=0.0)
         more = np.maximum(price[at], 0)[tree.high_from[at] == BESIDE].max(initial=0.0)
         price[at] -= less + more
         price[node] += less + more
-    for node in range(tree.root - 1, -1, -1):
+    for node in range(tree.root - 1, tree.leaves - 1, -1):
         source = tree.high_from if price[node] > 0 else tree.low_from
         if source[node] == BELOW:
             price[tree.parent == node] += price[node]
