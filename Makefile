@@ -29,8 +29,8 @@ help:
 	@echo "make check    lint and types alone (a minute)"
 	@echo "make wheel    build the wheel and try it in an environment of its own (3 minutes)"
 	@echo "make docs     the documentation as HTML, warnings as errors (build/docs/index.html; 2 minutes)"
-	@echo "make setup    what make verify needs, in .venv (3 minutes, 1.6 GB), done by it when needed"
-	@echo "make tools    what the others need besides (2 minutes, 0.7 GB), done by them when needed"
+	@echo "make setup    what make verify needs, in .venv (3 minutes, 1.8 GB), done by it when needed"
+	@echo "make tools    what the others need besides (2 minutes, 0.9 GB), done by them when needed"
 	@echo "make clean    remove .venv and caches"
 
 setup: .venv/ready
@@ -43,7 +43,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint con
 		{ echo "lp_routing needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "[1/3] creating the virtual environment .venv (10 seconds)"
 	@$(PYTHON) -m venv .venv
-	@echo "[2/3] installing the package, torch for the CPU and solvers into .venv (1.6 GB; 2 minutes)"
+	@echo "[2/3] installing the package, torch for the CPU and solvers into .venv (1.8 GB; 2 minutes)"
 	@$(PIP) .
 	@$(BIN)/python -c 'import lp_routing, torch, highspy, cvxpy, matplotlib'
 	@echo "[3/3] compiling the kernels of MinCostFlow, once (a minute)"
@@ -51,7 +51,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint con
 	@touch .venv/ready
 
 .venv/tools: .venv/ready
-	@echo "installing tools for tests, docs and benchmarks into .venv (0.7 GB; 2 minutes)"
+	@echo "installing tools for tests, docs and benchmarks into .venv (0.9 GB; 2 minutes)"
 	@$(PIP) '.[test,bench,docs,notebooks]'
 	@$(BIN)/python -c 'import ortools, pylmcf, ot, pytest, sphinx'
 	@touch .venv/tools
