@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[1]
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info")
 FINDS_TEXTS = "tests/test_plant_faults.py"
 """It looks for the text without the fault, so that it would catch them all."""
+RUNNING: set[int] = set()
+"""Processes of tests, each the leader of its group."""
 
 
 class Fault(NamedTuple):
@@ -78,29 +80,31 @@ def with_fault(fault: Fault, root: Path = ROOT) -> str:
 
 
 @contextmanager
-def planted(fault: Fault, copy: Path) -> Iterator[dict[str, str]]:
-    """The fault stands in the copy; gives the environment in which tests see it.
-
-    numba keeps compiled functions by the file they stand in and does not see that one which they
-    call has changed: a fault in a compiled file gets an empty cache.
-    """
-    path, cache, before = copy / fault.file, copy / ".numba", copy / ".before"
+def planted(fault: Fault, copy: Path) -> Iterator[None]:
+    """The fault stands in the copy."""
+    path, before = copy / fault.file, copy / ".before"
     text = with_fault(fault, copy)
-    if "numba" in text:
-        cache = copy / ".numba_with_fault"
     shutil.copy2(path, before)
     path.write_text(text)
     try:
-        yield environment(copy, cache)
+        yield
     finally:
         shutil.copy2(before, path)  # with its time, so that numba's cache holds
-        shutil.rmtree(copy / ".numba_with_fault", ignore_errors=True)
 
 
-def environment(copy: Path, cache: Path) -> dict[str, str]:
-    """Python imports the copy, on one thread."""
-    own = {"PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
-    return {**os.environ, **own}
+def environment(copy: Path, as_python: bool = False) -> dict[str, str]:
+    """Python imports the copy, on one thread; numba compiles nothing where `as_python`.
+
+    numba keeps compiled functions by the file they stand in and does not see that one which they
+    call has changed, and to compile all of them again takes a minute.
+    """
+    own = {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "NUMBA_CACHE_DIR": str(copy / ".numba")}
+    return {**os.environ, **own, "NUMBA_DISABLE_JIT": str(int(as_python))}
+
+
+def is_compiled(fault: Fault) -> bool:
+    """Whether the fault stands in a file of functions that numba compiles."""
+    return "@njit" in (ROOT / fault.file).read_text()
 
 
 def run_tests(
@@ -113,12 +117,15 @@ def run_tests(
         command, cwd=copy, env=env, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    RUNNING.add(process.pid)
     try:
         said, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return "too slow", f"more than {limit:g} s"
+    finally:
+        RUNNING.discard(process.pid)
     if process.returncode == 0:
         return "missed", ""
     # a module of tests that cannot be imported, as its cases do not exist any more, is an ERROR
@@ -131,10 +138,14 @@ def run_tests(
 def examine(fault: Fault, copy: Path, limit: float, whole_suite: bool) -> Outcome:
     """Plant one fault in the copy, run its tests, and the whole suite where they miss it."""
     start = time.monotonic()
-    with planted(fault, copy) as env:
-        verdict, by = run_tests(fault.tests, copy, env, limit)
+    with planted(fault, copy):
+        verdict, by = run_tests(fault.tests, copy, environment(copy, is_compiled(fault)), limit)
         if verdict == "missed" and whole_suite:
-            verdict, by = run_tests(["tests"], copy, env, 10 * limit)
+            if is_compiled(fault):
+                shutil.rmtree(copy / ".numba", ignore_errors=True)
+            verdict, by = run_tests(["tests"], copy, environment(copy), 10 * limit)
+            if is_compiled(fault):
+                shutil.rmtree(copy / ".numba", ignore_errors=True)
     return Outcome(fault, verdict, by, time.monotonic() - start)
 
 
@@ -159,16 +170,24 @@ def examine_all(
         for fault in faults:
             with_fault(fault, Path(folder) / "0")  # before the work, not in the midst of it
         passes_without_faults(faults, Path(folder) / "0", 10 * limit)
-        with ThreadPoolExecutor(jobs) as pool:
+        pool = ThreadPoolExecutor(jobs)
+        try:
             return list(pool.map(one, faults))
+        finally:  # also after Ctrl-C, which the tests do not get
+            pool.shutdown(wait=False, cancel_futures=True)
+            for pid in list(RUNNING):
+                os.killpg(pid, signal.SIGKILL)
 
 
 def passes_without_faults(faults: Sequence[Fault], copy: Path, limit: float) -> None:
     """Exit unless the tests that should notice the faults pass where there is none."""
-    tests = sorted({test for fault in faults for test in fault.tests})
-    verdict, by = run_tests(tests, copy, environment(copy, copy / ".numba"), limit)
-    if verdict != "missed":
-        sys.exit(f"Without a fault the tests should pass, but: {verdict}, {by}")
+    for as_python in (False, True):
+        named = [fault.tests for fault in faults if is_compiled(fault) == as_python]
+        tests = sorted({test for tests in named for test in tests})
+        if tests:
+            verdict, by = run_tests(tests, copy, environment(copy, as_python), limit)
+            if verdict != "missed":
+                sys.exit(f"Without a fault the tests should pass, but: {verdict}, {by}")
 
 
 def line(outcome: Outcome) -> str:

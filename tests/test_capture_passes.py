@@ -196,6 +196,19 @@ def test_beam_search_has_no_reading_order():
         captured.trace()
 
 
+def test_an_exchange_of_sequences_is_not_forgotten_at_the_next_step():
+    from transformers.cache_utils import DynamicCache
+
+    model = tiny("mixtral", "ForCausalLM")
+    with capture(model) as captured:
+        cache = DynamicCache()
+        model(input_ids=torch.tensor([[5, 6], [7, 8]]), past_key_values=cache, use_cache=True)
+        cache.reorder_cache(torch.tensor([1, 0]))
+        cache.reorder_cache(torch.tensor([0, 1]))  # this step keeps every beam
+    with pytest.raises(lpr.InputError, match="num_beams=1"):
+        captured.trace()
+
+
 def test_gradient_checkpointing_of_a_model():
     model = tiny("mixtral", "ForCausalLM").train()
     # the old name, of transformers before 5.23

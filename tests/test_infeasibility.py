@@ -226,6 +226,12 @@ def test_token_groups_tell_rows_apart():
     ]
 
 
+def test_a_group_that_tells_several_rows_apart_gives_each_a_number_of_its_own():
+    groups = [([2, 3], at_most(1)), ([0, 1, 2, 3], at_most(4)), ([5], at_most(1))]
+    merged = aggregate_rows(lpr.RoutingProblem(torch.rand(7, 2), token_groups=groups))
+    assert merged.row.tolist() == [0, 0, 1, 1, 2, 3, 2]
+
+
 def test_fractions_of_many_rows_do_not_drift():
     # adding 0.1 up a million times gives 100,000.000001, which would pass for a clash
     scores = torch.ones(1_000_000, 1)
