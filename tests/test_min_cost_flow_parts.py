@@ -8,7 +8,7 @@ import lp_routing as lpr
 from lp_routing.solvers.min_cost_flow import MinCostFlow, cut_prices, newton, solver
 from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_WAY, OUT_OF_STEPS, exchange
 from lp_routing.solvers.min_cost_flow.rows import NONE
-from lp_routing.solvers.min_cost_flow.search import begun
+from lp_routing.solvers.min_cost_flow.search import OpenRows, Windows, begun
 from lp_routing.solvers.min_cost_flow.tree import BELOW, BESIDE, NATURAL, OWN, prices_of
 
 INF = float("inf")
@@ -245,6 +245,30 @@ def exchanged(scores, x, price, parent, lower, upper, flow, excess, dtype=np.int
     )
 
 
+def test_a_node_sends_no_less_than_its_lower_bound():
+    # The root has 3 too many and expert 0 lacks 3, which it sends on: 2 of them it may keep, for it
+    # must send 1. The third comes from expert 1, whose token changes to expert 0 at no cost.
+    status, _, x, _, flow, excess, _ = exchanged(
+        [[1, 1]], [[0, 1]], [0, 0, 0],
+        [2, 2, -1], [1, 0, 1], [3, 3, 1], [3, 1, 0], [-3, 0, 3],
+    )  # fmt: skip
+    assert status == DONE
+    assert (flow, excess) == ([1, 0, 0], [0, 0, 0])
+    assert x == [[1, 0]]
+
+
+def test_a_row_that_gave_a_unit_up_can_take_one_again():
+    # Loads are to be 1, 1, 0 and 1. Row 0 holds experts 0 and 2 and cannot have 3, row 1 holds
+    # expert 0 and can have 3 alone. Row 0 goes from 0 to 1, at no cost; then what expert 2 has too
+    # much goes to 0 by row 0, which has no part in 0 any more, and on to 3 by row 1.
+    status, _, x, *_ = exchanged(
+        [[5, 5, 3, -INF], [5, -INF, -INF, 2]], [[1, 0, 1, 0], [1, 0, 0, 0]], [2, 2, 0, 0, 0],
+        [4, 4, 4, 4, -1], [1, 1, 0, 1, 3], [1, 1, 0, 1, 3], [1, 1, 0, 1, 0], [1, -1, 1, -1, 0],
+    )  # fmt: skip
+    assert status == DONE
+    assert x == [[1, 1, 0, 0], [0, 0, 0, 1]]
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.float64])
 def test_three_tokens_exchange_one_unit(dtype):
     # all want expert 0, which takes 2; moving to expert 1 costs 4, 2 and 3: token 1 moves
@@ -405,6 +429,33 @@ def test_rows_that_hold_the_worse_expert_go_astray():
     assert found.astray(np.zeros(3), 1.0, wholly_open, x, True).tolist() == []
     assert found.astray(np.array([0.0, 1.0, 0.0]), 1.0, looked, x, True).tolist() == [1]
     assert found.astray(np.array([1.0, 0.0, 0.0]), 1.0, looked, x, True).tolist() == []
+
+
+def test_an_expert_that_some_copies_take_can_take_the_others():
+    # four units of three copies; expert 1 is better and holds one: two more belong there
+    found = responded([[2.0, 5.0]], [0, 0, 0], (4, 4, 3), 3)
+    shut = np.zeros(1, np.uint8)
+    assert found.astray(np.zeros(3), 9.0, shut, torch.tensor([[3, 1]]), True).tolist() == [0]
+    assert found.astray(np.zeros(3), 9.0, shut, torch.tensor([[1, 3]]), True).tolist() == []
+
+
+def test_a_row_that_must_have_an_expert_does_not_stray_from_one_that_costs():
+    # -1 is the better of two, and none is not allowed; where it is, none is better
+    for must, strays in ((1, []), (0, [0])):
+        found = responded([[-1.0, -2.0]], [0, 0, 0], (must, 1, 1), 3)
+        x, shut = torch.tensor([[1, 0]], dtype=torch.uint8), np.zeros(1, np.uint8)
+        assert found.astray(np.zeros(3), 9.0, shut, x, True).tolist() == strays
+
+
+def test_the_entries_of_a_row_hold_no_more_than_it_may_leave_empty():
+    # two places, one of which must be filled: one unit may idle, and does
+    found = responded([[2.0, -1.0]], [0, 0, 0], (1, 2, 1), 3)
+    x, open_wide = torch.tensor([[1, 0]], dtype=torch.uint8), np.full(1, 2, np.uint8)
+    read = found.read(np.arange(1), x, open_wide)
+    some = OpenRows(read, np.zeros(3), Windows(np.zeros(3), np.zeros(3)))
+    assert some.leaf.tolist() == [0, 1, 2]
+    assert some.amount.tolist() == [1, 0, 1]
+    assert some.cap.tolist() == [1, 1, 1]
 
 
 def test_units_that_waver_are_counted_within_the_wider_width():

@@ -59,16 +59,12 @@ def respond(scores, price, terms, null, best, units_of, edge, margin, turn, load
         margin: float64 (n, 2), out -> pivot and pivot -> into; without pivot out -> into and inf.
         turn: float64 (n, 2), what a unit that leaves, and one that comes, are worth; or (0, 2).
         load: int64 (leaves,), units at each leaf; overwritten.
-
-    Returns:
-        What all rows earn, prices paid.
     """
     n, E = scores.shape
     L = best.shape[1]
     value = np.empty(L)
     expert = np.empty(L, np.int64)
     load[:] = 0
-    earned = 0.0
     for i in range(n):
         t = i if len(terms) > 1 else 0
         must, may, copies = terms[t, 0], terms[t, 1], terms[t, 2]
@@ -111,14 +107,11 @@ def respond(scores, price, terms, null, best, units_of, edge, margin, turn, load
         full = units // copies
         part = units - full * copies
         for r in range(full):
-            earned += copies * value[r]
             load[expert[r]] += copies
         if part > 0:
-            earned += part * value[full]
             load[expert[full]] += part
         idle = may - units
         if idle > 0:
-            earned += idle * at_null
             load[empty] += idle
         out, pivot, into = NONE, NONE, NONE
         low, middle, high = np.inf, 0.0, -np.inf
@@ -145,7 +138,6 @@ def respond(scores, price, terms, null, best, units_of, edge, margin, turn, load
         if len(turn):
             turn[i, 0] = middle if pivot != NONE else low
             turn[i, 1] = middle if pivot != NONE else high
-    return earned
 
 
 @njit(cache=True, nogil=True)
