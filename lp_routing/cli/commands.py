@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+import lp_routing
 from lp_routing.cli.ending import ends_in_words
 
 Command = Callable[..., Any]
@@ -47,7 +48,7 @@ REPORTED = (
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="lp-routing")
+@click.version_option(lp_routing.__version__)
 def main() -> None:
     """Certify Mixture-of-Experts routers against the exact optimum of their assignment problem."""
 
