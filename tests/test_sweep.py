@@ -315,3 +315,17 @@ def test_a_process_that_ends_on_its_own_is_said(tmp_path):
     with pytest.raises(WorkerError, match="jobs=2: a process ended on its own"):
         sweep(picky, ["end", "fine"], path=tmp_path / "a.jsonl", jobs=2)
     assert not multiprocessing.active_children()
+
+
+def test_the_time_left_is_that_of_the_points_that_are_left(tmp_path, monkeypatch):
+    # Ten seconds a point; one of four is there already, as an earlier run left it.
+    clock, told = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    sweep(square, [1], path=tmp_path / "a.jsonl")
+
+    def tell(progress):
+        told.append(progress.seconds_left)
+        clock[0] += 10
+
+    sweep(square, [1, 2, 3, 4], path=tmp_path / "a.jsonl", progress=tell)
+    assert told == [None, 20, 10, 0]

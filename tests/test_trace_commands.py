@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 import lp_routing as lpr
 from lp_routing.cli import main
+from lp_routing.cli.options import first_tokens
 from lp_routing.report.layer_results import longest_sequence
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
@@ -176,3 +177,11 @@ def test_no_token_is_later_than_those_of_another_sequence(tmp_path):
     assert causality(tmp_path, saved(tmp_path, **one), "unified") > 0
     alone = saved(tmp_path, **one, sequence=np.arange(12))
     assert causality(tmp_path, alone, "unified") is None
+
+
+def test_the_first_tokens_are_real_ones():
+    logits = torch.arange(8.0).view(1, 4, 2)
+    trace = lpr.traces.Trace(logits, "here", mask=[0, 1, 0, 1])
+    assert first_tokens(trace, 1).tolist() == [[[2, 3]]]
+    assert first_tokens(trace, None).tolist() == [[[2, 3], [6, 7]]]
+    assert first_tokens(lpr.traces.Trace(logits, "here"), 1).tolist() == [[[0, 1]]]
