@@ -28,6 +28,13 @@ def apart(function, *arguments):
     return pickle.loads(_process().submit(_called, call).result())
 
 
+def end():
+    """End the process, if there is one."""
+    if _process.cache_info().currsize:
+        _process().shutdown()
+        _process.cache_clear()
+
+
 def loaded():
     """Modules that this process has imported."""
     return set(sys.modules)
