@@ -1,11 +1,11 @@
-"""How values are shown: a line of text, a small HTML table, or a pandas frame.
+"""Display of values: a line of text, a small HTML table, or a pandas frame.
 
-A class says in `_shown` what there is to see, label by label, the most telling first, and writes
+A class returns label -> value from `_shown`, the most important first, and sets
 
     __repr__ = as_text
     _repr_html_ = as_html
 
-Labels whose value is None are left out. A text of several lines stands below the others.
+Labels with the value None are left out. A text of several lines goes below the others.
 """
 
 import html
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     import pandas
 
 LISTED = 8
-"""Numbers: vectors up to this length are shown entry by entry, longer ones by their range."""
+"""Longest vector that is shown entry by entry; longer ones by their range, to stay on a line."""
 
 CELL = "text-align: left; vertical-align: top; white-space: pre-wrap"
 
 
 class Shown(Protocol):
-    """What can be shown."""
+    """A value with `_shown`."""
 
     def _shown(self) -> Mapping[str, object]: ...
 
 
 def as_text(value: Shown) -> str:
-    """`Name(label=value, ...)`, then what takes several lines."""
+    """`Name(label=value, ...)`, then texts of several lines."""
     cells = _cells(value)
     line = ", ".join(f"{label}={cell}" for label, cell in cells.items() if "\n" not in cell)
     below = [cell for cell in cells.values() if "\n" in cell]
@@ -55,7 +55,7 @@ def as_html(value: Shown) -> str:
 
 
 def data_frame(who: str, otherwise: str = "") -> "type[pandas.DataFrame]":
-    """The class of pandas, which is imported only here, since that takes a while.
+    """The class of pandas, which is imported only here, as the import is slow.
 
     Args:
         who: asks for it, such as "to_frame".

@@ -62,7 +62,7 @@ class ProcessGroup:
         return self._exchange((None, value))
 
     def agreed(self, decide: Callable[[], T]) -> T:
-        """What rank 0 decides, on every rank: the others do not compute it."""
+        """The result of rank 0, on every rank; the others do not compute it."""
         if self.alone:
             return decide()
         return self.gathered(decide() if self.rank == 0 else None)[0]  # type: ignore[return-value]

@@ -1,12 +1,12 @@
 """Router logits to scores: pure functions on (..., T, E), padding masked by (..., T).
 
-Half-precision logits are widened to float32 first, which is exact. A score function may still tie
-what the logits tell apart: a softmax underflows, a sigmoid saturates. It never tells apart what the
-logits tie: torch's own sigmoid and softplus give the last entries of a vector another last bit
-than the others, so they are composed here of exp and log1p, which do not, in float64, rounded once.
+Half-precision logits are widened to float32 first, which is exact. Different logits may still have
+equal scores: a softmax underflows, a sigmoid saturates. Equal logits always have equal scores:
+torch's own sigmoid and softplus can differ in the last bit at the end of a vector, so they are
+computed here from exp and log1p, in float64, rounded once.
 A logit of -inf stays a forbidden pair: its score is -inf.
 
-`competition_scores` are made of what the experts answer, in place of logits.
+`competition_scores` are computed from the experts' outputs instead of logits.
 """
 
 from collections.abc import Callable
@@ -49,8 +49,8 @@ def sigmoid(values: Tensor, mask: Tensor | None = None) -> Tensor:
 def sqrt_softplus(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Square root of the softplus of each logit on its own (DeepSeek-V4: "sqrtsoftplus").
 
-    sqrt(log(1 + exp(logit))), which stays above 0 down to float32 logits of -170. Its order is that
-    of the logits, so that row top-k chooses the same up to ties.
+    sqrt(log(1 + exp(logit))), which stays above 0 down to float32 logits of -170. It is monotone in
+    the logit, so row top-k is the same up to ties.
     """
     wide = check_logits(values)
     # beyond 40 either way exp(-40) is lost beside 1: softplus(x) is x, or exp(x), whose root has a
@@ -62,9 +62,9 @@ def sqrt_softplus(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def probabilities(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """exp(x): what logarithms of probabilities are of; rows may sum to less than 1.
+    """exp(x), for log-probabilities as logits; rows may sum to less than 1.
 
-    For traces of the largest probabilities alone, which a softmax would divide by their sum.
+    For traces of only the largest probabilities, which a softmax would renormalise.
     """
     wide = check_logits(values)
     return _scored(wide, mask, wide.exp())
@@ -83,11 +83,11 @@ def unified_v1(values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5)
 
     (1 - rate) softmax over experts + rate * softmax over tokens (arXiv 2503.22996 v1). The second
     term makes a token's score depend on all tokens of its sequence (the axis before the last),
-    later ones included, whatever is pooled afterwards. Padding takes no part.
+    later ones included, for any pool. Padding is left out.
     """
     wide = check_logits(values)
     check_rate(rate)
-    # along a line in memory: across lines torch adds up the last columns in another order
+    # contiguous along the token axis: else torch sums the last columns in another order
     by_expert = masked(wide, mask).mT.contiguous()
     over_tokens = _softmax(by_expert).mT
     return _scored(wide, mask, (1 - rate) * _softmax(wide) + rate * over_tokens)
@@ -160,8 +160,10 @@ def masked(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def softplus(values: Tensor) -> Tensor:
-    """log(1 + exp(x)) of each entry, in its precision: never smaller for a larger x, nor unlike
-    for the same x (torch's own is both, in the last bit)."""
+    """log(1 + exp(x)) of each entry, in its precision.
+
+    Monotone, and equal for equal x: torch's own is neither, in the last bit.
+    """
     exact = values.double()
     # beyond 40 exp(-x) is lost beside x
     curved = torch.log1p(torch.exp(exact.clamp(max=40)))
@@ -174,7 +176,7 @@ def _sigmoid(values: Tensor) -> Tensor:
 
 
 def _softmax(values: Tensor) -> Tensor:
-    """Softmax that gives 0, with a gradient of 0, along lines that are forbidden throughout."""
+    """Softmax; 0, with gradient 0, along lines without an allowed entry."""
     forbidden = (values == float("-inf")).all(-1, keepdim=True)
     return torch.softmax(values.masked_fill(forbidden, 0.0), -1).masked_fill(forbidden, 0.0)
 
@@ -187,7 +189,7 @@ def named(score: ScoreFunction | str) -> ScoreFunction:
     """The score function itself, or the one of that name.
 
     Raises:
-        InputError: neither a function nor a name there is.
+        InputError: neither a function nor a known name.
     """
     if callable(score):
         return score
@@ -197,14 +199,14 @@ def named(score: ScoreFunction | str) -> ScoreFunction:
 
 
 def competition_scores(outputs: Tensor, response: Literal["norm", "mean"] = "norm") -> Tensor:
-    """How strongly each expert responds to each token, all experts having been run.
+    """The strength of each expert's response to each token, after running all experts.
 
-    The result goes where logits go: TopK(k, score="logits", normalise="kept") routes by it, as the
-    authors do, and any other router with score="logits" does so under its own constraints. The
-    paper routes by competition in some training steps only, to teach a cheap router.
+    The result is used in place of logits: TopK(k, score="logits", normalise="kept") routes by it,
+    as in the paper, and so does any other router with score="logits". The paper routes by
+    competition in some training steps only, to teach a cheap router.
 
     Args:
-        outputs: (..., T, E, D), what every expert makes of every token, floating point, finite.
+        outputs: (..., T, E, D), the output of every expert for every token, floating point, finite.
         response: "norm", softplus of the Euclidean norm (Pham et al. 2024, arXiv 2402.02526);
             "mean", the mean over D of the softplus of each entry, as in the code released with
             the second version (Nguyen et al. 2025, arXiv 2505.13380, competesmoe.py).

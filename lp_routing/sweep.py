@@ -1,8 +1,7 @@
-"""Long work point by point: kept as it comes, resumed after a kill, over several processes.
+"""Long work point by point: results kept at once, resumed after a kill, over several processes.
 
-`over_processes` runs points in fresh processes, which never outlive the one that asked.
-`ResultFile` keeps results as one JSON line each, so that no kill loses a line that was written.
-`sweep` joins both.
+`over_processes` runs points in fresh processes, which end with their parent. `ResultFile` keeps
+each result as a JSON line, which no kill can lose. `sweep` combines both.
 """
 
 import json
@@ -41,20 +40,20 @@ from lp_routing.validation import as_callable, as_int, as_list, as_path
 def over_processes(
     work: Callable[[Any], Any], todo: Mapping[str, Any], jobs: int
 ) -> Generator[tuple[str, Any], None, None]:
-    """Key and result of every point, as they come; the processes end with this generator.
+    """Key and result of every point as soon as available; the processes end with this generator.
 
     Args:
-        work: point -> result; what it raises is raised here, and ends all. It is sent to each
+        work: point -> result; its exceptions are raised here and end all work. It is sent to each
             process once, by value.
         todo: key -> point.
         jobs: processes, each with one torch thread.
 
     Raises:
         InputError: work that cannot be sent to another process.
-        WorkerError: a process ended on its own.
+        WorkerError: a process ended unexpectedly.
     """
     with TemporaryDirectory(prefix="lp-routing-", ignore_cleanup_errors=True) as folder:
-        sent = Path(folder) / "work"  # a pipe would block until the worker reads it
+        sent = Path(folder) / "work"  # a pipe would block until the worker reads
         try:
             sent.write_bytes(pickle.dumps(work))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -82,7 +81,8 @@ def over_processes(
 def _submitted(pool: ProcessPoolExecutor, todo: Mapping[str, Any]) -> dict[Future[Any], str]:
     """The submitted points, with their keys.
 
-    Ctrl-C reaches every process of a terminal; workers inherit the blocked signal and ignore it.
+    Ctrl-C reaches every process of a terminal; workers inherit the blocked signal, so only the
+    parent reacts.
     """
     mask = getattr(signal, "pthread_sigmask", None)  # not on Windows
     blocked = mask and mask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -94,10 +94,10 @@ def _submitted(pool: ProcessPoolExecutor, todo: Mapping[str, Any]) -> dict[Futur
 
 
 class ByValue:
-    """What comes out of a pickle of this is `value`, its tensors copied.
+    """Unpickles as `value`, with its tensors copied.
 
-    A process pool would share tensors by a thread that prints a traceback where a worker is ended
-    while it asks for one. It pickles a point when a worker is about to take it, not all at once.
+    A process pool would share tensors through a thread that prints a traceback if a worker is ended
+    meanwhile. A point is pickled only when a worker is about to take it.
     """
 
     def __init__(self, value: object) -> None:
@@ -118,7 +118,7 @@ _work: Callable[[Any], Any]
 
 
 def _begin(sent: Path) -> None:
-    """Make a fresh process ready for points."""
+    """Initialise a worker process."""
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
@@ -127,7 +127,7 @@ def _begin(sent: Path) -> None:
 
 
 def _end_with_parent(sent: Path) -> None:
-    """End this worker when its parent is gone: it would wait for points without end."""
+    """End this worker when its parent is gone: it would wait forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
@@ -144,18 +144,18 @@ HEADER = "header"
 
 
 class ResultFile:
-    """A file to which lines are appended; a header in its first line says what they answer.
+    """A file to which JSON lines are appended; its first line, the header, states the question.
 
-    A line is on the disk when `append` returns. A kill leaves at most one line without its end,
-    which is dropped when the file is opened again. While it is open, no other process may open
-    it; the lock, a file `PATH.lock` beside it, ends with the process, however that ends.
+    A line is on the disk when `append` returns. A kill leaves at most one incomplete line, which is
+    dropped when the file is opened again. While it is open, no other process can open it; the lock,
+    on a file `PATH.lock`, ends with the process.
 
     Args:
         path: of the file; made where there is none.
-        header: what was asked, JSON values.
+        header: the question, JSON values.
 
     Attributes:
-        lines: what the file held when it was opened, without the header.
+        lines: the lines in the file when it was opened, without the header.
 
     Raises:
         InputError: a file that cannot be written, is open elsewhere, holds something else, or
@@ -166,7 +166,7 @@ class ResultFile:
         self.path = path
         with ExitStack() as stack:
             try:
-                # without a buffer, nothing is left to write when it is closed
+                # unbuffered, so that nothing is left to write at close
                 self._file = stack.enter_context(path.open("a+b", buffering=0))
                 stack.enter_context(_locked(path))
             except OSError as error:
@@ -183,7 +183,7 @@ class ResultFile:
         self._write(_text(line))
 
     def _read(self, header: Mapping[str, object]) -> list[Json]:
-        """The lines of an earlier run, where it asked the same; the header where there is none."""
+        """The lines of an earlier run with the same header; a new file gets the header."""
         self._file.seek(0)
         whole, newline, torn = self._file.read().rpartition(b"\n")
         first = _text({HEADER: header})
@@ -228,7 +228,7 @@ class ResultFile:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from the file; the lock's own file goes before the lock does."""
+    """Lock the file against other processes; the lock file is removed before its release."""
     lock = FileLock(f"{os.path.realpath(path)}.lock")
     try:
         lock.acquire(timeout=0)
@@ -251,7 +251,7 @@ def _text(line: Mapping[str, object]) -> bytes:
 def _parsed(line: bytes, path: Path, number: int) -> Json:
     try:
         content = json.loads(line)
-    except ValueError:  # no JSON, or no UTF-8
+    except ValueError:  # not JSON, or not UTF-8
         content = None
     if not isinstance(content, dict):
         raise InputError(f"{path}: line {number} is damaged; take it out to go on from the others.")
@@ -259,7 +259,7 @@ def _parsed(line: bytes, path: Path, number: int) -> Json:
 
 
 def _check_header(line: bytes, asked: Json, path: Path) -> None:
-    """Raise unless the first line of a file asks the same."""
+    """Raise unless the first line of a file states the same question."""
     try:
         there = json.loads(line)
     except ValueError as error:
@@ -281,7 +281,7 @@ def _foreign(path: Path) -> InputError:
 
 
 def _differences(there: object, here: object, name: str = "") -> list[str]:
-    """`k was 2, is 4`, for everything that is not the same."""
+    """`k was 2, is 4`, for every difference."""
     if isinstance(there, dict) and isinstance(here, dict):
         names = dict.fromkeys((*there, *here))
         return [d for key in names for d in _differences(there.get(key), here.get(key), key)]
@@ -299,7 +299,7 @@ ERROR = "error"
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """How much of a sweep is done.
+    """The progress of a sweep.
 
     Attributes:
         done: points with a record, those of earlier runs included.
@@ -333,25 +333,26 @@ def sweep(
     progress: Callable[[Progress], object] | None = None,
     question: Task | None = None,
 ) -> list[Record]:
-    """The records of all points; with a file, those that it holds are not computed again.
+    """Compute the records of all points; those in the file are not computed again.
 
     Args:
-        task: point -> a mapping of JSON values; a function of some module, or a `partial` of one,
-            which holds all that it depends on besides the point.
-        points: JSON values; one that comes twice is computed once.
-        path: where each record is appended as it comes. Killed at any moment, a run loses at most
-            the points it was computing; the same call goes on from there. The file's header holds
-            the task's name, its bound arguments (of tensors a sha256) and the package's version.
+        task: point -> a mapping of JSON values; a module-level function, or a `partial` of one that
+            binds all other arguments.
+        points: JSON values; duplicates are computed once.
+        path: where each record is appended as soon as available. Killed at any moment, a run loses
+            at most the points it was computing; the same call goes on from there. The file's header
+            holds the task's name, its bound arguments (of tensors a sha256) and the package's
+            version.
         jobs: processes. With more than one, each is a fresh interpreter with one torch thread:
             sums that torch would split over threads may then differ in the last bits.
         progress: called at the beginning and after every point.
-        question: the task as the file's header states it; left out, `task`. It lacks arguments
-            that do not change the records, such as another file that is written on the way.
+        question: the task as the file's header states it; left out, `task`. For tasks with
+            arguments that do not change the records, such as another file to write.
 
     Returns:
         Records in the order of `points`, as JSON has them: lists for tuples, None for NaN and
-        infinities. A task that raises costs its own point alone: `{"error": ..., "traceback": ...}`
-        (no traceback for an `InputError`). Such a point is tried again by a later run.
+        infinities. A task that raises gives its point the record `{"error": ..., "traceback": ...}`
+        (no traceback for an `InputError`). It is tried again by a later run.
 
     Raises:
         InputError: bad arguments, or a file that answers another question, is damaged, in use by
@@ -391,10 +392,10 @@ def sweep(
 
 
 def asked(task: Task) -> dict[str, Any]:
-    """What a task answers, in JSON values: its name, its bound arguments, the package's version.
+    """The question of a task, as JSON values: its name, its bound arguments, the package's version.
 
     Raises:
-        InputError: no named function, or an argument that cannot be described.
+        InputError: not a named function, or an argument that has no JSON form.
     """
     call = task if isinstance(task, partial) else partial(task)
     name = getattr(call.func, "__qualname__", None)
@@ -412,7 +413,7 @@ def asked(task: Task) -> dict[str, Any]:
 
 
 def _described(value: Any, name: str) -> Any:
-    """JSON values that differ wherever arguments do; of arrays a hash."""
+    """JSON values that differ wherever the arguments do; a hash for arrays."""
     if isinstance(value, Tensor | np.ndarray):
         tensor = torch.as_tensor(value).detach().cpu().contiguous()
         digest = sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
@@ -444,7 +445,7 @@ def _key(point: Any, number: int) -> str:
 
 
 def _kept(file: ResultFile) -> dict[str, Record]:
-    """The records of an earlier run, but for points that failed."""
+    """The records of an earlier run, without failed points."""
     found: dict[str, Record] = {}
     for number, line in enumerate(file.lines, 2):
         record = line.get("record")
@@ -456,7 +457,7 @@ def _kept(file: ResultFile) -> dict[str, Record]:
 
 
 def _record(task: Task, point: Any) -> Record:
-    """What the task says of a point, as JSON has it; or why it failed."""
+    """The task's record of a point, as JSON values; or why it failed."""
     try:
         result = task(point)
         if not isinstance(result, Mapping):
@@ -473,7 +474,7 @@ def _record(task: Task, point: Any) -> Record:
 
 
 def _finite(value: Any) -> Any:
-    """The value with None for what JSON has no number for."""
+    """The value with None for NaN and infinity."""
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, Mapping):
@@ -482,7 +483,7 @@ def _finite(value: Any) -> Any:
 
 
 def _computed(task: Task, todo: Mapping[str, Any], jobs: int) -> Found:
-    """Key and record of every point, as they come."""
+    """Key and record of every point as soon as available."""
     if jobs > 1 and todo:
         yield from over_processes(partial(_record, task), todo, min(jobs, len(todo)))
     else:

@@ -1,7 +1,7 @@
 """Argument validation, before anything is computed.
 
-`as_scores` and its neighbours check types and shapes; `read_scores` reads the entries of a score
-matrix once, in chunks of rows, refuses NaN and +inf, and keeps what a problem has to know of them.
+`as_scores` and the other `as_...` functions check types and shapes; `read_scores` reads a score
+matrix once, in chunks of rows, refuses NaN and +inf, and returns facts about the scores.
 """
 
 import math
@@ -21,7 +21,7 @@ from torch import Tensor
 from lp_routing.errors import InputError
 
 CHUNK = 1 << 20
-"""Entries checked together, so that a check needs little memory beside what it checks.
+"""Entries checked together.
 
 Larger chunks need more memory, smaller ones more time: 8 million float32 on one core
 take 15 ms at 2**18 to 2**22 and 32 ms at 2**14.
@@ -67,14 +67,14 @@ def _in_process_group() -> bool:
 
 
 def as_tensor(values: Any, what: str, expected: str) -> Tensor:
-    """Dense tensors as they are; anything else by way of numpy, which reads floats as float64.
+    """Dense tensors unchanged; anything else through numpy, which reads floats as float64.
 
     Memory is shared where possible, with read-only and memory-mapped arrays too: nothing here
-    writes to what a caller gave. bfloat16 of numpy (`ml_dtypes`) becomes bfloat16 of torch.
+    writes to the caller's arrays. bfloat16 of numpy (`ml_dtypes`) becomes bfloat16 of torch.
 
     Raises:
-        InputError: what is no array of numbers, with `expected` in the sentence; a masked array
-            with masked entries, whose mask would be lost.
+        InputError: not an array of numbers, with `expected` in the message; a masked array with
+            masked entries, whose mask would be lost.
     """
     _refuse_masked(values, what)
     try:
@@ -99,12 +99,12 @@ def as_tensor(values: Any, what: str, expected: str) -> Tensor:
 
 
 def from_bfloat16(array: np.ndarray[Any, Any]) -> Tensor:
-    """Two bytes an entry, as `ml_dtypes` lays them out, as the bfloat16 numbers that they are."""
+    """Two-byte entries of `ml_dtypes` as torch.bfloat16."""
     return torch.from_numpy(np.ascontiguousarray(array).view(np.int16)).view(torch.bfloat16)
 
 
 def _refuse_masked(values: Any, what: str) -> None:
-    """Raise where numpy would read the entries under the mask of a masked array as any others."""
+    """Raise on a masked array with masked entries, which numpy would read like any others."""
     parts = values if isinstance(values, list | tuple) else [values]
     if any(np.ma.is_masked(part) for part in parts if isinstance(part, np.ma.MaskedArray)):
         raise InputError(
@@ -126,7 +126,7 @@ def as_reals(values: Any, what: str, expected: str) -> Tensor:
 
 
 def refuse_not_dense(tensor: Tensor, what: str, expected: str = "numbers") -> None:
-    """Raise on a tensor whose entries cannot be read one by one, saying how to get one."""
+    """Raise on a tensor that is not dense, with a hint how to make it so."""
     kinds = {
         "meta": (tensor.is_meta, "give one that holds numbers"),
         "quantized": (tensor.is_quantized, "write .dequantize()"),
@@ -158,14 +158,14 @@ def refuse_nan_and_inf(values: Tensor, what: str) -> None:
 
 
 MASK_NEAR, MASK_WITHIN = 1e9, 2e6
-"""Logits within 2e6 of -1e9 are masks: bfloat16 rounds -1e9 by 1.8e6, and masks are added, too."""
+"""Logits within 2e6 of -1e9 are masks: bfloat16 rounds -1e9 by 1.8e6, and logits may be added."""
 
 
 def forbid_masks(logits: Tensor) -> Tensor:
-    """The logits with -inf where a finite number stands for it: they forbid the pair.
+    """The logits with -inf in place of finite mask values, so that these forbid the pair.
 
-    Such numbers are the lowest finite ones of half, bfloat16, single and double precision, also
-    as another of these rounds them, and -1e9. A new tensor, or the one given where there are none.
+    Mask values are the lowest finite numbers of half, bfloat16, single and double precision, also
+    rounded to another of these, and -1e9. A new tensor, or the one given where there are none.
     """
     plain = logits.detach()
     plain = plain if plain.dtype == torch.float64 else plain.float()
@@ -240,7 +240,7 @@ def as_nonnegative(value: float, name: str) -> float:
 
 
 def as_bool(value: bool, name: str) -> bool:
-    """`value` as a bool, refusing text and numbers, whose truth is not what they say."""
+    """`value` as a bool, refusing text and numbers."""
     if not isinstance(value, bool | np.bool_):
         raise InputError(f"{name}={value!r}: expected True or False.")
     return bool(value)
@@ -278,9 +278,9 @@ def as_int(
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MASK_LIKE = 6e4
-"""Scores of at least this size are compared with the lowest number of each dtype, a usual mask.
+"""|Scores| of at least this are compared with the lowest number of each dtype, a usual mask.
 
-The smallest of these is float16's, -65504; a lower limit would compare more chunks in vain.
+The smallest of these is float16's, -65504; a lower limit would compare more chunks for nothing.
 """
 
 
@@ -294,7 +294,7 @@ LOWEST = tuple(
         - {float("-inf")}
     )
 )
-"""The lowest finite number of each dtype, exact and as the others round it."""
+"""The lowest finite number of each dtype, exact and rounded to the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,7 +317,7 @@ class ScoreFacts:
 
     @property
     def typical(self) -> float:
-        """The median best score of the tokens with a positive one; of all sizes if none has."""
+        """The median positive best score of the tokens; without any, the median |best score|."""
         served = self.best[self.best.isfinite()].double()
         served = served[served > 0] if bool((served > 0).any()) else served.abs()
         return float(served.median()) if len(served) else 0.0

@@ -1,4 +1,4 @@
-"""Routers with chance in them: noise on the logits, experts drawn by their scores, or neither.
+"""Random routers: noise on the logits, experts sampled by their scores, hashes, uniform draws.
 
 `HashRouter` and `RandomRouter` do not look at the scores at all.
 """
@@ -32,19 +32,17 @@ EXPECTED_STD = "a finite number >= 0, or a floating-point tensor of such"
 class NoisyTopK(WeightedRule, Router):
     """Row top-k of logits plus normal noise (Shazeer et al. 2017, eq. 3 to 5).
 
-    The noise is part of the scores: they choose, weigh, and are what the rule is measured by on
-    its own terms. `select` on other scores is row top-k, the optimum of `token_choice`; on the
-    clean scores the choice is as far from it as the noise is strong. Causal. Cost: one `topk`, and
-    one draw per pair.
+    The noise is part of the scores, which are compared and weigh. `select` on given scores is row
+    top-k, the optimum of `token_choice`; measured by the scores without noise, the choice is
+    further from it the stronger the noise. Causal. Cost: one `topk`, and one draw per pair.
 
     Attributes:
         k: experts per token.
         std: standard deviation of the noise: a number, or a tensor that broadcasts to the logits,
             such as (E,), or (..., T, E) for the paper's softplus(x W_noise). 0 is no noise.
-        seed: of the draws, one per position; for new ones each step, change it.
-        score: from noisy logits to what is compared and weighs: a function or a name from
-            `lp_routing.scores`.
-        normalise: "kept" makes the softmax one over the kept logits, as eq. 3 has it; None; "all".
+        seed: of the random numbers; change it each step to get new ones.
+        score: score function of the noisy logits: a function or a name from `lp_routing.scores`.
+        normalise: "kept" gives a softmax over the kept logits, as in eq. 3; None; "all".
     """
 
     source = "Shazeer et al. 2017, eq. 3-5"
@@ -64,7 +62,7 @@ class NoisyTopK(WeightedRule, Router):
         super().__post_init__()
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The score function's of the noisy logits, (..., T, E).
+        """The scores of the noisy logits, (..., T, E).
 
         Raises:
             InputError: a tensor of standard deviations that does not broadcast to the logits.
@@ -78,7 +76,7 @@ class NoisyTopK(WeightedRule, Router):
         return largest(scores, as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts"))
 
     def _std_for(self, logits: Tensor) -> Tensor:
-        """The standard deviations where and as precise as the logits, broadcast to them."""
+        """The standard deviations, broadcast to the logits, on their device and in their dtype."""
         std = torch.as_tensor(self.std).to(logits.device, logits.dtype)
         try:
             return std.expand_as(logits)
@@ -94,17 +92,17 @@ class NoisyTopK(WeightedRule, Router):
 class Sampled(WeightedRule, Router):
     """k experts per token drawn without replacement, each time in proportion to the scores left.
 
-    One draw is the k largest of log score + Gumbel noise (Gumbel top-k; Kool et al. 2019). A score
-    of 0 counts as the smallest positive number, so that k experts are drawn where k are allowed.
-    The scores themselves are clean and so are the weights.
+    It takes the k largest of log score + Gumbel noise (Gumbel top-k; Kool et al. 2019). A score of
+    0 counts as the smallest positive number, so that k experts are drawn where k are allowed.
+    Scores and weights are without noise.
 
-    It seeks the optimum of `token_choice` no more than its scores are peaked. Causal. Cost: one
-    `topk`, and one draw per pair.
+    It approaches the optimum of `token_choice` only as far as its scores are peaked. Causal. Cost:
+    one `topk`, and one draw per pair.
 
     Attributes:
         k: experts per token.
-        seed: of the draws, one per position; for new ones each step, change it.
-        score: what is drawn by and weighs, not negative: a function or a name from
+        seed: of the random numbers; change it each step to get new ones.
+        score: sampling weights and combine weights, >= 0: a function or a name from
             `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
     """
@@ -153,18 +151,18 @@ def _check_std(std: float | Tensor) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Blind(WeightedRule, Router):
-    """What rules that draw k allowed experts per token without regard to the scores share.
+    """Base of rules that draw k allowed experts per token independently of the scores.
 
-    They seek no optimum, and every expert is as likely as any other: equal loads are expected, not
-    guaranteed. Causal. Cost: one draw per pair and one `topk`.
+    They seek no optimum, and all experts are equally likely: loads are equal in expectation only.
+    Causal. Cost: one draw per pair and one `topk`.
 
     Attributes:
         k: experts per token.
         seed: of the draws.
         weights: "equal", 1 over the number of experts the token got; "scores", their scores.
-        score: what weighs where the weights are "scores": a function or a name from
+        score: the combine weights if weights="scores": a function or a name from
             `lp_routing.scores`.
-        normalise: divide such weights of a token by the sum of its kept scores, or of all.
+        normalise: divide these weights of a token by the sum of its kept scores, or of all.
     """
 
     seeks = ""
@@ -183,10 +181,10 @@ class Blind(WeightedRule, Router):
 
     @abstractmethod
     def keys(self, scores: Tensor) -> Tensor:
-        """The draws that decide, float64, broadcasting to the scores (..., T, E)."""
+        """The random numbers that are compared, float64, broadcasting to the scores (..., T, E)."""
 
     def select(self, scores: Tensor) -> Tensor:
-        """The k allowed experts with the largest draws; boolean (..., T, E)."""
+        """The k allowed experts with the largest keys; boolean (..., T, E)."""
         k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         keys = self.keys(scores).expand_as(scores)
         return largest(keys.masked_fill(scores == float("-inf"), float("-inf")), k)
@@ -203,14 +201,14 @@ class Blind(WeightedRule, Router):
 class HashRouter(Blind):
     """Experts by a fixed random hash of the token (Roller et al. 2021, the random hash).
 
-    The same token goes to the same experts, whatever its context; which loads that makes follows
-    the frequencies of the tokens. Where an expert is forbidden, the next one of the token's own
-    random order takes its place. With weights="scores", score="sqrt_softplus", normalise="kept"
-    it is the kind of hash layer that DeepSeek-V4 starts with, which weighs by learned scores.
+    The same token always goes to the same experts; loads depend on the frequencies of the tokens.
+    Where an expert is forbidden, the next one in the token's random order replaces it. With
+    weights="scores", score="sqrt_softplus", normalise="kept" it is a hash layer like the first ones
+    of DeepSeek-V4, which weigh by learned scores.
 
     Attributes:
-        token_ids: whole numbers (..., T), what is hashed, its axes the last ones before the
-            experts; left out, the token's place in its sequence.
+        token_ids: whole numbers (..., T), which are hashed; their axes are the last ones before the
+            experts; left out, the token's position in its sequence.
     """
 
     source = "Roller et al. 2021"
@@ -225,7 +223,7 @@ class HashRouter(Blind):
             raise InputError(f"token_ids: expected a tensor of whole numbers (..., T), got {kind}.")
 
     def keys(self, scores: Tensor) -> Tensor:
-        """A draw for each pair of token number and expert.
+        """A random number for each pair of token id and expert.
 
         Raises:
             InputError: token ids whose shape is not that of the tokens.
@@ -246,15 +244,15 @@ class HashRouter(Blind):
 @register("Chance", {"random": lambda s: RandomRouter(s.k)})
 @dataclass(frozen=True, eq=False)
 class RandomRouter(Blind):
-    """k random allowed experts per token, each as likely as any other: the floor to compare with.
+    """k random allowed experts per token, all equally likely: the baseline to compare with.
 
-    The draws belong to positions: for new ones each step, change the seed.
+    The random numbers belong to positions: change the seed each step to get new ones.
     """
 
     source = "uniform chance; as a router in Zuo et al. 2022 (THOR)"
 
     def keys(self, scores: Tensor) -> Tensor:
-        """A draw for each position."""
+        """A random number for each position."""
         return uniform(self.seed, scores.shape, scores.device, "RandomRouter")
 
 

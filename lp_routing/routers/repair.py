@@ -1,10 +1,10 @@
-"""From what tokens want at nearly right prices to what fits: no expert above its capacity.
+"""Repair: from the choice at approximate prices to one within all capacities.
 
-1. `exchanged`: moves that cost hardly anything at these prices.
-2. `without_excess`: an expert that is still above its capacity drops the tokens that lose least.
-3. `filled`: empty slots go where there is room.
+1. `exchanged`: moves between experts at small loss, by these prices.
+2. `without_excess`: an expert that is still above capacity drops the tokens that lose least.
+3. `filled`: tokens with an empty slot go to experts with room.
 
-The last two always end within the capacities; at worst some slots stay empty.
+The last two always end within the capacities; some slots may stay empty.
 """
 
 import torch
@@ -23,14 +23,14 @@ def exchanged(
 ) -> tuple[Tensor, Tensor]:
     """Move tokens from experts above capacity, and to priced experts with room, at small cost.
 
-    In every round each token has one move in mind. It leaves the worst it holds at an expert above
-    capacity; a token that holds none of those may leave the worst it holds, or fill an empty slot,
-    if its score grows. It goes where it earns most: where there is room, nowhere, or to a full
-    expert, less what one of those there loses by going where there is room. Moves that lose least
-    come first. Those into full experts are made up for in the next round; the last has none.
+    In every round each token has one candidate move. It leaves its worst expert above capacity; a
+    token without one may leave its worst expert, or fill an empty slot, if that raises its score.
+    Its target is where it earns most: an expert with room, none, or a full expert minus the loss of
+    moving one of that expert's tokens to an expert with room. Moves that lose least are made first.
+    Those into full experts are compensated in the next round; the last round has none.
 
     Args:
-        held: boolean (B, n, E), what some tokens take.
+        held: boolean (B, n, E), the chosen pairs of some tokens.
         priced: (B, n, E), their scores minus prices.
         prices: (B, E).
         load: (B, E), of all tokens.
@@ -38,10 +38,10 @@ def exchanged(
         k: slots of a token.
 
     Returns:
-        What they take after the moves, and the load.
+        The chosen pairs after the moves, and the load.
     """
     B, n, E = held.shape
-    V = E + 1  # the last place of each entry is nowhere: worth 0, never full
+    V = E + 1  # the last place of each entry means no expert: worth 0, never full
     held = torch.cat([held, held.sum(2, keepdim=True) < k], 2)
     priced = torch.cat([priced, priced.new_zeros(B, n, 1)], 2)
     charge = torch.cat([prices, prices.new_zeros(B, 1)], 1).flatten()
@@ -85,12 +85,12 @@ def exchanged(
 def without_excess(x: Tensor, scores: Tensor, capacity: int) -> Tensor:
     """Drop pairs of experts above capacity, those first that lose least; ties to the earlier token.
 
-    What a token loses is the pair's score less that of the best expert with room it does not hold,
-    or nothing.
+    A token loses the pair's score minus that of the best expert with room that it does not hold, or
+    minus 0.
 
     Args:
         x: boolean (B, T, E).
-        scores: (B, T, E), above what an empty slot is worth.
+        scores: (B, T, E), minus the value of an empty slot.
         capacity: slots of each expert.
     """
     E = x.shape[2]
@@ -109,17 +109,17 @@ def without_excess(x: Tensor, scores: Tensor, capacity: int) -> Tensor:
 def filled(x: Tensor, scores: Tensor, capacity: int, k: int, *, must: bool = False) -> Tensor:
     """Fill empty slots where there is room, best pairs first; boolean (B, T, E).
 
-    In every round each token with an empty slot asks the expert with room that scores best, and
-    experts take the best of those who ask. A token that is refused leaves a full expert behind, so
-    there are at most E + k rounds. Where tokens must be served, those for which only experts that
-    they hold have room then get a slot by exchange: another token makes room for them.
+    In every round each token with an empty slot proposes to its best expert with room, and experts
+    accept the best proposals. A refusal means that the expert is now full, so there are at most E +
+    k rounds. With `must`, tokens that already hold all experts with room then get a slot by an
+    exchange with another token.
 
     Args:
         x: boolean (B, T, E), feasible.
-        scores: (B, T, E), above what an empty slot is worth.
+        scores: (B, T, E), minus the value of an empty slot.
         capacity: slots of each expert.
         k: slots of a token.
-        must: whether tokens must be served.
+        must: whether slots must be filled, where needed by exchanges.
     """
     B, T, E = x.shape
     room, x = capacity - _count(x, 1), x.reshape(-1, E).clone()
@@ -146,12 +146,12 @@ def filled(x: Tensor, scores: Tensor, capacity: int, k: int, *, must: bool = Fal
 
 
 def _count(x: Tensor, dim: int) -> Tensor:
-    """How many are True along a dimension, int64; bytes add up several times as fast."""
+    """The number of True along a dimension, int64; bytes add up several times as fast."""
     return x.view(torch.uint8).sum(dim, dtype=torch.int32).long()
 
 
 def _first(place: Tensor, most: Tensor) -> Tensor:
-    """Positions in the list of the first `most[p]` entries of each place p."""
+    """Indices of the first `most[p]` entries of each place p."""
     order = place.argsort(stable=True)
     place = place[order]
     count = torch.bincount(place, minlength=len(most))
@@ -160,7 +160,7 @@ def _first(place: Tensor, most: Tensor) -> Tensor:
 
 
 def _filled_by_swaps(x: Tensor, scores: Tensor, capacity: int, k: int) -> Tensor:
-    """Empty slots filled by one exchange each, as long as that gains.
+    """Fill empty slots by one exchange each, as long as that gains.
 
     A token i with an empty slot takes expert j from a token that moves on to an expert m with room.
     Without forbidden pairs there is always such a token: j is full and m is not, so some token

@@ -1,9 +1,9 @@
-"""How routers select: the largest entries with ties to the lowest index, and random numbers.
+"""Selection of the largest entries with ties to the lowest index, and random numbers.
 
-Random numbers are a function of a seed and a position (a counter in place of a generator), alike in
-any order and on any device: appending tokens changes no earlier draw, so that a random rule stays
-causal. Entries of a batch have different draws, and an entry has others alone than in a batch. The
-name of the rule is part of the seed: two rules with the same seed do not share their draws.
+Random numbers are a function of seed and position (counter-based), the same in any order and on any
+device: appending tokens does not change earlier numbers, so a random rule stays causal. The entries
+of a batch have different numbers, so a sequence routed alone differs from the same one in a batch.
+The rule's name is part of the seed: two rules with the same seed have different numbers.
 """
 
 import zlib
@@ -71,13 +71,13 @@ def check_seed(seed: int) -> int:
 
 
 def uniform(seed: int, shape: Sequence[int], device: torch.device, rule: str = "") -> Tensor:
-    """A draw from the open interval (0, 1) for each position, float64, of that shape.
+    """A uniform number in the open interval (0, 1) for each position, float64, of that shape.
 
     Args:
         seed: from 0 to 2**63 - 1.
-        shape: sizes of the axes; the draw of a position depends on its indices, not on them.
-        device: where it is drawn.
-        rule: name of the rule that draws; its CRC-32 is the first coordinate. "" adds none.
+        shape: sizes of the axes; a number depends on the indices of its position, not on the sizes.
+        device: of the result.
+        rule: name of the rule; its CRC-32 is the first coordinate. "" adds none.
     """
     state = _start(seed, device)
     if rule:
@@ -88,22 +88,19 @@ def uniform(seed: int, shape: Sequence[int], device: torch.device, rule: str = "
 
 
 def uniform_by_number(seed: int, numbers: Tensor, count: int) -> Tensor:
-    """`count` draws for each number, float64 (..., count): equal numbers have equal draws.
-
-    They differ from the draws that `uniform` gives to positions.
-    """
+    """`count` uniform numbers for each input, float64 (..., count), equal for equal inputs."""
     state = _step(~_start(seed, numbers.device), numbers.long())
     return _unit(_step(state[..., None], torch.arange(count, device=numbers.device)))
 
 
 def normal(seed: int, shape: Sequence[int], device: torch.device, rule: str = "") -> Tensor:
-    """A draw from the standard normal distribution for each position, float64; as `uniform`."""
+    """A standard normal number for each position, float64; as `uniform`."""
     draws: Tensor = torch.special.ndtri(uniform(seed, shape, device, rule))
     return draws
 
 
 def gumbel(seed: int, shape: Sequence[int], device: torch.device, rule: str = "") -> Tensor:
-    """A draw from the standard Gumbel distribution for each position, float64; as `uniform`."""
+    """A standard Gumbel number for each position, float64; as `uniform`."""
     return -(-uniform(seed, shape, device, rule).log()).log()
 
 
@@ -117,7 +114,7 @@ def _step(state: Tensor, index: Tensor) -> Tensor:
 
 
 def _mixed(bits: Tensor) -> Tensor:
-    """The scrambling of SplitMix64 (Steele, Lea and Flood 2014), its shifts made logical."""
+    """The mixing function of SplitMix64 (Steele, Lea and Flood 2014), with logical shifts."""
     bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
     bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
     return bits ^ ((bits >> 31) & 0x1FFFFFFFF)

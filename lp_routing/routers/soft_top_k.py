@@ -1,4 +1,4 @@
-"""LapSum soft top-k: each token spreads a mass of k over its experts, differentiably."""
+"""LapSum soft top-k: a differentiable assignment of a mass of k to each token's experts."""
 
 import math
 from dataclasses import dataclass, field
@@ -24,12 +24,12 @@ def soft_top_k(r: Tensor, k: float | Tensor, alpha: float | Tensor) -> Tensor:
     """p_i = F((r_i - theta) / alpha), F the Laplace CDF, theta such that sum_i p_i = k.
 
     p maximises <r, p> - alpha sum_i phi(p_i) over sum_i p_i = k, with phi(p) = m log(2m) - m and
-    m = min(p, 1 - p) (Struski et al., ICML 2025, arXiv 2503.06242): a top-k of softened edge.
-    The smaller alpha, the harder (the released code's docstring says the opposite).
+    m = min(p, 1 - p) (Struski et al., ICML 2025, arXiv 2503.06242): a soft top-k. Smaller alpha is
+    harder (the released code's docstring says the opposite).
 
     Args:
-        r: (..., n) logits in any unit, -inf for forbidden entries, which get 0. A line with no
-            more than k allowed entries gives each of them 1.
+        r: (..., n) logits in any unit, -inf for forbidden entries, which get 0. In a line with at
+            most k allowed entries each of them gets 1.
         k: mass of a line, 0 < k < n; a number, or a tensor that broadcasts to (...).
         alpha: width of the edge in the unit of r, above 0; likewise.
 
@@ -55,7 +55,7 @@ def soft_top_k(r: Tensor, k: float | Tensor, alpha: float | Tensor) -> Tensor:
 
 
 def soft_gap(r: Tensor, k: float | Tensor, alpha: float | Tensor) -> tuple[Tensor, Tensor]:
-    """What the soft choice is worth less than the best one, and a bound on it: a certificate.
+    """The loss of the soft choice against the best one, and a bound on it.
 
     Returns:
         Two float64 tensors (...) with 0 <= gap <= bound, up to rounding, and bound <= alpha n / 2.
@@ -103,7 +103,7 @@ class _LapSum(torch.autograd.Function):
 def _in_widths(r: Tensor, k: Tensor, alpha: Tensor) -> Tensor:
     """r (..., n) in widths alpha (...) from its ceil(k)-th largest entry, which is near the edge.
 
-    Entries near the edge come out small, and so exact, whatever is added to a line.
+    Entries near the edge become small and so precise, also with a constant added to the line.
     """
     ordered = torch.sort(r, descending=True).values
     at = (k.ceil().long() - 1)[..., None]
@@ -116,8 +116,8 @@ def _threshold(z: Tensor, k: Tensor) -> Tensor:
     """t (...) with sum_i F(z_i - t) = k for z (..., n); -inf where no more than k are allowed.
 
     With m entries above t, A = sum_{i<=m} e^-z_i and B = sum_{i>m} e^z_i over descending z,
-    u = e^t solves A u^2 + 2 (k - m) u - B = 0. Everything is kept as logarithms, and the root is
-    taken in the form that adds two numbers of the same sign.
+    u = e^t solves A u^2 + 2 (k - m) u - B = 0. All terms are logarithms, and the root is computed
+    in the form that adds two numbers of the same sign.
     """
     n = z.shape[-1]
     ordered = torch.sort(z, descending=True).values
@@ -153,16 +153,14 @@ def _per_line(value: float | Tensor, name: str, r: Tensor) -> Tensor:
 )
 @dataclass(frozen=True)
 class SoftTopK(Router):
-    """Every token takes the experts on which `soft_top_k` puts enough of its mass k.
+    """Every token takes the experts to which `soft_top_k` gives at least `truncate` of its mass k.
 
     As in SoftMoE (Zasada et al., ICML 2026, arXiv 2606.17952): p from the raw logits, truncated
     below `truncate`, at most `most` experts. k is the mass before truncation, not the number of
     active experts nor the mass kept: see `masses`. Without `most`, (k - E truncate) / (1 -
     truncate) <= active <= k / truncate. Weights are p, differentiable but where truncation jumps.
-    It smooths `token_choice` without keeping its count: before truncation a token loses at most
-    alpha E / 2 (`soft_gap`), and takes other than k experts.
-    Causal.
-    Cost: one sort and two scans over the experts.
+    It relaxes `token_choice` without keeping exactly k experts: before truncation a token loses at
+    most alpha E / 2 (`soft_gap`). Causal. Cost: one sort and two scans over the experts.
 
     Attributes:
         k: mass of a token, 0 < k < E, whole or not (one of `layer_budgets`).
@@ -173,7 +171,7 @@ class SoftTopK(Router):
     """
 
     source = "Zasada et al. 2026, arXiv 2606.17952; Struski et al. 2025, arXiv 2503.06242"
-    seeks = ""  # the soft problem's optimum is p itself, and no named problem's
+    seeks = ""  # p is the optimum of the soft problem, not of a named one
     cost = "one sort and two scans over the experts, in float64"
     causal = True
 
@@ -210,7 +208,7 @@ class SoftTopK(Router):
 
 @dataclass(frozen=True, eq=False)
 class Masses:
-    """Three numbers that a soft budget k is mistaken for, each (..., T).
+    """Three numbers that may be confused with a soft budget k, each (..., T).
 
     Attributes:
         mass: sum of p before truncation; k, or the number of allowed experts where that is less.
@@ -257,7 +255,7 @@ def _described(value: Any) -> str:
 def layer_budgets(eta: Tensor, total: float, experts: int | None = None) -> Tensor:
     """k_l = softmax(eta)_l (total - L) + 1: budgets of L layers that add up to `total`, each >= 1.
 
-    Above 1, but for layers whose share of the softmax is lost to rounding beside 1.
+    Above 1, except for layers whose softmax share is rounded to 0.
 
     Args:
         eta: (L,), learned; differentiable.

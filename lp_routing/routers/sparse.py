@@ -1,4 +1,4 @@
-"""Routers without a fixed k: a share of the mass, a threshold, the sign of the logit, or entmax.
+"""Routers without a fixed k: top-p, thresholds, ReLU, and entmax.
 
 Entmax is a softmax with exact zeros; its support says which experts a token takes.
 """
@@ -24,15 +24,15 @@ MOST = {"softmax": 1.0, "sigmoid": 1.0}
 @register("Variable number of experts", {"top-p": lambda _: TopP(0.5)})
 @dataclass(frozen=True)
 class TopP(WeightedRule, Router):
-    """Every token takes its fewest best experts that hold a share p of its score (Huang 2024).
+    """Every token takes its best experts until they hold a share p of its score (Huang 2024).
 
-    At least one, and more where a token is undecided; the number is not bounded otherwise. Causal.
-    Cost: one sort over the experts.
+    At least one, and more the flatter a token's scores; there is no other limit. Causal. Cost: one
+    sort over the experts.
 
     Attributes:
         p: share of the sum of a token's scores, above 0, at most 1.
         score: what is compared and weighs, not negative: a function or a name from
-            `lp_routing.scores`. Of a softmax the sum is 1.
+            `lp_routing.scores`. A softmax sums to 1.
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
     """
 
@@ -66,12 +66,10 @@ class TopP(WeightedRule, Router):
 @register("Variable number of experts", {"threshold": lambda s: Threshold(1 / s.E)})
 @dataclass(frozen=True)
 class Threshold(WeightedRule, Router):
-    """Every pair whose score is at least a value fixed beforehand.
+    """Every pair whose score is at least a fixed value.
 
-    Whatever number N of pairs it takes, they are the optimum of `unified` for N, with the value
-    as the price of the total; only N is not known before. Causal: the rule that `unified` becomes
-    without its look at later tokens.
-    Cost: one comparison.
+    The N pairs that it takes are the optimum of `unified` for this N, with the value as the price
+    of the total; N itself depends on the batch. Causal, unlike `Unified`. Cost: one comparison.
 
     Attributes:
         value: the threshold, in units of score; one that such scores can reach.
@@ -80,7 +78,7 @@ class Threshold(WeightedRule, Router):
     """
 
     source = "weak duality with the value as the price of the total (lp_routing.certificate)"
-    seeks = ""  # the optimum of `unified` for as many pairs as it takes, which is no budget given
+    seeks = ""  # the optimum of `unified` for the N it takes, not for a given N
     cost = "one comparison"
     causal = True
 
@@ -108,15 +106,15 @@ class Threshold(WeightedRule, Router):
 @register("Variable number of experts", {"ReLU": lambda _: ReLURouter()})
 @dataclass(frozen=True)
 class ReLURouter(Router):
-    """Every pair with a positive logit, weighed by it: ReLU as router (ReMoE, Wang et al. 2024).
+    """Every pair with a positive logit, with the logit as weight (ReMoE, Wang et al. 2024).
 
-    The optimum of `unified` for the number of pairs it takes, at price 0; how many that is, ReMoE
-    steers by a penalty on the weights in training. Differentiable but at 0. Causal.
-    Cost: one comparison.
+    The optimum of `unified` for the number of pairs it takes, at price 0; in training ReMoE
+    controls this number by a penalty on the weights. Differentiable except at 0. Causal. Cost: one
+    comparison.
     """
 
     source = "Wang, Zhu, Chen 2024, arXiv 2412.14711, eq. 6"
-    seeks = ""  # the optimum of `unified` for as many pairs as it takes, which is no budget given
+    seeks = ""  # the optimum of `unified` for the N it takes, not for a given N
     cost = "one comparison"
     causal = True
 
@@ -135,20 +133,21 @@ class ReLURouter(Router):
 )
 @dataclass(frozen=True)
 class RunningThreshold(WeightedRule, StatefulRouter[Tensor]):
-    """A threshold that follows the batches, so that tokens take `budget` experts on average.
+    """A threshold that adapts from batch to batch, so that tokens take `budget` experts on average.
 
-    A batch takes every pair at or above the threshold that earlier ones left, then moves it:
-    "quantile" goes the share `rate` of the way to the threshold that would have met the budget in
-    this batch; "step" goes up by `rate` for each expert that a token took too many on average,
-    the subgradient step on the dual of `unified` in the price of its total. After "step" the mean
-    over n batches of equal size misses the budget by (last - first threshold) / (rate n), whatever
-    came. Causal, and at each batch the optimum of `unified` for the number of pairs it takes.
-    State: the thresholds (...), in units of score, one for each entry of the leading dimensions.
-    Cost: one comparison, and for "quantile" a sort of the pool for the next threshold.
+    A batch takes every pair at or above the threshold of the state, then updates it: "quantile"
+    moves it the share `rate` of the way to the threshold that would have met the budget in this
+    batch; "step" raises it by `rate` times the excess of experts per token, the subgradient step on
+    the dual of `unified` in the price of its total. After "step" the mean over n batches of equal
+    size misses the budget by (last - first threshold) / (rate n), for any inputs. Causal, and at
+    each batch the optimum of `unified` for the number of pairs it takes. State: the thresholds
+    (...), in units of score, one for each entry of the leading dimensions. Cost: one comparison,
+    and for "quantile" a sort of the pool for the next threshold.
 
     Attributes:
         budget: mean number of experts of a real token, above 0, whole or not.
-        rate: a share from 0 to 1 ("quantile"), or a step in units of score ("step"); 0 freezes.
+        rate: a share from 0 to 1 ("quantile"), or a step in units of score ("step"); 0 keeps the
+            threshold.
         update: "quantile" or "step".
         start: the first threshold; 0 takes everything that is positive.
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
@@ -158,7 +157,7 @@ class RunningThreshold(WeightedRule, StatefulRouter[Tensor]):
     source = (
         "dual of the total's row (lp_routing.certificate), as loss-free balancing is of columns"
     )
-    seeks = ""  # the optimum of `unified` for as many pairs as it takes, which is no budget given
+    seeks = ""  # the optimum of `unified` for the N it takes, not for a given N
     cost = "one comparison; a sort of the pool for the next threshold"
     causal = True
 
@@ -201,7 +200,7 @@ class RunningThreshold(WeightedRule, StatefulRouter[Tensor]):
 
 
 def _met_at(scores: Tensor, pairs: Tensor) -> Tensor:
-    """The score (...) at or above which `pairs` (...) of a pool (..., T, E) lie, rounded down.
+    """The score (...) that `pairs` (...), rounded down, of a pool (..., T, E) reach.
 
     At least one pair, and no more than are allowed.
     """
@@ -232,7 +231,7 @@ def entmax(logits: Tensor, alpha: float = 1.5) -> Tensor:
     values = check_logits(logits)
     forbidden = values == -INF
     z = values.masked_fill(forbidden.all(-1, keepdim=True), 0.0)
-    # tau lies at most 1 below the largest entry, so what is lower than that may be lifted to it.
+    # tau lies at most 1 below the largest entry, so lower entries can be raised to that.
     z = ((alpha - 1) * (z - z.detach().amax(-1, keepdim=True))).clamp(min=-1.0)
     support = _support(z.detach(), alpha)
     count = support.sum(-1, keepdim=True)
@@ -274,7 +273,7 @@ def entry_temperatures(logits: Tensor, alpha: float = 1.5) -> Tensor:
 
 
 def budget_temperature(logits: Tensor, budget: float, alpha: float = 1.5) -> Tensor:
-    """A temperature (...) at which tokens of a pool take `budget` experts on average, or fewer.
+    """A temperature (...) at which tokens of a pool take at most `budget` experts on average.
 
     Args:
         logits: (..., T, E), the last two axes one pool; -inf for forbidden pairs and padding.
@@ -283,7 +282,7 @@ def budget_temperature(logits: Tensor, budget: float, alpha: float = 1.5) -> Ten
 
     The active pairs at a temperature are those of lower entry temperature, so N = budget * tokens
     of them are found by a sort, without a search. Fewer are active only where entry temperatures
-    tie; more only where experts tie for the best of their tokens, who take them at every
+    tie; more only where experts tie for the best of their tokens, which take them at every
     temperature.
     """
     expected = "a number of experts per token, at least 1 (entmax gives every token one)"
@@ -307,9 +306,9 @@ def budget_temperature(logits: Tensor, budget: float, alpha: float = 1.5) -> Ten
 class Entmax(Router):
     """Every token takes the support of its entmax probabilities, at least one expert.
 
-    How many depends on how its logits lie apart; there is no budget. Weights are the
-    probabilities, which sum to 1 and are differentiable almost everywhere. Causal.
-    Cost: one sort over the experts.
+    Their number depends on the differences of the logits; there is no budget. Weights are the
+    probabilities, which sum to 1 and are differentiable almost everywhere. Causal. Cost: one sort
+    over the experts.
 
     Attributes:
         alpha: 1.5, or 2 for sparsemax, which is sparser.
@@ -343,9 +342,9 @@ class Entmax(Router):
 class EntmaxBudget(Router):
     """`Entmax` at the temperature at which a pool takes `budget` experts per token on average.
 
-    The last two axes are a pool with a temperature of its own (`budget_temperature`), so what a
-    token takes depends on later ones: not causal. The weights' gradients take it as given.
-    Cost: a sort over the pool and two over the experts.
+    The last two axes are a pool with a temperature of its own (`budget_temperature`), so a token's
+    experts depend on later tokens: not causal. Gradients treat the temperature as constant. Cost: a
+    sort over the pool and two over the experts.
 
     Attributes:
         budget: mean number of experts of a real token, at least 1, whole or not.

@@ -1,4 +1,4 @@
-"""Token choice: every token takes its k best experts, as far as their capacity goes.
+"""Token choice: every token takes its k best experts, within their capacity.
 
 `TopK` with the usual rules for what is dropped; dropping by the priority of tokens (V-MoE); a
 random second expert (GShard); experts out of a few groups only (DeepSeek); experts that compute
@@ -45,21 +45,20 @@ class TopK(WeightedRule, Router):
 
     Without capacity it is the optimum of `token_choice`; with one it seeks that of `capacity` and
     misses it in general. Causal without capacity, and with `by="position", order="token"` and a
-    capacity in tokens (a `CapacityFactor` grows with T).
+    capacity in tokens (that of a `CapacityFactor` depends on T).
 
-    The softmax of float32 logits underflows some 104 below a token's best: experts further down
-    score 0 alike, and ties go to the lowest index, not to the larger logit. On 4,096 x 32 normal
-    logits of standard deviation 2, times 60, k = 2, 12.5 % of the tokens get other experts than
-    with score="logits"; none on the logits as they stand. Give large logits in float64, or score
-    them by "logits".
-    Cost: one `topk`; with capacity one more over the tokens, or a sort over the experts.
+    The softmax of float32 logits underflows some 104 below a token's best: experts further down all
+    score 0, and ties go to the lowest index, not to the larger logit. On 4,096 x 32 normal logits
+    of standard deviation 2, times 60, k = 2, 12.5 % of the tokens get other experts than with
+    score="logits"; none on the logits as they stand. Give large logits in float64, or score them by
+    "logits". Cost: one `topk`; with capacity one more over the tokens, or a sort over the experts.
 
     Attributes:
         k: experts per token.
         capacity: most tokens an expert takes: a whole number, a `CapacityFactor`, or None.
-        by: what is kept where too many tokens come: "score", the best; "position", the first.
-        order: what comes first by position: "rank", all first choices before second ones (GShard,
-            Switch, V-MoE, Tutel); "token", all choices of a token before the next (MegaBlocks).
+        by: which tokens an expert above capacity keeps: "score", the best; "position", the first.
+        order: the order of positions: "rank", all first choices before second ones (GShard, Switch,
+            V-MoE, Tutel); "token", all choices of a token before the next (MegaBlocks).
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all. Without
             capacity, "kept" with the softmax is the softmax taken after the top-k (Mixtral).
@@ -88,7 +87,7 @@ class TopK(WeightedRule, Router):
 
     @property
     def causal(self) -> bool:
-        """Without capacity, and where places go token by token up to a fixed capacity."""
+        """True without capacity, and with order="token" up to a fixed capacity."""
         first_come = self.by == "position" and self.order == "token"
         return self.capacity is None or (
             first_come and not isinstance(self.capacity, CapacityFactor)
@@ -111,14 +110,14 @@ class TopK(WeightedRule, Router):
 @register("Token choice", {"batch prioritised": lambda s: BatchPrioritised(s.k, s.capacity)})
 @dataclass(frozen=True)
 class BatchPrioritised(WeightedRule, Router):
-    """Row top-k, then places given by the priority of the token (Riquelme et al. 2021, Alg. 2).
+    """Row top-k, then slots by the priority of the token (Riquelme et al. 2021, Alg. 2).
 
-    All first choices before second ones, and among those of one rank the token of highest priority
-    first; what comes when an expert is full is dropped. With k = 1 every expert keeps its best.
+    First choices come before second ones, and within a rank tokens of higher priority first; pairs
+    at a full expert are dropped. With k = 1 every expert keeps its best.
 
-    It seeks the optimum of `capacity` and misses it in general. Not causal: a later token may come
-    first. Cost: one `topk`, a sort of the tokens and a sort over the experts. To prioritise over a
-    whole batch, flatten its sequences into one axis of tokens.
+    It seeks the optimum of `capacity` and misses it in general. Not causal: a later token may have
+    a higher priority. Cost: one `topk`, a sort of the tokens and a sort over the experts. To
+    prioritise over a whole batch, flatten its sequences into one axis of tokens.
 
     Attributes:
         k: experts per token.
@@ -154,7 +153,7 @@ class BatchPrioritised(WeightedRule, Router):
         return torch.empty_like(kept).scatter_(-2, rows, kept)
 
     def _priority(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """(..., T); the place of a token without allowed experts does not matter."""
+        """Priorities (..., T); that of a token without allowed experts does not matter."""
         if self.priority == "max":
             return scores.amax(-1)
         return kept_scores(scores.double(), chosen).sum(-1)
@@ -166,9 +165,9 @@ class RandomSecond(ScoredRule, Router):
     """Top-2 with a random second expert (Lepikhin et al. 2021, Algorithm 1).
 
     With g1 and g2 the two best scores divided by their sum, the second is kept with probability
-    min(1, 2 g2). Then all first choices are served before second ones, each in token order, up to
-    the capacity; a second choice that was not kept takes no place (as in the authors' Lingvo).
-    The weights are g1 and g2, whether the other was dropped or not.
+    min(1, 2 g2). Then first choices get slots before second ones, each in token order, up to the
+    capacity; a second choice that was not kept takes no slot (as in the authors' Lingvo). The
+    weights are g1 and g2, also where the other one was dropped.
 
     It seeks the optimum of `capacity` with k = 2 and misses it in general. Causal without
     capacity. Cost: two `topk`, and a sort over the experts with capacity.
@@ -196,7 +195,7 @@ class RandomSecond(ScoredRule, Router):
 
     @property
     def causal(self) -> bool:
-        """Without capacity; with it later first choices come before earlier second ones."""
+        """True without capacity; with it later first choices come before earlier second ones."""
         return self.capacity is None
 
     def select(self, scores: Tensor) -> Tensor:
@@ -239,12 +238,12 @@ def _shares(scores: Tensor, both: Tensor) -> Tensor:
 class GroupLimited(WeightedRule, Router):
     """The best k experts inside the M best groups, groups being devices or nodes.
 
-    It seeks the best k experts per token out of at most M = `top_groups` groups, a problem without
-    a whole LP (scores (10, 7, 7 | 12, 2, 0) with k = 2 and M = 1 are worth 17, and 18 as an LP),
-    and misses its optimum in general: which groups are open is decided by a proxy. The proxy is
-    right with "max" where k <= M (the result is row top-k) and with "top2" where k = 2, M = 1.
-    A token may get fewer than k where its open groups hold fewer allowed experts. Causal. Cost: one
-    `topk` over the groups' experts, one over the groups, one over the experts.
+    It seeks the best k experts per token out of at most M = `top_groups` groups, a problem whose LP
+    is not integral (scores (10, 7, 7 | 12, 2, 0) with k = 2 and M = 1 have the optimum 17, the LP
+    18), and misses its optimum in general, as a proxy selects the groups. The proxy is exact with
+    "max" where k <= M (the result is row top-k) and with "top2" where k = 2, M = 1. A token gets
+    fewer than k experts where its selected groups have fewer allowed ones. Causal. Cost: one `topk`
+    over the groups' experts, one over the groups, one over the experts.
 
     DeepSeek-V2 is rank_by="max", score="softmax"; DeepSeek-V3 rank_by="top2" (its paper: the
     k / M best, which is two there), score="sigmoid", normalise="kept", without its bias.
@@ -253,14 +252,14 @@ class GroupLimited(WeightedRule, Router):
         k: experts per token.
         groups: G, groups of equal size: experts 0 to E/G - 1, and so on.
         top_groups: M, groups per token at most.
-        rank_by: what a group is worth: "max", its best score; "top2", the sum of its two best.
-            Forbidden experts add nothing; a group without allowed ones is never open.
+        rank_by: the proxy for a group: "max", its best score; "top2", the sum of its two best.
+            Forbidden experts add nothing; a group without allowed ones is never selected.
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all.
     """
 
     source = "DeepSeek-V2 2024, device-limited routing; DeepSeek-V3 2024, node-limited routing"
-    seeks = ""  # no named problem limits the groups of a token
+    seeks = ""  # no named problem has group limits
     cost = "three topk: inside the groups, over the groups, over the experts"
     causal = True
 
@@ -277,7 +276,7 @@ class GroupLimited(WeightedRule, Router):
         super().__post_init__()
 
     def select(self, scores: Tensor) -> Tensor:
-        """Top-k inside the open groups; boolean (..., T, E).
+        """Top-k inside the selected groups; boolean (..., T, E).
 
         Raises:
             InputError: the groups do not divide E, or hold fewer than k experts.
@@ -309,24 +308,23 @@ class GroupLimited(WeightedRule, Router):
 class ZeroComputation(WeightedRule, Router):
     """Row top-k over experts the last `free` of which (zero, copy, constant) compute nothing.
 
-    Jin et al. 2024 (MoE++), without its gating residuals, which are part of the model: an easy
-    token spends its k on free experts. With a capacity factor gamma, eq. 8 gives a paid expert
-    gamma tau T / (tau P + F) tokens and a free one gamma T / (tau P + F), for P paid and F free
-    experts: a smaller tau sends more to the free ones. They are rounded up here (the paper leaves
-    it open), and T counts padding. T tokens ask k T times: with tau in step with the loads, gamma
-    = k is just enough.
+    Jin et al. 2024 (MoE++), without its gating residuals, which are part of the model. Easy tokens
+    can use free experts. With a capacity factor gamma, eq. 8 gives a paid expert gamma tau T / (tau
+    P + F) tokens and a free one gamma T / (tau P + F), for P paid and F free experts: a smaller tau
+    gives the free ones more. Both are rounded up here (the paper does not say), and T counts
+    padding. T tokens take k T slots: where tau matches the loads, gamma = k is just enough.
 
     Without capacity it is the optimum of `token_choice`. With one it seeks the best choice under
-    these two capacities and misses it in general; a bound on the cost is another problem, a
+    these two capacities and misses it in general; a bound on the cost is another problem, with a
     knapsack row. Causal without capacity. Cost: one `topk`; with capacity that of two `TopK`.
 
     Attributes:
         k: experts per token.
-        free: how many experts, the last ones, cost nothing; at least one expert must be paid.
+        free: how many experts, the last ones, cost nothing; at least one must be paid.
         factor: gamma, or None for no capacity.
-        tau: tokens of a paid expert for each of a free one, > 0; the paper tries 0.1 to 1.
-        by: as in `TopK`: what is kept where too many tokens come, "score" or "position".
-        order: as in `TopK`: what comes first by position, "rank" or "token".
+        tau: capacity of a paid expert over that of a free one, > 0; the paper tries 0.1 to 1.
+        by: as in `TopK`: which tokens are kept above capacity, "score" or "position".
+        order: as in `TopK`: the order of positions, "rank" or "token".
         score: what is compared and weighs: a function or a name from `lp_routing.scores`.
         normalise: divide the weights of a token by the sum of its kept scores, or of all. (The
             authors' released layer leaves the zero expert's score out of that sum.)
@@ -352,11 +350,11 @@ class ZeroComputation(WeightedRule, Router):
 
     @property
     def causal(self) -> bool:
-        """Without capacity; a capacity grows with T."""
+        """True without capacity, as a capacity depends on T."""
         return self.factor is None
 
     def capacities(self, tokens: int, experts: int) -> tuple[int, int] | None:
-        """Tokens of a paid and of a free expert at most (eq. 8, rounded up); None without any."""
+        """The capacities of a paid and of a free expert (eq. 8, rounded up); None without any."""
         if self.factor is None:
             return None
         free = self._free(experts)
@@ -374,12 +372,12 @@ class ZeroComputation(WeightedRule, Router):
         limits = self.capacities(T, E)
         if limits is None:
             return self._rule(None).select(scores)
-        # an expert drops by its own capacity alone, so each kind may be routed as if all had its
+        # dropping uses only the expert's own capacity, so each kind can be routed as if all had its
         of_paid, of_free = (self._rule(limit).select(scores) for limit in limits)
         return torch.cat([of_paid[..., :paid], of_free[..., paid:]], -1)
 
     def _rule(self, capacity: int | None) -> TopK:
-        """Token choice with one capacity for all; it checks what it is given."""
+        """Token choice with one capacity for all experts; its constructor checks the arguments."""
         return TopK(
             self.k, capacity, self.by, self.order, score=self.score, normalise=self.normalise
         )
@@ -389,7 +387,7 @@ class ZeroComputation(WeightedRule, Router):
 
 
 def cost(assignment: Assignment, costs: Tensor | Sequence[float]) -> Tensor:
-    """What an assignment costs: the sum of the costs of its pairs, float64 (...).
+    """The cost of an assignment: the sum of the costs of its pairs, float64 (...).
 
     Args:
         assignment: x (..., T, E).

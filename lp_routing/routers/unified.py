@@ -1,4 +1,4 @@
-"""Unified routing (USMoE): the best pairs of a whole pool, whatever token they belong to."""
+"""Unified routing (USMoE): the best pairs of a pool of tokens."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,13 +26,13 @@ from lp_routing.validation import as_bool, as_choice, as_int
 class Unified(Router):
     """The N = k * (tokens in the pool) best pairs of each pool (Do, Le, Tran, arXiv 2503.22996).
 
-    It is the optimum of `unified`, and with `serve_all` of `served_unified`. Not causal: the cut
-    depends on later tokens, and with one token a pool it is token choice. Cost: one `topk` over
-    the flattened pool.
+    It is the optimum of `unified`, and with `serve_all` of `served_unified`. Not causal: the
+    threshold depends on later tokens; with one token in a pool it is token choice. Cost: one `topk`
+    over the flattened pool.
 
     Attributes:
         k: mean number of experts per token.
-        rate: share of the second score; 0 leaves the softmax over experts.
+        rate: weight of the second score; 0 gives the softmax over experts.
         pool: "sequence" pools the last two axes; "batch" everything; "step" the batch at each
             position (axes (B, T, E)), as the authors' from-scratch model does by its layout.
         version: "sigmoid", the released score, or "v1", with a softmax over tokens.

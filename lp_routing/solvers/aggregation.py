@@ -1,8 +1,8 @@
-"""Rows that are alike merged into one: whether an assignment exists does not depend on the scores.
+"""Identical rows merged into one: whether an assignment exists does not depend on the scores.
 
 Two rows with the same allowed pairs, the same bounds for each copy and the same groups can be
-swapped in every assignment, so averaging over them keeps all bounds (they are convex): what the
-rows take together decides. One row with their bounds and multiplicities added up says the same.
+swapped in every assignment, so averaging over them keeps all bounds (they are convex): only the sum
+of what they take matters. One row with the sum of their bounds and multiplicities is equivalent.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,12 +20,12 @@ from lp_routing.process_group import ProcessGroup
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WORD = 64
-"""Booleans compared together, as the bits of one uint64."""
+"""Booleans packed into one uint64, to be compared together."""
 
 
 @dataclass(frozen=True, eq=False)
 class AggregatedProblem:
-    """A problem without scores, in which no two rows are alike.
+    """A problem without scores, in which no two rows are identical.
 
     Attributes:
         problem: D rows in the order in which they first occur; scores 0, or -inf where forbidden.
@@ -45,13 +45,13 @@ def aggregate_rows(problem: RoutingProblem) -> AggregatedProblem:
     """Merge the rows that differ in nothing but their scores; O(T) memory beside the scores."""
     lower, upper, unit = _per_unit(problem)
     row = _told_apart(_columns(problem, lower, upper, unit), problem.T)
-    if problem.family("row") is not None:  # whose weights may tell any two tokens apart
+    if problem.family("row") is not None:  # whose weights may differ between any two tokens
         row = np.arange(problem.T)
     groups = problem.family("token_group")
     if groups is not None and groups.members is not None:
         _split(row, groups.members)
     row, first = _in_order(row)
-    # whole numbers add up exactly; fractions are multiplied once, as a sum of many would drift
+    # whole numbers add up exactly; fractions are multiplied once, as a long sum would round
     units = np.bincount(row, (problem.copies() / unit).cpu().numpy(), minlength=len(first))
     at = torch.as_tensor(first, device=problem.scores.device)
 
@@ -77,7 +77,7 @@ def aggregate_rows(problem: RoutingProblem) -> AggregatedProblem:
 
 
 def aggregate_rows_of_all_ranks(problem: RoutingProblem, shards: ProcessGroup) -> AggregatedProblem:
-    """The same for the tokens of all ranks, on every rank; what is merged is exchanged.
+    """The same for the tokens of all ranks, on every rank; only merged rows are exchanged.
 
     Args:
         problem: this rank's tokens under the bounds of all, without groups of tokens.
@@ -108,7 +108,7 @@ def _tokens(parts: tuple[tuple[Tensor, Tensor], ...]) -> Family:
 
 
 def group_classes(members: Tensor) -> tuple[Array, Array]:
-    """Which tokens lie in the same groups (G, T): a number each, (T,), and the first of each."""
+    """Classes of tokens in the same groups (G, T): numbers (T,), and the first token of each."""
     row = np.zeros(members.shape[1], dtype=np.int64)
     _split(row, members)
     return _in_order(row)
@@ -117,8 +117,8 @@ def group_classes(members: Tensor) -> tuple[Array, Array]:
 def _per_unit(problem: RoutingProblem) -> tuple[Tensor, Tensor, Tensor]:
     """Bounds of a unit of each row and the copies that make a unit, three times float64 (T,).
 
-    A unit is one copy where its bounds are whole numbers, and so not rounded. It is the whole row
-    elsewhere: then only rows of the same multiplicity can be alike.
+    A unit is one copy if its bounds are whole numbers, and so not rounded; else the whole row, and
+    then only rows of the same multiplicity can be identical.
     """
     lower, upper = problem.token_bounds()
     copies = problem.copies()
@@ -132,7 +132,7 @@ def _per_unit(problem: RoutingProblem) -> tuple[Tensor, Tensor, Tensor]:
 def _columns(
     problem: RoutingProblem, lower: Tensor, upper: Tensor, unit: Tensor
 ) -> Iterator[Array]:
-    """What two rows must agree in to be alike, but for groups: numbers, one for each row (T,)."""
+    """The columns (T,) in which identical rows agree, except for groups."""
     for numbers in (lower, upper, unit):
         yield numbers.cpu().numpy()
     if bool((problem.allowed_per_token < problem.E).any()):
@@ -155,14 +155,14 @@ def _told_apart(columns: Iterable[Array], T: int) -> Array:
     row = np.zeros(T, dtype=np.int64)
     for column in columns:
         if bool((column == column[:1]).all()):
-            continue  # nothing is told apart, so nothing needs sorting
+            continue  # all values are equal, so nothing needs sorting
         values, inverse = np.unique(column, return_inverse=True)
         row = np.unique(row * len(values) + inverse, return_inverse=True)[1]
     return row
 
 
 def _split(row: Array, groups: Tensor) -> None:
-    """Give rows that some group tells apart different numbers; cost: all the groups' members."""
+    """Give rows of different groups different numbers; cost: all the groups' members."""
     unused = len(row)
     for group in groups:
         members = np.flatnonzero(group.cpu().numpy())
@@ -172,7 +172,7 @@ def _split(row: Array, groups: Tensor) -> None:
 
 
 def _in_order(row: Array) -> tuple[Array, Array]:
-    """The same classes numbered as they first occur, (T,), and the first row of each."""
+    """The same classes numbered by first occurrence, (T,), and the first row of each."""
     _, first, row = np.unique(row, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)

@@ -36,10 +36,10 @@ class SolverResult:
 
     Attributes:
         outcome: how it ended.
-        x: amounts (T, E): float64, or a tensor that is whole already; or None.
+        x: amounts (T, E): float64, or a tensor of whole numbers; or None.
         prices: shadow prices, or None.
-        bound: an upper bound that the solver itself claims (branch and bound), or None.
-        said: the solver's own words.
+        bound: the solver's own upper bound (branch and bound), or None.
+        said: the solver's own message.
     """
 
     outcome: SolverStatus
@@ -53,8 +53,8 @@ class Solver(ABC):
     """A method that finds an optimum of a routing problem.
 
     Attributes:
-        tolerance: the relative gap and the violation up to which its answers count as exact.
-        own_scale: whether it scales the scores itself; else they are brought near 1 before.
+        tolerance: relative gap and violation up to which its answers count as exact.
+        own_scale: whether it scales the scores itself; else they are scaled to about 1 before.
         shards: the processes that hold the tokens.
     """
 
@@ -64,7 +64,7 @@ class Solver(ABC):
 
     @property
     def name(self) -> str:
-        """How the solver is called in tables."""
+        """The solver's name in tables."""
         return type(self).__name__
 
     def to_frame(self) -> "pandas.DataFrame":
@@ -86,7 +86,7 @@ class Solver(ABC):
         """Solve the LP, or with `integral` the problem in whole numbers."""
 
     def answer_near_one(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:
-        """The same with scores brought near 1 by a power of two, as tolerances are absolute."""
+        """The same with scores scaled to about 1 by a power of two, as tolerances are absolute."""
         power = math.frexp(problem.typical_score or problem.score_scale)[1]
         if power:
             scores = torch.ldexp(problem.scores.double(), torch.tensor(-power))

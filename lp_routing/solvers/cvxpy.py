@@ -1,6 +1,6 @@
-"""CVXPY: a second opinion, by default from an interior-point method (Clarabel).
+"""CVXPY: an independent check, by default by an interior-point method (Clarabel).
 
-`cvxpy_model` states the problem line by line as one writes it on paper.
+`cvxpy_model` states the problem as it is written on paper.
 """
 
 import math
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 LARGEST_SCORE_POWERS = (28, 0)
-"""Powers of 2 to which the largest |score| is brought, in turn, where a backend claims nonsense.
+"""Powers of 2 to which the largest |score| is scaled, in turn, where a backend's claim is wrong.
 
-Clarabel claims "unbounded" from about 2**31 on; the lower the power, the more small scores vanish
-in its tolerance of 1e-8. Of 392 small problems with one score of 1e9 to 1e12, plain Clarabel
+Clarabel claims "unbounded" from about 2**31 on; the lower the power, the more small scores fall
+below its tolerance of 1e-8. Of 392 small problems with one score of 1e9 to 1e12, plain Clarabel
 proves 134 optima, at 2**28 it proves 373, at 2**20 303 and at 1 220; at 2**28 none fails.
 """
 
@@ -67,7 +67,7 @@ def cvxpy_model(problem: RoutingProblem) -> CvxpyModel:
         5.0
     """
     check_problem(problem, "cvxpy_model")
-    import cvxpy as cp  # it takes a second to import, so only who asks for it pays
+    import cvxpy as cp  # lazy, as the import takes a second
 
     scores = problem.scores.double().cpu().numpy()
     allowed = scores > -np.inf
@@ -97,7 +97,7 @@ def cvxpy_model(problem: RoutingProblem) -> CvxpyModel:
 
 
 def _rows_with_bounds(family: Family) -> tuple[Any, Any]:
-    """Which rows have a lower bound that can bind, and which an upper one, boolean (R,) each."""
+    """Rows with a lower bound that can bind, and rows with an upper bound, boolean (R,) each."""
     return family.demands.cpu().numpy(), family.upper.isfinite().cpu().numpy()
 
 
@@ -121,8 +121,8 @@ class CVXPY(Solver):
     Args:
         backend: "CLARABEL" (interior point, shares nothing with the simplex method), "HIGHS", or
             another LP solver that CVXPY lists as installed.
-        time_limit_s: for CLARABEL and HIGHS; CLARABEL looks at the clock between iterations, and
-            what CVXPY takes to state the model is not counted.
+        time_limit_s: for CLARABEL and HIGHS; CLARABEL checks it between iterations, and the time in
+            which CVXPY builds the model is not counted.
         options: the backend's own options, for CLARABEL and HIGHS, where they can be checked.
 
     Raises:
@@ -130,7 +130,7 @@ class CVXPY(Solver):
     """
 
     tolerance = 1e-6
-    """Interior-point methods end some 1e-8 short of the optimum, first-order methods more."""
+    """Interior-point methods stop some 1e-8 short of the optimum, first-order methods earlier."""
 
     def __init__(
         self, backend: str = "CLARABEL", *, time_limit_s: float | None = None, **options: Any
@@ -159,10 +159,11 @@ class CVXPY(Solver):
         return f"CVXPY ({self.backend})"
 
     def answer(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:
-        """Solve the LP with the chosen backend, again where it claims what is not so.
+        """Solve the LP with the chosen backend; repeat with scaled scores where its claim is wrong.
 
-        No routing problem is unbounded, and one that is infeasible has a proof (`explain`). One
-        score of -1e9 beside scores near 1 makes Clarabel claim either; scaled, it finds the answer.
+        No routing problem is unbounded, and an infeasible one has a proof (`explain`). With one
+        score of -1e9 beside scores near 1 Clarabel claims either; with scaled scores it solves the
+        problem.
         """
         if integral:
             raise InputError(f"{self.name} solves the LP; for whole numbers use HiGHS().")
@@ -239,7 +240,7 @@ def _prices(problem: RoutingProblem, model: "CvxpyModel") -> Prices | None:
 
 
 def _known_options(backend: str) -> list[str] | None:
-    """The names of a backend's options, or None where they are not known here."""
+    """The names of a backend's options, or None where they are unknown."""
     if backend == "CLARABEL":
         import clarabel
 

@@ -1,7 +1,7 @@
-"""HiGHS: the ground truth. Dual simplex for LPs, branch and bound for whole numbers.
+"""HiGHS, the reference solver: dual simplex for LPs, branch and bound for whole numbers.
 
-`HiGHS` solves a routing problem; `search` is the call for problems beside the routing LP
-(`lp_routing.extensions`), whose answer is a choice with a proved bound.
+`HiGHS` solves a routing problem; `search` is for the other problems of `lp_routing.extensions`, and
+returns a choice with a proved bound.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 LP_DEFAULTS: dict[str, Any] = {
     "presolve": "off",
-    # absolute, for scores near 1: HiGHS's own 1e-7 ends simplex some 1e-8 short of the optimum,
-    # and 1e-10 is the smallest value that it takes
+    # absolute, for scores near 1: with HiGHS's default 1e-7 simplex stops some 1e-8 short of the
+    # optimum; 1e-10 is the smallest value it accepts
     "primal_feasibility_tolerance": 1e-10,
     "dual_feasibility_tolerance": 1e-10,
 }
@@ -38,7 +38,7 @@ MILP_DEFAULTS: dict[str, Any] = {"mip_rel_gap": 0.0, "mip_abs_gap": 0.0}
 
 
 class Run(NamedTuple):
-    """What HiGHS made of an explicit LP: columns (n,), row duals (rows,), or None."""
+    """HiGHS's solution of an explicit LP: columns (n,), row duals (rows,), or None."""
 
     outcome: SolverStatus
     columns: Vector | None
@@ -48,7 +48,7 @@ class Run(NamedTuple):
 
 
 class Basis(NamedTuple):
-    """Where the simplex method starts, as many basic entries as there are rows.
+    """A starting basis: as many basic entries as there are rows.
 
     Attributes:
         columns: int (n,), LOWER or UPPER for a column at that bound, BASIC for one in between.
@@ -65,15 +65,15 @@ LOWER, BASIC, UPPER = 0, 1, 2
 class HiGHS(Solver):
     """The HiGHS solver through highspy; the model is handed over in one call.
 
-    Presolve is off by default for LPs: on balanced problems (equal rows and columns) it takes a
-    hundred times longer than the simplex method it should help (`benchmarks/presolve.py`).
+    Presolve is off by default for LPs: on balanced problems (equality rows and columns) it takes a
+    hundred times longer than the simplex method (`benchmarks/presolve.py`).
 
     Args:
         time_limit_s: stop after this many seconds with the best assignment and bound so far.
         options: any HiGHS option by its own name, e.g. solver="ipm", presolve="on", threads=1.
 
     Raises:
-        OptionError: an option HiGHS does not have, or a value it does not take.
+        OptionError: an option that HiGHS does not have, or a value that it does not accept.
     """
 
     def __init__(self, *, time_limit_s: float | None = None, **options: Any) -> None:
@@ -167,8 +167,8 @@ def _basis(start: Basis) -> Any:
 def quiet_highs() -> "highspy.Highs":
     """A HiGHS instance that prints nothing.
 
-    From 1.16 on, the first instance of a process prints a banner where its callbacks are enabled,
-    which is when it is made.
+    From 1.16 on, the first instance of a process prints a banner when its callbacks are enabled,
+    which is in its constructor.
     """
     import highspy
 
@@ -178,7 +178,7 @@ def quiet_highs() -> "highspy.Highs":
             super().enableCallbacks()
 
     highs = Quiet()
-    highs.silent()  # before 1.16, enabling callbacks is no part of being made
+    highs.silent()  # before 1.16, the constructor does not enable callbacks
     return highs
 
 
@@ -192,14 +192,14 @@ def option_names() -> tuple[str, ...]:
 
 @cache
 def _outcomes() -> dict[Any, SolverStatus]:
-    """HiGHS's model statuses in ours; what is not listed is FAILED."""
+    """HiGHS's model statuses -> ours; others are FAILED."""
     from highspy import HighsModelStatus as Model
 
     return {
         Model.kOptimal: SolverStatus.FINISHED,
         Model.kModelEmpty: SolverStatus.FINISHED,
         Model.kInfeasible: SolverStatus.INFEASIBLE,
-        # 0 <= x <= m bounds every routing problem, so "one of the two" can only be this one
+        # 0 <= x <= m bounds every routing problem, so "infeasible or unbounded" means infeasible
         Model.kUnboundedOrInfeasible: SolverStatus.INFEASIBLE,
         Model.kTimeLimit: SolverStatus.TIME_LIMIT,
         Model.kIterationLimit: SolverStatus.TIME_LIMIT,
@@ -213,14 +213,14 @@ BY_LP, BY_SEARCH = "linear program (HiGHS)", "branch and bound (HiGHS)"
 
 @dataclass(frozen=True, eq=False)
 class BoundedChoice:
-    """A choice, and a proof of how good it is.
+    """A choice, and a bound on the best one.
 
     Attributes:
-        x: what is chosen, boolean, or amounts where fractions were allowed; the function that
-            returns it says the shape.
-        value: what the choice is worth, summed in float64.
+        x: the choice, boolean, or amounts where fractions were allowed; the shape depends on the
+            function.
+        value: of the choice, summed in float64.
         bound: no choice is worth more.
-        ended: what value and bound rest on, in words.
+        ended: the method behind value and bound, in words.
     """
 
     x: Tensor
@@ -230,7 +230,7 @@ class BoundedChoice:
 
     @property
     def gap(self) -> float:
-        """Bound - value; up to rounding >= 0, and 0 where the choice is proved best."""
+        """Bound - value; >= 0 up to rounding, and 0 where the choice is proved optimal."""
         return self.bound - self.value
 
     @property
@@ -269,7 +269,7 @@ def search(
         lower, upper: (rows,), infinite where there is no such bound.
         column_upper: (n,).
         whole: (n,), 1 for columns that must be whole numbers.
-        time_limit_s: the search stops after so many seconds with the best so far.
+        time_limit_s: seconds after which the search stops with the best so far.
 
     Raises:
         NothingFound: nothing satisfies the rows, or nothing was found in time.
@@ -285,7 +285,7 @@ def search(
         integrality=whole,
         options={"time_limit": time_limit_s, "mip_rel_gap": 0.0},
     )
-    if found.x is None or not (whole.any() or found.status == 0):  # an LP half solved has no bound
+    if found.x is None or not (whole.any() or found.status == 0):  # a stopped LP has no bound
         raise NothingFound(
             f"HiGHS found no choice within time_limit_s={time_limit_s:g} ({found.message}). "
             f"Loosen the bounds, or allow more time."

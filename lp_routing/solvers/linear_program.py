@@ -35,7 +35,7 @@ class SparseProgram:
 
 @dataclass(frozen=True, eq=False)
 class LinearProgram(SparseProgram):
-    """The program of a routing problem, all entries of its matrix 1 but for weights of side rows.
+    """The program of a routing problem; all matrix entries are 1 except the weights of side rows.
 
     One column for each allowed pair, in row-major order; one row for each constraint, the
     families one after the other.
@@ -69,7 +69,7 @@ class LinearProgram(SparseProgram):
         return x
 
     def prices(self, row_duals: Vector) -> Prices:
-        """Row duals (rows,) as prices; the token rows' are dropped, they follow from the others."""
+        """Row duals (rows,) as prices, without the token rows', which follow from the others."""
         families = self.problem.families
         ends = np.cumsum([len(family) for family in families])
         parts = np.split(row_duals, ends[:-1]) if families else []

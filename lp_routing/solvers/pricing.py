@@ -1,4 +1,4 @@
-"""`Pricing`, the former name of the exact solver, kept for one release."""
+"""`Pricing`, the former name of `MinCostFlow`, kept for one release."""
 
 import warnings
 from typing import Any

@@ -19,19 +19,19 @@ ENDINGS = (".lp", ".mps", ".mps.gz")
 def write(problem: RoutingProblem, path: str | Path, *, integral: bool = False) -> None:
     """Write a problem to a file; its ending says how. Names are those of `LinearProgram`.
 
-    `.lp` is for people and solvers: it maximises, and its numbers read back as they are. `.mps`
-    is for solvers: MPS has no agreed word for "maximise", so the file minimises the negated scores
-    and its optimum is minus the value; its numbers have 15 digits. What is no letter, digit, "_"
-    or "." in names becomes "_".
+    `.lp` is readable: it maximises, and its numbers are read back exactly. MPS has no standard
+    keyword for "maximise", so `.mps` minimises the negated scores and its optimum is minus the
+    value; its numbers have 15 digits. In names every character but letters, digits, "_" and "."
+    becomes "_".
 
     Args:
         problem: what to write.
         path: ends in .lp, .mps or .mps.gz.
-        integral: say in the file that amounts are whole numbers.
+        integral: declare amounts as integers in the file.
 
     Raises:
-        InputError: another ending, a place that cannot be written, or groups whose names differ
-            only by signs that are not written.
+        InputError: another ending, a path that cannot be written, or groups whose names differ only
+            in characters that are replaced.
 
     Example:
         >>> import pathlib, tempfile
@@ -66,7 +66,7 @@ def write(problem: RoutingProblem, path: str | Path, *, integral: bool = False) 
             with TemporaryDirectory() as folder:
                 plain = Path(folder) / "problem.mps"
                 _write_mps(problem, plain, integral)
-                # no name and no time within, so that the same problem is the same file
+                # no name and no time, so that the same problem gives the same file
                 with (
                     plain.open("rb") as source,
                     part.open("wb") as target,
@@ -83,5 +83,5 @@ def _write_mps(problem: RoutingProblem, path: Path, integral: bool) -> None:
     highs = quiet_highs()
     highs.passModel(model)
     highs.writeModel(str(path))
-    if not path.read_bytes().rstrip().endswith(b"ENDATA"):  # HiGHS itself fails silently
+    if not path.read_bytes().rstrip().endswith(b"ENDATA"):  # HiGHS reports no failure
         raise OSError(28, "the file is not complete; is the disk full?")

@@ -1,4 +1,4 @@
-"""Router logits of real models: a reader of files, hooks on a model, and a sample."""
+"""Router logits of real models: from files, by hooks on a model, and a sample."""
 
 from lp_routing.traces.capture import Captured, capture
 from lp_routing.traces.reading import read, sample

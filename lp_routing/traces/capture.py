@@ -1,9 +1,9 @@
 """Record the router logits of a model while it runs, by forward hooks on its routers.
 
-The routers of transformers are known by their class (`families`): where their logits are, by what
-score and bias they choose. Whatever is recorded is compared with the router's own weight: logits
-are hidden @ weight.T (+ bias), and what is something else is refused. `reading_order` puts the rows
-of several passes in order.
+Routers of transformers are known by class (`families`): the place of their logits, their score
+function and selection bias. Recorded logits are compared with the router's own weight, hidden @
+weight.T (+ bias), and refused if they differ. `reading_order` puts the rows of several passes in
+order.
 """
 
 import re
@@ -24,20 +24,21 @@ from lp_routing.traces.trace import Trace
 from lp_routing.validation import as_instance, as_list
 
 MOST_NAMED = 8
-"""Module names listed in a message."""
+"""Most module names in a message."""
 ROUNDING, SUMS = 4.0, 64.0
-"""How far logits may be from hidden @ weight.T by rounding, in units of eps: of the coarsest type
-that took part, times |logit| and the root of the sum of the squared products; and of the type in
-which sums are kept, times the sum of the absolute products.
+"""Largest difference between logits and hidden @ weight.T by rounding, in units of eps.
 
-Larger lets small faults through (in bfloat16, 4 is some 3 % of the spread of the logits); smaller
-refuses sums in another order. Found on a CPU, 4 to 16,384 terms, also with outliers: at most 1.3
-(autocast to bfloat16) and 11 (float32).
+`ROUNDING`: of the coarsest type involved, times |logit| and the root of the sum of the squared
+products; `SUMS`: of the accumulation type, times the sum of the absolute products.
+
+Larger misses small errors (in bfloat16, 4 is some 3 % of the spread of the logits); smaller refuses
+sums in another order. Found on a CPU, 4 to 16,384 terms, also with outliers: at most 1.3 (autocast
+to bfloat16) and 11 (float32).
 """
 FACTORS = ("capacity_factor", "moe_capacity_factor", "expert_capacity_factor")
-"""Where configs say the capacity factor; the models of transformers drop nothing and have none."""
+"""Config attributes with the capacity factor; models of transformers have none."""
 PER_TOKEN = ("num_experts_per_tok", "moe_topk", "moe_top_k", "moe_k", "top_k_experts")
-"""Where configs say k."""
+"""Config attributes with k."""
 
 
 @dataclass
@@ -45,9 +46,9 @@ class _Layer:
     """What was recorded of one router.
 
     Attributes:
-        rows: (T', E) a call.
-        calls: for each call, the pass in which it fell and the shape (n,) or (B, S) of its tokens.
-        constant: whether rows were found to be logits only up to one constant a token.
+        rows: (T', E) for each call.
+        calls: for each call, its pass and the shape (n,) or (B, S) of its tokens.
+        constant: whether rows are logits only up to a constant for each token.
         facts: k, score and bias, where known.
     """
 
@@ -65,11 +66,11 @@ class Captured:
 
     Attributes:
         model: the name of the model's class.
-        rows: dotted name of each router, in the order of the model -> one tensor (T', E) a call,
-            detached, in main memory, in the type that the router gave it.
+        rows: dotted name of each router, in the order of the model -> one tensor (T', E) for each
+            call, detached, on the CPU, in the router's dtype.
         capacity_factor: as the model's config says, None where it does not.
-        found: whether the routers were found by their classes, so that those that were not called
-            (another modality, an unused head) are left out.
+        found: whether the routers were found by class; then routers that were not called (another
+            modality, an unused head) are left out.
         reordered: whether beam search exchanged sequences between passes.
     """
 
@@ -83,15 +84,15 @@ class Captured:
     def trace(self, *, mask: Any = None, sequence: Tensor | None = None) -> Trace:
         """A layer for each router; tokens in reading order, sequence by sequence.
 
-        Sequences that were decoded step by step, as by `generate`, are put together again. Left
-        out, the mask is that of the attention masks that the model was given, less what fills up
-        generated sequences that have ended.
+        Sequences that were decoded step by step, as by `generate`, are joined. Left out, the mask
+        comes from the model's attention masks, without the padding after the end of generated
+        sequences.
 
         Args:
             mask: True for real tokens: (T,), the batch's (B, S), or one (B, S) for each of several
-                batches. Where tokens were generated, that of the prompts is enough.
-            sequence: whole numbers (T,), the sequence of each token; left out, they are numbered
-                where the shapes that the model was given tell them.
+                batches. For generated tokens, the mask of the prompts is enough.
+            sequence: whole numbers (T,), the sequence of each token; left out, derived from the
+                shapes of the model's inputs where possible.
 
         Raises:
             InputError: a router that was never called, routers with different numbers of experts
@@ -151,7 +152,7 @@ class Captured:
 
 
 def logits_of(output: Any) -> Any:
-    """A router's output, or the first part of a tuple: there most models have the logits."""
+    """A router's output, or its first entry if it is a tuple: where most models have the logits."""
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
@@ -165,20 +166,19 @@ def capture(
 ) -> Iterator[Captured]:
     """Record the router logits of every pass of the model inside a `with` block.
 
-    Passes that gradient checkpointing computes again are not recorded again.
+    Passes that are recomputed by gradient checkpointing are not recorded twice.
 
     Args:
-        model: any module; its outputs stay what they are.
-        names: which of `model.named_modules()` are routers, with wildcards, such as "*.mlp.gate";
-            one pattern or several. Left out, the routers of transformers, by their classes.
+        model: any module; its outputs are not changed.
+        names: the routers among `model.named_modules()`, one or several patterns with wildcards,
+            such as "*.mlp.gate". Left out, the routers of transformers, by class.
         select: from a router's output to its logits (..., E), before softmax, sigmoid or top-k;
-            left out, where the router's class has them, else the output or the first part of a
-            tuple.
-        check: whether to compare with the router's own weight. A router of your own that scales,
-            caps or normalises is captured without, or at the Linear within it.
+            left out, by the router's class, else the output or its first entry.
+        check: whether to compare with the router's own weight. A custom router that scales, caps or
+            normalises needs False, or is captured at its inner Linear.
 
     Yields:
-        `Captured`, whose `trace()` is asked for after the last pass.
+        `Captured`, call its `trace()` after the last pass.
 
     Raises:
         InputError: not a module, a pattern that matches no module or one within another, no router
@@ -235,7 +235,7 @@ class _Recorder:
             self.hooked = router.get_submodule(self.known.linear)
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if torch._C._current_graph_task_id() != -1:  # within a backward pass: computed again
+        if torch._C._current_graph_task_id() != -1:  # within a backward pass: recomputed
             return
         logits = self._logits(output)
         hidden = _hidden(args, kwargs)
@@ -243,7 +243,7 @@ class _Recorder:
             self._compare(module, logits, hidden)
         self._read_facts(logits.shape[-1])
         shape = tuple(logits.shape[:-1]) if hidden is None else tuple(hidden.shape[:-1])
-        copy = logits.detach().to("cpu", copy=True)  # what comes after may work in place
+        copy = logits.detach().to("cpu", copy=True)  # later operations may be in place
         copy = copy.flatten(0, -2)
         self.layer.rows.append(copy)
         shape = shape if len(shape) == 2 and shape[0] * shape[1] == len(copy) else (len(copy),)
@@ -283,7 +283,7 @@ class _Recorder:
             expected, rounding = expected * factor, rounding * abs(factor)
         if known and known.softcap and (cap := float(_attribute(known.softcap, self.places))) > 0:
             expected = torch.tanh(expected / cap) * cap
-        gone = ~rows.isfinite()  # logarithms of 0, or what the trace refuses
+        gone = ~rows.isfinite()  # logarithms of 0, or entries that the trace refuses
         off = (rows - expected).masked_fill(gone, 0.0)
         if bool((off.abs() <= rounding).all()):
             return
@@ -304,7 +304,7 @@ class _Recorder:
         )
 
     def _read_facts(self, experts: int) -> None:
-        """k, score and bias, as the router is now."""
+        """The router's current k, score and bias."""
         layer, known = self.layer, self.known
         if known is None:
             layer.k = next((k for k in map(self._config, PER_TOKEN) if isinstance(k, int)), None)
@@ -332,7 +332,7 @@ class _Recorder:
 def _product(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, logits: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """hidden @ weight.T (+ bias), and how far rounding may take logits from it, both (T, E)."""
+    """hidden @ weight.T (+ bias), and the tolerance for rounding, both (T, E)."""
     wide = torch.promote_types(torch.float32, logits.dtype)
     h, w = hidden.to(wide), weight.detach().to(hidden.device, wide)
     expected, size, squares = h @ w.T, h.abs() @ w.abs().T, h.square() @ w.square().T
@@ -343,7 +343,7 @@ def _product(
     if torch.is_autocast_enabled(hidden.device.type):
         types.append(torch.get_autocast_dtype(hidden.device.type))
     if hidden.is_cuda and torch.backends.cuda.matmul.allow_tf32:
-        types.append(torch.float16)  # TF32 has as many digits
+        types.append(torch.float16)  # TF32 has the same precision
     coarse = ROUNDING * max(torch.finfo(dtype).eps for dtype in types)
     return expected, coarse * (expected.abs() + squares.sqrt()) + SUMS * torch.finfo(
         wide
@@ -353,10 +353,10 @@ def _product(
 def _weight(
     module: nn.Module, known: Router | None, experts: int, width: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The parameter (>= E, H) of which a router makes its logits, and the bias (E,) that it adds.
+    """The router's weight (>= E, H) and its bias (E,).
 
-    None where there is none to compare with: no parameter of that shape or several, a weight that
-    is quantised or not in memory.
+    None where they cannot be used: no parameter of that shape or several, a weight that is
+    quantised or not in memory.
     """
     parameters = dict(module.named_parameters())
     path = known.weight if known else "weight"
@@ -376,7 +376,7 @@ def _weight(
 
 
 def _hidden(args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The first floating-point tensor that a router is given."""
+    """The first floating-point tensor among a router's arguments."""
     given = (*args, *kwargs.values())
     fit = (v for v in given if isinstance(v, Tensor) and v.is_floating_point() and v.ndim > 1)
     return next(fit, None)
@@ -394,12 +394,12 @@ def _attribute(path: str, places: Sequence[Any]) -> Any:
 
 
 def _parents(model: nn.Module, name: str) -> tuple[nn.Module, ...]:
-    """The block that holds a module."""
+    """The block that contains a module."""
     return (model.get_submodule(name.rpartition(".")[0]),)
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """The model's config, that of its text part first, where it has any."""
+    """The model's configs, that of its text part first."""
     config = getattr(model, "config", None)
     text = getattr(config, "get_text_config", None)
     return [part for part in (text() if callable(text) else None, config) if part is not None]
@@ -411,7 +411,7 @@ def _capacity_factor(model: nn.Module) -> float | None:
 
 
 def _shared(values: Sequence[Any]) -> Any:
-    """What all layers say; None where they differ."""
+    """The common value of all layers; None where they differ."""
     return values[0] if all(value == values[0] for value in values) else None
 
 
@@ -423,7 +423,7 @@ def _biases(biases: Sequence[Tensor | None], experts: int) -> Tensor | None:
 
 
 def _common(calls: Sequence[list[tuple[Pass | None, tuple[int, ...]]]], model: str) -> Order:
-    """The order of all layers, which is one."""
+    """The order of the rows, which must be the same in all layers."""
     first = reading_order(calls[0])
     for others in calls[1:]:
         if others != calls[0] and not torch.equal(reading_order(others).index, first.index):
@@ -435,7 +435,7 @@ def _common(calls: Sequence[list[tuple[Pass | None, tuple[int, ...]]]], model: s
 
 
 def _follow_passes(model: nn.Module, stack: ExitStack) -> list[Pass]:
-    """The passes of the model, or of one within it that is called alone; grows as they begin."""
+    """The passes of the model, or of a submodel that is called alone; the list grows."""
     passes: list[Pass] = []
     open_passes: list[nn.Module] = []
 
@@ -455,7 +455,7 @@ def _follow_passes(model: nn.Module, stack: ExitStack) -> list[Pass]:
 
 
 def _watch_beams(captured: Captured) -> Callable[[], None]:
-    """Note where transformers exchanges the sequences of a cache; returns how to end it."""
+    """Record where transformers reorders the sequences of a cache; returns how to stop."""
     caches = getattr(sys.modules.get("transformers.cache_utils"), "__dict__", {})
     kinds = [caches[name] for name in ("Cache", "EncoderDecoderCache") if name in caches]
     before = [kind.__dict__.get("reorder_cache") for kind in kinds]
@@ -481,7 +481,7 @@ def _watch_beams(captured: Captured) -> Callable[[], None]:
 
 
 def _known(module: nn.Module) -> Router | None:
-    """What is known of a module's class, or of one that it extends."""
+    """The known router of a module's class or of a base class."""
     return next((ROUTERS[c.__name__] for c in type(module).__mro__ if c.__name__ in ROUTERS), None)
 
 
@@ -516,7 +516,7 @@ def _routers(model: nn.Module, patterns: Sequence[str] | None) -> dict[str, nn.M
 
 
 def _without_parts(matched: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Less what lies within a router of a known class; of others, one within another is refused."""
+    """Without modules inside a router of a known class; other nested matches are refused."""
     kept: dict[str, nn.Module] = {}
     for name, module in matched.items():
         holders = [o for o in matched if o != name and (not o or name.startswith(f"{o}."))]
@@ -537,7 +537,7 @@ def _pattern(name: str) -> str:
 
 
 def _there_are(modules: Mapping[str, nn.Module]) -> str:
-    """Patterns of the names that there are, those that sound like routers first."""
+    """Patterns of the existing names, those that look like routers first."""
     patterns = dict.fromkeys(_pattern(name) for name in modules if name)
     sounds = [name for name in patterns if re.search(r"(gate|router|wg)$", name)]
     shown = (sounds or list(patterns))[:MOST_NAMED]

@@ -1,12 +1,12 @@
-"""The MoE routers of transformers as data: where the logits are, what is made of them.
+"""The MoE routers of transformers as data: where their logits are, and how experts are chosen.
 
-One row a router class. What a row says is checked: while a model runs, what is recorded is compared
-with the router's own weight; in the tests, every class is built and run, and the places are those
-that transformers itself records (`OutputRecorder`). Read from transformers 5.23.
+One row for each router class. Rows are checked: at capture, the recorded logits are compared with
+the router's own weight; in the tests, every class is built and run, and the places are those that
+transformers itself records (`OutputRecorder`). Read from transformers 5.23.
 
-Score functions are those by which experts are chosen; where a model scores the chosen experts only
-(softmax over the k best logits), that is the softmax renormalised. `doge` is not here: it retrieves
-experts by products of keys, and has no logit for each expert.
+Score functions are those of the selection; where a model takes the softmax over the k best logits
+only, that is the renormalised softmax. `doge` is missing: it retrieves experts by product keys and
+has no logit for each expert.
 """
 
 from dataclasses import dataclass
@@ -19,24 +19,24 @@ ROUND_NAMES = {"sqrtsoftplus": "sqrt_softplus"}
 
 @dataclass(frozen=True)
 class Router:
-    """What a router class of transformers does.
+    """A router class of transformers.
 
     Attributes:
         family: the folder of `transformers.models`.
         place: the place of the logits in the router's output; None where the output is the logits.
         weight: the parameter W (E, H) within the router: logits = hidden @ W.T (+ its bias).
         score: the score function, or the attribute that names it.
-        bias: the attribute that holds the selection bias (E,), added to the scores for the choice
-            alone; None where there is none. Where the model has it switched off it is None there.
-        k: experts per token, or the attribute that says it.
-        linear: the Linear within the router whose output is taken in place of the router's, which
-            is made of it (probabilities) or of which the router's input is not the input.
+        bias: the attribute with the selection bias (E,), which is added to the scores for the
+            choice only; None where there is none. A model that does not use it has None there.
+        k: experts per token, or the attribute with it.
+        linear: the Linear inside the router whose output is recorded instead, where the router
+            returns probabilities or changes its input before the Linear.
         adds_bias: whether the bias of the Linear is added, where it has one.
         scale: the attribute by which the logits are multiplied.
         softcap: the attribute c > 0 such that the logits are c * tanh(x / c).
 
-    Attributes are paths, looked up on the router, then on the block that holds it, then in the
-    model's config.
+    Attributes are dotted paths, looked up on the router, then on its block, then in the model's
+    config.
     """
 
     family: str
@@ -149,4 +149,4 @@ ROUTERS: dict[str, Router] = {
     "UnlimitedOcrTextTopkRouter": Router("unlimited_ocr"),
     "ZayaRouter": Router("zaya", place=None, linear="router_mlp.out_proj", bias="balancing_biases"),
 }
-"""Name of a router class -> what it does."""
+"""Name of a router class -> its row."""

@@ -19,13 +19,13 @@ from lp_routing.files import whole_file
 from lp_routing.validation import as_tensor, from_bfloat16
 
 BARE = ""
-"""The name of what comes without one: an array, a tensor, or a list of tensors."""
+"""The key of an unnamed array, tensor or list of tensors."""
 
 
 def load(path: Path, known: Collection[str]) -> dict[str, Any]:
-    """What a file holds: name -> tensor, list of tensors, text, list of texts, or number.
+    """The content of a file: name -> tensor, list of tensors, text, list of texts, or number.
 
-    Names that are not among the known ones are there with None: what they hold is not read.
+    Unknown names have the value None: their content is not read.
 
     Raises:
         InputError: no such file, another format, damaged, or it holds objects.
@@ -123,8 +123,8 @@ def _check_sums(path: Path) -> None:
         damaged = archive.testzip()
         listed = len(archive.infolist())
         file.seek(archive.start_dir)
-        _, _, end = file.read().rpartition(b"PK\x05\x06")  # begins what ends a zip archive
-    counted = int.from_bytes(end[6:8], "little")  # 65535 where the count stands elsewhere
+        _, _, end = file.read().rpartition(b"PK\x05\x06")  # starts the end record of a zip archive
+    counted = int.from_bytes(end[6:8], "little")  # 65535 where the count is stored elsewhere
     if counted not in (listed, 65535):
         raise InputError(
             f"{path}: lists {listed} of {counted} parts: the file is damaged; save it again."
@@ -140,7 +140,7 @@ def _from_array(array: np.ndarray[Any, Any], what: str) -> Any:
     """Numbers as a tensor, text as str or list; two raw bytes an entry are bfloat16."""
     if array.dtype.kind in "US":
         return np.char.decode(array).tolist() if array.dtype.kind == "S" else array.tolist()
-    if array.dtype == np.dtype("V2"):  # how numpy writes what `ml_dtypes` calls bfloat16
+    if array.dtype == np.dtype("V2"):  # how numpy writes the bfloat16 of `ml_dtypes`
         return from_bfloat16(array)
     if array.dtype.kind not in "fiub":
         raise InputError(f"{what} must be an array of numbers, got dtype {array.dtype}.")
@@ -148,7 +148,7 @@ def _from_array(array: np.ndarray[Any, Any], what: str) -> Any:
 
 
 def _from_pt(value: Any, what: str) -> Any:
-    """Tensors, lists of tensors, text and numbers as they are."""
+    """Tensors, lists of tensors, text and numbers, unchanged."""
     if isinstance(value, Tensor):
         return as_tensor(value, what, "numbers")
     if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):

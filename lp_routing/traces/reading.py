@@ -1,4 +1,4 @@
-"""From a file's named arrays to a `Trace`: every key that changes the answer is used or refused."""
+"""From a file's named arrays to a `Trace`: every key that matters is used or refused."""
 
 import warnings
 from collections.abc import Sequence
@@ -42,14 +42,14 @@ MEANS = {
     "axes": "axes",
     "values": "values",
 }
-"""Key of a file -> what it means here; several keys may mean the same."""
+"""Key of a file -> its meaning; several keys may mean the same."""
 SCORE_NAMES = {"sqrtsoftplus": "sqrt_softplus"}
 """Names of score functions in the configurations of models -> in `lp_routing.scores`."""
 VALUES = ("logits", "probabilities")
 MOST_EXPERTS = 1 << 16
-"""Experts: a file that names more is damaged, and its dense matrix would fill the memory."""
+"""Most experts: a file with more is damaged, and its dense matrix would not fit into memory."""
 MOST_ENTRIES = 1 << 30
-"""Entries of the logits once rows that stand for several tokens are repeated: 4 GiB of float32."""
+"""Most entries of the logits after repeating rows by their counts: 4 GiB of float32."""
 
 
 def sample() -> Trace:
@@ -74,16 +74,15 @@ def read(path: str | Path, *, axes: str | None = None, values: str | None = None
     `expert_ids` and `probs` (L, T, K'), the experts recorded for a token and their shares of a
     softmax over all E (`num_experts`, else the largest id plus one), every other pair being
     forbidden. Beside them `mask` or `attention_mask`, `sequence` or `request`, each (T,) or (B, S);
-    `token_counts` or `multiplicity` (T,), how many identical tokens a row stands for: it is
-    repeated so often; `k`, `score`, `capacity_factor`, `layer_names` and `expert_bias` or
+    `token_counts` or `multiplicity` (T,), how many identical tokens a row stands for, which repeat
+    it; `k`, `score`, `capacity_factor`, `layer_names` and `expert_bias` or
     `e_score_correction_bias`, as in `Trace`; `axes` and `values`, as the arguments.
 
     Args:
         path: the file.
         axes: the order of the axes of `router_logits`, a letter each: L layers, T tokens (or B
-            sequences of S tokens), E experts, such as "TLE" or "LBSE". Left out, "LTE" or "TE", if
-            a mask or sequence does not show another order; where the shape could be another
-            order as well, it has to be said.
+            sequences of S tokens), E experts, such as "TLE" or "LBSE". Left out, "LTE" or "TE",
+            unless a mask or sequence shows another order; required where the shape is ambiguous.
         values: "logits", or "probabilities", whose logarithm is taken.
 
     Raises:
@@ -91,7 +90,7 @@ def read(path: str | Path, *, axes: str | None = None, values: str | None = None
             other, axes in doubt, or what `Trace` refuses.
 
     Warns:
-        UserWarning: keys that are not used, and logits that do not look like any.
+        UserWarning: keys that are not used, and logits that look like something else.
 
     Example:
         >>> import tempfile
@@ -113,7 +112,7 @@ def read(path: str | Path, *, axes: str | None = None, values: str | None = None
 
 
 def doubts(logits: Tensor) -> list[str]:
-    """What makes logits (L, T, E) of real tokens look like something else, in words."""
+    """Reasons why (L, T, E) of real tokens may not be logits, in words."""
     _, T, E = logits.shape
     found = []
     if E > T:
@@ -133,10 +132,10 @@ def _real(trace: Trace) -> Tensor:
 
 
 def _by_meaning(found: dict[str, Any], source: str) -> dict[str, Any]:
-    """The content of a file by what its keys mean; unknown keys are told once.
+    """The content of a file by the meaning of its keys; one warning lists unknown keys.
 
     Raises:
-        InputError: no logits, a key whose meaning is not known for sure, two keys that differ.
+        InputError: no logits, an ambiguous key, two keys that contradict each other.
     """
     names = ", ".join(found) or "nothing"
     unknown = [name for name in found if name != BARE and name not in MEANS]
@@ -235,7 +234,7 @@ def _arranged(
 
     Args:
         given: a tensor, or a list of one tensor a layer.
-        axes: their order as it was said, if it was.
+        axes: their order, if given.
         tokens: the shape of the mask, the sequence or the counts, if there is one.
         source: for messages.
     """
@@ -269,7 +268,7 @@ def _arranged(
 
 
 def _order(shape: tuple[int, ...], listed: bool, tokens: tuple[int, ...] | None) -> str | None:
-    """The order of the axes, where shape, mask and sequence leave one; None where in doubt."""
+    """The order of the axes, if shape, mask and sequence determine it; else None."""
     if len(shape) < 3:
         return "TE"
     if listed and len(shape) == 3:
@@ -298,7 +297,7 @@ def _fits(size: dict[str, int], tokens: tuple[int, ...] | None) -> bool:
 
 
 def _layout(order: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes longer than 1 in the order in which they would be read: alike, read alike."""
+    """The axes longer than 1 in reading order: orders with equal results read the same."""
     order_read = [letter for letter in "LBSTE" if letter in order]
     places = [order.index(letter) for letter in order_read]
     return tuple(place for place in places if shape[place] > 1)
@@ -316,7 +315,7 @@ def _stacked(layers: list[Tensor], source: str) -> Tensor:
 
 
 def _logarithms(probabilities: Tensor, mask: Tensor | None, source: str) -> Tensor:
-    """The logarithm of probabilities (L, T, E); where they underflowed, of the least number."""
+    """The logarithm of probabilities (L, T, E); zeros count as the smallest positive number."""
     real = probabilities if mask is None else probabilities[:, mask]
     _refuse_no_shares(real, "probabilities", source)
     wide = probabilities if probabilities.dtype == torch.float64 else probabilities.float()
@@ -393,7 +392,7 @@ def _expert_count(stated: int | None, ids: Tensor, source: str) -> int:
 def _repeated(
     logits: Tensor, mask: Tensor | None, sequence: Tensor | None, counts: Tensor, source: str
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Every token as often as it counts: a row that stands for three tokens becomes three."""
+    """Rows repeated by their counts: a row that stands for three tokens becomes three."""
     counts = counts.flatten()
     plain = counts.double() if not counts.is_complex() else counts.abs() + 0.5
     whole = plain.isfinite() & (plain >= 0) & (plain == plain.round())
@@ -421,7 +420,7 @@ def _whole(content: dict[str, Any], name: str, source: str, most: int | None = N
 
 
 def _number(content: dict[str, Any], name: str, source: str) -> float | None:
-    """One number, however it was saved; None where there is none."""
+    """One number, in any saved form; None where there is none."""
     if name not in content:
         return None
     value = content[name]
@@ -441,7 +440,7 @@ def _flag(content: dict[str, Any], name: str, source: str) -> bool:
 
 
 def _text(content: dict[str, Any], name: str, source: str) -> str | None:
-    """One text, however it was saved; None where there is none."""
+    """One text, in any saved form; None where there is none."""
     words = _words(content.get(name))
     if words is None:
         return None
@@ -451,7 +450,7 @@ def _text(content: dict[str, Any], name: str, source: str) -> str | None:
 
 
 def _words(value: Any) -> Sequence[Any] | None:
-    """Texts, of one as of several; None where there are none."""
+    """One or several texts as a list; None where there are none."""
     if isinstance(value, str):
         return [value]
     return list(value) if isinstance(value, Sequence | Tensor) and len(value) else None

@@ -1,9 +1,9 @@
-"""In which order captured rows are read: sequence by sequence, also where a batch was decoded.
+"""The reading order of captured rows: sequence by sequence, also where a batch was decoded.
 
 A pass of a model gives the rows of its batch sequence by sequence. Decoding makes a pass for every
-new token of each sequence, so that rows come step by step. What links the passes is the cache: its
-length before a pass says where in the sequences the pass begins. Tokens whose cache was cropped
-(rejected drafts) are replaced by those that came in their place.
+new token of each sequence, so that rows come step by step. The cache links the passes: its length
+before a pass is the position where the pass begins. Tokens whose cache was cropped (rejected
+drafts) are replaced by the later ones.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,11 +39,11 @@ class Pass:
     """One forward pass of a model.
 
     Attributes:
-        streams: what it was given; two for an encoder and a decoder.
-        start: tokens that the cache held before it; None where the cache does not say.
+        streams: its inputs; two for an encoder and a decoder.
+        start: tokens in the cache before it; None if unknown.
         cache: identity of the cache, 0 without.
         ends: token ids that end a sequence.
-        padding: the token id that fills up sequences that have ended; None if unknown.
+        padding: the padding token id after the end of a sequence; None if unknown.
     """
 
     streams: list[Stream]
@@ -55,11 +55,11 @@ class Pass:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """Where rows go.
+    """The order of the captured rows.
 
     Attributes:
-        index: (T,) the rows to take, in reading order.
-        real: boolean (T,), False for padding; None where nothing says which tokens are padding.
+        index: (T,) the rows, in reading order.
+        real: boolean (T,), False for padding; None if unknown.
         sequence: (T,) number of each row's sequence; None where some rows' sequences are unknown.
         prompts: (B, S, S + generated) of each batch; empty where some rows' sequences are unknown.
     """
@@ -72,7 +72,7 @@ class Order:
     def mask(self, given: Any) -> Any:
         """A mask of the tokens: (T,), (B, S), one (B, S) for each batch, or those of the prompts.
 
-        To a mask of prompts that of the generated tokens is added.
+        A mask of prompts is extended by that of the generated tokens.
 
         Raises:
             InputError: a mask (B, S) of as many tokens in other sequences.
@@ -93,7 +93,7 @@ class Order:
         return torch.cat([part.flatten() for part in parts]) if several else given
 
     def _with_generated(self, masks: Sequence[Tensor]) -> Tensor:
-        """Masks of the prompts (B, S), with the generated tokens behind, flattened."""
+        """Masks of the prompts (B, S), extended by the generated tokens, flattened."""
         real = torch.ones(len(self.index), dtype=torch.bool) if self.real is None else self.real
         pieces = torch.split(real, [B * L for B, _, L in self.prompts])
         grown = [
@@ -105,14 +105,14 @@ class Order:
 
 @dataclass
 class _Batch:
-    """Sequences that grow. L is what was recorded so far.
+    """Growing sequences of L tokens so far.
 
     Attributes:
         rows: (B, L) the rows.
         real: boolean (B, L).
-        alone: boolean (L,), True for tokens that came one a sequence, as decoding gives them.
+        alone: boolean (L,), True for tokens that came one per sequence, as in decoding.
         ends: boolean (B, L), True for tokens that end a sequence.
-        fills: boolean (B, L), True for tokens that fill up sequences that have ended.
+        fills: boolean (B, L), True for padding after the end of a sequence.
         cache: identity of the cache of the last pass, 0 without.
         base: tokens in the cache before the first pass that was recorded.
     """
@@ -129,7 +129,7 @@ class _Batch:
 
 
 def read_pass(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pass:
-    """What a forward pass is given, before it runs."""
+    """The inputs of a forward pass, before it runs."""
     given = dict(kwargs)
     if args and isinstance(args[0], Tensor):
         given.setdefault(
@@ -166,7 +166,7 @@ def _stream(tokens: Tensor, mask: Any) -> Stream:
 
 
 def _length(cache: Any) -> int | None:
-    """Tokens in a cache of transformers; None where it cannot say (no layer attends)."""
+    """Tokens in a cache of transformers; None if unknown (no attention layer)."""
     if cache is None:
         return 0
     try:
@@ -179,7 +179,7 @@ def reading_order(calls: Sequence[tuple[Pass | None, tuple[int, ...]]]) -> Order
     """The order of the rows of one router.
 
     Args:
-        calls: for each call, the pass in which it fell and its tokens' shape, (n,) or (B, S).
+        calls: for each call, its pass and the shape of its tokens, (n,) or (B, S).
     """
     batches: list[_Batch] = []
     offset = 0
@@ -205,7 +205,7 @@ def reading_order(calls: Sequence[tuple[Pass | None, tuple[int, ...]]]) -> Order
 def _by_pass(
     calls: Sequence[tuple[Pass | None, tuple[int, ...]]],
 ) -> Iterator[tuple[Pass | None, tuple[int, ...]]]:
-    """Calls of one pass put together: some blocks give their tokens in pieces."""
+    """The calls of each pass joined: some blocks pass their tokens in pieces."""
     merged: list[tuple[Pass | None, tuple[int, ...]]] = []
     for pass_, shape in calls:
         if merged and pass_ is not None and merged[-1][0] is pass_:
@@ -216,7 +216,7 @@ def _by_pass(
 
 
 def _stream_of(pass_: Pass | None, shape: tuple[int, ...]) -> Stream | None:
-    """The tokens that a call was about: as many, and not along other axes."""
+    """The stream of a call: with the same number of tokens, along the same axes."""
     for stream in pass_.streams if pass_ else []:
         if prod(stream.shape) == prod(shape) and (len(shape) < 2 or shape == stream.shape):
             return stream
@@ -224,13 +224,13 @@ def _stream_of(pass_: Pass | None, shape: tuple[int, ...]) -> Stream | None:
 
 
 def _unknown(rows: Tensor) -> _Batch:
-    """Rows of which only the order is known in which they came."""
+    """Rows in the order in which they came, where nothing else is known."""
     no = torch.zeros(1, len(rows), dtype=torch.bool)
     return _Batch(rows[None], ~no, no[0], no, no, known=False)
 
 
 def _begun(rows: Tensor, pass_: Pass, stream: Stream, decoded: bool) -> _Batch:
-    """The tokens of one pass; those that decoding gives come alone, one a sequence."""
+    """A batch from one pass; with `decoded`, its tokens came one per sequence."""
     B, S = rows.shape
     alone = torch.full((S,), decoded and S == 1)
     ends = fills = torch.zeros(B, S, dtype=torch.bool)
@@ -242,14 +242,14 @@ def _begun(rows: Tensor, pass_: Pass, stream: Stream, decoded: bool) -> _Batch:
 
 
 def _continued(batches: Sequence[_Batch], pass_: Pass, stream: Stream) -> _Batch | None:
-    """The batch whose sequences a pass goes on with; None where it begins a new one."""
+    """The batch that a pass continues; None where it begins a new one."""
     if not pass_.cache or pass_.start == 0 or (pass_.start is None and stream.shape[1] > 1):
         return None
     for batch in reversed(batches):
         length = batch.base + batch.rows.shape[1]
         start = length if pass_.start is None else pass_.start
         same = batch.cache == pass_.cache and batch.base <= start <= length
-        # a first pass without a cache returns one, with which the second comes
+        # the first pass returns a cache that only the second one is given
         first = batch.cache == 0 and pass_.start == length
         if batch.known and len(batch.rows) == stream.shape[0] and (same or first):
             return batch
@@ -257,7 +257,7 @@ def _continued(batches: Sequence[_Batch], pass_: Pass, stream: Stream) -> _Batch
 
 
 def _one_longer(before: _Batch, now: _Batch) -> bool:
-    """Whether a pass without a cache is the one before, with a token more: decoded without one."""
+    """Whether a pass repeats the one before plus a token: decoding without a cache."""
     if before.cache or now.cache or before.ids is None or now.ids is None:
         return False
     B, L = before.ids.shape
@@ -265,7 +265,7 @@ def _one_longer(before: _Batch, now: _Batch) -> bool:
 
 
 def _append(batch: _Batch, now: _Batch) -> None:
-    """Put a pass behind the tokens that the cache still held before it."""
+    """Append a pass after the tokens that were still in the cache."""
     kept = now.base - batch.base if now.base else batch.rows.shape[1]
     batch.rows = torch.cat([batch.rows[:, :kept], now.rows], 1)
     batch.real = torch.cat([batch.real[:, :kept], now.real], 1)
@@ -276,10 +276,10 @@ def _append(batch: _Batch, now: _Batch) -> None:
 
 
 def _after_the_end(batch: _Batch) -> Tensor:
-    """Boolean (B, L): tokens that only fill up a sequence that has ended while others go on.
+    """Boolean (B, L): padding of sequences that have ended while others continue.
 
-    The ends of prompts and of turns of a chat, given many at a time, end nothing. One sequence
-    alone is not decoded past its end.
+    End tokens in prompts and chat turns, which come many at a time, end nothing. A single sequence
+    is not decoded past its end.
     """
     after = torch.zeros_like(batch.real)
     if len(after) == 1 or not bool(batch.alone.any()):
@@ -291,7 +291,7 @@ def _after_the_end(batch: _Batch) -> Tensor:
             ended = ended | batch.ends[:, column]
         else:
             ended = torch.zeros_like(ended)
-    last = batch.fills.flip(1).long().cumprod(1).flip(1).bool()  # what fills up to the end
+    last = batch.fills.flip(1).long().cumprod(1).flip(1).bool()  # padding up to the end
     return after | (last & batch.alone)
 
 
@@ -316,5 +316,5 @@ def _order(batches: Sequence[_Batch]) -> Order:
 
 
 def _prompt(alone: Tensor) -> int:
-    """Tokens before the first that decoding gave."""
+    """Tokens before the first decoded one."""
     return int(alone.long().argmax()) if bool(alone.any()) else len(alone)

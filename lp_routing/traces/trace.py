@@ -1,4 +1,4 @@
-"""A trace: the router logits of some layers for the same tokens, and what the model says."""
+"""A trace: router logits of some layers for the same tokens, and the model's settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import pandas
 
 SUM = {torch.float16: 1e-2, torch.bfloat16: 1e-2, torch.float32: 1e-3, torch.float64: 1e-3}
-"""Rows that add up to 1 up to this, all of them, are probabilities, by the precision they are in.
+"""If all rows sum to 1 within this, they are probabilities; by dtype.
 
-bfloat16 shares of 256 experts sum to 1 within some 4e-3; logits do so only by chance.
+A bfloat16 softmax over 256 experts sums to 1 within some 4e-3; larger limits may refuse logits.
 """
 
 
@@ -42,30 +42,31 @@ where all rows must be read. 131,072 x 64 float32 on one core, settled at once a
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Router logits as a model produced them, and what the model says of its routing.
+    """Router logits of a model, and its routing settings.
 
     Attributes:
         router_logits: (L, T, E) floating point, or (T, E) for one layer; -inf where a pair was not
-            recorded or not allowed. Padding may hold anything. Numbers that stand for -inf, such
-            as -1e9 and the lowest of a precision, become -inf.
+            recorded or not allowed. Padding may hold anything. Mask values, such as -1e9 and the
+            lowest finite number of a dtype, become -inf.
         source: where it was read.
         mask: (T,), or (B, S) with B S = T: True or 1 for real tokens, False or 0 for padding;
             None where all are real. Kept as booleans (T,).
         sequence: whole numbers (T,) or (B, S), the sequence (or request) of each token; of a mask
             (B, S) the rows; None if unknown.
-        up_to_a_constant: whether the logits are logarithms of probabilities, so that each token's
-            are known up to one constant: a sigmoid or a ReLU of them says nothing. Set where every
-            row is such a logarithm.
+        up_to_a_constant: whether the logits are log-probabilities, known only up to a constant for
+            each token, so that a sigmoid or a ReLU of them is meaningless. Set where every row is
+            one.
         k: experts per token; None if unknown, as with all below.
         score: name of the score function in `lp_routing.scores`, such as "softmax" or "sigmoid".
         capacity_factor: slots of an expert relative to an equal share.
-        layer_names: a name a layer.
-        bias: (L, E), or (E,) for one layer: what the model adds to scores where it chooses
-            (`e_score_correction_bias`, `expert_bias`). The routers of this package do not use it.
+        layer_names: a name for each layer.
+        bias: (L, E), or (E,) for one layer: the selection bias, which the model adds to scores for
+            the choice (`e_score_correction_bias`, `expert_bias`). The routers of this package do
+            not use it.
 
     Raises:
         InputError: other shapes, a mask of other values, probabilities in place of logits, NaN or
-            +inf, or what does not fit the logits.
+            +inf, or arguments that do not fit the logits.
     """
 
     router_logits: Tensor
@@ -208,7 +209,7 @@ def as_sequence(sequence: Any, mask: Any, tokens: int, source: str) -> Tensor | 
 
 
 def _per_token(values: Tensor, name: str, tokens: int, source: str) -> Tensor:
-    """One entry a token, flattened where it came as (B, S)."""
+    """One entry for each token, flattened from (B, S) if needed."""
     if values.ndim not in (1, 2) or values.numel() != tokens:
         raise InputError(
             f"{source}: {name} has shape {tuple(values.shape)}, expected one entry for each of "
@@ -245,7 +246,7 @@ def refuse_probabilities(logits: Tensor, source: str) -> None:
         return
     for number, layer in enumerate(logits):
         if bool((layer[:1] < 0).any()):
-            continue  # the usual case, for the price of a row
+            continue  # the usual case, decided by one row
         sums = layer.double().sum(-1)
         if bool(((layer >= 0).all(-1) & ((sums - 1).abs() < SUM[layer.dtype])).all()):
             raise InputError(
@@ -256,7 +257,7 @@ def refuse_probabilities(logits: Tensor, source: str) -> None:
 
 
 def are_log_probabilities(logits: Tensor) -> bool:
-    """Whether exp(row) adds up to 1 in every row of (L, T, E) that allows a pair, if any does."""
+    """Whether exp(row) sums to 1 in every row of (L, T, E) that has an allowed pair."""
     if logits.shape[2] == 1 or bool((logits == float("-inf")).all()):
         return False
     for layer in logits:
