@@ -11,7 +11,7 @@ import lp_routing as lpr
 from lp_routing.cli import main
 from lp_routing.frontier import refine
 from lp_routing.frontier.summary import PointStore
-from lp_routing.report.frontier import adds_in_words, few
+from lp_routing.report.frontier import _gap, adds_in_words, few
 from lp_routing.sweep import ResultFile
 from tests.commands import with_k
 
@@ -368,3 +368,9 @@ def test_a_line_that_is_no_point_is_refused(tmp_path, wrong):
         pytest.raises(lpr.InputError, match="line 2 holds no point"),
     ):
         PointStore(file)
+
+
+def test_what_is_unproved_is_a_share_of_the_bound():
+    assert _gap({"value": 8.0, "bound": 10.0}) == "20.00 %"
+    assert _gap({"value": 10.0, "bound": 10.0}) == "0"
+    assert _gap({"value": 1 - 1e-7, "bound": 1.0}) == "1e-07"

@@ -4,11 +4,13 @@ import io
 from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
 
 import lp_routing as lpr
-from lp_routing.evaluation.evaluate import EXACT, RouterResult
-from lp_routing.report.gap import LEGEND, gap_table, in_percent, remarks, verdict
+from lp_routing.evaluation.evaluate import EXACT, RouterResult, shape_of
+from lp_routing.report.gap import LEGEND, _layer_row, gap_table, in_percent, remarks, verdict
+from lp_routing.report.layer_results import dropped_at_best, examine_layer
 from lp_routing.report.plots.gap_against_time import Point, draw, pareto_front, points
 
 GOOD = RouterResult(
@@ -189,3 +191,21 @@ def test_bad_plots_are_refused_with_what_to_do(tmp_path):
         draw({"one": ROWS}, tmp_path / "a.txt")
     with pytest.raises(lpr.InputError, match="nothing to draw"):
         draw({"one": [FAILED]}, tmp_path / "a.png")
+
+
+def test_a_gap_below_0_is_shown_as_it_is():
+    assert in_percent(replace(GOOD, gap=-1.0, relative_gap=-0.1)) == "-10.00 %"
+    assert in_percent(EXACTLY) == "0 exactly"
+
+
+def test_a_layers_row_tells_the_dearest_slot_and_no_drop_of_a_token_that_may_go_nowhere():
+    # Token 1 has the one place of expert 0, token 0 goes to 1, and token 2 may go nowhere. Token 0
+    # loses 2 by it, token 1 would lose 3: one more place at expert 0 costs 2 to 3.
+    never = float("-inf")
+    logits = torch.tensor([[4.0, 2.0], [3.0, 0.0], [never, never]])
+    problem = lpr.problems.capacity(logits, 1, 1)
+    each = examine_layer(0, logits, problem, shape_of(problem), ["top-k"])
+    assert dropped_at_best(each) == 0
+    cells = _layer_row(each)
+    assert (cells[1].value, cells[5].value) == (5, 0)
+    assert 2 <= cells[8].value <= 3
