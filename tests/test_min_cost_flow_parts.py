@@ -470,3 +470,9 @@ def test_the_closest_rows_of_a_leaf_are_opened():
     opened, window = responded(scores, [0, 0, 0], (1, 1, 1), 3).closest(2)
     assert opened.tolist() == [1, 1, 0, 0, 0]
     assert 2 < window[0] <= 4
+
+
+def test_rows_without_a_choice_are_not_opened():
+    scores = [[5.0, -np.inf], [2.0, 0.0], [1.0, 0.0]]  # no margin, 2 and 1
+    opened, _ = responded(scores, [0, 0, 0], (1, 1, 1), 3).closest(1)
+    assert opened.tolist() == [0, 0, 1]

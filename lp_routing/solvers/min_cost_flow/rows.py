@@ -178,12 +178,14 @@ def closest(edge, margin, want, window, opened):
             unit = max(unit, m)
     for i in range(n):
         m = min(margin[i, 0], margin[i, 1]) / unit
-        b = 0
-        if m > 1e-28:
-            b = min(bins - 1, max(0, bins - 1 + int(np.floor(2 * np.log2(m)))))
+        b = bins  # a row that has nothing else to choose
+        if m < np.inf:
+            b = 0
+            if m > 1e-28:
+                b = min(bins - 1, max(0, bins - 1 + int(np.floor(2 * np.log2(m)))))
         octave[i] = b
         for e in range(3):
-            if edge[i, e] != NONE:
+            if edge[i, e] != NONE and b < bins:
                 histogram[edge[i, e], b] += 1
     last, left = np.empty(leaves, np.int64), np.empty(leaves, np.int64)
     for j in range(leaves):
