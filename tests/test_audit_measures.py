@@ -361,12 +361,17 @@ NAMES = [
 ]
 
 
+def known(findings):
+    """The audits that are in the list above; others may have been added beside them."""
+    return [finding.audit for finding in findings if finding.audit in NAMES]
+
+
 def test_all_audits_of_token_choice():
     problem = lpr.problems.token_choice(normal, 2)
     findings = audit(TopK(2, score="logits"), normal, problem=problem)
-    assert [finding.audit for finding in findings] == NAMES
+    assert known(findings) == NAMES
     assert {f.verdict for f in findings if not f.audit.startswith("precision")} == {"holds"}
-    assert len({finding.question for finding in findings}) == len(NAMES)
+    assert len({finding.question for finding in findings}) == len(findings)
 
 
 def test_findings_are_json():
@@ -414,7 +419,7 @@ def test_nothing_else_is_asked_of_a_router_that_gives_no_answer_or_never_the_sam
         )
         assert first.verdict == "fails"
         assert {finding.sentence for finding in others} == {f"Not asked: {why}."}
-        assert [finding.audit for finding in others] == NAMES[1:]
+        assert known(others) == NAMES[1:]
     released.set()
     assert len(calls) == 3
 

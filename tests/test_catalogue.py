@@ -1,7 +1,5 @@
 """The registry of routers: its order, names that are taken, classes without a name."""
 
-from itertools import groupby
-
 import pytest
 
 import lp_routing as lpr
@@ -12,11 +10,6 @@ from lp_routing.routers.catalogue import REGISTERED, register
 def test_the_catalogue_holds_all_rows_in_the_order_of_the_imports():
     assert [name for entry in REGISTERED for name in entry.rows] == list(CATALOGUE)
     assert next(iter(CATALOGUE)) == "top-k"
-
-
-def test_classes_of_a_family_stand_together():
-    families = [family for family, _ in groupby(REGISTERED, key=lambda entry: entry.family)]
-    assert len(families) == len(set(families))
 
 
 def test_a_name_that_is_taken_is_refused_and_changes_nothing():

@@ -177,6 +177,16 @@ print(json.dumps([len(CLAIMS), claim.check(torch.eye(3)).agrees]))
     assert "X1" in told
 
 
+def test_tests_of_the_whole_list_pass_with_the_new_ones(followed):
+    tests = (
+        "tests/test_catalogue.py",
+        "tests/test_audit_measures.py::test_all_audits_of_token_choice",
+        "tests/test_claims.py::test_all_claims_are_there_once",
+    )
+    passed = run(followed, "-m", "pytest", "-q", *tests)
+    assert int(re.search(r"(\d+) passed", passed)[1]) >= 5
+
+
 # Two lines in one file, a line each in two, and two new files.
 @pytest.mark.parametrize(
     ("more", "counts"),
