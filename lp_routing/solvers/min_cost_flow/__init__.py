@@ -1,4 +1,4 @@
-"""The exact engine: a min-cost flow on the experts alone; `search` tells the story."""
+"""The exact engine: a min-cost flow on the experts alone; see `search`."""
 
 from lp_routing.solvers.min_cost_flow.solver import MinCostFlow, cut_prices, feasible_assignment
 

@@ -336,7 +336,7 @@ def _move(moving, end, entries, bounds, heap, ways, came, excess, none):
 
 @njit(cache=True)
 def _swap(moving, u, v, entries, heap, ways, none):
-    """A row gives up so much at leaf u for as much at leaf v; its other ways follow."""
+    """Move so much of one row from leaf u to leaf v, and update the row's other ways."""
     leaf, value, amount, cap = entries.leaf, entries.value, entries.amount, entries.cap
     top, least, known = ways
     w, x = top[u, v, 1], top[u, v, 2]

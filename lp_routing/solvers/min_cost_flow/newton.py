@@ -19,19 +19,19 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # them halved and doubled by `python -m benchmarks.engine_constants --seeds 3`. As they are: 93
 # passes, 519,000 entries, 1,025 searches.
 ROUNDS = 5
-"""Rounds of asking prices on the first sample: 2 need 105 passes, 10 need 70, but each round costs
-as much as a pass where the sample is all rows."""
+"""Rounds in which each expert's price is set alone, on the first sample. 2: 105 passes; 10: 70, but
+each round costs as much as a pass where the sample is all rows."""
 STEPS = 20
 """Newton steps at most, one pass over the rows each: a bound on the work."""
 SLOW = 0.8
 """Share of the excess: a step that leaves more is slow. 0.4: 67 passes, 1,807 searches."""
 PATIENCE = 3
-"""Slow steps in a row before steps end, or twice as many while more than a unit a node is too much.
-1: 79 passes, 1,285 searches; 6: 99 and 964. 256 experts took 4 s instead of 0.3 s without the
-second rule."""
+"""Slow steps in a row before steps end, or twice as many while the excess is more than
+a unit per node. 1: 79 passes, 1,285 searches; 6: 99 and 964. 256 experts took 4 s instead of 0.3 s
+without the second rule."""
 DAMPING = 0.5
 """Share of each leaf's own slope that is added to the curvature at first. Without it prices of
-experts that can stand in for each other fly apart; with 1.0 100 passes and 1,240 searches."""
+experts that can replace each other diverge; with 1.0 100 passes and 1,240 searches."""
 LEAST_DAMPING, MOST_DAMPING = 0.15, 4.0
 """Damping stays between these shares. With 0.3 at least, twice the entries; with 0.075,
 473,000 entries and 710 searches. 2 or 8 at most: the same."""
@@ -44,16 +44,17 @@ KEPT, BROKEN = 0.7, 0.3
 FEWEST = 4.0
 """Rows of the sample by which a price move is measured. 2: 571,000 entries; 8: 467,000."""
 FORGOTTEN = 0.5
-"""What leaves that shot past have shown counts for so much less after each step that helped. Half
+"""Factor: the slope seen where a price went too far counts less after each step that helped. Half
 or twice as much opens more: 971,000 and 649,000 entries."""
 RENEWED = 0.3
 """Share of the excess at which widths are looked for again. 0.6: 80 passes, 958,000 entries."""
 NARROWEST = 1e-30
-"""Widths are at least this much of the largest score, as they are divided by ..."""
+"""Share of the largest score: widths are at least this, as slopes are divided by them."""
 LEAST_WIDTH = 1e-280
-"""... and at least this, so that nothing overflows."""
+"""In score: widths are at least this, so that no slope overflows."""
 GRID = 50
-"""Prices are rounded to 2**-GRID of the power of two above the sample's largest score."""
+"""Prices are rounded to 2**-GRID of the power of two above the sample's largest score:
+float64 has 53 bits, and 3 are left for prices above that score."""
 
 
 class Rows(Protocol):
@@ -91,7 +92,7 @@ def settled(
             damping = max(LEAST_DAMPING, damping * EASED)
         elif step and least - size < BROKEN * (least - hoped):
             damping = min(MOST_DAMPING, damping * RAISED)
-        if step:  # leaves that shot past show how steep their demand is
+        if step:  # nodes whose excess changed sign and grew show how steep demand is
             past = (now * excess < 0) & (np.abs(now) > np.abs(excess))
             past &= np.abs(moved) > 0
             seen = np.abs(now - excess)[past] / np.abs(moved)[past]
@@ -204,7 +205,7 @@ class Demand:
         return bid
 
     def first_prices(self, tree: Tree) -> Array:
-        """Every expert asks the price that just fills it, all at once, a few times."""
+        """Each expert's price is set so that it is just full, all at once, a few times."""
         share, E = self.rows.units / max(tree.units, 1) / self.each, len(self.columns)
         most, least = (bounds[:E] * share for bounds in (tree.upper, tree.lower))
         price = np.zeros(tree.root)

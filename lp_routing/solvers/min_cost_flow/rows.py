@@ -223,7 +223,7 @@ def place(best, units, terms, x):
 
 @njit(cache=True, nogil=True)
 def spread(scores, price, terms, null, edge, margin, target, x, load):
-    """Rows that waver at no cost take, of what is equally good, the leaves with most room.
+    """Indifferent rows take, of the leaves that are equally good, those with most room.
 
     Returns how many rows do.
     """

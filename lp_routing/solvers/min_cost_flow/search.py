@@ -1,4 +1,4 @@
-"""The search: prices that nearly fit, the few rows that waver there, exchanges among them, a check.
+"""The search: nearly right prices, the few rows that are close to indifferent, exchanges, a check.
 
 1. *Prices* (`newton`): from a sample, then larger ones, then all rows; one pass a step.
 2. *Open rows*: for each leaf the `NEAREST` rows that are nearest to changing it, and of these the
@@ -45,7 +45,7 @@ NEAREST = 16
 """Rows opened for each leaf. 8: 441,000 entries, but 1,913 searches and two to five times as many
 restarts on skewed batches; 32: 915,000 entries, 559 searches."""
 WIDER = 4.0
-"""Windows of the leaves that no way leads out of widen so much. 2 and 8: 3 % more entries."""
+"""Factor by which the windows of leaves without a way out widen. 2 and 8: 3 % more entries."""
 TOO_MANY = 0.25
 """Share of the open rows: if more stray after the exchanges, these are undone and windows widen.
 Half and twice as much: within 3 % of the entries."""
@@ -53,10 +53,10 @@ ROUNDS_BEFORE_ALL = 24
 """After so many rounds of exchanges every entry of every open row is open, then every row: a bound
 on the work. No batch of the benchmark needs 12 rounds."""
 MASSES = 0.02
-"""Share of all units: if more is too much after Newton, every row is opened at once, as for masses
-of ties. Half and twice as much: no batch of the benchmark is concerned ..."""
+"""Share of all units: if the excess after Newton is more, as with many ties, every row is opened at
+once. Half and twice as much: the same in the benchmark."""
 ALL = 1 << 20
-"""... unless there are more pairs than this (some 40 bytes each)."""
+"""Pairs: of more, not every row is opened at once (some 40 bytes each)."""
 STEPS_AT_A_TIME = 100_000
 """Moves between two looks at the clock: some tenths of a second."""
 
@@ -107,7 +107,7 @@ class Flow:
     excess: Array
 
     def copy(self) -> "Flow":
-        """The same, apart."""
+        """A copy."""
         return Flow(self.price.copy(), self.flow.copy(), self.excess.copy())
 
 
