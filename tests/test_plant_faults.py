@@ -4,7 +4,14 @@ import ast
 
 import pytest
 
-from tests.plant_faults import ROOT, Fault, all_faults, run_tests, with_fault
+from tests.plant_faults import (
+    ROOT,
+    Fault,
+    all_faults,
+    cannot_be_planted,
+    run_tests,
+    with_fault,
+)
 
 FAULTS = all_faults()
 
@@ -26,8 +33,16 @@ def test_every_fault_has_its_own_description():
 )
 def test_a_fault_that_cannot_be_planted_is_refused(tmp_path, old, new, found):
     (tmp_path / "one.py").write_text("a = 1\nb = a\n")
+    fault = Fault("an example", "one.py", old, new, ("tests/test_one.py",))
     with pytest.raises(ValueError, match=rf"found it {found} time\(s\)"):
-        with_fault(Fault("an example", "one.py", old, new, ("tests/test_one.py",)), tmp_path)
+        with_fault(fault, tmp_path)
+    outcome = cannot_be_planted(fault, tmp_path)
+    assert outcome is not None
+    assert outcome.verdict == "not found"
+    assert cannot_be_planted(fault._replace(old="a = 1", new="a = 2"), tmp_path) is None
+    gone = cannot_be_planted(fault._replace(file="two.py"), tmp_path)
+    assert gone is not None
+    assert "two.py" in gone.by
 
 
 @pytest.mark.parametrize(
