@@ -1,5 +1,5 @@
 #!/bin/sh
-# Puts a headless Chromium into .venv/chromium, for tests/test_report_in_chromium.py: from the npm
+# Puts a headless Chromium into .venv/chromium, for tests/report/test_report_in_chromium.py: from the npm
 # registry, some 70 MB, without root and without touching the system. Needs npm and x86-64 Linux;
 # elsewhere the tests use a chromium or google-chrome on the PATH, or are skipped.
 set -eu

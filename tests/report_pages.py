@@ -107,7 +107,7 @@ def loaded(read):
 
 
 def patch_quick(monkeypatch):
-    """Two claims, and figures that are made but not drawn: `tests/test_plots.py` looks at those."""
+    """Two claims, and figures that are made but not drawn: `test_plots.py` looks at those."""
     monkeypatch.setattr("lp_routing.cli.report.CLAIMS", FEW)
     monkeypatch.setattr(
         "lp_routing.report.figures.as_svg", lambda _, *, prefix: f'<svg id="{prefix}"></svg>'

@@ -139,7 +139,7 @@ print(json.dumps(["TwoBest" in __all__, "two best" in CATALOGUE, rows["two best"
     html = page(followed, "routers.md")
     assert 'id="lp_routing.routers.TwoBest"' in html
     assert "<p>two best</p>" in html
-    tests = ("tests/test_router_options.py", "tests/test_router_ties.py")
+    tests = ("tests/routers/test_router_options.py", "tests/routers/test_router_ties.py")
     passed = run(followed, "-m", "pytest", "-q", *tests, "-k", "TwoBest or (two and best)")
     assert int(re.search(r"(\d+) passed", passed)[1]) > 30
 
@@ -179,9 +179,9 @@ print(json.dumps([len(CLAIMS), claim.check(torch.eye(3)).agrees]))
 
 def test_tests_of_the_whole_list_pass_with_the_new_ones(followed):
     tests = (
-        "tests/test_catalogue.py",
-        "tests/test_audit_measures.py::test_all_audits_of_token_choice",
-        "tests/test_claims.py::test_all_claims_are_there_once",
+        "tests/routers/test_catalogue.py",
+        "tests/audits/test_audit_measures.py::test_all_audits_of_token_choice",
+        "tests/claims/test_claims.py::test_all_claims_are_there_once",
     )
     passed = run(followed, "-m", "pytest", "-q", *tests)
     assert int(re.search(r"(\d+) passed", passed)[1]) >= 5

@@ -49,8 +49,9 @@ tokens per expert, for the others. Larger saves steps: twice `ENOUGH` gives a ga
 MISPLACED = 0.05
 """Share of all slots at wrong experts above which row top-k with drops is tried as well.
 
-It is for batches in which nearly all tokens prefer one expert (`tests/test_price_router.py`); lower
-costs a second selection more often. No case of the benchmark depends on it.
+It is for batches in which nearly all tokens prefer one expert
+(`tests/routers/test_price_router.py`); lower costs a second selection more
+often. No case of the benchmark depends on it.
 """
 MOVABLE = 16
 """Tokens per expert that the repair may move: time against gap. 8: 3.3e-4; 32: 3.1e-4."""

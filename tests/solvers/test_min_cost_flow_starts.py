@@ -6,7 +6,7 @@ import torch
 import lp_routing as lpr
 from lp_routing import at_least, at_most, between, exactly
 from tests.cases import CASES
-from tests.test_hard_cases import skewed
+from tests.solvers.test_hard_cases import skewed
 
 INF = float("inf")
 PROBLEM = lpr.problems.capacity([[3, 1], [2, 1]], 1, 1)

@@ -9,9 +9,9 @@ import torch
 import lp_routing as lpr
 from lp_routing import at_least, at_most, between, exactly
 from tests import kkt
-from tests.test_oracles import best_flow
+from tests.solvers.test_oracles import best_flow
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 GRID = 2**20
 
 

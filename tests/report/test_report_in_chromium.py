@@ -18,7 +18,7 @@ from lp_routing.routers import CATALOGUE
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
-OURS = Path(__file__).parents[1] / ".venv" / "chromium"
+OURS = Path(__file__).parents[2] / ".venv" / "chromium"
 ON_PATH = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 NAME = "<img src=x onerror=alert(1)>.npz"

@@ -11,7 +11,7 @@ from benchmarks import gap
 from benchmarks.gap import WARM_STEPS, all_cases, main, panels
 from benchmarks.gap_rows import append, read, table, wrong
 from lp_routing.routers import CATALOGUE
-from tests.test_compare import Priced
+from tests.evaluation.test_compare import Priced
 
 CASE = ("--cases", "skewed-1024x64-k2-f1.25", "--repeats", "1")
 FEW = ("--routers", "optimum", "top-k", "drop by score")

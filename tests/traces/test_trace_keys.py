@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lp_routing as lpr
-from tests.test_traces import IDS, LOGITS, NAMED, NAN, PROBS, SUFFIXES, write
+from tests.traces.test_traces import IDS, LOGITS, NAMED, NAN, PROBS, SUFFIXES, write
 
 SIX = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
 

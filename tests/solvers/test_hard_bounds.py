@@ -7,7 +7,7 @@ import torch
 import lp_routing as lpr
 from lp_routing import at_least, at_most, between, exactly, groups_by
 from tests import kkt
-from tests.test_hard_cases import DATA, GRID, few_allowed, integers, skewed, stated
+from tests.solvers.test_hard_cases import DATA, GRID, few_allowed, integers, skewed, stated
 
 INF = float("inf")
 

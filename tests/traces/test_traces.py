@@ -15,7 +15,7 @@ import lp_routing as lpr
 
 SUFFIXES = (".npz", ".npy", ".safetensors", ".pt")
 NAMED = (".npz", ".safetensors", ".pt")
-GPT_OSS = Path(__file__).parents[2] / "shared" / "data" / "gpt_oss_20b_mmlu_dev.npz"
+GPT_OSS = Path(__file__).parents[3] / "shared" / "data" / "gpt_oss_20b_mmlu_dev.npz"
 
 NAN = float("nan")
 LOGITS = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
