@@ -32,6 +32,7 @@ PAPERS = (
     "compete_smoe",
     "moe_plus_plus",
     "expert_pruning",
+    "s2moe",
 )
 """Files of this folder; each lists its claims in `CLAIMS`."""
 

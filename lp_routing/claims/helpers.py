@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lp_routing.claims.claim import ClaimInput, Evidence, Number
 from lp_routing.problem.named import balanced
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.solve import Solution, solve
 
 SLACK = 1e-9
@@ -43,6 +44,16 @@ def too_few(k: int) -> Evidence:
 def balanced_optimum(scores: Tensor, k: int) -> Solution:
     """The optimum of `balanced` for scores (T, E), with prices that prove it."""
     return solve(balanced(scores, k))
+
+
+def optimum(problem: RoutingProblem) -> tuple[float, Tensor, Tensor]:
+    """The optimum of a feasible problem: its value, its pairs (T, E), its experts' prices (E,)."""
+    solution = solve(problem)
+    assert solution.assignment is not None
+    prices = solution.prices.experts
+    E = problem.scores.shape[1]
+    beta = problem.scores.new_zeros(E) if prices is None else prices.to(problem.scores)
+    return float(solution.value), solution.assignment.x.bool(), beta
 
 
 def rounding(value: float) -> float:
