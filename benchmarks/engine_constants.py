@@ -1,7 +1,7 @@
 """What each constant of `MinCostFlow` trades: `python -m benchmarks.engine_constants`.
 
 Each is halved and doubled alone, on the same skewed batches. Counted, not timed: passes over all
-rows, entries of rows opened for exchanges, and searches for ways, all added up.
+rows, entries of rows opened for exchanges, and searches for paths, all added up.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def work(seeds: int) -> tuple[int, int, int]:
                 assert lpr.solve(problem).status is lpr.Status.OPTIMAL
     counts = [each.counts for each in found]
     entries = sum(int(row[1]) for each in counts for row in each.log)
-    return sum(each.passes for each in counts), entries, sum(int(each.ways[0]) for each in counts)
+    return sum(each.passes for each in counts), entries, sum(int(each.paths[0]) for each in counts)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ E, K, FACTOR, SEED = 64, 2, 1.25, 0
 PARTS = {
     "building the problem": ("problem.py", "__init__"),
     "prices": ("search.py", "prices"),
-    "of that: Newton's steps": ("newton.py", "settled"),
+    "of that: Newton's steps": ("newton.py", "newton_steps"),
     "passes over all rows": ("cpu.py", "respond"),
     "exchanges": ("exchange.py", "exchange"),
     "certificate": ("certificate.py", "certify"),

@@ -10,7 +10,7 @@ import torch
 import lp_routing as lpr
 from benchmarks.scores import skewed_scores
 from lp_routing.solvers.min_cost_flow import MinCostFlow, exchange, rows
-from lp_routing.solvers.min_cost_flow.exchange import NO_WAY
+from lp_routing.solvers.min_cost_flow.exchange import NO_PATH
 
 ENGINE = "lp_routing.solvers.min_cost_flow"
 KERNELS = {
@@ -69,7 +69,7 @@ def swaps_two_rows(arguments, found):
 
 
 def finds_no_way(_, found):
-    return NO_WAY, np.ones_like(found[1])
+    return NO_PATH, np.ones_like(found[1])
 
 
 def counts_one_too_many(arguments, found):
@@ -146,7 +146,7 @@ def one_row_a_leaf(rows, _want):
     return opened, np.full(rows.leaves, 10.0)
 
 
-def no_prices(rows, _demand, tree, _price, _steps=0):
+def no_prices(rows, _sample, tree, _price, _steps=0):
     """All prices 0, instead of those that nearly fit."""
     return np.zeros(tree.root), rows.respond(np.zeros(tree.leaves))
 
@@ -156,9 +156,9 @@ def test_rows_that_are_never_checked_are_no_optimum(monkeypatch):
     scores = skewed_scores(4096, 16, 3)
     problem = lpr.RoutingProblem(scores, tokens=lpr.exactly(2), experts=lpr.at_most(512))
     monkeypatch.setattr(f"{ENGINE}.cpu.Rows.closest", one_row_a_leaf)
-    monkeypatch.setattr(f"{ENGINE}.search.settled", no_prices)
+    monkeypatch.setattr(f"{ENGINE}.search.newton_steps", no_prices)
     monkeypatch.setattr(f"{ENGINE}.search.MASSES", 1.0)
     assert lpr.solve(problem, MinCostFlow()).status is lpr.Status.OPTIMAL  # the check mends it
     nobody = np.empty(0, np.int64)
-    monkeypatch.setattr(f"{ENGINE}.cpu.Rows.astray", lambda *_: nobody)
+    monkeypatch.setattr(f"{ENGINE}.cpu.Rows.suboptimal", lambda *_: nobody)
     assert lpr.solve(problem, MinCostFlow()).status is not lpr.Status.OPTIMAL

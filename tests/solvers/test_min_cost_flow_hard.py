@@ -23,9 +23,9 @@ PASSES = 25
 """Passes over all rows at most; 20 were seen on one gpt-oss layer, 12 on other families."""
 ROUNDS = 12
 """Rounds of exchanges and checks at most; 6 were seen, 10 where rows stand for many tokens."""
-WAYS_PER_EXPERT = 16
-"""Ways along which units move, for each expert; 12 were seen, on a collapsed router."""
-WAYS_PER_EXPERT_OF_TYPES = 400
+PATHS_PER_EXPERT = 16
+"""Paths along which units move, for each expert; 12 were seen, on a collapsed router."""
+PATHS_PER_EXPERT_OF_TYPES = 400
 """The same where rows stand for many tokens (OLMoE): 150 were seen."""
 
 
@@ -42,13 +42,13 @@ def solved(problem, **options):
     return solution, found[0].counts
 
 
-def check(problem, ways=WAYS_PER_EXPERT, **options):
+def check(problem, paths=PATHS_PER_EXPERT, **options):
     """Solved to the last digit, with little work."""
     solution, counts = solved(problem, **options)
     assert solution.status is lpr.Status.OPTIMAL, solution.explanation
     assert counts.passes <= PASSES
     assert counts.rounds <= ROUNDS
-    assert counts.ways[0] <= ways * problem.E
+    assert counts.paths[0] <= paths * problem.E
     return solution, counts
 
 
@@ -84,7 +84,7 @@ TIES = {
 @pytest.mark.parametrize("factor", [1.0, 1.25])
 def test_masses_of_ties(name, factor):
     problem = capacity(TIES[name](generator()), 2, factor)
-    solution, counts = check(problem, ways=4)
+    solution, counts = check(problem, paths=4)
     assert counts.rounds <= 4
     exact = lpr.certify(problem, solution.assignment, solution.prices, exact=True)
     assert exact.gap == 0
@@ -139,7 +139,7 @@ def test_recorded_traces(name):
     elif problem.multiplicity is None:
         check(problem)
     else:
-        check(problem, ways=WAYS_PER_EXPERT_OF_TYPES)
+        check(problem, paths=PATHS_PER_EXPERT_OF_TYPES)
 
 
 def test_memory_mapped_scores(tmp_path):

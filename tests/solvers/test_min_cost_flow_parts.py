@@ -6,9 +6,9 @@ import torch
 
 import lp_routing as lpr
 from lp_routing.solvers.min_cost_flow import MinCostFlow, cut_prices, newton, solver
-from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_WAY, OUT_OF_STEPS, exchange
+from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_PATH, OUT_OF_STEPS, exchange
 from lp_routing.solvers.min_cost_flow.rows import NONE
-from lp_routing.solvers.min_cost_flow.search import OpenRows, Windows, begun
+from lp_routing.solvers.min_cost_flow.search import OpenRows, Windows, initial_state
 from lp_routing.solvers.min_cost_flow.tree import BELOW, BESIDE, NATURAL, OWN, prices_of
 
 INF = float("inf")
@@ -140,9 +140,9 @@ def test_prices_add_up_along_the_way_and_flows_do_too():
 def test_what_is_too_much_depends_on_the_sign_of_the_price():
     tree = tree_of(THREE)
     load = np.array([3, 0, 0])  # bounds 0..2 and 1..3
-    assert newton.too_much(tree, np.zeros(3), load, 3).tolist() == [1, -1, 0]
-    assert newton.too_much(tree, np.array([1.0, 1, 0]), load, 3).tolist() == [1, -3, 0]
-    assert newton.too_much(tree, np.array([-1.0, -1, 0]), load, 3).tolist() == [3, -1, 0]
+    assert newton.excess_at(tree, np.zeros(3), load, 3).tolist() == [1, -1, 0]
+    assert newton.excess_at(tree, np.array([1.0, 1, 0]), load, 3).tolist() == [1, -3, 0]
+    assert newton.excess_at(tree, np.array([-1.0, -1, 0]), load, 3).tolist() == [3, -1, 0]
 
 
 @pytest.mark.parametrize("unit", [1.0, 1e-200])
@@ -155,7 +155,7 @@ def test_a_price_that_would_change_its_sign_stops_at_0(unit):
 
 def test_flows_begin_at_the_bounds_that_prices_stand_for():
     tree = tree_of(THREE)
-    state = begun(tree, np.array([1.0, 0.0, 0.0]), np.array([1, 2, 0]))
+    state = initial_state(tree, np.array([1.0, 0.0, 0.0]), np.array([1, 2, 0]))
     assert state.flow[:3].tolist() == [2, 2, 0]  # full, as its price says; what arrives; nothing
     assert state.excess.tolist() == [-1, 0, 0, 1]
     assert state.excess.sum() == 0
@@ -281,11 +281,11 @@ def test_three_tokens_exchange_one_unit(dtype):
     assert price == [2, 0, 0]
     assert flow == [2, 1, 0]
     assert excess == [0, 0, 0]
-    assert counts[[0, 2, 3]].tolist() == [1, 1, 1]  # ways found, moves along them, entries moved
+    assert counts[[0, 2, 3]].tolist() == [1, 1, 1]  # paths found, moves along them, entries moved
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float64])
-def test_a_way_of_two_moves_is_taken_where_it_is_cheaper(dtype):
+def test_a_path_of_two_moves_is_taken_where_it_is_cheaper(dtype):
     # token 0 must leave expert 0: to expert 2 it loses 5; to expert 1 it loses 1, and token 1,
     # which is there, loses 1 by giving way to it
     status, _, x, price, _, excess, counts = exchanged(
@@ -324,13 +324,13 @@ def test_moves_end_when_they_are_used_up():
     assert np.sum(x, 0).tolist() == [2, 2]
 
 
-def test_where_no_way_leads_on_the_nodes_reached_are_a_cut():
+def test_where_no_path_leads_on_the_nodes_reached_are_a_cut():
     # tokens 0 and 1 fit on experts 0 and 1 alone, token 2 too; both take one: expert 2 is no help
     status, reached, *_ = exchanged(
         [[0, 0, -INF]] * 3, [[1, 0, 0], [0, 1, 0], [1, 0, 0]], [0, 0, 0, 0],
         [3, 3, 3, -1], [0, 0, 0, 3], [1, 1, 3, 3], [1, 1, 0, 0], [1, 0, 0, -1],
     )  # fmt: skip
-    assert status == NO_WAY
+    assert status == NO_PATH
     assert reached == [True, True, False, False]
 
 
@@ -420,31 +420,31 @@ def test_rows_that_do_not_mind_go_where_there_is_room():
     assert x.sum(1).tolist() == [1, 1, 1, 1]
 
 
-def test_rows_that_hold_the_worse_expert_go_astray():
+def test_rows_that_hold_the_worse_expert_are_suboptimal():
     found = responded([[2.0, 1.0], [2.0, 1.0], [1.0, 2.0]], [0, 0, 0], (1, 1, 1), 3)
     x = torch.tensor([[1, 0], [0, 1], [0, 1]], dtype=torch.uint8)
     looked, wholly_open = np.zeros(3, np.uint8), np.full(3, 2, np.uint8)
-    assert found.astray(np.zeros(3), 1.0, looked, x, True).tolist() == [1]
-    assert found.astray(np.zeros(3), 0.5, looked, x, True).tolist() == []  # margins are 1
-    assert found.astray(np.zeros(3), 1.0, wholly_open, x, True).tolist() == []
-    assert found.astray(np.array([0.0, 1.0, 0.0]), 1.0, looked, x, True).tolist() == [1]
-    assert found.astray(np.array([1.0, 0.0, 0.0]), 1.0, looked, x, True).tolist() == []
+    assert found.suboptimal(np.zeros(3), 1.0, looked, x, True).tolist() == [1]
+    assert found.suboptimal(np.zeros(3), 0.5, looked, x, True).tolist() == []  # margins are 1
+    assert found.suboptimal(np.zeros(3), 1.0, wholly_open, x, True).tolist() == []
+    assert found.suboptimal(np.array([0.0, 1.0, 0.0]), 1.0, looked, x, True).tolist() == [1]
+    assert found.suboptimal(np.array([1.0, 0.0, 0.0]), 1.0, looked, x, True).tolist() == []
 
 
 def test_an_expert_that_some_copies_take_can_take_the_others():
     # four units of three copies; expert 1 is better and holds one: two more belong there
     found = responded([[2.0, 5.0]], [0, 0, 0], (4, 4, 3), 3)
     shut = np.zeros(1, np.uint8)
-    assert found.astray(np.zeros(3), 9.0, shut, torch.tensor([[3, 1]]), True).tolist() == [0]
-    assert found.astray(np.zeros(3), 9.0, shut, torch.tensor([[1, 3]]), True).tolist() == []
+    assert found.suboptimal(np.zeros(3), 9.0, shut, torch.tensor([[3, 1]]), True).tolist() == [0]
+    assert found.suboptimal(np.zeros(3), 9.0, shut, torch.tensor([[1, 3]]), True).tolist() == []
 
 
-def test_a_row_that_must_have_an_expert_does_not_stray_from_one_that_costs():
+def test_a_row_that_must_have_an_expert_is_optimal_with_one_that_costs():
     # -1 is the better of two, and none is not allowed; where it is, none is better
-    for must, strays in ((1, []), (0, [0])):
+    for must, wrong in ((1, []), (0, [0])):
         found = responded([[-1.0, -2.0]], [0, 0, 0], (must, 1, 1), 3)
         x, shut = torch.tensor([[1, 0]], dtype=torch.uint8), np.zeros(1, np.uint8)
-        assert found.astray(np.zeros(3), 9.0, shut, x, True).tolist() == strays
+        assert found.suboptimal(np.zeros(3), 9.0, shut, x, True).tolist() == wrong
 
 
 def test_the_entries_of_a_row_hold_no_more_than_it_may_leave_empty():
@@ -458,11 +458,11 @@ def test_the_entries_of_a_row_hold_no_more_than_it_may_leave_empty():
     assert some.cap.tolist() == [1, 1, 1]
 
 
-def test_units_that_waver_are_counted_within_the_wider_width():
+def test_units_that_would_change_are_counted_within_the_wider_width():
     found = responded([[2.0, 1.0], [5.0, 1.0]], [0, 0, 0], (1, 1, 1), 3)  # margins 1 and 4
-    assert found.wavering(np.array([2.0, 1.0, 1.0]))[0, 1] == 1 / 4  # one of them, 2 either way
-    assert found.wavering(np.array([1.0, 8.0, 1.0]))[0, 1] == 2 / 16
-    assert found.wavering(np.array([0.5, 0.5, 9.0])).sum() == 0
+    assert found.curvature(np.array([2.0, 1.0, 1.0]))[0, 1] == 1 / 4  # one of them, 2 either way
+    assert found.curvature(np.array([1.0, 8.0, 1.0]))[0, 1] == 2 / 16
+    assert found.curvature(np.array([0.5, 0.5, 9.0])).sum() == 0
 
 
 def test_the_closest_rows_of_a_leaf_are_opened():

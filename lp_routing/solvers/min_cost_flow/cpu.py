@@ -146,10 +146,10 @@ class Rows:
             self.load += load
         return self.load.copy()
 
-    def wavering(self, width: Array) -> Array:
-        """Units that waver between two leaves, for each unit of price, within the wider width."""
+    def curvature(self, width: Array) -> Array:
+        """Units that change from leaf to leaf for each unit of price, within the wider width."""
         between = np.zeros((self.leaves, self.leaves))
-        kernels.wavering(self.edge, self.margin, self.terms, width, between)
+        kernels.curvature(self.edge, self.margin, self.terms, width, between)
         return between
 
     def place(self, price: Array, target: Array) -> tuple[Tensor, Array]:
@@ -180,25 +180,27 @@ class Rows:
         kernels.closest(self.edge, self.margin, want, window, opened)
         return opened, window
 
-    def astray(self, price: Array, reach: float, opened: Array, x: Tensor, exact: bool) -> Array:
+    def suboptimal(
+        self, price: Array, reach: float, opened: Array, x: Tensor, exact: bool
+    ) -> Array:
         """Rows that would choose otherwise at these prices."""
         found = [np.empty(0, np.int64)]
         for rows, scores in self.blocks():
             wrong = np.empty(len(scores), np.int64)
-            count = kernels.astray(
+            count = kernels.suboptimal(
                 scores, price, self.of(self.terms, rows), self.of(self.null, rows),
                 self.margin[rows], reach, opened[rows], exact, x[rows].numpy(), wrong,
             )  # fmt: skip
             found.append(wrong[:count] + rows.start)
         return np.concatenate(found)
 
-    def hesitant(
-        self, price: Array, up: Array, down: Array, strained: Array, opened: Array, x: Tensor
+    def open_candidates(
+        self, price: Array, up: Array, down: Array, widened: Array, opened: Array, x: Tensor
     ) -> None:
-        """Opens the rows that hold a strained leaf and could leave it within the windows."""
+        """Opens the rows that hold a widened leaf and could leave it within the windows."""
         for rows, scores in self.blocks():
-            kernels.hesitant(
-                scores, price, up, down, strained, self.of(self.terms, rows),
+            kernels.open_candidates(
+                scores, price, up, down, widened, self.of(self.terms, rows),
                 self.of(self.null, rows), opened[rows], x[rows].numpy(),
             )  # fmt: skip
 

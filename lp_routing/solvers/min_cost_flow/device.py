@@ -1,7 +1,7 @@
 """Rows on another device, with torch: what `cpu.Rows` does with numba, where the scores are.
 
 Each pass runs on the device; what reaches this machine's memory is small: loads, curvature, a
-sample, and the open rows. Rows that waver at no cost, and those whose order rounding decides, are
+sample, and the open rows. Rows that are indifferent, and those whose order rounding decides, are
 looked at here, by the compiled code of the CPU. Ties within a row go as `torch.topk` orders them.
 """
 
@@ -155,8 +155,8 @@ class DeviceRows:
         near = TIE * (worth.abs() + 2 * paid[leaf.clamp(min=0)].abs())
         self.tied[block.rows] = (out != NONE) & (torch.minimum(first, second) <= near)
 
-    def wavering(self, width: Array) -> Array:
-        """Units that waver between two leaves, for each unit of price, within the wider width."""
+    def curvature(self, width: Array) -> Array:
+        """Units that change from leaf to leaf for each unit of price, within the wider width."""
         wide = self.there(width)
         copies = self.there(np.broadcast_to(self.terms[:, 2], len(self)).copy()).double()
         between = torch.zeros(self.leaves**2, dtype=torch.float64, device=self.device)
@@ -213,7 +213,9 @@ class DeviceRows:
         high = torch.where(idle < block.may - block.must, torch.maximum(high, at_null), high)
         return low, high, idle
 
-    def astray(self, price: Array, reach: float, opened: Array, x: Tensor, exact: bool) -> Array:
+    def suboptimal(
+        self, price: Array, reach: float, opened: Array, x: Tensor, exact: bool
+    ) -> Array:
         """Rows that would choose otherwise at these prices."""
         paid, state = self.there(price), self.there(opened)
         look = (state == 1) | ((state == 0) & (self.margin.amin(1) <= reach))
@@ -227,14 +229,14 @@ class DeviceRows:
             return at
         rows = self.take(at).here()
         held = x[self.there(at)].cpu()
-        return at[rows.astray(price, np.inf, np.ones(len(at), np.uint8), held, exact)]
+        return at[rows.suboptimal(price, np.inf, np.ones(len(at), np.uint8), held, exact)]
 
-    def hesitant(
-        self, price: Array, up: Array, down: Array, strained: Array, opened: Array, x: Tensor
+    def open_candidates(
+        self, price: Array, up: Array, down: Array, widened: Array, opened: Array, x: Tensor
     ) -> None:
-        """Opens the rows that hold a strained leaf and could leave it within the windows."""
+        """Opens the rows that hold a widened leaf and could leave it within the windows."""
         E = self.shape[1]
-        stuck, rise, fall = self.there(strained), self.there(up), self.there(down)
+        stuck, rise, fall = self.there(widened), self.there(up), self.there(down)
         for block in self.blocks(price):
             held, null = x[block.rows].long(), block.null
             idle = block.may - held.sum(1)

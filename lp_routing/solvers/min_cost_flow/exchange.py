@@ -1,13 +1,13 @@
-"""Exchanges: a min-cost flow on the compact graph, where tokens are no nodes but ways to move.
+"""Exchanges: a min-cost flow on the compact graph, where tokens are arcs, not nodes.
 
 A unit moves from leaf j to leaf k where a row gives up one at j for one at k, at the cost
 s_ij - s_ik, the least over all rows that may; and along the tree, at no cost, where a bound leaves
 room. From the nodes that hold too much, Dijkstra's algorithm on reduced costs finds the cheapest
-ways to those that lack something; prices of the nodes passed rise, so that no cost becomes
-negative; and as much moves along each way as it allows (the primal-dual form of successive shortest
-paths; Ahuja, Magnanti and Orlin, Network Flows, sections 9.7 and 9.8). Where no way leads on, the
-nodes reached are a cut: they hold more than bounds let them keep, and no row can give up any of it
-elsewhere.
+paths to those that lack something; prices of the nodes passed rise, so that no cost becomes
+negative; and as much moves along each path as it allows (the primal-dual form of successive
+shortest paths; Ahuja, Magnanti and Orlin, Network Flows, sections 9.7 and 9.8). Where no path leads
+on, the nodes reached are a cut: they hold more than bounds let them keep, and no row can give up
+any of it elsewhere.
 
 Scores are integers on a common grid where they fit (no rounding, ties are exact), else float64.
 """
@@ -19,8 +19,7 @@ from numba import njit
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-DONE, NO_WAY, OUT_OF_STEPS = 0, 1, 2
-
+DONE, NO_PATH, OUT_OF_STEPS = 0, 1, 2
 
 CHILD, SIBLING, LEAVING, COMING = 0, 1, 2, 3
 """Columns of a heap's nodes: two links, the entry that gives a unit up, the one that takes it."""
@@ -67,7 +66,7 @@ def _without_top(cost, node, top):
 
 @njit(cache=True)
 def _refresh(heap, top, least, amount, cap, none, j, k):
-    """Drop ways that are no longer there from the top of the heap of j -> k."""
+    """Drop arcs that are no longer there from the top of the heap of j -> k."""
     cost, node, free = heap
     at = top[j, k, 0]
     while at >= 0:
@@ -87,7 +86,7 @@ def _refresh(heap, top, least, amount, cap, none, j, k):
 
 @njit(cache=True, inline="always")
 def _offer(heap, top, least, j, k, c, w, x):
-    """A way from j to k at cost c: entry w gives up what entry x takes."""
+    """An arc from j to k at cost c: entry w gives up what entry x takes."""
     cost, node, free = heap
     at = free[0]
     free[0] = node[at, SIBLING]
@@ -139,20 +138,20 @@ class Bounds(NamedTuple):
     child: Array
 
 
-class Ways(NamedTuple):
-    """The cheapest way from leaf to leaf: the top of its heap, its entries and cost."""
+class Arcs(NamedTuple):
+    """The cheapest arc from leaf to leaf: the top of its heap, its entries and cost."""
 
     top: Array  # node of the heap, entry that gives a unit up, entry that takes it
     least: Array
-    known: Array  # the leaves whose ways have been looked for
+    known: Array  # the leaves whose arcs have been looked for
 
 
 class Search(NamedTuple):
-    """Shortest ways from the nodes that hold too much."""
+    """Shortest paths from the nodes that hold too much."""
 
     distance: Array
     key: Array  # the distance while a node waits to be visited, else never
-    came: Array  # the node before, -1 where a way begins
+    came: Array  # the node before, -1 where a path begins
     visited: Array
 
 
@@ -208,9 +207,9 @@ def _children(parent):
 
 
 @njit(cache=True)
-def _look(u, entries, heap, ways):
-    """Find the ways out of a leaf: every entry that holds some of it, with the rest of its row."""
-    ways.known[u] = True
+def _look(u, entries, heap, arcs):
+    """Find the arcs out of a leaf: every entry that holds some of it, with the rest of its row."""
+    arcs.known[u] = True
     w = entries.head[u]
     while w >= 0:
         i = entries.row[w]
@@ -220,14 +219,14 @@ def _look(u, entries, heap, ways):
         for x in range(start, stop):
             if x != w and entries.amount[x] < entries.cap[x]:
                 cost = entries.value[w] - entries.value[x]
-                _offer(heap, ways.top, ways.least, u, entries.leaf[x], cost, w, x)
+                _offer(heap, arcs.top, arcs.least, u, entries.leaf[x], cost, w, x)
         w = entries.after[w]
     return heap
 
 
 @njit(cache=True)
 def _relax(u, near, paid, least, price, distance, key, came):
-    """Ways to all leaves that go on from leaf u: without a branch, so that it runs in vectors."""
+    """Relax the arcs from leaf u to all leaves: without a branch, so that it runs in vectors."""
     for k in range(len(least)):
         more = least[k] - paid + price[k]
         far = near + (more if more > 0 else 0)
@@ -252,8 +251,8 @@ def _nearest(key, never):
 
 
 @njit(cache=True)
-def _shortest(entries, bounds, heap, ways, search, price, excess, never, counts):
-    """Shortest ways from all nodes with too much, until every node that lacks some is visited.
+def _shortest(entries, bounds, heap, arcs, search, price, excess, never, counts):
+    """Shortest paths from all nodes with too much, until every node that lacks some is visited.
 
     Returns the heap, how many nodes were visited, and the position of the last that lacks some; -1
     where there is none.
@@ -278,10 +277,10 @@ def _shortest(entries, bounds, heap, ways, search, price, excess, never, counts)
             lacking -= 1
         seen += 1
         if u < leaves:
-            if not ways.known[u]:
+            if not arcs.known[u]:
                 counts[1] += 1
-                heap = _look(u, entries, heap, ways)
-            _relax(u, near, paid, ways.least[u], price, distance, key, came)
+                heap = _look(u, entries, heap, arcs)
+            _relax(u, near, paid, arcs.least[u], price, distance, key, came)
         if u < V - 1 and flow[u] < upper[u]:
             k = parent[u]
             far = near + max(price[k] - paid, 0)
@@ -297,15 +296,15 @@ def _shortest(entries, bounds, heap, ways, search, price, excess, never, counts)
 
 
 @njit(cache=True)
-def _room(end, entries, bounds, ways, came, excess, price, most, never):
-    """How much can move along the way to `end`, no step of which costs more than `most`."""
+def _room(end, entries, bounds, arcs, came, excess, price, most, never):
+    """How much can move along the path to `end`, no step of which costs more than `most`."""
     moving, v, leaves = -excess[end], end, len(entries.head)
     while came[v] >= 0:
         u = came[v]
         if u < leaves and v < leaves:
-            if not ways.least[u, v] < never or ways.least[u, v] - price[u] + price[v] > most:
+            if not arcs.least[u, v] < never or arcs.least[u, v] - price[u] + price[v] > most:
                 return 0
-            w, x = ways.top[u, v, 1], ways.top[u, v, 2]
+            w, x = arcs.top[u, v, 1], arcs.top[u, v, 2]
             moving = min(moving, entries.amount[w], entries.cap[x] - entries.amount[x])
         elif bounds.parent[u] == v:
             moving = min(moving, bounds.upper[u] - bounds.flow[u])
@@ -316,14 +315,14 @@ def _room(end, entries, bounds, ways, came, excess, price, most, never):
 
 
 @njit(cache=True)
-def _move(moving, end, entries, bounds, heap, ways, came, excess, none):
-    """Move so much along the way to `end`; how many entries gave some up."""
+def _move(moving, end, entries, bounds, heap, arcs, came, excess, none):
+    """Move so much along the path to `end`; how many entries gave some up."""
     excess[end] += moving
     v, steps, leaves = end, 0, len(entries.head)
     while came[v] >= 0:
         u = came[v]
         if u < leaves and v < leaves:
-            _swap(moving, u, v, entries, heap, ways, none)
+            _swap(moving, u, v, entries, heap, arcs, none)
             steps += 1
         elif bounds.parent[u] == v:
             bounds.flow[u] += moving
@@ -335,10 +334,10 @@ def _move(moving, end, entries, bounds, heap, ways, came, excess, none):
 
 
 @njit(cache=True)
-def _swap(moving, u, v, entries, heap, ways, none):
-    """Move so much of one row from leaf u to leaf v, and update the row's other ways."""
+def _swap(moving, u, v, entries, heap, arcs, none):
+    """Move so much of one row from leaf u to leaf v, and update the row's other arcs."""
     leaf, value, amount, cap = entries.leaf, entries.value, entries.amount, entries.cap
-    top, least, known = ways
+    top, least, known = arcs
     w, x = top[u, v, 1], top[u, v, 2]
     opens, empties = amount[w] == cap[w], amount[w] == moving
     begins, fills = amount[x] == 0, amount[x] + moving == cap[x]
@@ -398,7 +397,7 @@ def exchange(
         counts: int64 (4,), added to: searches, leaves looked at, moves, entries moved.
 
     Returns:
-        DONE, NO_WAY or OUT_OF_STEPS; and which nodes were reached last, boolean (V,).
+        DONE, NO_PATH or OUT_OF_STEPS; and which nodes were reached last, boolean (V,).
     """
     V, N, leaves, longest = len(parent), first[-1], 0, 0
     for w in range(N):
@@ -411,8 +410,8 @@ def exchange(
     most_offers = 2 * V * longest
     empty = np.empty(0, value.dtype), np.empty((0, 4), np.int32), np.array([-1, 0], np.int32)
     heap = _grown(empty, N + most_offers)
-    none = 4 * never  # no way: more than any, whatever the prices
-    ways = Ways(
+    none = 4 * never  # no arc: costs more than any, whatever the prices
+    arcs = Arcs(
         np.full((leaves, leaves, 3), -1, np.int32),
         np.full((leaves, leaves), none, value.dtype),
         np.zeros(leaves, np.bool_),
@@ -426,28 +425,28 @@ def exchange(
     reached, moves = np.zeros(V, np.bool_), 0
     while True:
         heap, seen, last = _shortest(
-            entries, bounds, heap, ways, search, price, excess, never, counts
+            entries, bounds, heap, arcs, search, price, excess, never, counts
         )
         if last < 0:
             for v in search.visited[:seen]:
                 reached[v] = True
-            return NO_WAY if seen else DONE, reached
+            return NO_PATH if seen else DONE, reached
         counts[0] += 1
         farthest = search.distance[search.visited[last]]
         for v in search.visited[: last + 1]:
             price[v] += farthest - search.distance[v]
-        most = none  # the first way is as it was found; others may have been used up by then
+        most = none  # the first path is as it was found; others may have been used up by then
         for end in search.visited[: last + 1]:
             while excess[end] < 0:
                 if heap[2][1] < most_offers:
                     heap = _grown(heap, most_offers)
-                moving = _room(end, entries, bounds, ways, search.came, excess, price, most, never)
+                moving = _room(end, entries, bounds, arcs, search.came, excess, price, most, never)
                 if moving <= 0:
                     break
                 most = tie
                 counts[2] += 1
                 counts[3] += _move(
-                    moving, end, entries, bounds, heap, ways, search.came, excess, none
+                    moving, end, entries, bounds, heap, arcs, search.came, excess, none
                 )
                 moves += 1
                 if moves >= steps:

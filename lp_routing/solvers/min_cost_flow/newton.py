@@ -1,8 +1,8 @@
 """Prices: first from few rows, one expert at a time; then by Newton steps on the dual.
 
 The dual is convex and piecewise linear in the prices of the nodes. Its slope at a node is what
-flows through it less its bound. Its curvature is a graph: so many units, for each unit of price,
-waver between two leaves. A Newton step solves that graph for the price moves that would carry the
+flows through it less its bound. Its curvature is a graph: so many units change from leaf to leaf
+for each unit of price. A Newton step solves that graph for the price moves that would carry the
 excess away (a Laplacian system, V x V).
 """
 
@@ -66,17 +66,17 @@ class Rows(Protocol):
         """Loads of the leaves at leaf prices."""
         ...
 
-    def wavering(self, width: Array) -> Array:
-        """Units that waver between two leaves, for each unit of price, within their widths."""
+    def curvature(self, width: Array) -> Array:
+        """Units that change from leaf to leaf for each unit of price, within their widths."""
         ...
 
 
-def settled(
-    rows: Rows, sample: "Demand", tree: Tree, price: Array, steps: int = STEPS
+def newton_steps(
+    rows: Rows, sample: "Sample", tree: Tree, price: Array, steps: int = STEPS
 ) -> tuple[Array, Array]:
     """Prices of the nodes (V - 1,) after Newton steps, and the loads of the leaves at them.
 
-    Steps are damped by what each leaf's own demand would change (Levenberg and Marquardt's way):
+    Steps are damped by what each leaf's own demand would change (Levenberg and Marquardt):
     one that does not help is taken back, and the next damped more.
     """
     above = None if tree.leaves == tree.root else tree.above().astype(float)
@@ -85,7 +85,7 @@ def settled(
     steep, moved = np.zeros((2, tree.root))
     for step in range(steps + 1):
         load = rows.respond(tree.leaf_prices(price))
-        now = too_much(tree, price, load, rows.units)
+        now = excess_at(tree, price, load, rows.units)
         size = float(np.abs(now).sum()) / 2
         slow = slow + 1 if size > SLOW * least else 0
         if step and least - size > KEPT * (least - hoped):
@@ -104,7 +104,7 @@ def settled(
             if size < RENEWED * looked:
                 looked = size
                 width, slope = sample.widths(tree, price, excess, rows.units)
-            between = rows.wavering(width)
+            between = rows.curvature(width)
             system = np.diag(between.sum(0) + between.sum(1)) - between - between.T
             system = system if above is None else above.T @ system @ above
             own = np.append(slope, np.maximum(system.diagonal()[tree.leaves :], slope.mean()))
@@ -124,7 +124,7 @@ def settled(
     return found
 
 
-def too_much(tree: Tree, price: Array, load: Array, units: int) -> Array:
+def excess_at(tree: Tree, price: Array, load: Array, units: int) -> Array:
     """What flows through each node (V - 1,) beyond the bound that its price stands for."""
     share = units / max(tree.units, 1)
     flow, low, high = tree.through(load), tree.lower[:-1] * share, tree.upper[:-1] * share
@@ -168,7 +168,7 @@ def conjugate_gradients(system, right):
     return x
 
 
-class Demand:
+class Sample:
     """Some rows that say how far a leaf's price is from one at which demand for it would change.
 
     Args:

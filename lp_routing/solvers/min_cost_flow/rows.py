@@ -1,4 +1,4 @@
-"""Passes over the rows on the CPU: what tokens take at given prices, and where they waver.
+"""Passes over the rows on the CPU: what tokens take at given prices, and how nearly they change.
 
 A row hands out `may` units, at least `must` of them to experts, up to `copies` to each expert, the
 best first; the rest goes to its null, whose score is 0. Where its choice could change first is its
@@ -141,8 +141,8 @@ def respond(scores, price, terms, null, best, units_of, edge, margin, turn, load
 
 
 @njit(cache=True, nogil=True)
-def wavering(edge, margin, terms, width, between):
-    """Adds to `between` the units that change from leaf to leaf for each unit of price.
+def curvature(edge, margin, terms, width, between):
+    """Adds the dual's curvature to `between`: units that change leaf for each unit of price.
 
     Those are counted whose margin is within the wider of the two leaves' widths (leaves,).
     """
@@ -273,7 +273,7 @@ def spread(scores, price, terms, null, edge, margin, target, x, load):
 
 
 @njit(cache=True, nogil=True)
-def astray(scores, price, terms, null, margin, reach, opened, exact, x, found):
+def suboptimal(scores, price, terms, null, margin, reach, opened, exact, x, found):
     """Rows that would rather choose otherwise at other prices, written into `found`.
 
     Rows are looked at whose margin is at most `reach` and that are not wholly open (2).
@@ -306,7 +306,7 @@ def astray(scores, price, terms, null, margin, reach, opened, exact, x, found):
         near = TIE * size
         wrong = high - low > near
         if exact and not wrong and high - low > -near:
-            wrong = _pair_astray(scores[i], price, empty, idle, may - must, copies, x[i])
+            wrong = _better_pair(scores[i], price, empty, idle, may - must, copies, x[i])
         if wrong:
             found[count] = i
             count += 1
@@ -314,7 +314,7 @@ def astray(scores, price, terms, null, margin, reach, opened, exact, x, found):
 
 
 @njit(cache=True)
-def _pair_astray(scores, price, empty, idle, spare, copies, x):
+def _better_pair(scores, price, empty, idle, spare, copies, x):
     """Whether one unit is better elsewhere, by differences of scores and of prices."""
     E = len(scores)
     for j in range(E):
@@ -331,8 +331,8 @@ def _pair_astray(scores, price, empty, idle, spare, copies, x):
 
 
 @njit(cache=True, nogil=True)
-def hesitant(scores, price, up, down, strained, terms, null, opened, x):
-    """Opens rows that hold a strained leaf and could leave it as prices move by `up` and `down`."""
+def open_candidates(scores, price, up, down, widened, terms, null, opened, x):
+    """Opens rows that hold a widened leaf and could leave it as prices move by `up` and `down`."""
     n, E = scores.shape
     for i in range(n):
         if opened[i]:
@@ -343,17 +343,17 @@ def hesitant(scores, price, up, down, strained, terms, null, opened, x):
         low, idle = np.inf, may
         for j in range(E):
             idle -= x[i, j]
-            if x[i, j] > 0 and strained[j]:
+            if x[i, j] > 0 and widened[j]:
                 low = min(low, scores[i, j] - price[j] - up[j])
-        if idle > 0 and strained[empty]:
+        if idle > 0 and widened[empty]:
             low = min(low, -price[empty] - up[empty])
         if low == np.inf:
             continue
         for j in range(E):
             v = scores[i, j] - price[j]
-            if x[i, j] < copies and not strained[j] and v > -np.inf and v + down[j] >= low:
+            if x[i, j] < copies and not widened[j] and v > -np.inf and v + down[j] >= low:
                 opened[i] = 1
-        if idle < may - must and not strained[empty] and -price[empty] + down[empty] >= low:
+        if idle < may - must and not widened[empty] and -price[empty] + down[empty] >= low:
             opened[i] = 1
 
 

@@ -3,13 +3,13 @@
 1. *Prices* (`newton`): from a sample, then larger ones, then all rows; one pass a step.
 2. *Open rows*: for each leaf the `NEAREST` rows that are nearest to changing it, and of these the
    entries that could change hands.
-3. *Exchanges* (`exchange`): units move along cheapest ways until every bound holds.
+3. *Exchanges* (`exchange`): units move along cheapest paths until every bound holds.
 4. *Check*: one look at the rows whose margin is less than the prices have moved. Those that would
    now choose otherwise join the open rows, whole; again from 3. If there are none, every row takes
    its best at the final prices and every bound is met: the assignment is optimal, by duality.
 
-Where no way leads on, rows that hold the nodes reached are opened wider, in the end wholly; if
-there is still no way, those nodes are a cut that proves that no assignment exists.
+Where no path leads on, rows that hold the nodes reached are opened wider, in the end wholly; if
+there is still no path, those nodes are a cut that proves that no assignment exists.
 """
 
 import math
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from lp_routing.solvers.min_cost_flow.cpu import Read, Rows, put, rows_of
 from lp_routing.solvers.min_cost_flow.device import DeviceRows
-from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_WAY, OUT_OF_STEPS, exchange
-from lp_routing.solvers.min_cost_flow.newton import GRID, STEPS, Demand, settled, too_much
+from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_PATH, OUT_OF_STEPS, exchange
+from lp_routing.solvers.min_cost_flow.newton import GRID, STEPS, Sample, excess_at, newton_steps
 from lp_routing.solvers.min_cost_flow.rows import TIE, entries
 from lp_routing.solvers.min_cost_flow.shared import SharedRows
 from lp_routing.solvers.min_cost_flow.tree import Tree
@@ -45,9 +45,10 @@ NEAREST = 16
 """Rows opened for each leaf. 8: 441,000 entries, but 1,913 searches and two to five times as many
 restarts on skewed batches; 32: 915,000 entries, 559 searches."""
 WIDER = 4.0
-"""Factor by which the windows of leaves without a way out widen. 2 and 8: 3 % more entries."""
+"""Factor by which the windows of leaves without a path out widen. 2 and 8: 3 % more entries."""
 TOO_MANY = 0.25
-"""Share of the open rows: if more stray after the exchanges, these are undone and windows widen.
+"""Share of the open rows: if more are suboptimal after the exchanges, these are undone and
+windows widen.
 Half and twice as much: within 3 % of the entries."""
 ROUNDS_BEFORE_ALL = 24
 """After so many rounds of exchanges every entry of every open row is open, then every row: a bound
@@ -67,12 +68,12 @@ class Counts:
 
     passes: int = 0
     rounds: int = 0
-    ways: Array = field(default_factory=lambda: np.zeros(4, np.int64))
+    paths: Array = field(default_factory=lambda: np.zeros(4, np.int64))
     log: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchResult:
     """What the search found: amounts and node prices, or the nodes of a cut, or neither in time."""
 
     x: Tensor | None
@@ -88,14 +89,14 @@ def prices(
     T, E = rows.shape
     size = T if rows.uneven else min(T, max(FIRST, 4 * E))  # few rows may hold most of the units
     order = np.random.default_rng(seed).permutation(T) if size < T else np.arange(T)
-    demand = Demand(rows.take(np.sort(order[:size])).here(), finest)
+    sample = Sample(rows.take(np.sort(order[:size])).here(), finest)
     if price is None:
-        price = demand.first_prices(tree)
+        price = sample.first_prices(tree)
         levels = max(1, round(np.log(T / size) / np.log(GROWTH) + 0.2)) if size < T else 0
         for level in range(levels):
             some = int(size * (T / size) ** (level / levels))
-            price, _ = settled(rows.take(np.sort(order[:some])), demand, tree, price)
-    return *settled(rows, demand, tree, demand.rounded(price), steps), demand.unit
+            price, _ = newton_steps(rows.take(np.sort(order[:some])), sample, tree, price)
+    return *newton_steps(rows, sample, tree, sample.rounded(price), steps), sample.unit
 
 
 @dataclass
@@ -128,7 +129,7 @@ def search(
     enough: Callable[[Tensor, Array], bool] | None = None,
     steps: int = STEPS,
     finest: float = 0.0,
-) -> Found:
+) -> SearchResult:
     """The optimum of the rows under the bounds of the tree; see the head of this file.
 
     Args:
@@ -144,12 +145,12 @@ def search(
     counts = Counts()
     given = price is not None and steps > 0
     price, load, unit = prices(rows, tree, price, seed, steps, finest)
-    if given and np.abs(too_much(tree, price, load, rows.units)).sum() > MASSES * tree.units:
+    if given and np.abs(excess_at(tree, price, load, rows.units)).sum() > MASSES * tree.units:
         price, load, unit = prices(rows, tree, None, seed, steps, finest)  # the start was of no use
     counts.passes = rows.passes
     initial = leaf_price = tree.leaf_prices(price)
     x, load = rows.place(leaf_price, tree.upper[: tree.leaves])
-    state = begun(tree, price, load)
+    state = initial_state(tree, price, load)
     opened, window = rows.closest(NEAREST)
     windows = Windows(window, window.copy())
     much = int(state.excess[state.excess > 0].sum())
@@ -161,38 +162,38 @@ def search(
         before = state.copy()
         some = OpenRows(rows.read(at, x, opened), leaf_price, windows)
         held = rows_of(x, at)
-        status, reached = some.exchanged(tree, state, unit, counts.ways, STEPS_AT_A_TIME)
+        status, reached = some.exchanged(tree, state, unit, counts.paths, STEPS_AT_A_TIME)
         late = rows.total(time.perf_counter() > deadline) > 0
         while status == OUT_OF_STEPS and not late:
-            status, reached = some.exchanged(tree, state, unit, counts.ways, STEPS_AT_A_TIME)
+            status, reached = some.exchanged(tree, state, unit, counts.paths, STEPS_AT_A_TIME)
             late = rows.total(time.perf_counter() > deadline) > 0
         leaf_price = state.price[: tree.leaves].copy()
         some.write(at, x)
         reach = float(np.ptp(leaf_price - initial))
-        wrong = rows.astray(leaf_price, reach, opened, x, some.exact)
+        wrong = rows.suboptimal(leaf_price, reach, opened, x, some.exact)
         many, entered = rows.total(len(wrong)), (len(some.held), len(some.leaf))
         counts.log.append((*entered, int(np.maximum(before.excess, 0).sum()), status, many))
         if status == DONE and (not many or (enough and enough(x, tree.own(state.price)))):
-            return Found(x, tree.own(state.price), None, counts)
+            return SearchResult(x, tree.own(state.price), None, counts)
         if late:
-            return Found(None, tree.own(state.price), None, counts)
+            return SearchResult(None, tree.own(state.price), None, counts)
         all_open = rows.total(int((opened < 2).sum())) == 0
-        if status == NO_WAY and (all_open or not reached[: tree.leaves].any()):
-            return Found(None, tree.own(state.price), reached, counts)
-        strained = reached[: tree.leaves] & (status == NO_WAY)
+        if status == NO_PATH and (all_open or not reached[: tree.leaves].any()):
+            return SearchResult(None, tree.own(state.price), reached, counts)
+        widened = reached[: tree.leaves] & (status == NO_PATH)
         if many > TOO_MANY * (len(some.held) + tree.leaves):
             rise = leaf_price - before.price[: tree.leaves]
-            strained |= rise - min(0.0, float(np.median(rise))) > windows.up
-            strained |= not strained.any()
+            widened |= rise - min(0.0, float(np.median(rise))) > windows.up
+            widened |= not widened.any()
             put(x, at, held)
             state = before
             leaf_price = state.price[: tree.leaves].copy()
         elif many:
             opened[wrong] = 2
             rechoose(rows, wrong, x, leaf_price, state)
-        if strained.any():
-            windows.up[strained] *= WIDER
-            rows.hesitant(leaf_price, windows.up, windows.down, strained, opened, x)
+        if widened.any():
+            windows.up[widened] *= WIDER
+            rows.open_candidates(leaf_price, windows.up, windows.down, widened, opened, x)
             stuck = len(counts.log) > 1 and entered == counts.log[-2][:2]
             if stuck or counts.rounds > ROUNDS_BEFORE_ALL:
                 opened[:] = 2
@@ -211,14 +212,14 @@ def largest_cut(rows: AnyRows, tree: Tree) -> Array | None:
     free = np.zeros(tree.leaves)
     rows.respond(free)
     x, load = rows.place(free, tree.upper[: tree.leaves])
-    state = begun(tree, np.zeros(tree.root), load)
+    state = initial_state(tree, np.zeros(tree.root), load)
     everything = rows.read(np.arange(len(rows)), x, np.full(len(rows), 2, np.uint8))
     some = OpenRows(everything, free, Windows(free, free))
     status, reached = some.exchanged(tree, state, 1.0, np.zeros(4, np.int64), 1 << 62)
-    return reached if status == NO_WAY else None
+    return reached if status == NO_PATH else None
 
 
-def begun(tree: Tree, price: Array, load: Array) -> Flow:
+def initial_state(tree: Tree, price: Array, load: Array) -> Flow:
     """Flows that prices allow, and what is then too much or too little at each node."""
     paid = np.append(price, 0.0)
     for node in range(tree.root - 1, -1, -1):
@@ -243,15 +244,15 @@ def begun(tree: Tree, price: Array, load: Array) -> Flow:
 
 def rechoose(rows: AnyRows, at: Array, x: Tensor, price: Array, state: Flow) -> None:
     """Rows choose anew at the prices; what that changes is excess."""
-    strayed = rows.read(at, x, np.zeros(0, np.uint8))
-    some = Rows(torch.from_numpy(strayed.scores), strayed.terms, strayed.null, len(price))
+    wrong = rows.read(at, x, np.zeros(0, np.uint8))
+    some = Rows(torch.from_numpy(wrong.scores), wrong.terms, wrong.null, len(price))
     some.respond(price)
     chosen, load = some.place(price, np.zeros(len(price), np.int64))
     before = np.zeros(len(price), np.int64)
-    before[: strayed.held.shape[1]] = strayed.held.sum(0)
-    np.add.at(before, strayed.null, strayed.terms[:, 1] - strayed.held.sum(1))
+    before[: wrong.held.shape[1]] = wrong.held.sum(0)
+    np.add.at(before, wrong.null, wrong.terms[:, 1] - wrong.held.sum(1))
     state.excess[: len(price)] += load - before
-    put(x, at, chosen.numpy()[strayed.mine])
+    put(x, at, chosen.numpy()[wrong.mine])
 
 
 class OpenRows:
@@ -279,13 +280,13 @@ class OpenRows:
         put(x, at, self.held[self.mine])
 
     def exchanged(
-        self, tree: Tree, state: Flow, unit: float, ways: Array, steps: int
+        self, tree: Tree, state: Flow, unit: float, paths: Array, steps: int
     ) -> tuple[int, Array]:
         """Exchanges until every bound holds; `held` and the state follow.
 
         Args:
             unit: a power of two about the largest score.
-            ways: counts that are added to.
+            paths: counts that are added to.
             steps: moves at most.
         """
         grid = unit * 2.0**-GRID
@@ -306,7 +307,7 @@ class OpenRows:
             limits = TIE * max(np.abs(value).max(initial=0.0), np.abs(price).max()), np.inf
         entry = self.first, self.leaf, value, self.amount, self.cap
         status, reached = exchange(
-            *entry, price, state.flow, state.excess, *tree_of_bounds, *limits, steps, ways
+            *entry, price, state.flow, state.excess, *tree_of_bounds, *limits, steps, paths
         )
         state.price = price * grid if self.exact else price
         row = np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))

@@ -65,9 +65,9 @@ class SharedRows:
         """One pass; the loads of all rows."""
         return self.added(self.own.respond(price))
 
-    def wavering(self, width: Array) -> Array:
-        """Units that waver between two leaves, of all rows."""
-        return self.added(self.own.wavering(width))
+    def curvature(self, width: Array) -> Array:
+        """Units that change from leaf to leaf for each unit of price, of all rows."""
+        return self.added(self.own.curvature(width))
 
     def place(self, price: Array, target: Array) -> tuple[Tensor, Array]:
         """This process's choices, ties spread over its part of the target; the loads of all."""
@@ -79,15 +79,17 @@ class SharedRows:
         opened, window = self.own.closest(-(-want // self.shards.size))
         return opened, np.max(self.shards.gathered(window), axis=0)
 
-    def astray(self, price: Array, reach: float, opened: Array, x: Tensor, exact: bool) -> Array:
+    def suboptimal(
+        self, price: Array, reach: float, opened: Array, x: Tensor, exact: bool
+    ) -> Array:
         """This process's rows that would choose otherwise."""
-        return self.own.astray(price, reach, opened, x, exact)
+        return self.own.suboptimal(price, reach, opened, x, exact)
 
-    def hesitant(
-        self, price: Array, up: Array, down: Array, strained: Array, opened: Array, x: Tensor
+    def open_candidates(
+        self, price: Array, up: Array, down: Array, widened: Array, opened: Array, x: Tensor
     ) -> None:
         """Opens this process's rows."""
-        self.own.hesitant(price, up, down, strained, opened, x)
+        self.own.open_candidates(price, up, down, widened, opened, x)
 
     def read(self, at: Array, x: Tensor, opened: Array) -> Read:
         """Some rows of each process, on every one."""

@@ -36,9 +36,9 @@ class MinCostFlow(Solver):
     """Exact for whole bounds and nested groups, from one token to millions, without an LP.
 
     Prices that nearly fit, found from samples and Newton steps on the dual; exchanges among the few
-    rows that waver there; a check of the rest (see `search`). The answer is in whole
-    amounts, with the prices that prove it. Memory beyond the scores: the assignment (one byte a
-    pair), some 30 bytes a token, a sample and the open rows. Scores may be memory-mapped, in half
+    rows that are nearly indifferent there; a check of the rest (see `search`). The answer is in
+    whole amounts, with the prices that prove it. Memory beyond the scores: the assignment (one byte
+    a pair), some 30 bytes a token, a sample and the open rows. Scores may be memory-mapped, in half
     precision. On scores that are whole multiples of 2**-50 of the largest, such as integers and
     bfloat16, nothing is rounded. Ties go to the lower expert where prices decide, and to the expert
     with most room where many tokens are indifferent.
@@ -210,7 +210,7 @@ def feasible_assignment(
 ) -> Tensor | None:
     """Whole amounts (T, E) near some prices that satisfy every bound; None where there are none.
 
-    Tokens choose at the prices; then units move along cheapest ways until all bounds hold. The
+    Tokens choose at the prices; then units move along cheapest paths until all bounds hold. The
     problem must be integral.
     """
     flow = flow_of(problem, shards)

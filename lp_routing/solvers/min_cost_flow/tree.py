@@ -8,7 +8,7 @@ empty). The root takes every unit. So each constraint bounds the flow from one n
     token -> expert -> group of experts -> total -> root
     token -> null -> group of tokens ------------> root
 
-Prices live on the nodes. A leaf's price is the sum of those on its way to the root.
+Prices live on the nodes. A leaf's price is the sum of those on its path to the root.
 """
 
 from dataclasses import dataclass, replace
@@ -61,7 +61,7 @@ class Tree:
         return int(self.upper[self.root])
 
     def above(self) -> Array:
-        """Boolean (leaves, V - 1): whether a node lies on the way of a leaf to the root."""
+        """Boolean (leaves, V - 1): whether a node lies on the path of a leaf to the root."""
         found = np.zeros((self.leaves, self.root), dtype=bool)
         for leaf in range(self.leaves):
             node = leaf
@@ -89,7 +89,7 @@ class Tree:
         return paid[:-1] - paid[self.parent[:-1]]
 
     def leaf_prices(self, price: Array) -> Array:
-        """What a unit pays at each leaf: the prices (V - 1,) on its way added up."""
+        """What a unit pays at each leaf: the sum of the prices (V - 1,) on its path to the root."""
         paid = np.append(price, 0).astype(price.dtype)
         for node in range(self.root - 1, -1, -1):
             paid[node] += paid[self.parent[node]]
