@@ -3,9 +3,10 @@
 Each constant at half and at twice its value, the others as they are. `PriceRouter`: problem
 `capacity` with k = 2 and capacity factors 1.0 and 1.25, cold, on softmax scores of every layer of
 the sample and of four seeded batches of 4,096 tokens (32 and 64 experts, normal logits without and
-with experts that all tokens like). `Auction`: problem `balanced` with k = 2, 1,024 tokens of every
-layer of the sample. Gaps are relative to the optimum of `MinCostFlow`. Times are in units of
-`torch.topk` on the same scores, processor time on one thread.
+with experts that all tokens like), and "crowded": three such batches of which nearly all tokens
+prefer one of 32 experts, by 3, 6 or 20 logits. `Auction`: problem `balanced` with k = 2, 1,024
+tokens of every layer of the sample. Gaps are relative to the optimum of `MinCostFlow`. Times are in
+units of `torch.topk` on the same scores, processor time on one thread.
 """
 
 import math
@@ -52,6 +53,26 @@ def batches() -> Iterator[Tensor]:
         yield torch.softmax(torch.randn(4096, E, generator=draw) + liked, -1)
 
 
+def crowded() -> Iterator[Tensor]:
+    """Softmax scores (4096, 32) of batches in which nearly all tokens prefer the first expert."""
+    draw = torch.Generator().manual_seed(0)
+    for more in (3, 6, 20):
+        logits = torch.randn(4096, 32, generator=draw)
+        logits[:, 0] += more
+        yield torch.softmax(logits, -1)
+
+
+def with_optima(batches: Iterator[Tensor]) -> list[tuple[Tensor, int, float]]:
+    """Scores, capacity at factors 1.0 and 1.25, and optimal value."""
+    cases = []
+    for scores in batches:
+        for factor in (1.0, 1.25):
+            capacity = math.ceil(factor * len(scores) * K / scores.shape[1])
+            best = lpr.solve(lpr.problems.capacity(scores, K, capacity), lpr.MinCostFlow()).value
+            cases.append((scores, capacity, float(best or 0)))
+    return cases
+
+
 def of_prices(cases: list[tuple[Tensor, int, float]]) -> Figures:
     """`PriceRouter` on scores, capacity and optimal value of each case."""
     gaps, units = [], []
@@ -79,10 +100,12 @@ def of_auction(cases: list[tuple[Tensor, float]]) -> Figures:
     return Figures(mean(gaps), max(gaps), mean(each.rounds for each in sold))
 
 
-def varied(module: ModuleType, name: str) -> Iterator[float]:
-    """The constant at half and at twice its value, and back in the end."""
+def varied(
+    module: ModuleType, name: str, factors: tuple[float, ...] = (0.5, 2.0)
+) -> Iterator[float]:
+    """The constant at some multiples of its value, and back in the end."""
     usual = getattr(module, name)
-    for factor in (0.5, 2.0):
+    for factor in factors:
         value = type(usual)(max(1, usual * factor)) if isinstance(usual, int) else usual * factor
         setattr(module, name, value)
         yield value
@@ -92,25 +115,23 @@ def varied(module: ModuleType, name: str) -> Iterator[float]:
 def line(name: str, figures: Figures, unit: str) -> str:
     """One line of the table."""
     gaps = f"gap {figures.mean_gap:.2e} mean, {figures.worst_gap:.2e} worst"
-    return f"{name:<24} {gaps}, {figures.cost:.4g} {unit}"
+    return f"{name:<28} {gaps}, {figures.cost:.4g} {unit}"
 
 
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
     print(f"seed 0; {versions()}")
-    cases = []
-    for scores in batches():
-        for factor in (1.0, 1.25):
-            capacity = math.ceil(factor * len(scores) * K / scores.shape[1])
-            best = lpr.solve(lpr.problems.capacity(scores, K, capacity), lpr.MinCostFlow()).value
-            cases.append((scores, capacity, float(best or 0)))
+    cases, one_expert = with_optima(batches()), with_optima(crowded())
     of_prices(cases)
     print(line("prices, as they are", of_prices(cases), "topk"))
     for module, names in PRICES:
         for name in names:
             for value in varied(module, name):
                 print(line(f"{name} = {value:g}", of_prices(cases), "topk"), flush=True)
+    print(line("crowded, as it is", of_prices(one_expert), "topk"))
+    for value in varied(price, "MISPLACED", (0.5, 2.0, math.inf)):
+        print(line(f"crowded, MISPLACED = {value:g}", of_prices(one_expert), "topk"), flush=True)
     sold = []
     for layer in range(lpr.traces.sample().layers):
         scores = torch.softmax(lpr.traces.sample().layer(layer)[:1024].float(), -1)

@@ -563,6 +563,25 @@ def test_an_expert_that_all_want_is_neither_emptied_nor_crowded(seed):
     assert bool((state <= 1).all())  # no pair is worth more
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.25])
+def test_one_expert_of_many_that_all_want_is_not_emptied(factor):
+    # its slots are few of all; at price 1 nobody would take any, and nearly all value is there
+    logits = torch.randn(1024, 32, generator=torch.Generator().manual_seed(0))
+    logits[:, 0] += 20
+    capacity = math.ceil(factor * 2 * 1024 / 32)
+    scores = lpr.scores.softmax(logits)
+    best = float(lpr.solve(lpr.problems.capacity(scores.double(), 2, capacity)).value)
+    x = PriceRouter(2, capacity)(logits)[0].x
+    assert float(scores.double()[x].sum()) > (1 - 1e-6) * best
+
+
+@pytest.mark.parametrize("scale", [2.0**-30, 2.0**30])
+def test_exactly_k_is_the_same_whatever_the_unit_of_the_scores(scale):
+    scores = torch.rand(512, 8, generator=torch.Generator().manual_seed(1))
+    router = PriceRouter(2, 140, rows="exactly", score="logits")
+    assert torch.equal(router(scores * scale)[0].x, router(scores)[0].x)
+
+
 def test_a_favourite_by_hand():
     # five tokens all want expert 0, which has three places; two go to the others, for next to none
     logits = torch.zeros(5, 3)
