@@ -311,6 +311,48 @@ def claims(**options: Any) -> None:
 
 @main.command()
 @file_argument
+@k_option
+@click.option(
+    "--factors",
+    default="1,1.25,1.5,2,3",
+    show_default=True,
+    help="Capacity factors, relative to an equal share.",
+)
+@click.option(
+    "--keep",
+    default=0.99,
+    show_default=True,
+    type=float,
+    help="The share of the value without a capacity that is to be kept.",
+)
+@score_option
+@layers_option
+@click.option(
+    "--tokens",
+    default="all",
+    show_default=True,
+    help="How many tokens of each layer, from the first; the last line then says so.",
+)
+@path_option("--json", "json_path", words="Write all here, layer by layer too.")
+@path_option("--csv", "csv_path", words="Write the table here.")
+@jobs_option
+@resume_option
+def decide(**options: Any) -> None:
+    """Pick a capacity factor: what rules and the optimum keep at each, and a recommendation.
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+
+    All layers together. What is said of factors in between is proved: an assignment that holds as
+    much, and prices by which none with fewer slots can.
+
+    Exit status: 0, 2 on bad input, or 130 when interrupted.
+    """
+    _run("decide", options)
+
+
+@main.command()
+@file_argument
 @click.option(
     "--over",
     type=click.Choice(BUDGETS),

@@ -197,12 +197,26 @@ class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
         k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
         prices = _checked(state, scores)
         capacity = resolve_capacity(self.capacity, scores, k)
-        priced = _wide(scores) - prices.view(*scores.shape[:-2], 1, -1)
-        chosen = largest(priced.masked_fill(priced <= 0, float("-inf")), k)
+        chosen = taken_at(scores, prices.view(*scores.shape[:-2], -1), k)
         if self.enforce:
             chosen = keep_first_tokens(chosen, capacity)
         after = _ascended(_above(scores, "at_most"), prices, k, capacity, STEPS)[1]
         return chosen, after.view(*scores.shape[:-2], -1)
+
+
+def taken_at(scores: Tensor, prices: Tensor, k: int) -> Tensor:
+    """Each token's at most k best pairs whose score exceeds the expert's price.
+
+    Args:
+        scores: (..., T, E).
+        prices: (..., E), in units of score.
+        k: experts per token.
+
+    Returns:
+        Boolean (..., T, E).
+    """
+    priced = _wide(scores) - prices[..., None, :]
+    return largest(priced.masked_fill(priced <= 0, float("-inf")), k)
 
 
 def _wide(scores: Tensor) -> Tensor:
