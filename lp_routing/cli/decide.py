@@ -75,6 +75,7 @@ def _decide(console: Console, options: DecideOptions, trace: Trace) -> None:
         f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), {T} of {there} tokens, {E} "
         f"experts; k={settings.k}, scores: {settings.score}.",
         highlight=False,
+        soft_wrap=True,
     )
     task = partial(layer_record, logits=logits, settings=settings)
 

@@ -9,6 +9,7 @@ What it answers about factors in between is proved by the chords and tangents of
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -122,6 +123,7 @@ def layer_record(
         "ends": the first and the last point of the curve of value over capacity, which need no
         solve; "points": those solved; "rows": a row for each method and capacity.
     """
+    _load_kernels()
     worth, k = scores.named(settings.score)(logits[point["layer"]], None), settings.k
     ends = over_capacity(worth, k, points=2)
     points, rows, start = [], [], None
@@ -141,6 +143,12 @@ def layer_record(
         "points": points,
         "rows": rows,
     }
+
+
+@cache
+def _load_kernels() -> None:
+    """Solve something small, so that no time measured is that of loading compiled code."""
+    solve(capacity(torch.eye(2), 1, 1), MinCostFlow())
 
 
 def _columns(curve: CertifiedCurve) -> list[list[float]]:

@@ -18,12 +18,12 @@ from lp_routing.frontier.decide import (
 from lp_routing.report.document import terminal_table
 
 LEGEND = (
-    "kept: value as a share of that of k experts for every token without a capacity. dropped: "
-    "tokens that reach no expert. pairs: of the k pairs of every token, those not taken. load: "
-    "largest over mean load, in the layer where it is largest. slot: mean shadow price of one more slot "
-    "at an expert, over experts and layers, in scores. ms: of one layer, on average. as optimum: "
-    "the factor at which the optimum holds as much, or two numbers that bound it. causal prices: fitted "
-    "to the tokens before. balanced: exactly k experts a token, equal loads."
+    "kept [%]: of the value of k experts for every token without a capacity. dropped [%]: tokens "
+    "that reach no expert. pairs [%]: of k pairs for every token, those not taken. load: largest "
+    "over mean load, in the layer where it is largest. slot: shadow price of one more slot at an "
+    "expert, in scores, the mean over experts and layers. ms: of one layer, on average. as "
+    "optimum: the factor at which the optimum holds as much, or two numbers that bound it. causal "
+    "prices: fitted to the tokens before. balanced: exactly k experts a token, equal loads."
 )
 
 SIMPLEST = (DROPS, IN_ORDER, CAUSAL, OPTIMUM)
@@ -101,9 +101,9 @@ def _others(found: Decision) -> str:
 
 COLUMNS: dict[str, Callable[[Decision, MethodRow], str]] = {
     "method": lambda _, row: row.method,
-    "kept %": lambda _, row: _hundredths(row.kept, floor),
-    "dropped %": lambda _, row: _hundredths(row.dropped, ceil),
-    "pairs %": lambda _, row: _hundredths(row.pairs_dropped, ceil),
+    "kept": lambda _, row: _hundredths(row.kept, floor),
+    "dropped": lambda _, row: _hundredths(row.dropped, ceil),
+    "pairs": lambda _, row: _hundredths(row.pairs_dropped, ceil),
     "load": lambda _, row: "" if row.max_over_mean is None else f"{row.max_over_mean:.2f}",
     "slot": lambda _, row: "" if row.price is None else f"{row.price:.2g}",
     "ms": lambda _, row: "" if row.seconds is None else f"{1000 * row.seconds:.0f}",
@@ -114,7 +114,7 @@ COLUMNS: dict[str, Callable[[Decision, MethodRow], str]] = {
 
 def decision_table(found: Decision) -> RichTable:
     """A line for each factor and method, 80 columns; the recommended one in bold."""
-    table = terminal_table("", padding=(0, 1, 0, 0))
+    table = terminal_table("", padding=0)
     table.add_column("factor", justify="right", no_wrap=True)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
