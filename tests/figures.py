@@ -50,7 +50,9 @@ def certified(count=5, slack=0.5):
     )
 
 
-def router_curve(name="top-k", budgets=(4, 50, 100), values=(19.0, 60.0, 90.0), feasible=(1, 1, 1)):
+def router_curve(
+    name="token-choice", budgets=(4, 50, 100), values=(19.0, 60.0, 90.0), feasible=(1, 1, 1)
+):
     return SimpleNamespace(
         name=name,
         budgets=torch.tensor(budgets),

@@ -159,7 +159,7 @@ print(json.dumps(["everyone_served" in __all__, found]))
     assert found["served"]["everyone served"] == "holds"
     assert found["dropping"]["everyone served"] == "fails"
     assert 'id="lp_routing.audits.everyone_served"' in page(followed, "audits.md")
-    told = run(followed, "-m", "lp_routing", "audit", "--routers", "top-k", "--tokens", "32")
+    told = run(followed, "-m", "lp_routing", "audit", "--routers", "token-choice", "--tokens", "32")
     assert "everyone served" in told
 
 

@@ -120,9 +120,9 @@ CALLS = [
         {"problem": PROBLEM, "solver": lpr.HiGHS()},
     ),
     *((measure, {"load": [1, 2]}) for measure in (evaluate.max_over_mean, evaluate.variation)),
-    (routers.router, {"name": "top-k", "shape": routers.Shape(1, 3, 6, 3), "seed": 0}),
+    (routers.router, {"name": "token-choice", "shape": routers.Shape(1, 3, 6, 3), "seed": 0}),
     (
-        lambda **given: routers.router("top-k", routers.Shape(**given)),
+        lambda **given: routers.router("token-choice", routers.Shape(**given)),
         {"k": 1, "capacity": 3, "T": 6, "E": 3},
     ),
     (

@@ -37,12 +37,14 @@ BUDGETS = ("total", "capacity", "k", "layers")
 OWN = "own"
 """Value of `gap --problem`: each router by the problem that it seeks itself."""
 
-AUDITED = "top-k, drop by score, drop by position, token-major, expert choice, unified"
+AUDITED = (
+    "token-choice,drop-by-score,drop-token-major,expert-choice,unified-probability,unified-usmoe"
+)
 """Default routers of `audit`."""
 
 REPORTED = (
-    "drop by score, drop by position, token-major, batch prioritised, prices, top-k, "
-    "expert choice, unified"
+    "drop-by-score,drop-token-major,batch-prioritised,prices,token-choice,expert-choice,"
+    "unified-probability"
 )
 """Default routers of `report`."""
 

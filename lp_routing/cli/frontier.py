@@ -41,10 +41,10 @@ from lp_routing.sweep import Record
 from lp_routing.traces import Trace
 
 HANDFULS = {
-    "total": ("top-k", "unified"),
-    "capacity": ("drop by score", "drop by position, token-major"),
-    "k": ("drop by score", "drop by position, token-major"),
-    "layers": ("top-k", "unified"),
+    "total": ("token-choice", "unified-probability"),
+    "capacity": ("drop-by-score", "drop-token-major"),
+    "k": ("drop-by-score", "drop-token-major"),
+    "layers": ("token-choice", "unified-probability"),
 }
 """Budget -> default routers."""
 

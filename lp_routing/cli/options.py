@@ -12,10 +12,11 @@ import click
 from torch import Tensor
 
 from lp_routing import files, scores, traces
-from lp_routing.errors import InputError, did_you_mean
+from lp_routing.errors import InputError
 from lp_routing.problem import named as problems
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers import CapacityFactor, Shape
+from lp_routing.routers.catalogue import check_name
 from lp_routing.traces import Trace
 from lp_routing.validation import as_int
 
@@ -150,21 +151,14 @@ def versions() -> dict[str, str]:
 
 
 def parse_routers(text: str, known: Sequence[str]) -> list[str]:
-    """`all`, or names separated by commas; a name that holds commas itself is recognised."""
-    parts = [" ".join(part.split()) for part in text.split(",")]
+    """`all`, or names separated by commas; each once."""
     names: list[str] = []
-    while parts:
-        if parts[0].lower() == "all":
+    for part in (" ".join(part.split()) for part in text.split(",")):
+        if part.lower() == "all":
             names += known
-            parts = parts[1:]
-            continue
-        candidates = [", ".join(parts[:count]) for count in range(len(parts), 0, -1)]
-        name = next((name for name in candidates if name in known), None)  # the longest that fits
-        if name is None:
-            hint = did_you_mean(parts[0], known, 'expected "all", or some of: ')
-            raise InputError(f"--routers: {parts[0]!r} is unknown; {hint}")
-        names.append(name)
-        parts = parts[name.count(",") + 1 :]
+        else:
+            check_name(part, known, "--routers:", 'expected "all", or some of: ')
+            names.append(part)
     return list(dict.fromkeys(names))
 
 

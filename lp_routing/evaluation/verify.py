@@ -81,25 +81,25 @@ def _stated(
     capacity = CapacityFactor(capacity_factor).of(T, E, k)
     top, experts_choose = TopK(k), ExpertChoice(share)
     drops = [
-        Rule("TopK, best scores", TopK(k, capacity), False),
-        Rule("TopK, first choices", TopK(k, capacity, "position"), False),
-        Rule("TopK, first tokens", TopK(k, capacity, "position", "token"), False),
+        Rule("drop-by-score", TopK(k, capacity), False),
+        Rule("drop-by-position", TopK(k, capacity, "position"), False),
+        Rule("drop-token-major", TopK(k, capacity, "position", "token"), False),
     ]
     balanced = [
-        Rule("TopK", top, False),
-        Rule("TopK, best scores", TopK(k, -(-T * k // E)), False),
+        Rule("token-choice", top, False),
+        Rule("drop-by-score", TopK(k, -(-T * k // E)), False),
     ]
-    served = Unified(k, serve_all=True)
+    served = Unified(k, rate=0.0, serve_all=True)
     stated: dict[str, tuple[tuple[int, ...], list[Rule]]] = {
-        "token_choice": ((k,), [Rule("TopK", top, True)]),
-        "expert_choice": ((share,), [Rule("ExpertChoice", experts_choose, True)]),
-        "unified": ((T * k,), [Rule("Unified", Unified(k), True)]),
-        "served_unified": ((T * k,), [Rule("Unified, serve_all", served, True)]),
+        "token_choice": ((k,), [Rule("token-choice", top, True)]),
+        "expert_choice": ((share,), [Rule("expert-choice", experts_choose, True)]),
+        "unified": ((T * k,), [Rule("unified-probability", Unified(k, rate=0.0), True)]),
+        "served_unified": ((T * k,), [Rule("served-probability", served, True)]),
         "capacity": ((k, capacity), drops),
         "balanced": ((k,), balanced),
         "capped_expert_choice": (
             (share, min(2 * k, E)),
-            [Rule("ExpertChoice", experts_choose, False)],
+            [Rule("expert-choice", experts_choose, False)],
         ),
     }
     return [

@@ -44,8 +44,8 @@ LEGEND = (
     "problem, so that its value is no match for the optimum; breaks by: the worst broken bound, in "
     "pairs. dropped: tokens that reach no expert. overlap: share of the optimum's pairs that are "
     "taken too. topk: time from logits to assignment, in units of torch.topk on the scores. cold: "
-    "a rule with a memory on its first batch, where fixed prices drop by position and loss-free is "
-    "top-k; --warm-up gives it steps on this batch before, --warm-on on others."
+    "a rule with a memory on its first batch, where fixed-prices drops by position and loss-free "
+    "is token-choice; --warm-up gives it steps on this batch before, --warm-on on others."
 )
 
 

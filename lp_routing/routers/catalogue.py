@@ -5,7 +5,7 @@ comparisons accept), to the documentation and to the tests of all routers.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -68,7 +68,31 @@ REGISTERED: list[Entry] = []
 """All routers of the package, in import order."""
 
 CATALOGUE: dict[str, Build] = {}
-"""Name -> router for a `Shape`: the rows of all that is registered."""
+"""Name -> router for a `Shape`: the rows of all that is registered.
+
+Names are slugs: small letters, digits and hyphens, so that lists of them are separated by commas.
+"""
+
+FORMER_NAMES = {
+    "top-k": "token-choice",
+    "topk": "token-choice",
+    "drop by position": "drop-by-position",
+    "rank-major": "drop-by-position",
+    "token-major": "drop-token-major",
+    "random second": "gshard",
+    "group-limited top-k": "group-limited",
+    "capped": "capped-expert-choice-strict",
+    "unified": "unified-usmoe",
+    "served unified": "served-usmoe",
+    "balanced": "sinkhorn-balanced",
+    "online": "bip-online",
+    "middle": "quantile-balancing-middle",
+    "budget": "entmax-budget",
+}
+"""Names up to 0.1, which held spaces and commas, or their part after the comma -> the slug.
+
+Those whose slug is the name with hyphens for spaces are not listed.
+"""
 
 
 def register(family: str, rows: Mapping[str, Build]) -> Callable[[Kind], Kind]:
@@ -92,6 +116,28 @@ def register(family: str, rows: Mapping[str, Build]) -> Callable[[Kind], Kind]:
     return enter
 
 
+def check_name(name: str, known: Collection[str], what: str, else_says: str) -> None:
+    """Raise unless a router has this name.
+
+    Args:
+        name: as given.
+        known: all names.
+        what: for the start of the error, such as "router" or "--routers:".
+        else_says: before the list of names, for a name that resembles none.
+
+    Raises:
+        InputError: an unknown name; a former name gets its new one.
+    """
+    if isinstance(name, str) and name in known:
+        return
+    hyphened = "-".join(str(name).lower().split())
+    now = FORMER_NAMES.get(str(name).lower(), hyphened)
+    if now in known:
+        raise InputError(f"{what} {name!r} is now called {now!r}: names are written with hyphens.")
+    hint = did_you_mean(hyphened, known, else_says)
+    raise InputError(f"{what} {name!r} is unknown; {hint}")
+
+
 def router(name: str, shape: Shape, *, seed: int = 0) -> AnyRouter:
     """The router of that name.
 
@@ -105,7 +151,7 @@ def router(name: str, shape: Shape, *, seed: int = 0) -> AnyRouter:
 
     Example:
         >>> shape = lpr.routers.Shape(k=1, capacity=2, T=4, E=3)
-        >>> lpr.routers.router("drop by score", shape)
+        >>> lpr.routers.router("drop-by-score", shape)
         TopK(score='softmax', normalise=None, k=1, capacity=2, by='score', order='rank')
     """
     as_instance(shape, Shape, "shape", "a Shape")
@@ -116,9 +162,7 @@ def router(name: str, shape: Shape, *, seed: int = 0) -> AnyRouter:
             f"{shape}: expected at least one token, one expert and 1 <= k <= E, as routers take k "
             f"different experts."
         )
-    if not isinstance(name, str) or name not in CATALOGUE:
-        hint = did_you_mean(str(name), CATALOGUE, "expected one of ")
-        raise InputError(f"router {name!r} is unknown; {hint}")
+    check_name(name, CATALOGUE, "router", "expected one of ")
     built: Any = CATALOGUE[name](shape)
     draws = is_dataclass(built) and any(each.name == "seed" for each in fields(built))
     found: AnyRouter = replace(built, seed=seed) if draws else built

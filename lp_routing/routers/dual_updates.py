@@ -36,7 +36,7 @@ EQUAL_SHARE = CapacityFactor(1.0)
 """T k / E tokens per expert, rounded up."""
 
 
-@register("Prices and biases", {"BIP": lambda s: BIP(s.k, iterations=8, capacity=s.capacity)})
+@register("Prices and biases", {"bip": lambda s: BIP(s.k, iterations=8, capacity=s.capacity)})
 @dataclass(frozen=True)
 class BIP(WeightedRule, StatefulRouter[Tensor]):
     """Row top-k of score - q, q >= 0 found by turns of dual steps (Sun 2025, Algorithm 1).
@@ -104,7 +104,7 @@ class History:
     seen: Tensor
 
 
-@register("Prices and biases", {"BIP, online": lambda s: OnlineBIP(s.k, window=256)})
+@register("Prices and biases", {"bip-online": lambda s: OnlineBIP(s.k, window=256)})
 @dataclass(frozen=True)
 class OnlineBIP(WeightedRule, StatefulRouter[History]):
     """`BIP` one token after another, each knowing only those before it (Sun 2025, Algorithm 3).
@@ -268,8 +268,8 @@ class LossFree(WeightedRule, StatefulRouter[Tensor]):
 @register(
     "Prices and biases",
     {
-        "quantile balancing": lambda s: QuantileBalancing(s.k, rounds=10),
-        "quantile balancing, middle": lambda s: QuantileBalancing(s.k, rounds=10, place=0.5),
+        "quantile-balancing": lambda s: QuantileBalancing(s.k, rounds=10),
+        "quantile-balancing-middle": lambda s: QuantileBalancing(s.k, rounds=10, place=0.5),
     },
 )
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from lp_routing.routers.selection import largest
 from lp_routing.validation import as_choice, as_int
 
 
-@register("Expert choice", {"expert choice": lambda s: ExpertChoice(s.share)})
+@register("Expert choice", {"expert-choice": lambda s: ExpertChoice(s.share)})
 @dataclass(frozen=True)
 class ExpertChoice(ScoredRule, Router):
     """Column top-C (Zhou et al. 2022, eq. 2), the optimum of `expert_choice`.
@@ -140,8 +140,8 @@ def _places(scores: Tensor, capacity: int) -> Tensor:
 @register(
     "Expert choice",
     {
-        "capped expert choice, top-c": lambda s: CappedExpertChoice(s.share, s.cap),
-        "capped expert choice, capped": lambda s: CappedExpertChoice(
+        "capped-expert-choice": lambda s: CappedExpertChoice(s.share, s.cap),
+        "capped-expert-choice-strict": lambda s: CappedExpertChoice(
             s.share, s.cap, rounding="capped"
         ),
     },

@@ -58,7 +58,7 @@ class _Flow(WeightedRule, Router):
         """The rule on one batch (T, E) of real tokens."""
 
 
-@register("Balanced assignment", {"maxscore flow": lambda s: MaxScoreFlow(s.k)})
+@register("Balanced assignment", {"maxscore-flow": lambda s: MaxScoreFlow(s.k)})
 @dataclass(frozen=True)
 class MaxScoreFlow(_Flow):
     """MaxScore as the paper states it, a minimum-cost maximum flow, solved exactly.

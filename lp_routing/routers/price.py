@@ -150,7 +150,7 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
         return torch.where((worth[0] >= worth[1])[:, None, None], x, plain)
 
 
-@register("Prices and biases", {"fixed prices": lambda s: FixedPrices(s.k, s.capacity)})
+@register("Prices and biases", {"fixed-prices": lambda s: FixedPrices(s.k, s.capacity)})
 @dataclass(frozen=True)
 class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
     """Top-k of score minus prices that were fixed before the batch (this project): causal.

@@ -27,7 +27,7 @@ from lp_routing.validation import as_choice, as_float, as_int, refuse_not_dense
 EXPECTED_STD = "a finite number >= 0, or a floating-point tensor of such"
 
 
-@register("Chance", {"noisy top-k": lambda s: NoisyTopK(s.k)})
+@register("Chance", {"noisy-top-k": lambda s: NoisyTopK(s.k)})
 @dataclass(frozen=True, eq=False)
 class NoisyTopK(WeightedRule, Router):
     """Row top-k of logits plus normal noise (Shazeer et al. 2017, eq. 3 to 5).

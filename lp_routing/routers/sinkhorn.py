@@ -79,8 +79,8 @@ def _scaled(
 @register(
     "Balanced assignment",
     {
-        "sinkhorn, top-k": lambda s: Sinkhorn(s.k),
-        "sinkhorn, balanced": lambda s: Sinkhorn(s.k, rounding="balanced"),
+        "sinkhorn": lambda s: Sinkhorn(s.k),
+        "sinkhorn-balanced": lambda s: Sinkhorn(s.k, rounding="balanced"),
     },
 )
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _per_line(value: float | Tensor, name: str, r: Tensor) -> Tensor:
 
 
 @register(
-    "Variable number of experts", {"soft top-k": lambda s: SoftTopK(s.k, alpha=0.1, truncate=0.05)}
+    "Variable number of experts", {"soft-top-k": lambda s: SoftTopK(s.k, alpha=0.1, truncate=0.05)}
 )
 @dataclass(frozen=True)
 class SoftTopK(Router):

@@ -103,7 +103,7 @@ class Threshold(WeightedRule, Router):
         return scores >= self.value
 
 
-@register("Variable number of experts", {"ReLU": lambda _: ReLURouter()})
+@register("Variable number of experts", {"relu": lambda _: ReLURouter()})
 @dataclass(frozen=True)
 class ReLURouter(Router):
     """Every pair with a positive logit, with the logit as weight (ReMoE, Wang et al. 2024).
@@ -129,7 +129,7 @@ class ReLURouter(Router):
 
 @register(
     "Variable number of experts",
-    {"running threshold": lambda s: RunningThreshold(s.k, rate=1.0, start=1 / s.E)},
+    {"running-threshold": lambda s: RunningThreshold(s.k, rate=1.0, start=1 / s.E)},
 )
 @dataclass(frozen=True)
 class RunningThreshold(WeightedRule, StatefulRouter[Tensor]):
@@ -337,7 +337,7 @@ class Entmax(Router):
         return scores > 0
 
 
-@register("Variable number of experts", {"entmax, budget": lambda s: EntmaxBudget(s.k)})
+@register("Variable number of experts", {"entmax-budget": lambda s: EntmaxBudget(s.k)})
 @dataclass(frozen=True)
 class EntmaxBudget(Router):
     """`Entmax` at the temperature at which a pool takes `budget` experts per token on average.

@@ -33,10 +33,11 @@ from lp_routing.validation import as_choice, as_float, as_int, as_tensor
 @register(
     "Token choice",
     {
-        "top-k": lambda s: TopK(s.k),
-        "drop by score": lambda s: TopK(s.k, s.capacity),
-        "drop by position, rank-major": lambda s: TopK(s.k, s.capacity, "position"),
-        "drop by position, token-major": lambda s: TopK(s.k, s.capacity, "position", "token"),
+        "token-choice": lambda s: TopK(s.k),
+        "drop-by-score": lambda s: TopK(s.k, s.capacity),
+        "drop-by-position": lambda s: TopK(s.k, s.capacity, "position"),
+        "drop-token-major": lambda s: TopK(s.k, s.capacity, "position", "token"),
+        "switch": lambda s: TopK(1, s.capacity, "position"),
     },
 )
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class TopK(WeightedRule, Router):
         return keep_first_choices(scores, chosen, capacity, k)
 
 
-@register("Token choice", {"batch prioritised": lambda s: BatchPrioritised(s.k, s.capacity)})
+@register("Token choice", {"batch-prioritised": lambda s: BatchPrioritised(s.k, s.capacity)})
 @dataclass(frozen=True)
 class BatchPrioritised(WeightedRule, Router):
     """Row top-k, then slots by the priority of the token (Riquelme et al. 2021, Alg. 2).
@@ -159,7 +160,7 @@ class BatchPrioritised(WeightedRule, Router):
         return kept_scores(scores.double(), chosen).sum(-1)
 
 
-@register("Token choice", {"random second": lambda s: RandomSecond(s.capacity)})
+@register("Token choice", {"gshard": lambda s: RandomSecond(s.capacity)})
 @dataclass(frozen=True)
 class RandomSecond(ScoredRule, Router):
     """Top-2 with a random second expert (Lepikhin et al. 2021, Algorithm 1).
@@ -232,7 +233,13 @@ def _shares(scores: Tensor, both: Tensor) -> Tensor:
 
 @register(
     "Token choice",
-    {"group-limited top-k": lambda s: GroupLimited(s.k, s.groups, -(-s.groups // 2), "top2")},
+    {
+        "group-limited": lambda s: GroupLimited(s.k, s.groups, -(-s.groups // 2), "top2"),
+        "deepseek-v2": lambda s: GroupLimited(s.k, s.groups, -(-s.groups * 3 // 8)),
+        "deepseek-v3": lambda s: GroupLimited(
+            s.k, s.groups, -(-s.groups // 2), "top2", score="sigmoid", normalise="kept"
+        ),
+    },
 )
 @dataclass(frozen=True)
 class GroupLimited(WeightedRule, Router):

@@ -18,8 +18,10 @@ from lp_routing.validation import as_bool, as_choice, as_int
 @register(
     "Unified",
     {
-        "unified": lambda s: Unified(s.k),
-        "served unified": lambda s: Unified(s.k, serve_all=True),
+        "unified-probability": lambda s: Unified(s.k, rate=0.0),
+        "unified-usmoe": lambda s: Unified(s.k),
+        "served-probability": lambda s: Unified(s.k, rate=0.0, serve_all=True),
+        "served-usmoe": lambda s: Unified(s.k, serve_all=True),
     },
 )
 @dataclass(frozen=True)

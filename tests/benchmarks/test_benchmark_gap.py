@@ -14,7 +14,7 @@ from lp_routing.routers import CATALOGUE
 from tests.evaluation.test_compare import Priced
 
 CASE = ("--cases", "skewed-1024x64-k2-f1.25", "--repeats", "1")
-FEW = ("--routers", "optimum", "top-k", "drop by score")
+FEW = ("--routers", "optimum", "token-choice", "drop-by-score")
 
 
 @pytest.fixture(autouse=True)
@@ -49,10 +49,10 @@ def test_a_case_is_measured_written_read_and_drawn(out, capsys):
     assert run(out) == 0
     said = capsys.readouterr().out
     assert "absent/gpt_oss_20b_mmlu_dev.npz is absent" in said
-    assert "top-k" in said
+    assert "token-choice" in said
     assert out.with_suffix(".png").stat().st_size > 1000
     lines = read(out)
-    assert [line.row.router for line in lines] == ["optimum", "top-k", "drop by score"]
+    assert [line.row.router for line in lines] == ["optimum", "token-choice", "drop-by-score"]
     assert {line.capacity for line in lines} == {40}  # 1.25 * 1024 * 2 / 64
     optimum, top, drop = (line.row for line in lines)
     assert (optimum.gap, optimum.feasible, optimum.optimum_status) == (0.0, True, "OPTIMAL")
@@ -116,11 +116,11 @@ def test_what_is_known_is_not_measured_again(out, monkeypatch, capsys):
 
 def test_routers_with_a_state_are_measured_cold_and_warm(out, monkeypatch):
     monkeypatch.setitem(CATALOGUE, "priced", lambda shape: Priced())
-    arguments = ["--routers", "priced", "top-k", "--data", "absent", "--out", str(out)]
+    arguments = ["--routers", "priced", "token-choice", "--data", "absent", "--out", str(out)]
     assert main([*CASE, *arguments]) == 0
     assert [(line.row.label, line.warm_up) for line in read(out)] == [
         ("priced, cold", 0),
-        ("top-k", 0),
+        ("token-choice", 0),
         (f"priced, after {WARM_STEPS} step(s)", WARM_STEPS),
     ]
     assert main([*CASE, *arguments, "--resume"]) == 0
@@ -129,7 +129,7 @@ def test_routers_with_a_state_are_measured_cold_and_warm(out, monkeypatch):
 
 def test_a_router_that_was_slow_on_a_smaller_case_is_not_tried_on_a_larger_one(out, monkeypatch):
     def on(case, limit):
-        arguments = ["--routers", "top-k", "priced", "--data", "absent", "--out", str(out)]
+        arguments = ["--routers", "token-choice", "priced", "--data", "absent", "--out", str(out)]
         assert main([*arguments, "--cases", case, "--limit", limit, "--resume"]) == 0
         rows = [line.row for line in read(out) if line.case == case]
         return {row.label: row.status for row in rows}
@@ -145,8 +145,8 @@ def test_a_router_that_was_slow_on_a_smaller_case_is_not_tried_on_a_larger_one(o
     assert re.fullmatch(
         r"not tried: it took \S+ s on \S+, so 31 call\(s\) here would take .*", warm
     )
-    assert on("skewed-4096x64-k2-f1", "1e-9")["top-k"].startswith("not tried: it took")
-    again = on("skewed-16384x64-k2-f1", "60")["top-k"]
+    assert on("skewed-4096x64-k2-f1", "1e-9")["token-choice"].startswith("not tried: it took")
+    again = on("skewed-16384x64-k2-f1", "60")["token-choice"]
     assert again == "not tried: nor was it on skewed-4096x64-k2-f1"
     cells = [list(column.cells) for column in table(read(out)).columns]
     assert ["-" in column for column in cells].count(True) >= 2
@@ -160,7 +160,7 @@ def test_recorded_probabilities_judge_no_rule_that_needs_the_logits_themselves(t
         expert_ids=ids[None].astype(np.uint8),
         probs=probs[None],
     )
-    arguments = ["--routers", "top-k", "ReLU", "--data", str(tmp_path), "--out", str(out)]
+    arguments = ["--routers", "token-choice", "relu", "--data", str(tmp_path), "--out", str(out)]
     assert main(["--cases", "gpt-oss-00-k1-f1", *arguments]) == 0
     top, relu = (line.row for line in read(out))
     assert (top.routed_on, top.pairs) == ("log of scores", 64)
@@ -172,7 +172,7 @@ def test_a_router_that_fails_is_a_line_and_the_case_goes_on(out, monkeypatch):
         raise RuntimeError("no")
 
     monkeypatch.setitem(CATALOGUE, "broken", no)
-    arguments = ["--routers", "broken", "top-k", "--data", "absent", "--out", str(out)]
+    arguments = ["--routers", "broken", "token-choice", "--data", "absent", "--out", str(out)]
     assert main([*CASE, *arguments]) == 0
     assert [line.row.status for line in read(out)] == ["RuntimeError: no", "INFEASIBLE"]
 
@@ -182,7 +182,7 @@ def test_a_row_that_beats_the_bound_or_has_no_proof_is_found_out(out):
     optimum, top, drop = read(out)
     assert wrong([optimum, top, drop]) == []
     above = replace(drop, row=replace(drop.row, gap=-1.0, relative_gap=-0.01))
-    assert "drop by score keeps all bounds and beats the bound by 1" in wrong([above])[0]
+    assert "drop-by-score keeps all bounds and beats the bound by 1" in wrong([above])[0]
     late = replace(drop, row=replace(drop.row, optimum_status="TIME_LIMIT: late"))
     assert wrong([late]) == ["skewed-1024x64-k2-f1.25: optimum TIME_LIMIT: late"]
     out.unlink()
@@ -193,7 +193,7 @@ def test_a_row_that_beats_the_bound_or_has_no_proof_is_found_out(out):
 def test_the_table_marks_who_breaks_bounds(out):
     run(out)
     cells = [list(column.cells) for column in table(read(out)).columns]
-    assert cells[0] == ["optimum", "top-k", "drop by score"]
+    assert cells[0] == ["optimum", "token-choice", "drop-by-score"]
     assert cells[1][:2] == ["0.00", "x"]
 
 

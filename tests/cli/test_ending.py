@@ -211,7 +211,7 @@ def small(tmp_path):
 
 def test_a_full_output_is_told(small):
     with Path("/dev/full").open("w") as full:
-        command = lp_routing("audit", small, "--k", 1, "--routers", "top-k")
+        command = lp_routing("audit", small, "--k", 1, "--routers", "token-choice")
         told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert told.returncode == 1
     last = told.stderr.splitlines()[-1]
@@ -222,7 +222,7 @@ def test_a_full_output_is_told(small):
 def test_a_closed_pipe_is_told(small):
     reading, writing = os.pipe()
     os.close(reading)
-    command = lp_routing("audit", small, "--k", 1, "--routers", "top-k")
+    command = lp_routing("audit", small, "--k", 1, "--routers", "token-choice")
     told = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert told.returncode == 1

@@ -48,8 +48,8 @@ def strict(path):
 @pytest.mark.parametrize(
     ("named", "found"),
     [
-        (["top-k", "unified"], ["top-k", "unified"]),
-        (["none", "unified"], ["unified"]),
+        (["token-choice", "unified-usmoe"], ["token-choice", "unified-usmoe"]),
+        (["none", "unified-usmoe"], ["unified-usmoe"]),
         (["none"], []),
     ],
 )
@@ -125,15 +125,17 @@ def test_no_router_is_above_the_bound(tmp_path, over):
     """On the sample: routers beside each curve, at its budgets, with values of their own."""
     path = tmp_path / "a.json"
     arguments = ("--tokens", 64, "--points", 5, "--layers", "0,1", "--json", path)
-    result = run("--over", over, *arguments, "--routers", "top-k, drop by score, unified")
+    result = run(
+        "--over", over, *arguments, "--routers", "token-choice, drop-by-score, unified-usmoe"
+    )
     assert result.exit_code == 0
     found = strict(path)["frontiers"]
     assert len(found) == (1 if over == "layers" else 2)
     for each in found:
         assert [router["name"] for router in each["routers"]] == [
-            "top-k",
-            "drop by score",
-            "unified",
+            "token-choice",
+            "drop-by-score",
+            "unified-usmoe",
         ]
         for router in each["routers"]:
             for value, bound, feasible in zip(
@@ -146,7 +148,7 @@ def test_no_router_is_above_the_bound(tmp_path, over):
 def test_the_value_of_a_router_is_that_of_its_assignment(tmp_path):
     path = tmp_path / "a.json"
     arguments = ("--over", "capacity", "--tokens", 64, "--points", 4, "--json", path)
-    assert run(*arguments, "--routers", "drop by score").exit_code == 0
+    assert run(*arguments, "--routers", "drop-by-score").exit_code == 0
     logits = lpr.traces.sample().layer(0)[:64]
     scores = lpr.scores.softmax(logits)
     (router,) = strict(path)["frontiers"][0]["routers"]
@@ -234,10 +236,10 @@ def test_an_unknown_budget_is_refused(file):
 def test_a_curve_that_falls_is_told_as_it_is(tmp_path):
     """All scores are negative: the best budget is none, and shares of nothing are not told."""
     np.save(tmp_path / "a.npy", -1 - LOGITS)
-    result = run(tmp_path / "a.npy", *PLAIN, "--routers", "top-k", "--axes", "LTE")
+    result = run(tmp_path / "a.npy", *PLAIN, "--routers", "token-choice", "--axes", "LTE")
     assert result.exit_code == 0
     assert "Of the most" not in result.stdout
-    assert "top-k has no share to lose of bounds that are not positive." in result.stdout
+    assert "token-choice has no share to lose of bounds that are not positive." in result.stdout
 
 
 def test_forbidden_pairs_leave_no_token_choice(tmp_path):
@@ -315,10 +317,10 @@ def test_beyond_the_largest_load_the_dearest_expert_is_that_of_the_last_slot(tmp
     # expert 1 is wanted by three, expert 0 by one: a third slot helps expert 1 alone
     np.save(tmp_path / "a.npy", np.array([[[0.0, 4], [0, 3], [0, 2], [5, 0]]], dtype=np.float32))
     arguments = ("--score", "logits", "--k", 1, "--over", "capacity", "--capacity-factor", 9)
-    result = run(tmp_path / "a.npy", *arguments, "--routers", "drop by score")
+    result = run(tmp_path / "a.npy", *arguments, "--routers", "drop-by-score")
     says = "The dearest expert at C = 3 is expert 1: its last slot is worth 2, one more there alone"
     assert says in result.stdout
-    assert "drop by score loses 0.00 % of the bound at C = 3" in result.stdout
+    assert "drop-by-score loses 0.00 % of the bound at C = 3" in result.stdout
 
 
 @pytest.mark.parametrize(("over", "before"), [("capacity", 3), ("k", 1)])

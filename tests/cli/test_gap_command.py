@@ -19,7 +19,7 @@ from lp_routing.routers import CATALOGUE, Shape, TopK, router
 from tests.commands import with_k
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
-FEW = "optimum,top-k,drop by score"
+FEW = "optimum,token-choice,drop-by-score"
 
 
 def run(*arguments: object):
@@ -47,12 +47,12 @@ def strict(path):
 
 def test_routers_that_are_named_one_by_one_add_up(file, tmp_path):
     path = tmp_path / "a.json"
-    named = ("--routers", "top-k", "--routers", "drop by position, token-major,optimum")
+    named = ("--routers", "token-choice", "--routers", "drop-token-major,optimum")
     assert run(file, "--layers", 0, *named, "--json", path).exit_code == 0
     content = strict(path)
-    names = ["top-k", "drop by position, token-major", "optimum"]
+    names = ["token-choice", "drop-token-major", "optimum"]
     assert [row["router"] for row in content["rows"]] == names
-    assert content["options"]["routers"] == ", ".join(["top-k", f"{names[1]},optimum"])
+    assert content["options"]["routers"] == ", ".join(["token-choice", f"{names[1]},optimum"])
 
 
 def test_every_router_of_the_catalogue_is_measured_on_every_layer(file, tmp_path):
@@ -79,7 +79,7 @@ def test_every_router_of_the_catalogue_is_measured_on_every_layer(file, tmp_path
 
 
 def test_routers_whose_rule_lies_in_their_scores_take_what_they_take_on_logits(file, tmp_path):
-    routers = "entmax; entmax, budget; ReLU; soft top-k; loss-free".replace(";", ",")
+    routers = "entmax, entmax-budget, relu, soft-top-k, loss-free"
     assert run(file, "--routers", routers, "--json", tmp_path / "a.json").exit_code == 0
     for row in strict(tmp_path / "a.json")["rows"]:
         logits = torch.from_numpy(LOGITS[row["layer"]])
@@ -93,7 +93,7 @@ def test_the_first_1024_tokens_are_judged_unless_more_are_asked_for(tmp_path):
     np.savez(tmp_path / "long.npz", router_logits=logits)
     path = tmp_path / "a.json"
     for tokens, pairs in (((), 2048), (("--tokens", "all"), 2200)):
-        result = run(tmp_path / "long.npz", *tokens, "--routers", "top-k", "--json", path)
+        result = run(tmp_path / "long.npz", *tokens, "--routers", "token-choice", "--json", path)
         assert f"{pairs // 2} of 1100 tokens" in result.stdout
         assert strict(path)["rows"][0]["pairs"] == pairs
 
@@ -160,17 +160,30 @@ def test_a_layer_without_any_assignment_is_said(tmp_path):
     assert "optimum failed: InputError: no assignment" in " ".join(result.stdout.split())
 
 
-def test_names_that_hold_commas_are_recognised():
+def test_names_are_separated_by_commas_in_any_spacing_and_count_once():
     known = ("optimum", *CATALOGUE)
     assert parse_routers("ALL", known) == list(known)
-    assert parse_routers("top-k, drop by position, rank-major,unified", known) == [
-        "top-k",
-        "drop by position, rank-major",
-        "unified",
-    ]
-    assert parse_routers("top-k,top-k", known) == ["top-k"]
-    with pytest.raises(lpr.InputError, match="'drop by position' is unknown"):
-        parse_routers("drop by position, top-k", known)
+    names = ["token-choice", "drop-by-position"]
+    assert parse_routers("token-choice,  drop-by-position,token-choice", known) == names
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("drop by score", "'drop by score' is now called 'drop-by-score'"),
+        ("optimum, drop by position, token-major", "'drop by position' is now called"),
+        ("Top-K", "'Top-K' is now called 'token-choice'"),
+        ("unified", "'unified' is now called 'unified-usmoe'"),
+        ("sinkhorn, balanced", "'balanced' is now called 'sinkhorn-balanced'"),
+        ("BIP, online", "'BIP' is now called 'bip'"),
+        ("random second", "'random second' is now called 'gshard'"),
+        ("token choise", "'token choise' is unknown; did you mean 'token-choice'?"),
+    ],
+)
+def test_a_former_name_says_what_is_new(file, typed, says):
+    result = run(file, "--routers", typed)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"Error: --routers: {says}")
 
 
 @pytest.mark.parametrize(
@@ -182,8 +195,11 @@ def test_names_that_hold_commas_are_recognised():
         (["--tokens", "0"], '--tokens 0: expected "all" or a whole number >= 1.'),
         (["--capacity-factor", "0"], "capacity factor 0.0: expected a positive number."),
         (["--warm-on", "9"], "--warm-on 9: 12 of 12 tokens leave 0 more batches"),
-        (["--routers", "topk"], "--routers: 'topk' is unknown; did you mean 'top-k'?"),
-        (["--routers", ""], "--routers: '' is unknown; expected \"all\", or some of: optimum; top"),
+        (
+            ["--routers", "tokenchoice"],
+            "--routers: 'tokenchoice' is unknown; did you mean 'token-choice'?",
+        ),
+        (["--routers", ""], "--routers: '' is unknown; expected \"all\", or some of: optimum; tok"),
         (["--json", "/no/such/folder/a"], "--json /no/such/folder/a: cannot be written"),
         (["--csv", "/no/such/folder/a"], "--csv /no/such/folder/a: cannot be written"),
         (["--plot", "/no/such/folder/a.png"], "--plot /no/such/folder/a.png: cannot be written"),
@@ -235,23 +251,23 @@ def test_a_file_that_cannot_be_routed_gives_status_2_and_one_sentence(tmp_path, 
 
 
 def test_each_router_is_judged_by_the_problem_it_seeks(file, tmp_path):
-    routers = "optimum, top-k, drop by score, expert choice, unified, served unified, hash"
-    arguments = ("--problem", "own", "--layers", "0", "--routers", routers)
+    routers = "optimum,token-choice,drop-by-score,expert-choice,unified-usmoe,served-usmoe"
+    arguments = ("--problem", "own", "--layers", "0", "--routers", f"{routers},hash")
     result = run(file, *arguments, "--json", tmp_path / "a.json")
     assert result.exit_code == 0
     assert "Layer 0, served_unified of unified scores" in result.stdout
     assert "Seek no named problem, not judged: hash." in result.stdout
     rows = [row for row in strict(tmp_path / "a.json")["rows"] if row["router"] != "optimum"]
     assert [row["router"] for row in rows] == [
-        "drop by score",
-        "unified",
-        "top-k",
-        "expert choice",
-        "served unified",
+        "drop-by-score",
+        "unified-usmoe",
+        "token-choice",
+        "expert-choice",
+        "served-usmoe",
     ]  # hash seeks none
     for row in rows:
         assert row["feasible"]
-        assert (row["gap"] == 0) == (row["router"] != "drop by score")
+        assert (row["gap"] == 0) == (row["router"] != "drop-by-score")
 
 
 def test_a_router_that_breaks_the_problem_it_seeks_has_no_gap_to_it(file, tmp_path, monkeypatch):
@@ -270,12 +286,12 @@ def test_a_router_that_breaks_the_problem_it_seeks_has_no_gap_to_it(file, tmp_pa
 @pytest.mark.parametrize(
     ("name", "score"),
     [
-        ("top-k", "softmax"),
-        ("noisy top-k", "softmax"),
+        ("token-choice", "softmax"),
+        ("noisy-top-k", "softmax"),
         ("loss-free", "sigmoid"),
-        ("unified", "unified"),
-        ("ReLU", "logits"),
-        ("soft top-k", ""),
+        ("unified-usmoe", "unified"),
+        ("relu", "logits"),
+        ("soft-top-k", ""),
         ("entmax", ""),
     ],
 )
@@ -387,7 +403,7 @@ def test_a_file_of_logits_is_no_file_of_results(file):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("option", ["--json", "--csv"])
 def test_a_disk_that_is_full_in_the_end_is_a_sentence(file, option):
-    result = run(file, "--routers", "top-k", option, "/dev/full")
+    result = run(file, "--routers", "token-choice", option, "/dev/full")
     assert result.exit_code == 2
     assert f"Error: {option} /dev/full: cannot be written" in result.stderr
     assert "the optimum is" in result.stdout
@@ -398,7 +414,7 @@ def test_rules_that_mind_a_constant_are_not_judged_on_recorded_probabilities(tmp
     ids = np.tile(np.arange(3), (1, 8, 1))
     np.savez(tmp_path / "a.npz", expert_ids=ids, probs=probs, num_experts=4)
     path = tmp_path / "a.json"
-    arguments = ("--routers", "top-k,ReLU", "--k", 1, "--capacity-factor", 4, "--json", path)
+    arguments = ("--routers", "token-choice,relu", "--k", 1, "--capacity-factor", 4, "--json", path)
     assert run(tmp_path / "a.npz", *arguments).exit_code == 0
     top, relu = strict(path)["rows"]
     assert (top["status"], top["routed_on"]) == ("ok", "log of scores")

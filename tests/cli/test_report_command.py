@@ -35,7 +35,7 @@ def test_a_case_by_hand(tmp_path):
     With three slots it is 4 + 4 + 4 + 3 = 15; with one, 4 + 3 = 7. Without limit 16.
     """
     np.save(tmp_path / "hand.npy", np.array([[4.0, 3.0], [4.0, 3.0], [4.0, 1.0], [4.0, 0.0]]))
-    options = ("--k", 1, "--capacity-factor", 1, "--score", "logits", "--routers", "drop by score")
+    options = ("--k", 1, "--capacity-factor", 1, "--score", "logits", "--routers", "drop-by-score")
     read = made(tmp_path / "page.html", tmp_path / "hand.npy", *options)
     said = read.words("summary").replace("\N{NO-BREAK SPACE}", " ")
     assert "loses 42.9 % of what is attainable in layer 0" in said
@@ -44,13 +44,16 @@ def test_a_case_by_hand(tmp_path):
     assert "with 2 slots an expert is worth 14, 87.50 % of what 4 slots" in said
     assert "The last slot at every expert brings 7 in all, one more would bring 1." in said
     (row,) = read.table("layers")
-    assert (row["optimum"][1], row["drop by score"][1], row["pairs shared"][1]) == (14, 8, 0.5)
+    assert (row["optimum"][1], row["drop-by-score"][1], row["pairs shared"][1]) == (14, 8, 0.5)
 
 
 @pytest.mark.parametrize(
     ("main", "says"),
     [
-        ("top-k", "breaks bounds in 1 layer (in layer 0: expert_0 counts 4, at most 2), so there"),
+        (
+            "token-choice",
+            "breaks bounds in 1 layer (in layer 0: expert_0 counts 4, at most 2), so there",
+        ),
         ("refuses", "gave no answer in 1 layer: ZeroDivisionError: by nothing."),
     ],
 )
@@ -70,24 +73,26 @@ def test_the_same_call_gives_the_same_bytes(small, tmp_path):
     pages = [tmp_path / "1" / "page.html", tmp_path / "2" / "page.html"]
     for path in pages:
         path.parent.mkdir()
-        made(path, small, "--routers", "drop by score, random")
+        made(path, small, "--routers", "drop-by-score, random")
     assert pages[0].read_bytes() == pages[1].read_bytes()
 
 
 def test_times_are_there_where_they_are_asked_for(small, tmp_path):
-    read = made(tmp_path / "page.html", small, "--times", "--routers", "drop by score, top-k")
+    read = made(
+        tmp_path / "page.html", small, "--times", "--routers", "drop-by-score, token-choice"
+    )
     assert all(row["time [topk]"][1] > 0 for row in read.table("layers", 1))
     assert sum(tag == "figure" for tag, _ in read.tags) == 7
     assert "--times" in read.words("making")
 
 
 def test_the_command_makes_the_page_again(small, tmp_path):
-    settings = ("--k", 3, "--routers", "top-k", "--seed", 5, "--date", "a day")
+    settings = ("--k", 3, "--routers", "token-choice", "--seed", 5, "--date", "a day")
     first = made(tmp_path / "page.html", small, *settings, status=0)
     (line,) = re.findall(r"lp-routing report .*?-o page.html", first.words("making"))
     assert line == (
-        "lp-routing report small.npz --routers top-k --k 3 --capacity-factor 1.25 --score softmax "
-        "--seed 5 --date 'a day' -o page.html"
+        "lp-routing report small.npz --routers token-choice --k 3 --capacity-factor 1.25 "
+        "--score softmax --seed 5 --date 'a day' -o page.html"
     )
 
 
@@ -131,7 +136,7 @@ def test_parts_that_fail_lose_no_other_and_exit_with_1(small, tmp_path, monkeypa
         "cli.report.audit",
     ):
         monkeypatch.setattr(f"lp_routing.{part}", fails)
-    read = made(tmp_path / "page.html", small, "--routers", "drop by score", status=1)
+    read = made(tmp_path / "page.html", small, "--routers", "drop-by-score", status=1)
     for section in ("capacity", "claims", "figures", "audits"):
         assert read.words(section).count("ZeroDivisionError: by nothing") == 1, section
     assert sum(tag == "figure" for tag, _ in read.tags) == 4
@@ -142,7 +147,7 @@ def test_parts_that_fail_lose_no_other_and_exit_with_1(small, tmp_path, monkeypa
 
 def test_without_a_layer_the_rest_is_there(small, tmp_path, monkeypatch):
     monkeypatch.setattr("lp_routing.cli.report.examine_layer", fails)
-    read = made(tmp_path / "page.html", small, "--routers", "drop by score", status=1)
+    read = made(tmp_path / "page.html", small, "--routers", "drop-by-score", status=1)
     assert "Layer 0: ZeroDivisionError: by nothing" in read.words("layers")
     for section in ("figures", "capacity", "certificates", "audits"):
         assert "o layer could be examined." in read.words(section)
@@ -152,7 +157,7 @@ def test_without_a_layer_the_rest_is_there(small, tmp_path, monkeypatch):
 def test_where_there_is_nothing_to_draw_nothing_has_failed(tmp_path):
     """A single token, which takes both experts."""
     np.save(tmp_path / "one.npy", np.array([[1.0, 2.0]]))
-    options = ("--routers", "drop by score")
+    options = ("--routers", "drop-by-score")
     read = made(tmp_path / "page.html", tmp_path / "one.npy", *options)
     assert "Causality: not drawn." in read.words("figures")
     assert "Precision: not drawn." in read.words("figures")
@@ -161,7 +166,7 @@ def test_where_there_is_nothing_to_draw_nothing_has_failed(tmp_path):
 def test_capacities_without_proof_are_not_spoken_of(small, tmp_path, monkeypatch):
     proved = refine._by_prices
     monkeypatch.setattr(refine, "_by_prices", lambda *given: proved(*given) + 1)
-    read = made(tmp_path / "page.html", small, "--routers", "drop by score", status=1)
+    read = made(tmp_path / "page.html", small, "--routers", "drop-by-score", status=1)
     assert "is not proved: its bound is 1 above its value." in read.words("capacity")
     assert "slots" not in read.words("summary")
 
@@ -204,7 +209,7 @@ def test_what_there_is_is_written_when_interrupted(small, tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lp_routing.cli.report.check_all", interrupt)
-    read = made(tmp_path / "page.html", small, "--routers", "drop by score", status=130)
+    read = made(tmp_path / "page.html", small, "--routers", "drop-by-score", status=130)
     assert "Interrupted before it was computed." in read.words("claims")
     assert "Interrupted before it was computed." in read.words("audits")
     assert read.table("layers")
@@ -216,7 +221,7 @@ def test_forbidden_pairs_and_padding(tmp_path):
     logits[:, :4, 0] = -torch.inf
     mask = np.arange(16) < 14
     np.savez(tmp_path / "a.npz", router_logits=logits.numpy(), mask=mask)
-    options = ("--routers", "drop by score")
+    options = ("--routers", "drop-by-score")
     read = made(tmp_path / "page.html", tmp_path / "a.npz", *options)
     assert "all 14 tokens of each, 4 experts" in read.words("summary")
 
@@ -230,7 +235,7 @@ def test_tokens_that_may_go_nowhere_are_not_dropped_by_anyone(tmp_path):
     logits = np.full((1, 10, 4), -np.inf)
     logits[:, :3, 0] = 1.0  # seven tokens may go nowhere
     np.savez(tmp_path / "a.npz", router_logits=logits)
-    read = made(tmp_path / "page.html", tmp_path / "a.npz", "--k", 1, "--routers", "drop by score")
+    read = made(tmp_path / "page.html", tmp_path / "a.npz", "--k", 1, "--routers", "drop-by-score")
     assert "It leaves 0 tokens of a layer without any expert" in read.words("summary")
     assert "the optimum leaves 0." in read.words("summary")
 
@@ -238,7 +243,7 @@ def test_tokens_that_may_go_nowhere_are_not_dropped_by_anyone(tmp_path):
 def test_there_is_no_share_to_lose_of_an_optimum_of_nothing(tmp_path):
     logits = -1 - np.random.default_rng(0).random((1, 8, 3))
     np.savez(tmp_path / "a.npz", router_logits=logits)
-    options = ("--k", 1, "--score", "logits", "--routers", "drop by score")
+    options = ("--k", 1, "--score", "logits", "--routers", "drop-by-score")
     read = made(tmp_path / "page.html", tmp_path / "a.npz", *options)
     assert "of what is attainable" not in read.words("summary")
     assert "no share: the optimum is not above 0" in read.words("layers")

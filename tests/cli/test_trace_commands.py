@@ -17,11 +17,11 @@ LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
 VERIFY = ("verify", "--jobs", "1")
 COMMANDS = {
     "verify": VERIFY,
-    "gap": ("gap", "--repeats", "1", "--routers", "optimum,top-k"),
-    "audit": ("audit", "--routers", "top-k"),
+    "gap": ("gap", "--repeats", "1", "--routers", "optimum,token-choice"),
+    "audit": ("audit", "--routers", "token-choice"),
     "claims": ("claims", "--only", "B1"),
     "frontier": ("frontier", "--routers", "none"),
-    "report": ("report", "-o", "page.html", "--routers", "top-k"),
+    "report": ("report", "-o", "page.html", "--routers", "token-choice"),
 }
 
 
@@ -101,12 +101,12 @@ def test_sparse_shares_are_worth_what_they_are(tmp_path):
 def test_routers_that_shares_do_not_tell_are_left_out(tmp_path):
     logs = torch.tensor(LOGITS[0]).log_softmax(-1)
     path = saved(tmp_path, router_logits=logs.numpy(), k=1)
-    told = run("frontier", path, "--routers", "top-k, ReLU")
-    assert (told.exit_code, "top-k" in told.stdout) == (0, True)
-    assert "ReLU is left out: its scores change with a constant" in told.stderr
+    told = run("frontier", path, "--routers", "token-choice, relu")
+    assert (told.exit_code, "token-choice" in told.stdout) == (0, True)
+    assert "relu is left out: its scores change with a constant" in told.stderr
     path = saved(tmp_path, router_logits=logs.numpy() - 1, k=1, up_to_a_constant=True)
     for command in (("frontier",), COMMANDS["gap"][:3]):
-        told = run(*command, path, "--routers", "top-k")
+        told = run(*command, path, "--routers", "token-choice")
         assert told.exit_code == 0
         assert "the scores are no softmax" in " ".join(told.output.split())
 
@@ -159,7 +159,7 @@ def causality(tmp_path, path, name):
 def test_a_page_looks_at_causality_within_sequences(tmp_path):
     written = tmp_path / "page.html"
     path = saved(tmp_path, router_logits=LOGITS[0], k=1, sequence=np.arange(12))
-    result = run("report", path, "--routers", "unified", "-o", written)
+    result = run("report", path, "--routers", "unified-usmoe", "-o", written)
     assert result.exit_code in (0, 1), result.output
     assert "there is one token, and none later" in written.read_text()
 
@@ -174,9 +174,9 @@ def test_the_longest_sequence_is_drawn():
 def test_no_token_is_later_than_those_of_another_sequence(tmp_path):
     """Every sequence is one token: nothing comes later, though the batch goes on."""
     one = {"router_logits": LOGITS[0]}
-    assert causality(tmp_path, saved(tmp_path, **one), "unified") > 0
+    assert causality(tmp_path, saved(tmp_path, **one), "unified-usmoe") > 0
     alone = saved(tmp_path, **one, sequence=np.arange(12))
-    assert causality(tmp_path, alone, "unified") is None
+    assert causality(tmp_path, alone, "unified-usmoe") is None
 
 
 def test_the_first_tokens_are_real_ones():

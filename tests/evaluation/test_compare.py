@@ -187,9 +187,9 @@ def test_a_router_that_fails_later_keeps_what_it_chose_and_says_so():
 
 def test_a_router_that_cannot_be_built_is_a_row_too(monkeypatch):
     monkeypatch.setitem(CATALOGUE, "odd", lambda shape: ExpertChoice(-shape.T))
-    found = rows(PROBLEM, ["odd", "top-k"])
+    found = rows(PROBLEM, ["odd", "token-choice"])
     assert found["odd"].status.startswith("InputError: capacity=-2: expected a whole number")
-    assert found["top-k"].status == "INFEASIBLE"
+    assert found["token-choice"].status == "INFEASIBLE"
 
 
 def test_a_router_that_overwrites_its_input_harms_nobody():
@@ -236,11 +236,11 @@ def test_every_router_goes_by_its_own_scores_and_is_judged_by_those_of_the_probl
 # Rules that lie in the scores as much as in the choice; none is shift-dependent but ReLU.
 IN_THEIR_SCORES = {
     "entmax": Entmax(),
-    "entmax, budget": EntmaxBudget(2),
-    "soft top-k": SoftTopK(2, alpha=0.1, truncate=0.05),
+    "entmax-budget": EntmaxBudget(2),
+    "soft-top-k": SoftTopK(2, alpha=0.1, truncate=0.05),
     "noisy": NoisyTopK(2),
     "sigmoid": TopK(2, 9, score="sigmoid"),
-    "ReLU": ReLURouter(),
+    "relu": ReLURouter(),
 }
 LOGITS = 3 * torch.randn(40, 8, generator=torch.Generator().manual_seed(3)) + 1
 SHARES = lpr.problems.capacity(lpr.scores.softmax(LOGITS), 2, 13)
@@ -258,7 +258,7 @@ def test_with_logits_a_router_takes_what_it_takes_when_called(name):
 @pytest.mark.parametrize("name", IN_THEIR_SCORES)
 def test_without_logits_it_takes_the_same_or_is_not_judged(name):
     row = rows(SHARES, {name: IN_THEIR_SCORES[name]}, logits=None)[name]
-    if name in ("sigmoid", "ReLU"):
+    if name in ("sigmoid", "relu"):
         assert row.status.startswith("not judged: its scores change with a constant added")
         assert (row.feasible, row.runs, row.judged) == (None, 0, False)
     else:
@@ -326,8 +326,8 @@ def test_tokens_that_may_go_nowhere_are_not_dropped():
 # Two experts want both tokens each, but no token goes to two; top-2 sends them all the same: 9.
 def test_a_problem_without_any_assignment_has_no_optimum_and_no_gap():
     problem = lpr.RoutingProblem(LIKED, tokens=lpr.at_most(1), experts=lpr.exactly(2))
-    found = rows(problem, [OPTIMUM, "top-k"])
-    top = found["top-k"]
+    found = rows(problem, [OPTIMUM, "token-choice"])
+    top = found["token-choice"]
     assert top.optimum_status.startswith("INFEASIBLE: ")
     assert all(math.isnan(number) for number in (top.optimum, top.bound, top.gap, top.overlap))
     assert (top.status, top.feasible, top.value) == ("INFEASIBLE", False, 9.0)
@@ -393,7 +393,7 @@ def test_the_catalogue_is_compared_by_name_on_any_precision():
     assert list(found) == [OPTIMUM, *CATALOGUE]
     assert {row.status for row in found.values()} == {"ok", "INFEASIBLE"}
     assert (found[OPTIMUM].gap, found[OPTIMUM].feasible) == (0.0, True)
-    assert found["drop by score"].feasible
+    assert found["drop-by-score"].feasible
     assert all(row.gap >= 0 for row in found.values() if row.feasible)
 
 
@@ -453,8 +453,8 @@ def test_the_table_has_a_row_a_router_and_a_column_a_number():
 def test_without_pandas_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(lpr.InputError, match="pip install pandas"):
-        compare(PROBLEM, ["top-k"])
-    assert rows(PROBLEM, ["top-k"])["top-k"].value == 7.0
+        compare(PROBLEM, ["token-choice"])
+    assert rows(PROBLEM, ["token-choice"])["token-choice"].value == 7.0
 
 
 def test_a_record_holds_nothing_that_json_cannot():
@@ -485,9 +485,9 @@ def test_bounds_in_words(problem, words):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((LIKED, ["top-k"]), "compare expects a RoutingProblem first, got Tensor"),
-        ((PROBLEM, ["topk"]), "router 'topk' is unknown; did you mean 'top-k'"),
-        ((PROBLEM, "top-k"), "routers='top-k': expected name -> router, or a list"),
+        ((LIKED, ["token-choice"]), "compare expects a RoutingProblem first, got Tensor"),
+        ((PROBLEM, ["topk"]), "router 'topk' is now called 'token-choice'"),
+        ((PROBLEM, "token-choice"), "routers='token-choice': expected name -> router, or a list"),
         ((PROBLEM, []), r"routers=\[\]: expected name -> router"),
         ((PROBLEM, {"a": 3}), r"routers\['a'\]: expected a router or a function, got int"),
     ],
@@ -514,10 +514,10 @@ def test_bad_arguments_are_refused_with_what_to_do(arguments, says):
 )
 def test_bad_options_are_refused(options, says):
     with pytest.raises(lpr.InputError, match=says):
-        compare(PROBLEM, ["top-k"], **options)
+        compare(PROBLEM, ["token-choice"], **options)
 
 
 def test_rows_that_stand_for_several_tokens_are_refused():
     problem = lpr.RoutingProblem(LIKED, tokens=lpr.at_most(1), multiplicity=[2, 1])
     with pytest.raises(lpr.InputError, match="repeat the rows"):
-        compare(problem, ["top-k"])
+        compare(problem, ["token-choice"])

@@ -86,7 +86,7 @@ def test_right_results_are_believed(outcomes):
         ("balanced", "MinCostFlow"),
         ("balanced", "HiGHS"),
         ("balanced", "CVXPY (CLARABEL)"),
-        ("unified", "Unified"),
+        ("unified", "unified-probability"),
     ],
 )
 def test_a_claim_that_did_not_come_out_optimal_is_refuted(outcomes, claims, status):
@@ -97,7 +97,7 @@ def test_a_claim_that_did_not_come_out_optimal_is_refuted(outcomes, claims, stat
 
 
 def test_a_rule_that_claims_nothing_is_not_refuted(outcomes):
-    wrong = tampered(outcomes, ("capacity", "TopK, first tokens"), status="FEASIBLE")
+    wrong = tampered(outcomes, ("capacity", "drop-token-major"), status="FEASIBLE")
     assert refuted(wrong) == []
 
 
@@ -105,7 +105,7 @@ def test_a_finding_that_does_not_hold_is_refuted(outcomes):
     false = VerifyFinding(3, "two is three", holds=False)
     wrong = [replace(outcomes[0], findings=(*outcomes[0].findings, false)), *outcomes[1:]]
     assert refuted(wrong) == ["layer 3: two is three"]
-    both = tampered(wrong, ("unified", "Unified"), status="FEASIBLE")
+    both = tampered(wrong, ("unified", "unified-probability"), status="FEASIBLE")
     assert len(refuted(both)) == 2
     assert verdict(both).endswith("(and 1 more).")
 
@@ -217,8 +217,16 @@ class WrongHiGHS(HiGHS):
 @pytest.mark.parametrize(
     ("name", "wrong", "says"),
     [
-        ("Unified", WrongUnified, "layer 0, unified: Unified ended FEASIBLE (and 1 more)."),
-        ("TopK", GreedyTopK, "layer 0, token_choice: TopK ended VIOLATES (token_0 counts 3, "),
+        (
+            "Unified",
+            WrongUnified,
+            "layer 0, unified: unified-probability ended FEASIBLE (and 1 ",
+        ),
+        (
+            "TopK",
+            GreedyTopK,
+            "layer 0, token_choice: token-choice ended VIOLATES (token_0 counts ",
+        ),
         ("HiGHS", WrongHiGHS, "layer 0, token_choice: HiGHS ended FAILED"),
     ],
 )

@@ -311,7 +311,7 @@ def test_no_router_is_above_the_optimum():
         [int(C) for C in curve.budgets if C],
         lambda C: lpr.problems.capacity(scores, 2, C),
         logits,
-        name="drop by score",
+        name="drop-by-score",
     )
     assert bool(own.feasible.all())
     assert bool((own.values <= curve.bound(own.budgets)).all())

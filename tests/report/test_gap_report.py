@@ -94,10 +94,10 @@ def test_a_wide_terminal_shows_all_of_the_load():
 
 
 def test_long_names_are_folded_and_never_cut():
-    names = ["drop by position, rank-major", "drop by position, token-major"]
+    names = ["drop-by-position", "drop-token-major"]
     text = " ".join(shown([replace(CHEAT, router=name) for name in names], width=60))
-    assert "rank-major" in text
-    assert "token-major" in text
+    assert "drop-by-position" in text
+    assert "drop-token-major" in text
 
 
 def test_the_verdict_names_the_best_that_keeps_all_bounds():
@@ -204,7 +204,7 @@ def test_a_layers_row_tells_the_dearest_slot_and_no_drop_of_a_token_that_may_go_
     never = float("-inf")
     logits = torch.tensor([[4.0, 2.0], [3.0, 0.0], [never, never]])
     problem = lpr.problems.capacity(logits, 1, 1)
-    each = examine_layer(0, logits, problem, shape_of(problem), ["top-k"])
+    each = examine_layer(0, logits, problem, shape_of(problem), ["token-choice"])
     assert dropped_at_best(each) == 0
     cells = _layer_row(each)
     assert (cells[1].value, cells[5].value) == (5, 0)

@@ -48,7 +48,7 @@ def test_certified_points_routers_and_prices_are_drawn_as_given():
     above, lost, below = plots.frontier(curve, [router], over="k").axes
     drawn = {line.get_label(): line for line in above.lines}
     assert drawn["attained"].get_ydata().tolist() == curve.values.tolist()
-    assert drawn["top-k"].get_ydata().tolist() == [19, 60, 90]
+    assert drawn["token-choice"].get_ydata().tolist() == [19, 60, 90]
     bound = np.interp(
         [4, 50, 100], drawn["proved bound"].get_xdata(), drawn["proved bound"].get_ydata()
     )
@@ -64,7 +64,7 @@ def test_a_budget_at_which_a_router_breaks_a_bound_is_not_drawn_but_counted():
     router = router_curve(values=(19.0, float("nan"), 90.0), feasible=(1, 0, 1))
     line = plots.frontier(certified(), [router]).axes[0].lines[-1]
     assert line.get_xdata().tolist() == [4, 100]
-    assert line.get_label() == "top-k (1 of 3 break a bound)"
+    assert line.get_label() == "token-choice (1 of 3 break a bound)"
 
 
 def test_samples_are_not_joined_and_have_no_prices():

@@ -21,7 +21,7 @@ from lp_routing.report.report import report as assemble
 from lp_routing.routers import TopK
 from tests.report_pages import FEW, Read, fails, loaded, made, patch_quick, run, save_small
 
-ROUTERS = "drop by score, drop by position, token-major, top-k"
+ROUTERS = "drop-by-score, drop-token-major, token-choice"
 
 
 @pytest.fixture(autouse=True)
@@ -152,13 +152,14 @@ def test_what_is_lost_is_measured_anew(page):
 
 
 def test_a_router_that_breaks_a_bound_has_no_loss(page):
-    rows = [row for row in page.read.table("layers", 1) if row["router"][0] == "top-k"]
+    rows = [row for row in page.read.table("layers", 1) if row["router"][0] == "token-choice"]
     assert len(rows) == 2
     for row in rows:
         assert row["lost"] == ("breaks a bound", None)
         assert row["worst broken bound"][1] > 0
-    assert "\N{LEFT DOUBLE QUOTATION MARK}top-k\N{RIGHT DOUBLE QUOTATION MARK} breaks a bound" in (
-        page.read.words("summary")
+    assert (
+        "\N{LEFT DOUBLE QUOTATION MARK}token-choice\N{RIGHT DOUBLE QUOTATION MARK} breaks a bound"
+        in (page.read.words("summary"))
     )
 
 
@@ -213,7 +214,7 @@ def test_the_smallest_capacity_is_found(value, enough):
 
 def test_the_date_is_what_is_said(small, tmp_path, page):
     assert not re.search(r"\b20\d\d-\d\d-\d\d\b", page.read.words(""))
-    read = made(tmp_path / "page.html", small, "--date", "2031-02-03", "--routers", "top-k")
+    read = made(tmp_path / "page.html", small, "--date", "2031-02-03", "--routers", "token-choice")
     assert "2031-02-03" in read.words("")
     assert ("2031-02-03", None) in [row["value"] for row in read.table("making")]
 
@@ -230,11 +231,11 @@ def test_each_part_that_fails_says_so_in_its_place(page, part, section):
 
 
 def test_an_audit_that_fails_loses_no_other(page):
-    audits = {**page.found.audits, "top-k": Attempt(None, "It is gone.")}
+    audits = {**page.found.audits, "token-choice": Attempt(None, "It is gone.")}
     read = changed(page, audits=audits)
-    assert "Failed. top-k: It is gone." in read.words("audits")
+    assert "Failed. token-choice: It is gone." in read.words("audits")
     assert set(read.table("audits")[0]) == {"audit", *ROUTERS.split(", ")[:1]} | {
-        "drop by position, token-major"
+        "drop-token-major"
     }
 
 
@@ -306,7 +307,7 @@ def test_a_router_above_the_bound_refutes_the_optimum(page):
     first = page.found.layers[0].result
     above = [replace(first.rows[0], relative_gap=-0.01), *first.rows[1:]]
     layers = [Attempt(replace(first, rows=above)), page.found.layers[1]]
-    says = "Layer 0 is not proved: drop by score is worth more than the bound."
+    says = "Layer 0 is not proved: drop-by-score is worth more than the bound."
     assert says in changed(page, layers=layers).words("certificates")
 
 

@@ -23,7 +23,7 @@ ON_PATH = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 NAME = "<img src=x onerror=alert(1)>.npz"
 ROUTER = "</svg><script>alert(2)</script> --!> <img src=x onerror=alert(3)>"
-ROUTERS = f"{ROUTER}, drop by position, token-major, top-k, batch prioritised"
+ROUTERS = f"{ROUTER}, drop-token-major, token-choice, batch-prioritised"
 PHONE, SMALL = {"width": 375, "height": 740}, {"width": 320, "height": 640}
 LEGIBLE = 4.5
 """Least contrast of text (WCAG 2.2, success criterion 1.4.3)."""
@@ -91,7 +91,7 @@ def address(tmp_path_factory, browser):
     np.savez(folder / NAME, router_logits=logits.numpy())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lp_routing.cli.report.CLAIMS", (CLAIMS[0], CLAIMS[3], CLAIMS[4]))
-        patch.setitem(CATALOGUE, ROUTER, CATALOGUE["drop by score"])
+        patch.setitem(CATALOGUE, ROUTER, CATALOGUE["drop-by-score"])
         output = ["-o", str(folder / "page.html"), "--routers", ROUTERS, "--k", "2"]
         ended = CliRunner().invoke(report, [str(folder / NAME), *output])
     assert ended.exit_code == 0, ended.output

@@ -24,8 +24,8 @@ def chosen(router, logits):
 
 
 def test_there_are_routers_that_draw():
-    assert {"noisy top-k", "sampled", "hash", "random", "random second"} <= set(DRAWING)
-    assert "top-k" not in DRAWING
+    assert {"noisy-top-k", "sampled", "hash", "random", "gshard"} <= set(DRAWING)
+    assert "token-choice" not in DRAWING
 
 
 @every
@@ -57,5 +57,5 @@ def test_two_rules_of_the_same_seed_do_not_draw_alike(pair):
 
 # The same normal noise under another score function chooses the same experts.
 def test_rules_with_the_same_draws_are_found():
-    noisy = DRAWING["noisy top-k"]
+    noisy = DRAWING["noisy-top-k"]
     assert alike(noisy, replace(noisy, score=lambda logits, mask: (2 * logits).softmax(-1))) > 0.9

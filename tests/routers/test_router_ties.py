@@ -12,22 +12,24 @@ from lp_routing.routers import CATALOGUE, Shape, StatefulRouter
 AT = Shape(2, 8, 16, 8)
 WHOLE = {name for name, build in CATALOGUE.items() if build(AT).ties == "any"}
 BY_INDEX = [name for name in CATALOGUE if name not in WHOLE]
-BY_CHANCE = {"noisy top-k", "sampled", "hash", "random"}
-"""Draw who is taken where logits are equal ("random second" does not: its second is certain)."""
-LEVEL = {"ReLU", "threshold", "running threshold"}
+BY_CHANCE = {"noisy-top-k", "sampled", "hash", "random"}
+"""Draw who is taken where logits are equal ("gshard" does not: its second is certain)."""
+LEVEL = {"relu", "threshold", "running-threshold"}
 """What they take depends on the level of the logits, or of a score, not on who is better."""
 NOT_K_EACH = {
-    *("expert choice", "capped expert choice, top-c", "unified", "served unified"),
-    *("soft top-k", "entmax", "entmax, budget", "top-p"),
+    *("expert-choice", "capped-expert-choice", "unified-probability", "unified-usmoe"),
+    *("served-probability", "served-usmoe"),
+    *("soft-top-k", "entmax", "entmax-budget", "top-p"),
 }
 """Tokens take other numbers of experts than k."""
 DROPPING = {
-    "drop by score",
-    "drop by position, rank-major",
-    "drop by position, token-major",
-    "batch prioritised",
-    "random second",
-    "fixed prices",
+    "drop-by-score",
+    "drop-by-position",
+    "drop-token-major",
+    "batch-prioritised",
+    "gshard",
+    "switch",
+    "fixed-prices",
 }
 """The first of two experts alike may drop a token that the second keeps."""
 SHAPES = [(1, 17), (7, 13), (9, 17), (12, 6), (33, 4)]
@@ -62,8 +64,8 @@ def jumped(taken, source):
 
 
 def test_rules_that_settle_a_whole_assignment_say_so():
-    assert {"auction", "maxscore", "sinkhorn, balanced", "prices"} <= WHOLE
-    assert {"top-k", "sinkhorn, top-k", "fixed prices"} <= set(BY_INDEX)
+    assert {"auction", "maxscore", "sinkhorn-balanced", "prices"} <= WHOLE
+    assert {"token-choice", "sinkhorn", "fixed-prices"} <= set(BY_INDEX)
     assert set(BY_INDEX) >= BY_CHANCE | LEVEL | NOT_K_EACH | DROPPING
 
 
@@ -94,7 +96,7 @@ def test_tokens_with_equal_logits_take_the_lowest_experts(name):
 
 @pytest.mark.parametrize(
     "name",
-    [n for n in BY_INDEX if n not in BY_CHANCE | DROPPING | {"group-limited top-k"}],
+    [n for n in BY_INDEX if n not in BY_CHANCE | DROPPING | {"group-limited"}],
 )
 def test_of_experts_alike_a_token_takes_the_lower_ones(name):
     draw = torch.Generator().manual_seed(1)
@@ -105,7 +107,7 @@ def test_of_experts_alike_a_token_takes_the_lower_ones(name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in BY_INDEX if n not in BY_CHANCE | {"random second", "BIP, online"}]
+    "name", [n for n in BY_INDEX if n not in BY_CHANCE | {"gshard", "bip-online"}]
 )
 def test_of_tokens_alike_an_expert_takes_the_earlier_ones(name):
     draw = torch.Generator().manual_seed(2)

@@ -308,7 +308,7 @@ def loads_of(sources: Mapping[str, Any]) -> dict[str, Numbers]:
     """
     if not isinstance(sources, Mapping) or not sources:
         raise InputError(
-            'loads: expected a mapping such as {"top-k": assignment, "optimum": solution}, got '
+            'loads: expected a mapping such as {"prices": assignment, "optimum": solution}, got '
             + (f"{type(sources).__name__}." if not isinstance(sources, Mapping) else "none.")
         )
     found: dict[str, Numbers] = {}

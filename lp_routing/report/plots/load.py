@@ -49,7 +49,7 @@ def load(
 
     Args:
         loads: name -> an `Assignment`, a `Solution`, or loads (E,); of one layer, in the order to
-            draw, such as `{"top-k": taken, "optimum": solution}`.
+            draw, such as `{"token-choice": taken, "optimum": solution}`.
         capacity: tokens an expert may take, a number or (E,); drawn as a line.
         ordered: experts by falling load of the first entry, ties by index, instead of by index.
         title: what the figure is of.
