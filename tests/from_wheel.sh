@@ -37,10 +37,10 @@ lpr.solve(lpr.problems.token_choice([[2.0, 1.0]], 1), lpr.HiGHS())' >out
 [ ! -s out ] || { cat out; echo "HiGHS prints to standard output"; exit 1; }
 step lp-routing verify small.npz --k 2 --jobs 1 >out
 proved "^Proved: 14 optima"
-step lp-routing gap small.npz --k 2 --routers "optimum, drop by score" --plot gap.png >out
+step lp-routing gap small.npz --k 2 --routers optimum,drop-by-score --plot gap.png >out
 proved "optimum"
 step lp-routing frontier small.npz --k 2 --over capacity --points 3 --plot frontier.pdf >out
-step lp-routing report small.npz --k 2 --layers 0 --routers "drop by score" -o report.html >out
+step lp-routing report small.npz --k 2 --layers 0 --routers drop-by-score -o report.html >out
 [ ! -s out ] || { cat out; echo "report prints to standard output"; exit 1; }
 ls gap.png frontier.pdf report.html >/dev/null
 echo "the wheel works: $(pip list 2>/dev/null | grep -E '^(highspy|lp-routing|torch) ' | tr -s ' ' | paste -sd, -)"
