@@ -9,6 +9,7 @@ from tests.plant_faults import (
     Fault,
     all_faults,
     cannot_be_planted,
+    examine,
     run_tests,
     with_fault,
 )
@@ -61,3 +62,20 @@ def test_the_verdict_is_that_of_the_tests(tmp_path, body, verdict, by):
     said, what = run_tests(["test_one.py"], tmp_path, {}, limit)
     assert said == verdict
     assert by in what
+
+
+@pytest.mark.parametrize(
+    ("test", "verdict"),
+    [("assert twice(2) == 4", "caught"), ("assert twice(2) == 5", "no verdict"),
+     ("assert twice(0) == 0", "missed")],
+)  # fmt: skip
+def test_a_test_that_fails_without_the_fault_too_catches_nothing(tmp_path, test, verdict):
+    (tmp_path / "lp_routing").mkdir()
+    (tmp_path / "lp_routing" / "errors.py").write_text("def twice(a):\n    return 2 * a\n")
+    (tmp_path / "test_one.py").write_text(
+        f"from lp_routing.errors import twice\n\n\ndef test_sum():\n    {test}\n"
+    )
+    fault = Fault("an example", "lp_routing/errors.py", "2 * a", "3 * a", ("test_one.py",))
+    outcome = examine(fault, tmp_path, 60, whole_suite=False)
+    assert outcome.verdict == verdict
+    assert "2 * a" in (tmp_path / "lp_routing" / "errors.py").read_text()
