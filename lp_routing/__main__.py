@@ -4,8 +4,6 @@ import os
 import sys
 from contextlib import suppress
 
-from lp_routing.cli import main
-
 
 def run() -> None:
     """Run the command line, and end the process.
@@ -14,10 +12,15 @@ def run() -> None:
     normal exit.
     """
     try:
-        main(prog_name="lp-routing")
+        from lp_routing.cli import main
+        from lp_routing.cli.ending import INTERRUPTED, errors_in_words
+    except KeyboardInterrupt:  # these imports take a tenth of a second
+        os.write(2, b"Interrupted.\n")
+        os._exit(130)
+    try:
+        with errors_in_words():  # of `--help`, which runs no command
+            main(prog_name="lp-routing")
     except SystemExit as end:
-        from lp_routing.cli.ending import INTERRUPTED  # `--help` needs none of it
-
         if end.code == INTERRUPTED:
             for stream in (sys.stdout, sys.stderr):
                 with suppress(OSError):  # stderr may be closed

@@ -441,6 +441,10 @@ def test_wrong_types_are_refused_in_one_sentence(function, given, tmp_path, monk
         (lambda: solvers.cvxpy_model(3), "cvxpy_model expects a RoutingProblem first, got int"),
         (lambda: solvers.write("x", "p.mps"), "write expects a RoutingProblem .* got str"),
         (lambda: solvers.write(PROBLEM, 3), "write: path=3: expected the name of a file"),
+        (
+            lambda: traces.Trace(-torch.eye(3), "mine").save(3),
+            "Trace.save: path=3: expected the name of a file",
+        ),
         (lambda: lpr.ties(PROBLEM, None), "prices: expected Prices, such as .*, got NoneType"),
         (lambda: lpr.ties(3, PRICES), "ties expects a RoutingProblem first, got int"),
         (lambda: lpr.ties(PROBLEM, PRICES, "x"), "ties: tolerance='x': expected a number >= 0"),

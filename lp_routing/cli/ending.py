@@ -34,30 +34,36 @@ NO_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
 
 @contextmanager
 def ends_in_words() -> Iterator[None]:
-    """Run a command inside; an error that ends it becomes one line on stderr and an exit status.
+    """Run a command inside: `errors_in_words`, and Ctrl-C ends it also while C++ computes."""
+    with _interrupts_watched(), errors_in_words():
+        yield
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """An error that ends the block becomes one line on stderr and an exit status.
 
     130 after Ctrl-C; 2 on bad input or where memory does not suffice; 1 where a process of `--jobs`
     ended on its own, or standard output cannot be written to.
     """
-    with _interrupts_watched():
-        try:
-            yield
-            sys.stdout.flush()
-        except KeyboardInterrupt:
-            _end(INTERRUPTED, "Interrupted.")
-        except InputError as error:
-            _end(2, f"Error: {error}")
-        except WorkerError as error:
-            _end(1, f"Error: {error}")
-        except OSError as error:
-            if error.errno not in NO_OUTPUT or error.filename is not None:
-                raise
-            _discard_output()
-            _end(1, f"Error: standard output cannot be written to ({error.strerror}).")
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            _end(2, f"Error: {OUT_OF_MEMORY}")
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _end(INTERRUPTED, "Interrupted.")
+    except InputError as error:
+        _end(2, f"Error: {error}")
+    except WorkerError as error:
+        _end(1, f"Error: {error}")
+    except OSError as error:
+        if error.errno not in NO_OUTPUT or error.filename is not None:
+            raise
+        _discard_output()
+        _end(1, f"Error: standard output cannot be written to ({error.strerror}).")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _end(2, f"Error: {OUT_OF_MEMORY}")
 
 
 def _end(status: int, says: str) -> None:

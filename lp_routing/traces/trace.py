@@ -16,6 +16,7 @@ from lp_routing.validation import (
     as_float,
     as_int,
     as_list,
+    as_path,
     as_tensor,
     forbid_masks,
     refuse_nan_and_inf,
@@ -168,7 +169,8 @@ class Trace:
             InputError: another suffix, or it cannot be written.
         """
         content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "source"}
-        store(Path(path), {name: value for name, value in content.items() if value is not None})
+        path = as_path(path, "Trace.save: path")
+        store(path, {name: value for name, value in content.items() if value is not None})
 
     @property
     def real_sequence(self) -> Tensor | None:

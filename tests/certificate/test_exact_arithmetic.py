@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lp_routing as lpr
 from lp_routing.certificate.exact_arithmetic import exact_dot, grid_of, round_to_grid
 
 numbers = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=8)
@@ -39,3 +40,14 @@ def test_rounding_to_a_grid_moves_to_the_nearest_multiple():
 def test_cancellation_leaves_what_float64_would_lose():
     a = torch.tensor([1e300, 1.0, -1e300], dtype=torch.float64)
     assert exact_dot(a, torch.ones(3, dtype=torch.float64)) == 1
+
+
+def test_prices_whose_sum_float64_would_round_prove_no_bound_below_the_optimum():
+    """The pair pays 1 - 2**-60, 1 in float64; the bound would then be 1 - 2**-60, the value is 1.
+
+    By hand: 1 for the expert, -2**-60 for the total and 2**-60 for the pair are 1.
+    """
+    problem = lpr.RoutingProblem([[1.0]], experts=lpr.at_most(1), total=lpr.exactly(1))
+    prices = lpr.Prices(experts=torch.ones(1, dtype=torch.float64), total=-(2.0**-60))
+    certificate = lpr.certify(problem, [[1]], prices, exact=True)
+    assert (certificate.bound, certificate.gap) == (1, 0)

@@ -219,6 +219,32 @@ def test_a_full_output_is_told(small):
     assert "Traceback" not in told.stderr
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_a_full_output_is_told_of_help_too(option):
+    with Path("/dev/full").open("w") as full:
+        command = lp_routing(option)
+        told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert told.returncode == 1
+    assert told.stderr == "Error: standard output cannot be written to (No space left on device).\n"
+
+
+EARLY = """
+import sys
+from lp_routing.__main__ import run
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "lp_routing.cli.commands":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+run()
+"""
+
+
+def test_ctrl_c_before_the_command_has_begun():
+    told = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True)
+    assert (told.returncode, told.stderr) == (130, "Interrupted.\n")
+
+
 def test_a_closed_pipe_is_told(small):
     reading, writing = os.pipe()
     os.close(reading)
