@@ -33,6 +33,8 @@ PAPERS = (
     "moe_plus_plus",
     "expert_pruning",
     "s2moe",
+    "vqmoe",
+    "skywork",
 )
 """Files of this folder; each lists its claims in `CLAIMS`."""
 
