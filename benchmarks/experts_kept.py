@@ -22,6 +22,7 @@ from torch import Tensor
 import lp_routing as lpr
 from benchmarks.side_by_side.cases import GPT_OSS, GPT_OSS_EXPERTS, OLMOE, OLMOE_K
 from benchmarks.side_by_side.rows import machine_in_words, versions_in_words
+from lp_routing.certificate.certificate import TOLERANCE
 from lp_routing.extensions.expert_pruning import (
     best_kept,
     bound_on_kept,
@@ -33,8 +34,6 @@ HERE = Path(__file__).parent
 GPT_OSS_K, GPT_OSS_LAYERS = 2, (0, 11, 23)
 SAMPLE_K = 2
 KEPT = (0.5, 0.75)
-ROUNDING = 1e-9
-"""Relative: a value above its bound by less than this is rounding, more is an error."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +197,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 def beats_bound(row: Row) -> bool:
     """Whether a choice is worth more than was proved to be possible, or more than the best."""
     kept = max(row.by_tokens, row.by_score, row.greedy, row.best or 0.0)
-    return kept > row.bound * (1 + ROUNDING)
+    return kept > row.bound * (1 + TOLERANCE)
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -10,11 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
+from lp_routing.certificate.certificate import TOLERANCE
 from lp_routing.evaluation.evaluate import NOT_JUDGED, NOT_TRIED, OK, RouterResult
 from lp_routing.files import write_whole
-
-ROUNDING = 1e-9
-"""Relative: gaps below 0 by less than this are rounding, more is an error."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def wrong(lines: Sequence[Measured]) -> list[str]:
     found = [
         f"{line.case}: {line.row.label} keeps all bounds and beats the bound by {-line.row.gap:g}"
         for line in lines
-        if line.row.feasible and line.row.relative_gap < -ROUNDING
+        if line.row.feasible and line.row.relative_gap < -TOLERANCE
     ]
     unproved = {
         f"{line.case}: optimum {line.row.optimum_status}"

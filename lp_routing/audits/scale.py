@@ -26,7 +26,11 @@ FACTOR, OFFSET = 60.0, 1000.0
 """Factor on logits and offset, in logits: a float32 softmax underflows at differences of 104, and
 exp overflows at 89, so both are reached from the usual logits of a few units."""
 SHARE_FORBIDDEN = 8
-"""One expert in this many is forbidden for each token: enough to test, and most stay allowed."""
+"""One expert in this many is forbidden for each token, at random.
+
+A router that ignores -inf then takes a forbidden pair for about k in this many tokens, which cannot
+be missed; a smaller number forbids more and leaves less of the batch as it was.
+"""
 
 
 def _times(logits: Tensor) -> tuple[Tensor, Tensor]:

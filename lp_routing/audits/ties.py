@@ -29,6 +29,14 @@ from lp_routing.validation import as_int
 NAME = "ties"
 QUESTION = "Are the experts of every token decided by its scores, and none by a tie?"
 AXES = {"experts": -1, "tokens": -2}
+SPAN, APART = 4.0, 0.002
+"""Logits without ties lie between -`SPAN` and `SPAN`, moved by at most `APART` by token.
+
+In units of the logits; `SPAN` is their usual size. With 256 experts neighbours are 8 / 255 = 0.031
+apart: bfloat16 has steps of 0.016 up to 4, and `APART` does not reorder them. With 8,000 tokens its
+steps are 5e-7, those of float32 at most 2.4e-7. A larger one would serve more tokens and fewer
+experts.
+"""
 WORD = re.compile(r"\b(ties?|tied)\b", re.IGNORECASE)
 
 
@@ -90,16 +98,16 @@ def ties(router: RouterLike | AuditedRouter, logits: Tensor, *, orders: int = 4)
 def without_ties(logits: Tensor) -> Tensor:
     """Logits of the same shape and forbidden pairs, without ties.
 
-    Each token has the values of one grid from -4 to 4, shuffled: they differ in bfloat16 too, up to
-    256 experts. A small offset makes equal levels of different tokens differ, in float32 up to some
-    8,000 tokens.
+    Each token has the values of one grid, shuffled; an offset makes equal levels of different
+    tokens differ. They differ in bfloat16 too up to 256 experts, and between tokens in float32 up
+    to some 8,000 of them.
     """
     draw = torch.Generator().manual_seed(2)
     T, E = logits.shape[-2:]
     level = torch.rand(logits.shape, generator=draw).argsort(-1)
     token = torch.rand(logits.shape, generator=draw).argsort(-2).gather(-1, level)
-    grid = 8 * level.double() / max(1, E - 1) - 4
-    apart = 0.004 * token.double() / max(1, T - 1) - 0.002
+    grid = SPAN * (2 * level.double() / max(1, E - 1) - 1)
+    apart = APART * (2 * token.double() / max(1, T - 1) - 1)
     return torch.where(logits.isfinite(), (grid + apart).to(logits), logits)
 
 

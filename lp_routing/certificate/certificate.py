@@ -167,6 +167,14 @@ def _rounding(response: Response, paid: PairPrices) -> DualSums:
     return DualSums(worth=Fraction(lost * (1 + SUMMED)))
 
 
+TOLERANCE = 1e-9
+"""Relative gap up to which an answer counts as optimal, and the same of bounds that it breaks.
+
+An allowance for rounding: float64 gaps are off by some 1e-13 of the bound (`CANCELLATION`), and
+prices of HiGHS by up to 1e-10, its least tolerance. A larger one would pass answers that lose
+something.
+"""
+
 SUMMED = 1e-6
 """Relative: a float64 sum of fewer than 2**30 positive numbers is off by less."""
 
@@ -259,7 +267,7 @@ class Certificate:
     __repr__ = as_text
     _repr_html_ = as_html
 
-    def proves_optimal(self, tolerance: float = 1e-9) -> bool:
+    def proves_optimal(self, tolerance: float = TOLERANCE) -> bool:
         """Whether all bounds hold and |`relative_gap`| is small, both up to `tolerance`.
 
         A bound holds where it is broken by at most `tolerance`, or that share of itself if it is

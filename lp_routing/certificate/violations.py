@@ -21,11 +21,11 @@ from lp_routing.router_outputs import (
 from lp_routing.validation import as_tensor
 
 ROUNDING = 1e-12
-"""Relative to the limit: fractional sums that miss it by less are rounding and not reported.
+"""Relative: by how much float64 sums that should be equal, or ordered, may miss it.
 
-Float64 sums of a million fractions are off by at most some 1e-13. Whole amounts have no tolerance.
+An allowance for rounding: sums of a million fractions are off by at most some 1e-13 of themselves.
+Fractional sums that miss a limit by less are not reported; whole amounts have no tolerance.
 """
-
 
 NAMED = 1000
 """Most broken constraints of one kind that are listed, the worst ones; all are counted.

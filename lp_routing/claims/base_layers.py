@@ -33,13 +33,13 @@ def released_auction(scores: Tensor, most_turns: int = MOST_TURNS) -> Tensor | N
     """The assignment by the rule of BASE's released code, boolean (T, E); None if it does not end.
 
     Experts bid for the T // E tokens they value most, by what these beat the next token by, plus a
-    fiftieth of the range of the scores. A token goes to the highest bid, and its cost to all
-    experts rises by that bid in every turn, also where no other expert bid for it. A token that an
-    expert holds counts as the largest score of all, so that it bids for it again; after
-    `AUCTION_TURNS` turns it counts at its score without costs instead. It ends when every token has
-    a bid; each expert then gets the tokens it bid for, whether or not it bid highest. Ties go to
-    the lower token and the lower expert here. In the released code they are left to `torch.topk`,
-    whose order may change from turn to turn.
+    fiftieth of the range of the scores, 1e-4 at least. A token goes to the highest bid, and its
+    cost to all experts rises by that bid in every turn, also where no other expert bid for it. A
+    token that an expert holds counts as the largest score of all, so that it bids for it again;
+    after `AUCTION_TURNS` turns it counts at its score without costs instead. It ends when every
+    token has a bid; each expert then gets the tokens it bid for, whether or not it bid highest.
+    Ties go to the lower token and the lower expert here. In the released code they are left to
+    `torch.topk`, whose order may change from turn to turn.
 
     Args:
         scores: (T, E), T > T // E >= 1.

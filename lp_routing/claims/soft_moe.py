@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
-from lp_routing.claims.helpers import by_layer, rounding, share_above, span
+from lp_routing.claims.helpers import SLACK, by_layer, rounding, share_above, span
 from lp_routing.frontier.layers import best_budgets, worth_of_budgets
 from lp_routing.routers.soft_top_k import Masses, SoftTopK, layer_budgets, masses, soft_top_k
 from lp_routing.scores import softmax
@@ -105,7 +105,7 @@ def refutes_statement_on_count(logits: Tensor) -> str | None:
     for k in range(1, logits.shape[1]):
         p = soft_top_k(logits, k, 1.0)
         for tau in (0.1, 0.3):
-            clear = bool(((p - tau).abs() > 1e-9).all())
+            clear = bool(((p - tau).abs() > SLACK).all())
             active = float((p >= tau).sum(-1).double().mean())
             if clear and active != k:
                 return f"k={k}, tau={tau:g}: {active:g} experts are active on average."
@@ -200,12 +200,12 @@ def examine_budget(subject: ClaimInput, k: Tensor) -> Evidence:
 
 
 def refutes_statement_on_budget(logits: Tensor) -> str | None:
-    """Row l is the one token of layer l, two layers or more; eta = 0, alpha = 1, tau = 0.1."""
+    """Row l is the one token of layer l, two layers or more; eta = 0, alpha = 1, tau = `TAU`."""
     L, E = logits.shape
     for B in range(L + 1, L + E if L > 1 else 0):
         p = soft_top_k(logits, B / L, 1.0)
-        active = int((p >= 0.1).sum())
-        if active != B and bool(((p - 0.1).abs() > 1e-9).all()):
+        active = int((p >= TAU).sum())
+        if active != B and bool(((p - TAU).abs() > SLACK).all()):
             return f"B={B}: {active} pairs are computed."
     return None
 
@@ -357,9 +357,8 @@ def gradient_error(r: Tensor, k: Tensor, alpha: float, tau: float) -> tuple[floa
     Pairs (R, E) that a step may carry across tau are left out.
 
     Returns:
-        The largest difference in units of what curvature and rounding may cause, and how many
-        derivatives were compared. Second derivatives are at most 2 / alpha^2, and p moves by at
-        most STEP / 2.
+        The largest difference in units of what curvature may cause, and how many derivatives were
+        compared. Second derivatives are at most 2 / alpha^2, and p moves by at most STEP / 2.
     """
     R, E = r.shape
     r, k = r.detach().requires_grad_(), k.detach().requires_grad_()
@@ -374,7 +373,7 @@ def gradient_error(r: Tensor, k: Tensor, alpha: float, tau: float) -> tuple[floa
         smooth = ((p - tau).abs() > STEP)[:, None].expand(R, E, E)
         error = float(apart[smooth].max()) if bool(smooth.any()) else 0.0
         of_mass = float((by_k - 1).abs().max()) / rounding(E)
-    return max(error / (2 * h / alpha**2 + 1e-8 / alpha), of_mass), int(smooth.sum())
+    return max(error / (2 * h / alpha**2), of_mass), int(smooth.sum())
 
 
 @with_budgets

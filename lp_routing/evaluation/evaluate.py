@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lp_routing.certificate.certificate import Certificate, certify
+from lp_routing.certificate.certificate import TOLERANCE, Certificate, certify
 from lp_routing.certificate.ties import ties
 from lp_routing.certificate.violations import assignment_amounts
 from lp_routing.errors import InputError
@@ -115,12 +115,6 @@ EXACT = "the problem itself"
 OK, INFEASIBLE = "ok", "INFEASIBLE"
 NOT_JUDGED, NOT_TRIED = "not judged", "not tried"
 
-ROUNDING = 1e-9
-"""Relative: a gap smaller than this is evaluated again in exact fractions, which costs more time.
-
-Float64 gaps are off by some 1e-13 of the bound, so 1e-9 leaves no optimum unproved.
-"""
-
 NO_LOAD = 1e-6
 """Tokens: a load this close to 0 counts as 0, as interior-point solvers leave amounts below 0.
 
@@ -220,7 +214,7 @@ class RouterResult:
     @property
     def is_optimal(self) -> bool:
         """Whether all bounds hold and the gap is 0 up to rounding."""
-        return bool(self.feasible) and abs(self.relative_gap) <= ROUNDING
+        return bool(self.feasible) and abs(self.relative_gap) <= TOLERANCE
 
     def as_record(self) -> dict[str, Any]:
         """Column -> value, with None in place of NaN and infinity, for JSON and CSV.
@@ -268,7 +262,7 @@ class Evaluator:
         x, _ = assignment_amounts(self.problem, Assignment(amounts))
         x = x.to(self.problem.scores.device)
         certificate = self._certificate(x)
-        feasible = certificate.keeps_bounds(ROUNDING)
+        feasible = certificate.keeps_bounds(TOLERANCE)
         known = self.truth.status is not Status.INFEASIBLE and math.isfinite(certificate.bound)
         taken = Assignment(x, mask=self.mask)
         load = real_load(taken)
@@ -299,7 +293,7 @@ class Evaluator:
         certificate = certify(self.problem, Assignment(x), prices)
         if not prices.given:
             return replace(certificate, bound=min(certificate.bound, self.truth.bound))
-        if abs(certificate.relative_gap) <= ROUNDING:
+        if abs(certificate.relative_gap) <= TOLERANCE:
             certificate = certify(self.problem, Assignment(x), prices, exact=True)
         return certificate
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lp_routing.certificate.violations import ROUNDING
 from lp_routing.evaluation.evaluate import Evaluator, RouterResult
 from lp_routing.problem import named as problems
 from lp_routing.problem.assignment import Assignment
@@ -109,8 +110,6 @@ def _stated(
 
 
 CHAINED = ("token_choice", "expert_choice", "balanced")
-ROUNDING = 1e-12
-"""Relative: optima that should be ordered may be out of order by this much, rounding of sums."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from lp_routing.certificate.violations import ROUNDING
 from lp_routing.errors import InputError
 from lp_routing.routers.selection import largest
 from lp_routing.solvers.highs import BoundedChoice, search
@@ -48,8 +49,6 @@ STEPS = 100
 
 On the sample (1,024 tokens, k = 2, random costs) the search ends by itself within 10.
 """
-ROUNDING = 1e-12
-"""Relative: total costs may exceed the budget by this much, the rounding of their sums."""
 
 Costs = Tensor | Sequence[float]
 

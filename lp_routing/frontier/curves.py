@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from lp_routing.certificate.certificate import TOLERANCE
 from lp_routing.display import as_html, as_text, data_frame
 from lp_routing.errors import InputError
 from lp_routing.validation import as_float, as_int, as_reals, as_tensor
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
     import pandas
 
 INF = float("inf")
-ROUNDING = 1e-9
-"""Relative to the largest number of a curve: a gap up to this counts as rounding, and as proved.
-
-Solvers' prices are correct to some 1e-10; a smaller limit would cause solves that prove no more.
-"""
 
 Budget = float | Tensor
 
@@ -356,7 +352,7 @@ class CertifiedCurve:
     @property
     def exact(self) -> bool:
         """Whether every whole budget is proved: the gap is rounding."""
-        return self.gap <= ROUNDING * self._size
+        return self.gap <= TOLERANCE * self._size
 
     def smallest(self, value: float) -> tuple[int | None, int | None]:
         """The smallest whole budgets that are (surely enough, surely needed) for a value.
@@ -424,7 +420,7 @@ class CertifiedCurve:
     def _check_tangents(self) -> None:
         proved = self.bound(self.budgets.double())
         short = self.values - proved
-        if bool((short > ROUNDING * self._size).any()):
+        if bool((short > TOLERANCE * self._size).any()):
             i = int(short.argmax())
             raise InputError(
                 f"budget {int(self.budgets[i])}: a tangent proves at most {float(proved[i])}, "

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lp_routing.certificate.certificate import certify
+from lp_routing.certificate.certificate import TOLERANCE, certify
 from lp_routing.certificate.prices import Prices
 from lp_routing.display import as_html, as_text, data_frame
 from lp_routing.errors import InputError
-from lp_routing.evaluation.evaluate import ROUNDING
 from lp_routing.frontier.budgets import SampledCurve
 from lp_routing.frontier.curves import CertifiedCurve, ExactCurve, SharedBudget
 from lp_routing.problem.assignment import Assignment
@@ -284,5 +283,5 @@ def router_curve(
         name,
         torch.tensor(given),
         torch.tensor([float(each.value) for each in found], dtype=torch.float64),
-        torch.tensor([each.keeps_bounds(ROUNDING) for each in found]),
+        torch.tensor([each.keeps_bounds(TOLERANCE) for each in found]),
     )

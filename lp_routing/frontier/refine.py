@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import torch
 
-from lp_routing.certificate.certificate import dual_bound
+from lp_routing.certificate.certificate import TOLERANCE, dual_bound
 from lp_routing.certificate.prices import Prices
 from lp_routing.errors import InputError
-from lp_routing.frontier.curves import ROUNDING, CertifiedCurve
+from lp_routing.frontier.curves import CertifiedCurve
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import Solver
 from lp_routing.solvers.solve import Solution, solve
@@ -109,7 +109,7 @@ def refined(
     wanted = {as_int(n, "at", 0) for n in as_list(at, "at", "whole numbers")}
     inside = wanted & set(range(ends[0].budget + 1, ends[1].budget))
     found |= {n: solved(family, n) for n in inside}
-    small = ROUNDING * max(abs(number) for end in ends for number in end[1:4])
+    small = TOLERANCE * max(abs(number) for end in ends for number in end[1:4])
     waiting = [_open_between(*pair) for pair in pairwise(found[n] for n in sorted(found))]
     heapify(waiting)
     given = len(inside)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lp_routing import scores
+from lp_routing.certificate.violations import ROUNDING
 from lp_routing.errors import InputError
 from lp_routing.frontier.budgets import over_capacity, over_k, over_total
 from lp_routing.frontier.curves import CertifiedCurve, ExactCurve, SharedBudget
@@ -298,9 +299,9 @@ def attains(curve: Curve, value: float) -> list[int | None] | None:
     """The smallest budget that attains a value: one surely needed, and one surely enough.
 
     None where surely none attains it; the second is None where none is known to. Values may be
-    short by 1e-12 of themselves, for rounding.
+    short by `ROUNDING`.
     """
-    wanted = value - 1e-12 * abs(value)
+    wanted = value - ROUNDING * abs(value)
     if isinstance(curve, ExactCurve):
         found = curve.smallest(wanted)
         return None if found is None else [found, found]

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from math import isfinite
 
-from lp_routing.certificate.certificate import Certificate
+from lp_routing.certificate.certificate import TOLERANCE, Certificate
 from lp_routing.certificate.exact_arithmetic import Number
 from lp_routing.certificate.prices import Prices
-from lp_routing.evaluation.evaluate import ROUNDING, RouterResult
+from lp_routing.evaluation.evaluate import RouterResult
 from lp_routing.report.document import (
     Block,
     Cell,
@@ -98,7 +98,7 @@ def _certified(
 
 def _measured(row: RouterResult, layer: int, prices: Cell) -> list[Cell]:
     """A row of `comparisons`, which evaluates tiny gaps exactly and the others in float64."""
-    exactly = isfinite(row.relative_gap) and abs(row.relative_gap) <= ROUNDING
+    exactly = isfinite(row.relative_gap) and abs(row.relative_gap) <= TOLERANCE
     gap = row.bound - row.value
     return [
         Cell(row.label),
@@ -128,7 +128,7 @@ def _violation(amount: float) -> Cell:
 def _why(each: LayerResult) -> str:
     if each.certificate is None:
         return f"{each.solution.status.name}. {each.solution.explanation}"
-    beaten = [row.label for row in each.rows if row.relative_gap < -ROUNDING]
+    beaten = [row.label for row in each.rows if row.relative_gap < -TOLERANCE]
     if beaten:
         return f"{beaten[0]} is worth more than the bound."
     return f"the gap is {_gap(each.certificate.gap)} ({each.solution.status.name})."

@@ -14,8 +14,8 @@ from typing import Any
 from rich.table import Table as RichTable
 
 from lp_routing import frontier
+from lp_routing.certificate.certificate import TOLERANCE
 from lp_routing.errors import InputError
-from lp_routing.evaluation.evaluate import ROUNDING
 from lp_routing.frontier.curves import CertifiedCurve
 from lp_routing.frontier.refine import Point
 from lp_routing.frontier.summary import FrontierSettings, catalogue_curve
@@ -146,7 +146,7 @@ def _how_exact(found: Mapping[str, Any]) -> str:
         return f"Exact at every budget: {found['breakpoints']} breakpoints."
     between, most = found["between"], abs(found["largest"]) or 1.0
     solved = len(found["certified"]["budgets"])
-    if between <= 1e-9 * most:
+    if between <= TOLERANCE * most:
         return f"Proved at every budget, up to rounding, by {solved} that were solved."
     return (
         f"Between the {solved} budgets that were solved, the value is known within {between:.2g} "
@@ -278,7 +278,7 @@ def capacity_result(settings: ReportSettings, each: LayerResult | None) -> Capac
         if capacity not in points:
             over(budgets=[capacity])
         point = points[capacity]
-        if point.bound - point.value > ROUNDING * abs(point.bound):
+        if point.bound - point.value > TOLERANCE * abs(point.bound):
             raise RuntimeError(
                 f"capacity {capacity} is not proved: its bound is {point.bound - point.value:.3g} "
                 f"above its value."
@@ -325,7 +325,7 @@ def _smallest(value: float, at: Callable[[int], Point], known: int) -> list[Poin
         at: the optimum of a capacity; it rises with it.
         known: a capacity that is enough.
     """
-    value -= ROUNDING * abs(value)
+    value -= TOLERANCE * abs(value)
     low, high = -1, known
     while high - low > 1:
         middle = (low + high) // 2

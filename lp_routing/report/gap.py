@@ -11,13 +11,13 @@ from math import isfinite
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from lp_routing.certificate.certificate import TOLERANCE
 from lp_routing.evaluation.evaluate import (
     EXACT,
     INFEASIBLE,
     NOT_JUDGED,
     NOT_TRIED,
     OK,
-    ROUNDING,
     RouterResult,
     max_over_mean,
 )
@@ -150,7 +150,7 @@ def _style(row: RouterResult) -> str:
         return "red"
     if not row.feasible:
         return "bold magenta"
-    return "green" if row.relative_gap <= ROUNDING else "yellow"
+    return "green" if row.relative_gap <= TOLERANCE else "yellow"
 
 
 def layers_section(settings: ReportSettings, attempts: Sequence[Attempt[LayerResult]]) -> Section:
@@ -272,7 +272,7 @@ def lost(row: RouterResult) -> Cell:
         return Cell("no share: the optimum is not above 0")
     if row.status == OK:
         says = "0 exactly" if row.gap == 0 else percent(row.relative_gap)
-        return Cell(says, row.relative_gap, "good" if row.relative_gap <= ROUNDING else "poor")
+        return Cell(says, row.relative_gap, "good" if row.relative_gap <= TOLERANCE else "poor")
     return Cell("breaks a bound" if row.feasible is False else "no answer", None, "bad")
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from lp_routing.audits.probe import sequence_places
-from lp_routing.certificate.certificate import Certificate, certify
+from lp_routing.certificate.certificate import TOLERANCE, Certificate, certify
 from lp_routing.evaluation.compare import comparisons
-from lp_routing.evaluation.evaluate import NOT_JUDGED, ROUNDING, RouterResult
+from lp_routing.evaluation.evaluate import NOT_JUDGED, RouterResult
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.router_outputs import as_amounts
@@ -52,7 +52,7 @@ class LayerResult:
         """Whether the exact certificate proves the optimum, and no router exceeds the bound."""
         if self.solution.status is not Status.OPTIMAL or self.certificate is None:
             return False
-        beaten = any(row.relative_gap < -ROUNDING for row in self.rows)  # False for NaN
+        beaten = any(row.relative_gap < -TOLERANCE for row in self.rows)  # False for NaN
         return self.certificate.proves_optimal() and not beaten
 
 

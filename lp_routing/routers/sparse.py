@@ -191,7 +191,7 @@ class RunningThreshold(WeightedRule, StatefulRouter[Tensor]):
         chosen = scores >= before[..., None, None]
         tokens = (scores > -INF).any(-1).sum(-1)
         if self.update == "quantile":
-            goal = _met_at(scores, tokens.double() * self.budget).to(before.dtype)
+            goal = _met_at(scores, _pairs(tokens, self.budget)).to(before.dtype)
             after = before + self.rate * (goal - before)
         else:
             taken = chosen.flatten(-2).sum(-1).to(before.dtype)
@@ -199,14 +199,23 @@ class RunningThreshold(WeightedRule, StatefulRouter[Tensor]):
         return chosen, torch.where(tokens > 0, after, before)
 
 
+def _pairs(tokens: Tensor, budget: float) -> Tensor:
+    """Whole pairs (...) that tokens (...) may take at a budget a token: the product, rounded down.
+
+    A budget such as 0.29 times 100 tokens is 28.999... in float64. The number as it was typed and
+    the product are each rounded by up to 2^-53 of themselves, so twice that and more is added.
+    """
+    return torch.floor(tokens.double() * (budget * (1 + 2.0**-51))).long()
+
+
 def _met_at(scores: Tensor, pairs: Tensor) -> Tensor:
-    """The score (...) that `pairs` (...), rounded down, of a pool (..., T, E) reach.
+    """The score (...) that `pairs` (...) of a pool (..., T, E) reach.
 
     At least one pair, and no more than are allowed.
     """
     ordered = torch.sort(scores.flatten(-2), descending=True).values
     allowed = (ordered > -INF).sum(-1)
-    count = torch.minimum(torch.floor(pairs + 1e-9).long(), allowed).clamp(min=1)
+    count = torch.minimum(pairs, allowed).clamp(min=1)
     return ordered.gather(-1, count[..., None] - 1)[..., 0]
 
 
@@ -290,8 +299,7 @@ def budget_temperature(logits: Tensor, budget: float, alpha: float = 1.5) -> Ten
     entry = entry_temperatures(logits, alpha)
     tokens = (entry < INF).any(-1).sum(-1)
     entry = torch.sort(entry.flatten(-2)).values
-    # a budget such as 2.3 times 10 tokens may be 22.999...
-    wanted = torch.floor(tokens.double() * budget + 1e-9).long()[..., None]
+    wanted = _pairs(tokens, budget)[..., None]
     beyond = entry.gather(-1, wanted.clamp(max=entry.shape[-1] - 1))
     beyond = beyond.masked_fill(wanted >= entry.shape[-1], INF)
     first = entry.masked_fill(entry == 0, INF).amin(-1, keepdim=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lp_routing.certificate.certificate import TOLERANCE
 from lp_routing.certificate.prices import Prices
 from lp_routing.display import as_html, as_text, frame_of
 from lp_routing.errors import OptionError, did_you_mean
@@ -53,12 +54,12 @@ class Solver(ABC):
     """A method that finds an optimum of a routing problem.
 
     Attributes:
-        tolerance: relative gap and violation up to which its answers count as exact.
+        tolerance: relative gap and violation up to which its answers count as optimal.
         own_scale: whether it scales the scores itself; else they are scaled to about 1 before.
         shards: the processes that hold the tokens.
     """
 
-    tolerance: float = 1e-9
+    tolerance: float = TOLERANCE
     own_scale: bool = False
     shards: ProcessGroup = ALONE
 

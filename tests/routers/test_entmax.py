@@ -149,6 +149,11 @@ def test_with_ties_it_stays_below_but_for_experts_that_tie_as_best(alpha, table,
     assert 0 < temperature < math.inf
 
 
+def test_a_budget_that_float64_rounds_down_is_met_in_whole_pairs():
+    logits = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    assert int(EntmaxBudget(1.15)(logits).x.sum()) == 115  # 1.15 * 100 is 114.999... in float64
+
+
 def test_more_heat_never_takes_fewer_experts():
     logits = torch.randn(30, 8, generator=torch.Generator().manual_seed(3))
     for alpha in (1.5, 2):

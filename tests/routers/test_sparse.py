@@ -138,6 +138,13 @@ def test_with_rate_1_the_next_batch_of_the_same_scores_is_unified():
     assert torch.equal(state, again)
 
 
+def test_a_budget_that_float64_rounds_down_is_met_in_whole_pairs():
+    scores = torch.rand(100, 4, generator=torch.Generator().manual_seed(0))
+    router = RunningThreshold(0.29, rate=1.0, score="logits")  # 0.29 * 100 is 28.999... in float64
+    _, state = router(scores)
+    assert int(router(scores, state)[0].x.sum()) == 29
+
+
 @pytest.mark.parametrize("update", ["quantile", "step"])
 def test_every_batch_is_certified_optimal_for_the_budget_it_realised(update):
     router, state = RunningThreshold(1.5, rate=0.05, update=update, score="logits"), None

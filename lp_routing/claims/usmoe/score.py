@@ -13,7 +13,7 @@ from torch import Tensor
 from lp_routing.certificate.certificate import certify
 from lp_routing.certificate.prices import Prices
 from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
-from lp_routing.claims.helpers import by_layer, span
+from lp_routing.claims.helpers import SLACK, by_layer, span
 from lp_routing.claims.usmoe.rules import CODE, PAPER, cut_of, pooled_choice, row_choice
 from lp_routing.problem.named import unified as unified_problem
 from lp_routing.routers.sparse import Threshold
@@ -41,7 +41,7 @@ def examine_preference(subject: ClaimInput) -> Evidence:
     k, logits = subject.k, subject.logits
     if k == E:
         return Evidence(None, "Every token takes every expert: no choice to change.")
-    slack = 1e-9 * (1 + logits.abs().amax(-1))
+    slack = SLACK * (1 + logits.abs().amax(-1))
     changed, tied = 0, 0
     for rate in RATES:
         scores = unified(logits, rate=rate)

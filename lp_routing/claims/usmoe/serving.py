@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lp_routing.certificate.certificate import certify
 from lp_routing.certificate.prices import Prices
+from lp_routing.certificate.violations import ROUNDING
 from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Number, Verdict
 from lp_routing.claims.helpers import by_layer, rounding, share_below, span
 from lp_routing.claims.usmoe.rules import CODE, PAPER, cut_of, pooled_choice, worth
@@ -28,9 +29,6 @@ from lp_routing.scores import softmax, unified
 from lp_routing.solvers import MinCostFlow
 from lp_routing.solvers.solve import Status, solve
 from lp_routing.validation import Scores, as_float, as_int, as_scores, refuse_nan_and_inf
-
-ROUNDING = 1e-12
-"""Relative: a value this close to token choice's counts as attained."""
 
 
 @dataclass(frozen=True)
@@ -380,7 +378,7 @@ FACTORS = (1.25,)
 
 def in_order(cost: InferenceCost) -> bool:
     """Whether the budgets are the smallest, and the curves keep what is provable."""
-    slack = 1e-9 * (1 + cost.value)
+    slack = rounding(cost.value)
     smallest = all(
         curve[at.budget] >= cost.value - slack
         and bool((curve[: at.budget] < cost.value * (1 - ROUNDING)).all())

@@ -11,7 +11,7 @@ from torch import Tensor
 from lp_routing.certificate.certificate import Certificate, certify
 from lp_routing.certificate.prices import Prices
 from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence, Verdict
-from lp_routing.claims.helpers import best_by_trial, by_layer, rounding, share_above, span
+from lp_routing.claims.helpers import SLACK, best_by_trial, by_layer, rounding, share_above, span
 from lp_routing.claims.usmoe.rules import (
     CODE,
     PAPER,
@@ -246,14 +246,14 @@ def examine_special_cases(subject: ClaimInput) -> Evidence:
             (columns, column_choice(scores, capacity)),
         ):
             there = by_budget(scores, chosen)
-            agrees &= there.keeps_bounds() and there.relative_gap >= -1e-9
+            agrees &= there.keeps_bounds() and there.relative_gap >= -SLACK
             lost.append(round(100 * there.relative_gap, 9) + 0.0)  # no -0
     sentence = (
         f"By the unified score: with rows = {k}, columns = {capacity} and a budget the one LP is "
         f"solved, with proof, by row top-k, column top-C and top-N. With the budget alone token "
         f"choice is feasible {span(rows)} % below the optimum and expert choice "
         f"{span(columns)} %: breaks here on "
-        f"{sum(max(pair) > 1e-7 for pair in zip(rows, columns, strict=True))} of {L} layers."
+        f"{sum(max(pair) > 100 * SLACK for pair in zip(rows, columns, strict=True))} of {L} layers."
     )
     numbers = by_layer("% token choice is below the budget LP", rows) | by_layer(
         "% expert choice is below the budget LP", columns

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lp_routing.certificate.certificate import TOLERANCE
 from lp_routing.errors import InputError
-from lp_routing.evaluation.evaluate import ROUNDING
 from lp_routing.frontier.curves import ExactCurve
 from lp_routing.report.plots._style import (
     BLACK,
@@ -136,7 +136,7 @@ def as_curve(given: ExactCurve | Points) -> Curve:
     budgets = rising(given.budgets, "curve.budgets")
     values = vector(given.values, "curve.values", len(budgets))
     bounds = vector(given.bounds, "curve.bounds", len(budgets))
-    if (bounds < values - 1e-9 * np.abs(values).max()).any():
+    if (bounds < values - TOLERANCE * np.abs(values).max()).any():
         at = int((bounds - values).argmin())
         raise InputError(
             f"curve.bounds[{at}]={bounds[at]:g} is below the value {values[at]:g}: no bound."
@@ -397,6 +397,6 @@ def _finding(drawn: Curve) -> str:
     if drawn.exact:
         return "Value of every budget, exact"
     what = "Value of every budget" if drawn.joined else "Value of the budgets tried"
-    if drawn.widest <= ROUNDING:
+    if drawn.widest <= TOLERANCE:
         return f"{what}, proved optimal up to rounding"
     return f"{what}, below the proved bound by at most {100 * drawn.widest:.3g} % of the most"
