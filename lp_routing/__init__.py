@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lp_routing.problem.assignment import Assignment
     from lp_routing.problem.bounds import at_least, at_most, between, exactly
     from lp_routing.problem.constraints import Group, groups_by
+    from lp_routing.problem.named import capacity
     from lp_routing.problem.problem import RoutingProblem
     from lp_routing.solvers import CVXPY, HiGHS, MinCostFlow, Pricing
     from lp_routing.solvers.linear_program import linear_program
@@ -52,6 +53,7 @@ __all__ = [
     "at_most",
     "audits",
     "between",
+    "capacity",
     "certificate",
     "certify",
     "claims",
@@ -81,6 +83,7 @@ _HOME = {
     "lp_routing.problem.assignment": ("Assignment",),
     "lp_routing.problem.bounds": ("at_least", "at_most", "between", "exactly"),
     "lp_routing.problem.constraints": ("Group", "groups_by"),
+    "lp_routing.problem.named": ("capacity",),
     "lp_routing.problem.problem": ("RoutingProblem",),
     "lp_routing.solvers": ("CVXPY", "HiGHS", "MinCostFlow", "Pricing"),
     "lp_routing.solvers.linear_program": ("linear_program",),

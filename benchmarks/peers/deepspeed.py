@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.compare import CapacityRule, Subject
-from lp_routing.routers.capacity import CapacityFactor
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.routers.token_choice import TopK
 
 FACTOR = 1.0

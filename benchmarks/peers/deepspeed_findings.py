@@ -4,7 +4,8 @@ import torch
 
 from benchmarks.peers.deepspeed import served, sharded_moe
 from benchmarks.peers.findings import BATCHES, E, Finding, K, T, normal
-from lp_routing.routers.capacity import CAPACITY_FORMULAS, keep_first_tokens
+from lp_routing.problem.capacity_factor import CAPACITY_FORMULAS
+from lp_routing.routers.capacity import keep_first_tokens
 from lp_routing.routers.selection import largest
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.compare import CapacityRule, PeerMap, Subject
-from lp_routing.routers.capacity import CapacityFactor
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.routers.dual_updates import LossFree
 from lp_routing.routers.sinkhorn import Sinkhorn
 from lp_routing.routers.token_choice import GroupLimited, TopK

@@ -9,7 +9,8 @@ from torch.overrides import TorchFunctionMode
 
 from benchmarks.peers.findings import BATCHES, E, Finding, K, T, normal
 from benchmarks.peers.megatron import drop, moe_utils, route
-from lp_routing.routers.capacity import CAPACITY_FORMULAS, keep_first_choices, keep_first_tokens
+from lp_routing.problem.capacity_factor import CAPACITY_FORMULAS
+from lp_routing.routers.capacity import keep_first_choices, keep_first_tokens
 from lp_routing.routers.selection import largest
 from lp_routing.routers.token_choice import GroupLimited
 

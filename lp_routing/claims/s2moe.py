@@ -9,8 +9,8 @@ from lp_routing.claims.claim import Claim, ClaimInput, Counterexample, Evidence,
 from lp_routing.claims.helpers import SLACK, best_by_trial, by_layer, optimum, rounding, span
 from lp_routing.claims.usmoe.rules import pooled_choice, row_choice, worth
 from lp_routing.problem.bounds import at_most, exactly
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.routers.capacity import CapacityFactor
 from lp_routing.scores import softmax
 
 PAPER = (

@@ -8,8 +8,9 @@ from lp_routing.claims.helpers import by_layer, optimum, share_below, span
 from lp_routing.claims.usmoe.rules import row_choice
 from lp_routing.claims.usmoe.score import percent
 from lp_routing.problem.bounds import at_most, exactly
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.routers.capacity import CapacityFactor, keep_by_score
+from lp_routing.routers.capacity import keep_by_score
 from lp_routing.scores import softmax
 
 PAPER = "Skywork-MoE, Wei et al. 2024, arXiv 2406.06563"

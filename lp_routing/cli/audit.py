@@ -24,9 +24,9 @@ from lp_routing.cli.run import OutputConsole
 from lp_routing.errors import InputError
 from lp_routing.files import write_whole
 from lp_routing.problem.bounds import at_most
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.report.audits import LEGEND, audit_tables, sentences
-from lp_routing.routers.capacity import CapacityFactor
 from lp_routing.routers.catalogue import CATALOGUE, Shape, router
 from lp_routing.traces import Trace
 from lp_routing.validation import as_int

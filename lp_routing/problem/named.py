@@ -4,9 +4,15 @@ Capacities, budgets and k are whole numbers here; `RoutingProblem` itself takes 
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.problem.bounds import at_least, at_most, between, exactly
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.validation import Scores, as_int, as_scores
 
@@ -59,17 +65,46 @@ def unified(scores: Scores, total: int) -> RoutingProblem:
     return RoutingProblem(scores, total=exactly(total))
 
 
-def capacity(scores: Scores, k: int, capacity: int) -> RoutingProblem:
+def capacity(
+    scores: Scores,
+    k: int,
+    capacity: int | Sequence[int] | Tensor | np.ndarray[Any, Any] | None = None,
+    *,
+    factor: float = 1.25,
+) -> RoutingProblem:
     """At most k experts a token and at most `capacity` tokens an expert (GShard, Switch, BIP).
 
+    Args:
+        scores: (T, E).
+        k: experts per token.
+        capacity: tokens per expert: one number for all, or E numbers, one for each. Left out, what
+            `factor` gives.
+        factor: the capacity relative to an equal share, ceil(factor k T / E) tokens as in
+            Megatron; not used where `capacity` is given.
+
+    Raises:
+        InputError: not whole numbers >= 0, or not one for each expert; a factor that is not
+            positive.
+
     Example:
-        >>> lpr.solve(lpr.problems.capacity([[3, 1], [2, 1]], k=1, capacity=1)).value
+        >>> lpr.solve(lpr.capacity([[3, 1], [2, 1]], k=1, factor=1.0)).value
         4.0
+        >>> lpr.solve(lpr.capacity([[3, 1], [2, 1]], k=1, capacity=[2, 0])).value
+        5.0
     """
     scores = as_scores(scores)
-    k = as_int(k, "k", 0, scores.shape[1], "E, the number of experts")
-    capacity = as_int(capacity, "capacity", 0)
-    return RoutingProblem(scores, tokens=at_most(k), experts=at_most(capacity))
+    T, E = scores.shape
+    k = as_int(k, "k", 0, E, "E, the number of experts")
+    if isinstance(capacity, Tensor | np.ndarray):
+        capacity = capacity.tolist()
+    if capacity is None:
+        limit = at_most(CapacityFactor(factor).of(T, E, max(k, 1)))
+    elif isinstance(capacity, Sequence) and not isinstance(capacity, str):
+        each = [as_int(one, f"capacity[{i}]", 0) for i, one in enumerate(capacity)]
+        limit = at_most(each)
+    else:
+        limit = at_most(as_int(capacity, "capacity", 0))
+    return RoutingProblem(scores, tokens=at_most(k), experts=limit)
 
 
 def balanced(scores: Scores, k: int, capacity: int | None = None) -> RoutingProblem:

@@ -6,12 +6,12 @@ exports it and runs its registration (`lp_routing.routers.catalogue.register`).
 
 from types import ModuleType as _ModuleType
 
+from lp_routing.problem.capacity_factor import CAPACITY_FORMULAS as CAPACITY_FORMULAS
+from lp_routing.problem.capacity_factor import CapacityFactor as CapacityFactor
 from lp_routing.router_outputs import assignment_from as assignment_from
 from lp_routing.routers.base import AnyRouter as AnyRouter
 from lp_routing.routers.base import Router as Router
 from lp_routing.routers.base import StatefulRouter as StatefulRouter
-from lp_routing.routers.capacity import CAPACITY_FORMULAS as CAPACITY_FORMULAS
-from lp_routing.routers.capacity import CapacityFactor as CapacityFactor
 from lp_routing.routers.catalogue import CATALOGUE as CATALOGUE
 from lp_routing.routers.catalogue import Shape as Shape
 from lp_routing.routers.catalogue import router as router

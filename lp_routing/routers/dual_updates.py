@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.routers.base import (
     StatefulRouter,
     WeightedRule,
@@ -23,7 +24,6 @@ from lp_routing.routers.base import (
 )
 from lp_routing.routers.capacity import (
     Capacity,
-    CapacityFactor,
     check_capacity,
     resolve_capacity,
 )

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lp_routing.errors import InputError
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.routers.base import StatefulRouter, WeightedRule
 from lp_routing.routers.capacity import (
     Capacity,
-    CapacityFactor,
     check_capacity,
     keep_first_tokens,
     resolve_capacity,

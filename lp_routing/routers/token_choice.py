@@ -15,10 +15,10 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.problem.assignment import Assignment
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.routers.base import Router, ScoredRule, WeightedRule, kept_scores
 from lp_routing.routers.capacity import (
     Capacity,
-    CapacityFactor,
     check_capacity,
     keep_by_score,
     keep_first_choices,

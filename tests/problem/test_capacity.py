@@ -219,3 +219,46 @@ def test_dropping_only_drops_fills_every_place_it_can_and_keeps_more_with_more_r
     assert not (kept & ~chosen).any()
     assert torch.equal(kept.sum(-2), chosen.sum(-2).clamp(max=capacity))
     assert not (kept & ~kept_with_more).any()
+
+
+# Five tokens all want expert 0, by 9, 8, 7, 6, 5 more than expert 1, where all are worth 1.
+WANTED = [[10.0, 1.0], [9.0, 1.0], [8.0, 1.0], [7.0, 1.0], [6.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [
+        ({}, 10 + 9 + 8 + 7 + 1),  # ceil(1.25 * 5 / 2) = 4 places
+        ({"factor": 1.0}, 10 + 9 + 8 + 1 + 1),  # ceil(2.5) = 3
+        ({"factor": 0.4}, 10 + 1),  # 1 place each: three tokens are dropped
+        ({"capacity": 2}, 10 + 9 + 1 + 1),
+        ({"capacity": [1, 4]}, 10 + 4),
+        ({"capacity": [5, 0]}, 40),
+        ({"capacity": np.array([1, 4])}, 10 + 4),
+        ({"capacity": torch.tensor(2)}, 10 + 9 + 1 + 1),
+    ],
+)
+def test_the_capacity_problem_by_factor_by_number_and_by_expert(options, value):
+    assert lpr.solve(lpr.capacity(WANTED, 1, **options)).value == value
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 8), st.floats(0.1, 4))
+def test_the_factor_gives_the_capacity_that_routers_have(T, E, k, factor):
+    problem = lpr.capacity(torch.zeros(T, E), min(k, E), factor=factor)
+    expected = CapacityFactor(factor).of(T, E, min(k, E))
+    assert problem.family("expert").upper.tolist() == [expected] * E
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"factor": 0}, "capacity factor 0: expected a positive number"),
+        ({"capacity": [1, 2, 3]}, "expected one number or 2 .one per expert."),
+        ({"capacity": [1, -2]}, r"capacity\[1\]=-2: it must be at least 0"),
+        ({"capacity": [1, 2.5]}, r"capacity\[1\]=2.5: expected a whole number"),
+        ({"capacity": "12"}, "capacity='12': expected a whole number"),
+    ],
+)
+def test_capacities_that_make_no_sense_are_refused(options, says):
+    with pytest.raises(lpr.InputError, match=says):
+        lpr.capacity(WANTED, 1, **options)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lp_routing as lpr
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.routers.auction import Auction, _bids, _sell, auction
 from lp_routing.routers.balance import loads_of
-from lp_routing.routers.capacity import CapacityFactor
 from lp_routing.routers.token_choice import TopK
 from tests.balanced_checks import NEVER, broken, distinct, optimum, stated, tied
 from tests.strategies import score_matrices

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lp_routing as lpr
-from lp_routing.routers.capacity import CapacityFactor
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.routers.expert_choice import CappedExpertChoice, ExpertChoice, capped_plan
 from tests.balanced_checks import NEVER, distinct, tied
 from tests.brute_force import best_value

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lp_routing as lpr
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.routers.auction import auction
 from lp_routing.routers.balance import Loads, loads_of
-from lp_routing.routers.capacity import CapacityFactor
 from lp_routing.routers.max_score import MaxScore, MaxScoreFlow, first_choices
 from tests.balanced_checks import NEVER, broken, distinct, optimum, tied
 from tests.strategies import score_matrices

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lp_routing as lpr
-from lp_routing.routers.capacity import CapacityFactor
+from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.routers.dual_ascent import ascend, demand, newton
 from lp_routing.routers.price import MOVABLE, FixedPrices, PriceRouter, _movable, _turn
 from lp_routing.routers.repair import exchanged, filled, without_excess
