@@ -236,6 +236,13 @@ CALLS = [
         },
     ),
     (extensions.spread, {"loads": [3, 1], "places": PLACES, "integral": True}),
+    (extensions.greedy_placement, {"loads": [3, 1], "devices": 2, "slots": 1}),
+    (extensions.placement, {"loads": [3, 1], "devices": 2, "slots": 1}),
+    (
+        extensions.searched_placement,
+        {"loads": [3, 1], "devices": 2, "slots": 1, "integral": True, "time_limit_s": 9.0},
+    ),
+    (extensions.running_mean, {"loads": [[3.0, 1.0], [1.0, 3.0]], "decay": 0.5}),
     (extensions.confined_load, {"loads": [3, 1], "places": PLACES, "devices": [0]}),
     (
         extensions.edge_wise,

@@ -14,12 +14,20 @@ from lp_routing.extensions.group_limited import (
     searched_in_groups,
 )
 from lp_routing.extensions.knapsack import BudgetedChoice, searched_within_budget, within_budget
+from lp_routing.extensions.placement import (
+    Placement,
+    greedy_placement,
+    placement,
+    running_mean,
+    searched_placement,
+)
 from lp_routing.extensions.replicas import Spread, confined_load, edge_wise, spread
 from lp_routing.solvers.highs import BoundedChoice
 
 __all__ = [
     "BoundedChoice",
     "BudgetedChoice",
+    "Placement",
     "Spread",
     "best_in_groups",
     "best_kept",
@@ -27,11 +35,15 @@ __all__ = [
     "confined_load",
     "edge_wise",
     "greedy",
+    "greedy_placement",
     "heavy_hitters",
     "kept_value",
     "of_proxy",
+    "placement",
     "relaxed_in_groups",
+    "running_mean",
     "searched_in_groups",
+    "searched_placement",
     "searched_within_budget",
     "spread",
     "within_budget",
