@@ -337,6 +337,7 @@ def claims(**options: Any) -> None:
 )
 @path_option("--json", "json_path", words="Write all here, layer by layer too.")
 @path_option("--csv", "csv_path", words="Write the table here.")
+@path_option("--html", "html_path", words="Write a page with the table and a figure here.")
 @jobs_option
 @resume_option
 def decide(**options: Any) -> None:
@@ -374,7 +375,8 @@ def decide(**options: Any) -> None:
     "--points",
     default="20",
     show_default=True,
-    help='Capacities to solve, or budgets to show; "all" for each capacity, each breakpoint.',
+    help='Capacities to solve, or budgets to show; "all" for each capacity, each breakpoint; over '
+    'capacity also factors, such as "1,1.25,1.5".',
 )
 @routers_option(None, 'Names of the catalogue, comma separated, "all" or "none"; left out: two.')
 @seed_option("Of routers that draw at random.")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from lp_routing.cli.commands import decide as decide_command
 from lp_routing.cli.options import (
     check_writable,
     first_tokens,
     opened,
+    parse_factors,
     parse_layers,
     parse_tokens,
     versions,
@@ -27,6 +30,7 @@ from lp_routing.report.decide import (
     LEGEND,
     as_json,
     csv_rows,
+    decision_page,
     decision_table,
     remarks,
     sentences,
@@ -35,7 +39,7 @@ from lp_routing.sweep import Record
 from lp_routing.traces import Trace
 from lp_routing.validation import as_int
 
-NOT_STATED = ("file", "json_path", "csv_path", "resume_path")
+NOT_STATED = ("file", "json_path", "csv_path", "html_path", "resume_path")
 """Options that are left out of the JSON file: paths on this machine."""
 
 
@@ -58,6 +62,7 @@ class DecideOptions:
     tokens: str
     json_path: Path | None
     csv_path: Path | None
+    html_path: Path | None
     jobs: int
     resume_path: Path | None
 
@@ -97,17 +102,6 @@ def _decide(console: Console, options: DecideOptions, trace: Trace) -> None:
     _write(found, trace.source, options)
 
 
-def parse_factors(text: str, option: str = "--factors") -> tuple[float, ...]:
-    """`1,1.25,2` as positive numbers, rising, each once."""
-    try:
-        factors = sorted({float(part) for part in text.split(",")})
-    except ValueError:
-        factors = []
-    if not factors or not all(0 < factor < float("inf") for factor in factors):
-        raise InputError(f'{option} {text}: expected positive numbers, such as "1,1.25,1.5,2".')
-    return tuple(factors)
-
-
 def _settings(options: DecideOptions) -> DecideSettings:
     if not 0 < options.keep <= 1:
         raise InputError(f"--keep {options.keep:g}: expected a share above 0 and up to 1.")
@@ -121,7 +115,11 @@ def _settings(options: DecideOptions) -> DecideSettings:
 
 def _check_outputs(options: DecideOptions) -> None:
     """Raise unless each file can be written and no two are the same."""
-    outputs = {"--json": options.json_path, "--csv": options.csv_path}
+    outputs = {
+        "--json": options.json_path,
+        "--csv": options.csv_path,
+        "--html": options.html_path,
+    }
     seen: dict[Path, str] = {}
     for option, path in outputs.items():
         check_writable(path, options.file, option)
@@ -143,3 +141,17 @@ def _write(found: Decision, source: str, options: DecideOptions) -> None:
         writer.writeheader()
         writer.writerows(rows)
         write_whole(options.csv_path, table.getvalue(), "--csv")
+    if options.html_path is not None:
+        page = decision_page(found, source, _command(options, options.html_path), versions())
+        write_whole(options.html_path, page, "--html")
+
+
+def _command(options: DecideOptions, path: Path) -> str:
+    """The command that makes the page again, without folders and defaults."""
+    words = ["lp-routing", "decide", *([] if options.file is None else [options.file.name])]
+    for parameter in decide_command.params:
+        given = getattr(options, str(parameter.name), None)
+        if str(parameter.name) in (*NOT_STATED, "jobs") or given in (None, parameter.default):
+            continue
+        words += [parameter.opts[0], str(given)]
+    return " ".join(map(shlex.quote, [*words, "--html", path.name]))

@@ -18,6 +18,7 @@ from lp_routing.cli.options import (
     check_writable,
     first_tokens,
     opened,
+    parse_factors,
     parse_layers,
     parse_routers,
     parse_tokens,
@@ -111,7 +112,7 @@ def _frontier(console: Console, options: FrontierOptions, trace: Trace) -> None:
         write_whole(options.json_path, content + "\n", "--json")
     for path, layers, (name, record) in zip(plots, places, found.items(), strict=False):
         curve = curve_of(record, logits[layers], settings)
-        _draw(path, f"{trace.source}: {name}", curve, record, settings)
+        _draw(path, _title(trace.source, name, logits, settings), curve, record, settings)
 
 
 def _found(
@@ -159,18 +160,36 @@ def _settings(options: FrontierOptions) -> FrontierSettings:
     else:
         given = [part for part in options.routers.split(",") if part.strip().lower() != "none"]
         names = parse_routers(",".join(given), tuple(CATALOGUE)) if given else []
-    every = options.points.strip().lower() == "all"
-    if not every and not (options.points.strip().isdecimal() and int(options.points) >= 2):
-        raise InputError(f'--points {options.points}: expected "all" or a whole number >= 2.')
+    points, factors = _points(options)
     return FrontierSettings(
         over=options.over,
         k=options.k,
         capacity_factor=options.capacity_factor,
         score=options.score,
-        points=None if every else int(options.points),
+        points=points,
         routers=tuple(names),
         seed=options.seed,
+        factors=factors,
     )
+
+
+def _points(options: FrontierOptions) -> tuple[int | None, tuple[float, ...]]:
+    """How many budgets, None for every one; and the capacity factors where these are given."""
+    text = options.points.strip().lower()
+    if text == "all":
+        return None, ()
+    if "," in text or "." in text:
+        if options.over != "capacity":
+            raise InputError(
+                f"--points {options.points}: factors are of a capacity; give --over capacity."
+            )
+        return None, parse_factors(options.points, "--points")
+    if not text.isdecimal() or int(text) < 2:
+        raise InputError(
+            f'--points {options.points}: expected "all", a whole number >= 2, or capacity factors '
+            f'such as "1,1.25,1.5".'
+        )
+    return int(text), ()
 
 
 def _judged(settings: FrontierSettings, logits: Tensor) -> FrontierSettings:
@@ -218,8 +237,18 @@ def _draw(path: Path, title: str, curve: Any, record: Record, settings: Frontier
     """Draw the curve of a record with its routers."""
     routers = [SimpleNamespace(**each) for each in record["routers"]]
     at = record["answers"]["at"]
-    figure = plots.frontier(curve, routers, over=settings.over, title=title, in_use=at)
+    share = record["share"]
+    figure = plots.frontier(curve, routers, over=settings.over, title=title, in_use=at, share=share)
     plots.save(figure, path)
+
+
+def _title(source: str, name: str, logits: Tensor, settings: FrontierSettings) -> str:
+    """What the figure is of: file, layer, tokens, experts, k, and the factor in use."""
+    _, T, E = logits.shape
+    asked = f"{T:,} tokens, {E:,} experts, k = {settings.k}, {settings.score} scores"
+    if settings.over in ("capacity", "k"):
+        asked += f", capacity factor {settings.capacity_factor:g}"
+    return f"{source}: {name}, {asked}"
 
 
 def _as_json(found: Mapping[str, Record], source: str, options: FrontierOptions) -> dict[str, Any]:

@@ -132,6 +132,17 @@ def parse_tokens(text: str) -> int | None:
     return int(text)
 
 
+def parse_factors(text: str, option: str = "--factors") -> tuple[float, ...]:
+    """`1,1.25,2` as positive numbers, rising, each once."""
+    try:
+        factors = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        factors = []
+    if not factors or not all(0 < factor < float("inf") for factor in factors):
+        raise InputError(f'{option} {text}: expected positive numbers, such as "1,1.25,1.5,2".')
+    return tuple(factors)
+
+
 def first_tokens(trace: Trace, tokens: int | None) -> Tensor:
     """Logits (L, T, E) of the first real tokens of every layer, of all where None."""
     logits = trace.router_logits

@@ -303,6 +303,13 @@ class CertifiedCurve:
         """The largest budget."""
         return int(self.budgets[-1])
 
+    def since(self, n: int) -> "CertifiedCurve":
+        """The same curve from the solved budget n on, or the next one; at least its last point."""
+        inside = self.budgets >= min(n, self.last)
+        return CertifiedCurve(
+            self.budgets[inside], self.values[inside], self.bounds[inside], self.prices[inside]
+        )
+
     def value(self, n: Budget) -> Tensor:
         """A lower bound on the value of n units: the chord between neighbouring points; float64.
 

@@ -31,7 +31,7 @@ from lp_routing.routers.price import taken_at
 from lp_routing.solvers import MinCostFlow
 from lp_routing.solvers.solve import Solution, Status, solve
 
-DROPS, IN_ORDER, CAUSAL = "drop by score", "token-major drops", "causal prices"
+DROPS, IN_ORDER, CAUSAL = "drop-by-score", "drop-token-major", "causal-prices"
 OPTIMUM, BALANCED = "optimum", "balanced"
 METHODS = (DROPS, IN_ORDER, CAUSAL, OPTIMUM, BALANCED)
 """In the order in which they are shown."""
@@ -296,10 +296,12 @@ class TotalCurve:
     Attributes:
         values: float64 (M + 1,), attained.
         bounds: float64 (M + 1,), proved.
+        points: the curve at the capacities that were solved in all layers; None where unknown.
     """
 
     values: Tensor
     bounds: Tensor
+    points: CertifiedCurve | None = None
 
     def holds(self, value: float) -> Holds:
         """Where the optimum holds a value, at most that of M slots."""
@@ -332,7 +334,29 @@ def total_curve(records: Sequence[Record]) -> TotalCurve:
         here = every.clamp(max=curve.last)
         values += curve.value(here)
         bounds += torch.maximum(curve.bound(here), curve.value(here))
-    return TotalCurve(values, bounds)
+    return TotalCurve(values, bounds, _common(curves))
+
+
+def _common(curves: Sequence[CertifiedCurve]) -> CertifiedCurve:
+    """The sum of tangents at the budgets that all curves have; past its last a curve is flat."""
+    last = max(curve.last for curve in curves)
+    found = []
+    for C in sorted({int(C) for curve in curves for C in curve.budgets}):
+        tangents = [each for curve in curves if (each := _tangent(curve, C)) is not None]
+        if len(tangents) == len(curves) and last >= C:
+            value, bound, price = (sum(column) for column in zip(*tangents, strict=True))
+            found.append(Point(C, value, bound, price))
+    return as_curve(found)
+
+
+def _tangent(curve: CertifiedCurve, C: int) -> tuple[float, float, float] | None:
+    """Value, bound and price at C; None where it was not solved."""
+    if curve.last <= C:
+        return float(curve.values[-1]), float(curve.bounds[-1]), 0.0
+    at = (curve.budgets == C).nonzero().flatten().tolist()
+    if not at:
+        return None
+    return float(curve.values[at[0]]), float(curve.bounds[at[0]]), float(curve.prices[at[0]])
 
 
 def _curve(record: Record) -> CertifiedCurve:
@@ -372,7 +396,7 @@ def decide(
     curve = _refined(records, asked, lambda Cs: at(Cs, False))
     rows = [_with_holds(row, curve) for row in rows]
     by_layer = [
-        {"layer": n, **row}
+        {"layer": n, "kept": _share(row["value"], record["ends"][-1][1]), **row}
         for n, record in zip(layers, records, strict=True)
         for row in record["rows"]
     ]
@@ -455,6 +479,10 @@ def _total(
         price=sum(prices) / len(prices) if prices else None,
         seconds=sum(row["seconds"] for row in rows) / len(rows),
     )
+
+
+def _share(value: float | None, of: float) -> float | None:
+    return None if value is None or not of > 0 else value / of
 
 
 def _reference(rows: Sequence[MethodRow], keep: float) -> MethodRow:

@@ -69,6 +69,7 @@ class FrontierSettings:
         capacity_factor: of the capacity that is fixed (over k), or examined (over capacity).
         score: name of the function from logits to what a pair is worth.
         points: how many budgets are solved or shown; None for every one.
+        factors: over capacity, the capacity factors that are solved in place of `points`; else ().
         routers: names of the catalogue whose curves are drawn beside the optimum.
         seed: of routers that draw at random.
     """
@@ -80,6 +81,7 @@ class FrontierSettings:
     points: int | None
     routers: tuple[str, ...]
     seed: int
+    factors: tuple[float, ...] = ()
 
     def worth(self, logits: Tensor) -> Tensor:
         """The scores, of the shape of the logits."""
@@ -87,7 +89,15 @@ class FrontierSettings:
 
     def capacity(self, T: int, E: int) -> int:
         """Tokens an expert at the capacity factor, T at most."""
-        return min(CapacityFactor(self.capacity_factor).of(T, E, self.k), T)
+        return self.capacity_at(self.capacity_factor, T, E)
+
+    def capacity_at(self, factor: float, T: int, E: int) -> int:
+        """Tokens an expert at another factor, T at most."""
+        return min(CapacityFactor(factor).of(T, E, self.k), T)
+
+    def share(self, T: int, E: int) -> float | None:
+        """Over capacity, the pairs of an expert where loads are equal; else None."""
+        return T * self.k / E if self.over == "capacity" else None
 
     def check(self, logits: Tensor) -> None:
         """Raise `InputError` where the settings do not fit logits (L, T, E)."""
@@ -126,6 +136,7 @@ def summary(
         answers |= _of_layers(shared, answers["at"])
     exact = isinstance(curve, ExactCurve)
     return {
+        "share": settings.share(*worth.shape[1:]),
         "points": points_of(curve, settings.points, answers["at"]),
         "largest": largest(curve),
         "breakpoints": len(curve.breakpoints()) if isinstance(curve, ExactCurve) else None,
@@ -161,9 +172,21 @@ def _curve(
     C = settings.capacity(T, E)
     around = _around(C if settings.over == "capacity" else settings.k)
     if settings.over == "capacity":
-        found = over_capacity(worth[0], settings.k, points=settings.points, at=around, kept=kept)
-        return found, None
+        return _over_capacity(worth[0], settings, around, kept), None
     return over_k(worth[0], C, points=settings.points, at=around, kept=kept), None
+
+
+def _over_capacity(
+    worth: Tensor,
+    settings: FrontierSettings,
+    around: Sequence[int],
+    kept: MutableMapping[int, Point] | None,
+) -> CertifiedCurve:
+    """At evenly chosen capacities; or at the factors asked for, from the least of them on."""
+    asked = [settings.capacity_at(factor, *worth.shape) for factor in settings.factors]
+    points = 2 if asked else settings.points  # the ends need no solve
+    found = over_capacity(worth, settings.k, points=points, at=[*around, *asked], kept=kept)
+    return found.since(min([*around, *asked])) if asked else found
 
 
 def _around(n: int) -> range:

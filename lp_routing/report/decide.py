@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import ceil, floor
+from types import SimpleNamespace
 from typing import Any
 
 from rich.table import Table as RichTable
@@ -15,15 +16,31 @@ from lp_routing.frontier.decide import (
     Holds,
     MethodRow,
 )
-from lp_routing.report.document import terminal_table
+from lp_routing.report import plots
+from lp_routing.report.document import (
+    Block,
+    Cell,
+    Column,
+    Failure,
+    Folded,
+    Paragraph,
+    Section,
+    Table,
+    Tiles,
+    counted,
+    number,
+    terminal_table,
+)
+from lp_routing.report.figures import drawn
+from lp_routing.report.html import page
 
 LEGEND = (
     "kept [%]: of the value of k experts for every token without a capacity. dropped [%]: tokens "
     "that reach no expert. pairs [%]: of k pairs for every token, those not taken. load: largest "
     "over mean load, in the layer where it is largest. slot: shadow price of one more slot at an "
     "expert, in scores, the mean over experts and layers. ms: of one layer, on average. as "
-    "optimum: the factor at which the optimum holds as much, or two numbers that bound it. causal "
-    "prices: fitted to the tokens before. balanced: exactly k experts a token, equal loads."
+    "optimum: the factor at which the optimum holds as much, or two numbers that bound it. "
+    "causal-prices: fitted to the tokens before. balanced: exactly k experts a token, equal loads."
 )
 
 SIMPLEST = (DROPS, IN_ORDER, CAUSAL, OPTIMUM)
@@ -143,6 +160,112 @@ def as_optimum(found: Decision, row: MethodRow) -> str:
 def remarks(found: Decision) -> list[str]:
     """A sentence for each method without an answer."""
     return [f"{row.method}: no answer. {row.why}" for row in found.rows if row.why]
+
+
+def decision_blocks(found: Decision) -> list[Block]:
+    """What a page says of a decision: tiles, sentences, figure, table."""
+    asked = _percent(found.settings.keep)
+    row = recommended(found)
+    enough = found.target.enough
+    tiles = [
+        (f"{found.factor(enough):.4g}", f"the least factor at which any assignment keeps {asked}")
+    ]
+    if row is not None:
+        tiles.insert(0, (f"{row.factor:g}", f"recommended, with {WITH[row.method]}"))
+    tiles.append((_percent(found.reference.kept), f"kept by drops at {found.reference.factor:g}"))
+    return [
+        Tiles(tiles),
+        *[Paragraph(text) for text in sentences(found) if text],
+        *[Failure(text) for text in remarks(found)],
+        *drawn(
+            "Value over factors",
+            lambda: decision_figure(found),
+            "What the best assignments of all layers are worth at every capacity, what rules make "
+            "of it at the factors asked for, and what one more slot at every expert brings.",
+        ),
+        _table(found),
+    ]
+
+
+def decision_figure(found: Decision, title: str = "") -> Any:
+    """The curve of all layers together, with the rules at the factors."""
+    _, T, E = found.shape
+    k, first = found.settings.k, min(row.capacity for row in found.rows)
+    assert found.curve.points is not None
+    curve = found.curve.points.since(first)
+    rules = []
+    for name in (DROPS, IN_ORDER, CAUSAL):
+        rows = {r.capacity: r.value for r in found.rows if r.method == name}
+        at = [C for C in rows if curve.last >= C]
+        if at:
+            values, keeps = [rows[C] for C in at], [True] * len(at)
+            rules.append(SimpleNamespace(name=name, budgets=at, values=values, feasible=keeps))
+    return plots.frontier(curve, rules, over="capacity", title=title, share=T * k / E)
+
+
+def _table(found: Decision) -> Table:
+    columns = [Column("method"), Column("factor", numeric=True), Column("slots", numeric=True)]
+    columns += [Column(name, numeric=True) for name in list(COLUMNS)[1:]]
+    best = recommended(found)
+    rows = []
+    for row in found.rows:
+        texts = [cell(found, row) for cell in list(COLUMNS.values())[1:]]
+        cells = [Cell(text or "-", _sort_key(text)) for text in texts]
+        name = Cell(row.method, tone="good" if row == best else "")
+        factor = Cell("-") if row.factor is None else number(row.factor)
+        rows.append([name, factor, number(row.capacity), *cells])
+    return Table(f"All layers together. {LEGEND}", columns, rows)
+
+
+def _sort_key(text: str) -> float | None:
+    """The number at the start of a cell."""
+    try:
+        return float(text.split("-")[0])
+    except ValueError:
+        return None
+
+
+def _layer_table(found: Decision) -> Table:
+    columns = [Column("method"), Column("layer", numeric=True), Column("slots", numeric=True)]
+    names = ("kept %", "tokens dropped", "pairs", "largest load", "slot price", "ms")
+    columns += [Column(name, numeric=True) for name in names]
+    nothing = float("nan")
+    rows = []
+    for row in found.by_layer:
+        kept, price, seconds = (row.get(name) for name in ("kept", "price", "seconds"))
+        rows.append(
+            [
+                Cell(row["method"]),
+                Cell(str(row["layer"]), row["layer"]),
+                number(row["capacity"]),
+                Cell(_hundredths(kept, floor) or "-", kept),
+                *[number(row.get(name, nothing)) for name in ("dropped", "pairs", "max_load")],
+                number(nothing if price is None else price, 3),
+                number(nothing if seconds is None else 1000 * seconds, 3),
+            ]
+        )
+    return Table("Every layer by itself; loads and pairs are counts.", columns, rows)
+
+
+def decision_page(found: Decision, source: str, command: str, versions: dict[str, str]) -> str:
+    """One self-contained HTML page: the recommendation first."""
+    L, T, E = found.shape
+    asked = f"{counted(L, 'layer')}, {T:,} tokens, {E:,} experts, k = {found.settings.k}"
+    packages = [[Cell(name), Cell(each)] for name, each in versions.items()]
+    sections = [
+        Section("decision", "Recommendation", decision_blocks(found)),
+        Section("layers", "Layer by layer", [_layer_table(found)]),
+        Section(
+            "making",
+            "How to make this page again",
+            [
+                Folded("Command", command, opened=True),
+                Table("Versions.", [Column("package"), Column("version")], packages),
+            ],
+        ),
+    ]
+    subtitle = f"{asked}, scores: {found.settings.score}"
+    return page(f"Capacity factor for {source}", subtitle, sections)
 
 
 def as_json(found: Decision) -> dict[str, Any]:

@@ -65,15 +65,17 @@ LEGEND = (
 
 def frontier_table(title: str, over: str, found: Mapping[str, Any]) -> RichTable:
     """A line for each budget: value, share of the most, shadow prices, gap."""
-    table = terminal_table(title, padding=(0, 1, 0, 0))
-    for name in (UNITS[over][0], "value", "of most", "last adds", "next adds", "gap"):
+    table, share = terminal_table(title, padding=(0, 1, 0, 0)), found["share"]
+    first = (UNITS[over][0], *([] if share is None else ["factor"]))
+    for name in (*first, "value", "of most", "last adds", "next adds", "gap"):
         table.add_column(name, justify="right", no_wrap=True)
     at = found["answers"]["at"]
     for point in few(found["points"], at):
         value = point["value"]
-        share = f"{100 * value / found['largest']:.2f} %" if found["largest"] > 0 else "-"
+        of_most = f"{100 * value / found['largest']:.2f} %" if found["largest"] > 0 else "-"
         adds = (adds_in_words(point["last"]), adds_in_words(point["next"]))
-        cells = (f"{point['budget']}", f"{value:.6g}", share, *adds, _gap(point))
+        factor = [] if share is None else [f"{point['budget'] / share:.4g}"]
+        cells = (f"{point['budget']}", *factor, f"{value:.6g}", of_most, *adds, _gap(point))
         table.add_row(*cells, style="bold" if point["budget"] == at else "")
     return table
 
@@ -349,6 +351,7 @@ def capacity_section(settings: ReportSettings, found: Attempt[CapacitySection]) 
                 each.routers,
                 over="capacity",
                 in_use=min(settings.capacity, each.curve.last),
+                share=settings.tokens * settings.k / settings.experts,
             ),
             "What the best assignment is worth at every capacity of an expert, what routers make "
             "of it, and what one more slot at every expert brings.",

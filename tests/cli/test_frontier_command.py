@@ -101,6 +101,28 @@ def test_slots_of_every_expert_by_hand(file, tmp_path):
     assert (values[1], values[2]) == (3, 5)
 
 
+def test_capacity_factors_as_points_by_hand(file, tmp_path):
+    """Of one slot as a share, factors are capacities. Between them the table says it of each."""
+    path = tmp_path / "a.json"
+    options = ("--over", "capacity", "--points", "1,2", "--json", path)
+    result = run(file, *PLAIN, *options, "--plot", tmp_path / "a.svg")
+    assert result.exit_code == 0, result.output
+    (found,) = strict(path)["frontiers"]
+    assert found["share"] == 1
+    assert {p["budget"]: p["value"] for p in found["points"]} == {0: 0, 1: 3, 2: 5}
+    assert "C factor value of most" in " ".join(result.stdout.split())
+
+
+def test_factors_that_are_no_capacity_in_use_are_solved_too(tmp_path):
+    path = tmp_path / "a.json"
+    options = ("--over", "capacity", "--points", "1,1.5,1.75", "--tokens", 64, "--json", path)
+    assert run(*options, "--routers", "none").exit_code == 0
+    (found,) = strict(path)["frontiers"]
+    assert found["share"] == 4
+    assert found["certified"]["budgets"][:-1] == [4, 5, 6, 7]  # in use: 5, between 4 and 6
+    assert found["certified"]["budgets"][-1] > 7  # where token choice fits
+
+
 def test_experts_per_token_by_hand(file):
     """Each expert takes one token: 3, and with two experts for a token 3 + 1; never 5."""
     result = run(file, *PLAIN, "--over", "k")
@@ -204,10 +226,12 @@ def test_a_figure_is_drawn_for_each_place(file, tmp_path, over, files):
         (["--k", "0"], "k=0: it must be at least 1."),
         (["--layers", "2"], "--layers 2: this file has the layers 0 to 1."),
         (["--tokens", "0"], '--tokens 0: expected "all" or a whole number >= 1.'),
-        (["--points", "1"], '--points 1: expected "all" or a whole number >= 2.'),
-        (["--points", "some"], '--points some: expected "all" or a whole number >= 2.'),
+        (["--points", "1"], '--points 1: expected "all", a whole number >= 2, or capacity factors'),
+        (["--points", "some"], '--points some: expected "all", a whole number >= 2, or capacity'),
+        (["--points", "1,1.5"], "--points 1,1.5: factors are of a capacity; give --over capacity."),
+        (["--points", "1,x", "--over", "capacity"], "--points 1,x: expected positive numbers"),
         (["--capacity-factor", "0"], "capacity factor 0.0: expected a positive number."),
-        (["--routers", "topk"], "--routers: 'topk' is unknown"),
+        (["--routers", "topk"], "--routers: 'topk' is now called 'token-choice'"),
         (["--json", "/no/such/folder/a"], "--json /no/such/folder/a: cannot be written"),
         (["--plot", "/no/such/folder/a.png"], "--plot /no/such/folder/a.png: cannot be written"),
         (["--plot", "a.txt"], "a.txt: expected a file ending in .png"),

@@ -147,3 +147,13 @@ def test_layers_together_are_feasible_where_each_is():
     both = _summed(parts)
     assert (both.budgets.tolist(), both.values.tolist()) == ([4, 8], [2, 10])
     assert both.feasible.tolist() == [False, True]
+
+
+def test_a_curve_from_a_budget_on_keeps_what_was_solved_there():
+    points = torch.tensor([0.0, 4, 8])
+    curve = CertifiedCurve(
+        points, torch.tensor([0.0, 6, 8]), torch.tensor([0.0, 6, 8]), points * 0 + 2
+    )
+    assert curve.since(3).budgets.tolist() == [4, 8]
+    assert curve.since(4).values.tolist() == [6, 8]
+    assert curve.since(9).budgets.tolist() == [8]

@@ -287,6 +287,7 @@ X = torch.ones(2, 3)
         (lambda: plots.prices(replace(solved(), prices=lpr.Prices())), "gave none"),
         (lambda: plots.prices(replace(solved(), assignment=None)), "holds no assignment"),
         (lambda: plots.frontier(certified(), over="layer"), "over='layer'"),
+        (lambda: plots.frontier(certified(), share=0.0), "share=0.0: expected a number above 0"),
         (lambda: plots.frontier(SimpleNamespace(budgets=[1])), "without values"),
         (
             lambda: plots.frontier(SimpleNamespace(budgets=[2, 1], values=[1, 1], bounds=[1, 1])),
@@ -357,6 +358,18 @@ def test_gaps_of_nothing_stand_where_the_axis_says():
     (foot,) = [line for line in axes.lines if line.get_linestyle() == ":"]
     assert foot.get_ydata()[0] == 1e-6
     assert "at most 0.0001 %" in [text.get_text() for text in axes.texts]
+
+
+def test_capacity_factors_are_marked_where_the_curve_is():
+    """An equal share of 40: 1 is at 40, 2 at 80; 3 would be beyond 100."""
+    figure = plots.frontier(certified(), over="capacity", share=40.0)
+    for axes in figure.axes:
+        marked = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2]
+        assert [x for x in marked if x > 0] == [40, 50, 60, 80]
+    (top,) = figure.axes[0].child_axes
+    assert [text.get_text() for text in top.get_xticklabels()] == ["1", "1.25", "1.5", "2"]
+    assert top.get_xlabel() == "capacity factor"
+    assert plots.frontier(certified(), over="capacity").axes[0].child_axes == []
 
 
 def test_the_budget_in_use_is_marked_in_every_panel():

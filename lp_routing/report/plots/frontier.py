@@ -17,6 +17,7 @@ from lp_routing.frontier.curves import ExactCurve
 from lp_routing.report.plots._style import (
     BLACK,
     BLUE,
+    PALE,
     SKY,
     Numbers,
     house_style,
@@ -29,7 +30,7 @@ from lp_routing.report.plots._style import (
     whole_ticks,
     wrapped,
 )
-from lp_routing.validation import as_choice, as_int, as_list, as_tensor
+from lp_routing.validation import as_choice, as_float, as_int, as_list, as_tensor
 
 MOST = 1001
 """Most budgets drawn of a curve that is known at every one: an axis has about 1,000 dots at
@@ -246,6 +247,9 @@ AXES = {
 }
 """Budget -> its axis label, and its unit in words."""
 
+FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+"""Capacity factors in use, which are marked; 1, 1.25, 1.5 and 2 are those of the papers."""
+
 FEW = 60
 """Most points that are marked: the marks of more would touch."""
 
@@ -258,6 +262,7 @@ def frontier(
     over: str = "total",
     title: str = "",
     in_use: int | None = None,
+    share: float | None = None,
 ) -> "Figure":
     """Value over a budget; the routers' values and losses; shadow prices.
 
@@ -271,6 +276,8 @@ def frontier(
         over: what the budget is, one of `AXES`: "total", "capacity", "k", "experts kept", "layers".
         title: what the figure is of, such as a file and a layer.
         in_use: a budget to mark by a line, such as the one the model has.
+        share: pairs of an expert where loads are equal, T K / E: over capacity, a second axis then
+            shows capacity factors, and lines mark those of `FACTORS`.
 
     Returns:
         Panels over one budget axis: value [score]; with routers, what they lose to the proved
@@ -297,16 +304,32 @@ def frontier(
         _prices(below[-1], drawn, unit)
     for axes in (above, *below):
         plain_numbers(axes)
-        axes.grid(linewidth=0.3)
+        axes.grid(linewidth=0.3, axis="both" if share is None else "y")
         axes.margins(x=0.02)
         if in_use is not None:
             words = f"in use: {in_use:,}" if axes is above else None
             axes.axvline(in_use, color=BLACK, linewidth=0.8, linestyle=":", label=words)
+    if share is not None:
+        _factors([above, *below], as_float(share, "share", "a number above 0", lambda x: x > 0))
     whole_ticks(panels[-1, 0], "x", 8)
     panels[-1, 0].set_xlabel(axis)
     legend_below(figure)
     figure.align_ylabels()
     return figure
+
+
+def _factors(panels: Sequence["Axes"], share: float) -> None:
+    """An axis of capacity factors on top, and lines at the usual ones."""
+    low, high = panels[0].get_xlim()
+    inside = [factor for factor in FACTORS if low <= factor * share <= high]
+    for axes in panels:
+        for factor in inside:
+            axes.axvline(factor * share, color=PALE, linewidth=0.8, zorder=0)
+    if inside:
+        scales: Any = (lambda C: C / share, lambda factor: factor * share)
+        top = panels[0].secondary_xaxis("top", functions=scales)
+        top.set_xticks(inside, [f"{factor:g}" for factor in inside])
+        top.set_xlabel("capacity factor")
 
 
 def _values(axes: "Axes", drawn: Curve) -> None:

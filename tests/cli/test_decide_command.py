@@ -29,6 +29,7 @@ from lp_routing.frontier.decide import (
 )
 from lp_routing.report.decide import as_optimum, recommended, sentences
 from tests.commands import with_k
+from tests.report_pages import Read, loaded
 
 # One layer, four tokens, two experts, k = 1: an equal share is 2 tokens. All prefer expert 0, which
 # is worth 1 more to each; without a capacity 5 + 6 + 7 + 8 = 26.
@@ -98,7 +99,7 @@ def test_the_recommendation_by_hand(file):
         "The least of these factors that keeps 80 %: dropping by score 1.5, token-major drops 2, "
         "causal prices 2, prices (the optimum) 1.",
     ]
-    assert "1 drop by score 57.69 50.00 50.00 2.00" in " ".join(ended.stdout.split())
+    assert "1 drop-by-score 57.69 50.00 50.00 2.00" in " ".join(ended.stdout.split())
 
 
 def test_the_simplest_rule_that_is_enough_is_recommended():
@@ -226,6 +227,23 @@ def test_files_hold_what_the_table_shows(file, tmp_path):
     assert [float(row["kept"]) for row in rows if row["method"] == OPTIMUM] == [24 / 26, 25 / 26, 1]
     assert rows[0]["optimum_enough"] == "2"
     assert rows[-1]["factor"] == ""
+
+
+def test_the_page_begins_with_the_recommendation(file, tmp_path):
+    path = tmp_path / "a.html"
+    ended = run(file, *PLAIN, "--html", path)
+    assert ended.exit_code == 0, ended.output
+    read = Read(path.read_text())
+    assert loaded(read) == []
+    assert list(read.sections)[1:] == ["decision", "layers", "making"]
+    assert "1.5 with drops holds what 1 holds with prices" in read.words("decision")
+    rows = read.table("decision")
+    assert [row["kept"][1] for row in rows if row["method"][0] == OPTIMUM] == [92.3, 96.15, 100]
+    assert len(read.table("layers")) == 13
+    assert "lp-routing decide logits.npz --k 1 --factors 1,1.5,2 --keep 0.8" in read.words("making")
+    first = path.read_bytes()
+    assert run(file, *PLAIN, "--html", path).exit_code == 0
+    assert len(path.read_bytes()) == pytest.approx(len(first), rel=0.01)  # times differ
 
 
 def test_two_processes_and_a_resumed_run_find_the_same(tmp_path):
