@@ -150,10 +150,8 @@ def test_layers_together_are_feasible_where_each_is():
 
 
 def test_a_curve_from_a_budget_on_keeps_what_was_solved_there():
-    points = torch.tensor([0.0, 4, 8])
-    curve = CertifiedCurve(
-        points, torch.tensor([0.0, 6, 8]), torch.tensor([0.0, 6, 8]), points * 0 + 2
-    )
+    values, prices = torch.tensor([0.0, 6, 8]), torch.tensor([1.5, 0.5, 0.5])
+    curve = CertifiedCurve(torch.tensor([0, 4, 8]), values, values, prices)
     assert curve.since(3).budgets.tolist() == [4, 8]
     assert curve.since(4).values.tolist() == [6, 8]
     assert curve.since(9).budgets.tolist() == [8]
