@@ -22,21 +22,43 @@ BARE = ""
 """The key of an unnamed array, tensor or list of tensors."""
 
 
-def load(path: Path, known: Collection[str]) -> dict[str, Any]:
+def kind_of(path: Path) -> str | None:
+    """`.npz`, `.npy`, `.safetensors` or `.pt`, by the first bytes of a file; None for others."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        return None
+    if start.startswith(b"\x93NUMPY"):
+        return ".npy"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        return ".pt" if any(name.endswith("data.pkl") for name in names) else ".npz"
+    length = int.from_bytes(start[:8], "little")
+    return ".safetensors" if start[8:] == b"{" and length < path.stat().st_size else None
+
+
+def load(path: Path, known: Collection[str], kind: str | None = None) -> dict[str, Any]:
     """The content of a file: name -> tensor, list of tensors, text, list of texts, or number.
 
     Unknown names have the value None: their content is not read.
+
+    Args:
+        path: the file.
+        known: the names that are read.
+        kind: its format, as a suffix; left out, the suffix of `path`.
 
     Raises:
         InputError: no such file, another format, damaged, or it holds objects.
     """
     try:
-        kind = "folder" if path.is_dir() else "file" if path.exists() else None
+        there = "folder" if path.is_dir() else "file" if path.exists() else None
     except OSError as error:
         raise InputError(f"{path}: cannot be looked up ({error.strerror}).") from error
-    if kind != "file":
-        raise InputError(f"{path}: {'is a folder; give one file' if kind else 'no such file'}.")
-    reader = _READERS.get(path.suffix.lower())
+    if there != "file":
+        raise InputError(f"{path}: {'is a folder; give one file' if there else 'no such file'}.")
+    reader = _READERS.get(kind or path.suffix.lower())
     if reader is None:
         raise InputError(
             f"{path}: expected a file ending in {', '.join(_READERS)}, got {path.suffix!r}."
