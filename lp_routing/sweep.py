@@ -332,6 +332,7 @@ def sweep(
     jobs: int = 1,
     progress: Callable[[Progress], object] | None = None,
     question: Task | None = None,
+    enough: Callable[[Sequence[Record | None]], bool] | None = None,
 ) -> list[Record]:
     """Compute the records of all points; those in the file are not computed again.
 
@@ -348,6 +349,8 @@ def sweep(
         progress: called at the beginning and after every point.
         question: the task as the file's header states it; left out, `task`. For tasks with
             arguments that do not change the records, such as another file to write.
+        enough: told the records as they are in `Progress`; where it is true, no further point is
+            computed, and those of which there is no record get an empty one.
 
     Returns:
         Records in the order of `points`, as JSON has them: lists for tuples, None for NaN and
@@ -382,13 +385,20 @@ def sweep(
             if progress is not None:
                 progress(Progress(len(keys) - records.count(None), len(keys), left, records))
 
+        def is_enough() -> bool:
+            return enough is not None and enough([found.get(key) for key in keys])
+
         tell()
+        if is_enough():
+            todo = {}
         for key, record in stack.enter_context(closing(_computed(task, todo, jobs))):
             if file is not None:
                 file.append({"point": todo[key], "record": record})
             found[key], computed = record, computed + 1
             tell()
-    return [found[key] for key in keys]
+            if is_enough():
+                break
+    return [found.get(key, {}) for key in keys]
 
 
 def asked(task: Task) -> dict[str, Any]:

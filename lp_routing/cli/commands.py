@@ -189,15 +189,24 @@ def capture(**options: Any) -> None:
     help="How many tokens of each layer, from the first; the last line then says so.",
 )
 @score_option
-@path_option("--json", "json_path", words="Also write the rows here.")
 @click.option(
-    "--jobs", default=None, type=click.IntRange(1), help="Processes; all cores if left out."
+    "--confirm-seconds",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Time for HiGHS and CLARABEL to confirm what MinCostFlow proved, all processes together.",
 )
+@path_option("--json", "json_path", words="Also write the rows here.")
+@jobs_option
+@resume_option
 def verify(**options: Any) -> None:
     """Prove the optimum of every named problem and measure the quick rules against it.
 
     FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
     tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+
+    Tables come layer by layer; the confirmations follow, spread over layers and problems, until
+    their time is spent. The last line says how many were proved and how many confirmed.
 
     Exit status: 0 when all that claims exactness is exact, 1 when something is not, 2 on bad input.
     """

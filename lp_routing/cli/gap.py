@@ -8,9 +8,8 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
-from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,6 @@ from lp_routing.cli.options import (
     parse_layers,
     parse_routers,
     parse_tokens,
-    stated_problem,
     versions,
 )
 from lp_routing.cli.run import (
@@ -38,7 +36,7 @@ from lp_routing.cli.run import (
 )
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import OPTIMUM, comparisons
-from lp_routing.evaluation.evaluate import RouterResult
+from lp_routing.evaluation.evaluate import RouterResult, stated_problem
 from lp_routing.files import write_whole
 from lp_routing.report.gap import LEGEND, gap_table, remarks, verdict
 from lp_routing.report.plots import check_drawable
@@ -168,7 +166,12 @@ def _check_numbers(
     if options.warm_on and options.warm_up:
         raise InputError("--warm-on and --warm-up: give one of the two.")
     for section in sections:
-        stated_problem(logits, section.problem, options.k, options.capacity_factor, section.score)
+        stated_problem(
+            BY_NAME[section.score](logits, None),
+            section.problem,
+            options.k,
+            options.capacity_factor,
+        )
 
 
 def _check_outputs(options: GapOptions) -> None:
@@ -272,7 +275,7 @@ def measured(
 
     def show_record(number: int, record: Mapping[str, Any]) -> None:
         if "rows" in record:
-            found[places[number]] = [_row(row) for row in record["rows"]]
+            found[places[number]] = [RouterResult.from_record(row) for row in record["rows"]]
             show(places[number], found[places[number]])
 
     records = long_work(
@@ -304,7 +307,8 @@ def section_rows(
     """
     every = logits[point["layer"]]
     layer, *others = (every[first : first + tokens] for first in range(0, len(every), tokens))
-    problem, shape = stated_problem(layer, point["problem"], k, capacity_factor, point["score"])
+    worth = BY_NAME[point["score"]](layer, None)
+    problem, shape = stated_problem(worth, point["problem"], k, capacity_factor)
     rows = comparisons(
         problem,
         list(point["routers"]),
@@ -316,13 +320,6 @@ def section_rows(
         shape=shape,
     )
     return {"rows": [row.as_record() for row in rows]}
-
-
-def _row(record: Mapping[str, Any]) -> RouterResult:
-    """A row from its record: null numbers become NaN again."""
-    unknown = {f.name: f.default for f in fields(RouterResult) if record.get(f.name) is None}
-    numbers = {name: nan for name, usual in unknown.items() if isinstance(usual, float)}
-    return RouterResult(**{**record, **numbers})
 
 
 def _write(found: Mapping[Place, Sequence[RouterResult]], source: str, options: GapOptions) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from torch import Tensor
 
+from lp_routing import scores
 from lp_routing.audits import audit
 from lp_routing.claims import CLAIMS
 from lp_routing.claims.claim import check_all
@@ -26,11 +27,11 @@ from lp_routing.cli.options import (
     parse_layers,
     parse_routers,
     parse_tokens,
-    stated_problem,
     versions,
 )
 from lp_routing.cli.run import ReportStep, run_steps
 from lp_routing.errors import InputError
+from lp_routing.evaluation.evaluate import stated_problem
 from lp_routing.files import write_whole
 from lp_routing.problem.bounds import at_most
 from lp_routing.problem.problem import RoutingProblem
@@ -95,9 +96,8 @@ def _settings(
 ) -> ReportSettings:
     """The settings of the page; raises on invalid options before any work is done."""
     _, T, E = logits.shape
-    _, shape = stated_problem(
-        logits[0], "capacity", options.k, options.capacity_factor, options.score
-    )
+    worth = scores.named(options.score)(logits[0], None)
+    _, shape = stated_problem(worth, "capacity", options.k, options.capacity_factor)
     return ReportSettings(
         name="the sample" if options.file is None else options.file.name,
         layers=tuple(layers),
@@ -174,7 +174,8 @@ def _audit_of(router: str) -> str:
 
 
 def _problem(settings: ReportSettings, logits: Tensor) -> tuple[RoutingProblem, Shape]:
-    return stated_problem(logits, "capacity", settings.k, settings.capacity_factor, settings.score)
+    worth = scores.named(settings.score)(logits, None)
+    return stated_problem(worth, "capacity", settings.k, settings.capacity_factor)
 
 
 def _examined(

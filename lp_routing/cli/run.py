@@ -55,12 +55,15 @@ def long_work(
     jobs: int,
     show: Callable[[int, Record], object] = lambda _, __: None,
     question: Task | None = None,
+    enough: Callable[[Sequence[Record | None]], bool] | None = None,
+    says: Callable[[Progress], str] = str,
 ) -> list[Record]:
     """`sweep` with progress: a bar on a terminal, lines on stderr elsewhere.
 
     Args:
         console: where results are printed.
-        task, points, path, jobs, question: as `lp_routing.sweep.sweep`.
+        task, points, path, jobs, question, enough: as `lp_routing.sweep.sweep`.
+        says: the progress in words.
         doing: what is done, for the bar.
         show: place of a point and its record, in the order of the points, as soon as available.
 
@@ -77,20 +80,28 @@ def long_work(
         def update(progress: Progress) -> None:
             nonlocal seen, latest
             latest = progress
-            bar.update(line, completed=progress.done, says=str(progress))
+            bar.update(line, completed=progress.done, says=says(progress))
             if not console.is_terminal and progress.done:
-                click.echo(f"{doing}: {progress}", err=True)
+                click.echo(f"{doing}: {says(progress)}", err=True)
             while seen < progress.total and (record := progress.records[seen]) is not None:
                 show(seen, record)
                 seen += 1
 
         try:
-            return sweep(task, points, path=path, jobs=jobs, progress=update, question=question)
+            return sweep(
+                task,
+                points,
+                path=path,
+                jobs=jobs,
+                progress=update,
+                question=question,
+                enough=enough,
+            )
         except KeyboardInterrupt:
-            status, says = INTERRUPTED, "Interrupted"
+            status, ended = INTERRUPTED, "Interrupted"
         except WorkerError as error:
-            status, says = 1, f"Error: {error}"
-    click.echo(f"{says}{_go_on(latest, path)}", err=True)
+            status, ended = 1, f"Error: {error}"
+    click.echo(f"{ended}{_go_on(latest, path)}", err=True)
     sys.exit(status)
 
 

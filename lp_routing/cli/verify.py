@@ -1,44 +1,55 @@
-"""`lp-routing verify`: prove the optima of a file and measure the quick rules against them."""
+"""`lp-routing verify`: prove the optima of a file and measure the quick rules against them.
+
+`MinCostFlow` proves every problem first; then other solvers confirm as many as a budget of time
+allows. `--resume` keeps both as they come.
+"""
 
 import json
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from lp_routing import scores
 from lp_routing.cli.options import (
     check_writable,
+    first_tokens,
     opened,
     parse_layers,
     parse_tokens,
     versions,
 )
-from lp_routing.cli.run import OutputConsole
+from lp_routing.cli.run import OutputConsole, check_resumable, long_work
 from lp_routing.errors import InputError
 from lp_routing.evaluation.verify import (
-    Case,
+    HIGHS_S,
+    PROBLEMS,
     VerifiedCase,
     cases,
     chain,
-    examine_all,
+    outcomes_of,
+    points_to_confirm,
+    points_to_prove,
     refuted,
     rows_as_json,
+    seconds_spent,
+    truths_of,
+    verify_point,
 )
 from lp_routing.files import write_whole
-from lp_routing.report.verify import LEGEND, chain_lines, clashes, layer_tables, verdict
+from lp_routing.report.verify import (
+    LEGEND,
+    chain_lines,
+    clashes,
+    confirmation_table,
+    layer_table,
+    verdict,
+)
+from lp_routing.sweep import Progress, Record
 from lp_routing.traces import Trace
 
 
@@ -57,64 +68,98 @@ class VerifyOptions:
     layers: str
     tokens: str
     score: str
+    confirm_seconds: float
     json_path: Path | None
-    jobs: int | None
+    jobs: int
+    resume_path: Path | None
 
 
 def _verify(console: Console, options: VerifyOptions, trace: Trace) -> bool:
     """Run the command; returns whether all that claims exactness is exact."""
     check_writable(options.json_path, options.file)
-    todo = _cases(trace, options)
-    T, E = todo[0].problem.scores.shape
+    check_resumable(options.resume_path, (options.file, options.json_path))
+    layers = parse_layers(options.layers, trace.layers)
+    task = _task(trace, layers, options)
+    _, T, E = task.keywords["logits"].shape
     console.print(
-        f"[bold]{escape(trace.source)}[/bold]: {len({case.layer for case in todo})} layer(s), "
+        f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), "
         f"{T} of {len(trace.layer(0))} tokens, {E} experts; k={options.k}, "
         f"capacity factor {options.capacity_factor:g}, scores: {options.score}.",
         highlight=False,
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("solving each problem with three solvers", total=len(todo))
-        jobs = min(options.jobs or os.cpu_count() or 1, len(todo))
-        outcomes = examine_all(todo, jobs, lambda outcome: _show_progress(progress, task, outcome))
-    for table in layer_tables(outcomes):
+    outcomes = _outcomes(console, task, layers, options)
+    if table := confirmation_table(outcomes):
         console.print(table)
     console.print(LEGEND, style="dim", highlight=False)
     for sentence in clashes(outcomes):
         console.print(sentence, style="cyan", highlight=False, markup=False)
-    for line in chain_lines(outcomes):
-        console.print(line, style="dim", highlight=False, soft_wrap=True)
     there = len(trace.layer(0))
     part = "" if there == T else f" Only the first {T} of {there} tokens of each layer were taken."
-    console.print(verdict(outcomes) + part, highlight=False, soft_wrap=True)
+    says = verdict(outcomes, options.confirm_seconds)
+    console.print(says + part, highlight=False, soft_wrap=True)
     if options.json_path is not None:
-        content = json.dumps(
-            _as_json(outcomes, trace.source, options, T), allow_nan=False, indent=1
-        )
-        write_whole(options.json_path, content + "\n", "--json")
+        content = _as_json(outcomes, trace.source, options, T)
+        text = json.dumps(content, allow_nan=False, indent=1)
+        write_whole(options.json_path, text + "\n", "--json")
     return not refuted(outcomes)
 
 
-def _show_progress(progress: Progress, task: TaskID, outcome: VerifiedCase) -> None:
-    """Move the bar; without a terminal, print a line."""
-    progress.advance(task)
-    if not progress.console.is_terminal:
-        done = progress.tasks[0]
-        place = f"layer {outcome.layer}, {outcome.case}"
-        click.echo(f"{done.completed:g} of {done.total:g} solved: {place}", err=True)
-
-
-def _cases(trace: Trace, options: VerifyOptions) -> list[Case]:
-    """The named problems of all chosen layers."""
-    todo = []
-    for layer in parse_layers(options.layers, trace.layers):
-        logits = trace.layer(layer)[: parse_tokens(options.tokens)]
-        worth = scores.named(options.score)(logits, None)
+def _task(trace: Trace, layers: list[int], options: VerifyOptions) -> "partial[Mapping[str, Any]]":
+    """`verify_point` for a file; raises where a problem of a layer cannot be stated."""
+    logits = first_tokens(trace, parse_tokens(options.tokens))
+    for layer in layers:
+        worth = scores.named(options.score)(logits[layer], None)
         try:
-            todo += cases(layer, worth, options.k, options.capacity_factor)
+            cases(layer, worth, options.k, options.capacity_factor)
         except InputError as error:
             raise InputError(f"{error} (Layer {layer} of {trace.source}.)") from error
-    return todo
+    return partial(
+        verify_point,
+        logits=logits,
+        score=options.score,
+        k=options.k,
+        capacity_factor=options.capacity_factor,
+    )
+
+
+def _outcomes(
+    console: Console,
+    task: "partial[Mapping[str, Any]]",
+    layers: list[int],
+    options: VerifyOptions,
+) -> list[VerifiedCase]:
+    """Prove every problem, layer by layer; then confirm as many as there is time for."""
+    work = partial(long_work, console, path=options.resume_path, jobs=options.jobs, question=task)
+    to_prove, of_layer = points_to_prove(layers), list[Record]()
+
+    def show(number: int, record: Mapping[str, Any]) -> None:
+        """Print a layer's table when its last problem is proved."""
+        of_layer.append(dict(record))
+        if len(of_layer) == len(PROBLEMS):
+            points = to_prove[number + 1 - len(PROBLEMS) : number + 1]
+            found = outcomes_of(points, of_layer)
+            console.print(layer_table(found))
+            for line in chain_lines(found):
+                console.print(line, style="dim", highlight=False, soft_wrap=True)
+            of_layer.clear()
+
+    proved = work(task=task, points=to_prove, doing="proving", show=show)
+    budget = options.confirm_seconds
+    given = {"limit_s": min(HIGHS_S, budget), "truths": truths_of(outcomes_of(to_prove, proved))}
+
+    def says(progress: Progress) -> str:
+        left = max(0.0, budget - seconds_spent(progress.records))
+        return f"{progress.done} of {progress.total}, {left:.0f} s of {budget:g} s left"
+
+    to_confirm = points_to_confirm(layers)
+    confirmed = work(
+        task=partial(task, **given),
+        points=to_confirm,
+        doing="confirming",
+        enough=lambda records: seconds_spent(records) >= budget,
+        says=says,
+    )
+    return outcomes_of([*to_prove, *to_confirm], [*proved, *confirmed])
 
 
 def _as_json(
@@ -132,5 +177,6 @@ def _as_json(
             "capacity_factor": options.capacity_factor,
             "score": options.score,
             "tokens": tokens,
+            "confirm_seconds": options.confirm_seconds,
         },
     }

@@ -6,7 +6,8 @@ even.
 """
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -16,12 +17,14 @@ from lp_routing.certificate.certificate import TOLERANCE, Certificate, certify
 from lp_routing.certificate.ties import ties
 from lp_routing.certificate.violations import assignment_amounts
 from lp_routing.errors import InputError
+from lp_routing.problem import named
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.constraints import families_in_words
 from lp_routing.problem.problem import RoutingProblem
+from lp_routing.routers import CapacityFactor
 from lp_routing.routers.catalogue import Shape
 from lp_routing.solvers.solve import Solution, Status
-from lp_routing.validation import as_tensor
+from lp_routing.validation import as_int, as_tensor
 
 
 def max_over_mean(load: Tensor) -> Tensor:
@@ -227,6 +230,17 @@ class RouterResult:
             if name != "traceback"
         }
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "RouterResult":
+        """The row of a record, whose other keys are passed over: null numbers are NaN again."""
+        given = {f.name: record[f.name] for f in fields(cls) if f.name in record}
+        unknown = {
+            f.name: NAN
+            for f in fields(cls)
+            if isinstance(f.default, float) and given.get(f.name) is None
+        }
+        return cls(**{**given, **unknown})
+
 
 class Evaluator:
     """A problem and its optimum, by which routers are judged.
@@ -306,6 +320,32 @@ class Evaluator:
 def bounds_in_words(problem: RoutingProblem) -> str:
     """The bounds of a problem, such as "tokens at_most(2), experts at_most(160)"."""
     return families_in_words(problem.families)
+
+
+def stated_problem(
+    scores: Tensor, name: str, k: int, capacity_factor: float
+) -> tuple[RoutingProblem, Shape]:
+    """The problem of the given name on scores (T, E), and what its routers are built for.
+
+    Raises:
+        InputError: scores, k or a capacity factor of which the problem cannot be stated.
+    """
+    T, E = scores.shape
+    k = as_int(k, "k", 1, E, "E, the number of experts")
+    shape = Shape(k=k, capacity=CapacityFactor(capacity_factor).of(T, E, k), T=T, E=E)
+    bounds = {
+        "capacity": (k, shape.capacity),
+        "balanced": (k,),
+        "unified": (T * k,),
+        "token_choice": (k,),
+        "expert_choice": (shape.share,),
+        "served_unified": (T * k,),
+        "capped_expert_choice": (shape.share, shape.cap),
+    }
+    problem: RoutingProblem = getattr(named, name)(scores, *bounds[name])
+    experts = problem.family("expert")
+    room = shape.capacity if experts is None else int(experts.upper.max())  # routers drop beyond
+    return problem, shape._replace(capacity=room)
 
 
 def shape_of(problem: RoutingProblem) -> Shape:

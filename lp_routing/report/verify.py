@@ -1,4 +1,4 @@
-"""`lp-routing verify` on the terminal: a table a layer, and in words what was proved."""
+"""`lp-routing verify` on the terminal: a table a layer, one of confirmations, and the verdict."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,14 @@ from math import isnan
 
 from rich.table import Table as RichTable
 
-from lp_routing.evaluation.verify import HIGHS_S, VerifiedCase, VerifiedRow, chain, refuted
+from lp_routing.evaluation.verify import (
+    PROBLEMS,
+    VerifiedCase,
+    VerifiedRow,
+    chain,
+    proofs,
+    refuted,
+)
 from lp_routing.report.document import terminal_table
 
 LEGEND = (
@@ -16,29 +23,65 @@ LEGEND = (
 )
 
 
-def layer_tables(outcomes: Sequence[VerifiedCase]) -> list[RichTable]:
-    """One table for each layer, a section for each problem; 80 columns wide."""
-    return [
-        _layer_table(layer, list(group))
-        for layer, group in groupby(outcomes, key=lambda outcome: outcome.layer)
-    ]
+def layer_table(outcomes: Sequence[VerifiedCase]) -> RichTable:
+    """The proofs and the quick rules of one layer, a section for each problem; 80 columns wide."""
+    table = terminal_table(f"Layer {outcomes[0].layer}")
+    table.add_column("problem / method", no_wrap=True)
+    for name in ("value", "gap", "breaks by", "dropped", "max load"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for outcome in outcomes:
+        table.add_row(f"[bold]{outcome.case}[/bold]")
+        for row in outcome.rows:
+            if row.kind != "confirmation":
+                table.add_row(*_cells(row), style=_style(row))
+        table.add_section()
+    return table
 
 
-def verdict(outcomes: Sequence[VerifiedCase]) -> str:
-    """The last line: what was proved, or what was refuted."""
+def confirmation_table(outcomes: Sequence[VerifiedCase]) -> RichTable | None:
+    """What the other solvers found, a row for each problem and solver; None where nothing."""
+    table = terminal_table("Confirmed by other solvers")
+    for name in ("problem", "solver"):
+        table.add_column(name, no_wrap=True)
+    for name in ("tokens", "layers agree", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
+    tried = sorted(confirmations(outcomes), key=lambda row: PROBLEMS.index(row.problem))
+    for (problem, method), own in groupby(tried, key=lambda row: (row.problem, row.method)):
+        rows = list(own)
+        agree = sum(row.agrees is True for row in rows)
+        stopped = sum(row.status == "TIME_LIMIT" for row in rows)
+        apart = max((row.difference for row in rows if not isnan(row.difference)), default=None)
+        table.add_row(
+            problem,
+            _short(method),
+            f"{rows[0].tokens}",
+            f"{agree} of {len(rows)}" + (f", {stopped} stopped" if stopped else ""),
+            "-" if apart is None else f"{apart:.0e}" if apart else "0",
+            style="dim" if agree + stopped == len(rows) else "red",
+        )
+    return table if table.row_count else None
+
+
+def confirmations(outcomes: Sequence[VerifiedCase]) -> list[VerifiedRow]:
+    """The rows of the solvers that confirm."""
+    return [row for outcome in outcomes for row in outcome.rows if row.kind == "confirmation"]
+
+
+def verdict(outcomes: Sequence[VerifiedCase], confirm_seconds: float) -> str:
+    """The last line: what was proved and confirmed in that time, or what was refuted."""
     failed = refuted(outcomes)
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         return f"NOT PROVED: {failed[0]}{more}."
     rows = [row for outcome in outcomes for row in outcome.rows]
-    optima = [row for row in rows if row.method == "MinCostFlow"]
+    optima = proofs(outcomes)
     solved = [row for row in optima if row.status == "OPTIMAL"]
     zero = sum(row.exact_zero for row in solved)
     exact = [row for row in rows if row.kind == "router" and row.claims_exact]
     sentences = [
         f"Proved: {count(len(solved), 'optimum', 'optima')}, found by MinCostFlow and certified by "
         f"duality ({zero} with a gap of exactly 0 in exact arithmetic)",
-        _confirmed(rows),
+        _confirmed(outcomes, len(optima), confirm_seconds),
     ]
     if len(optima) > len(solved):
         impossible = count(len(optima) - len(solved), "problem has", "problems have")
@@ -61,21 +104,29 @@ def verdict(outcomes: Sequence[VerifiedCase]) -> str:
     return "; ".join(sentences) + "."
 
 
-def _confirmed(rows: Sequence[VerifiedRow]) -> str:
-    """Which optima the other solvers confirm, on how many tokens; where HiGHS was stopped."""
-    most = max((row.tokens for row in rows), default=0)
-    by = []
-    for method in ("HiGHS", "CVXPY (CLARABEL)"):
+def _confirmed(outcomes: Sequence[VerifiedCase], cases: int, seconds: float) -> str:
+    """How many optima the other solvers confirm, on how many tokens; where they were stopped."""
+    most = max((row.tokens for row in proofs(outcomes)), default=0)
+    tried, by = confirmations(outcomes), []
+    for method in dict.fromkeys(row.method for row in tried):
+        own = [row for row in tried if row.method == method]
         found = Counter(
-            f"stopped after {HIGHS_S:g} s"
+            "stopped by the clock"
             if row.status == "TIME_LIMIT"
             else f"on {'all' if row.tokens == most else f'the first {row.tokens}'} tokens"
-            for row in rows
-            if row.method == method
+            for row in own
         )
-        cases = ", ".join(f"{times} {what}" for what, times in found.items())
-        by.append(f"{method.removeprefix('CVXPY (').removesuffix(')')} ({cases})")
-    return f"confirmed by {' and '.join(by)}"
+        confirmed = sum(row.agrees is True for row in own)
+        where = ", ".join(f"{times} {what}" for what, times in found.items())
+        by.append(f"{confirmed} of {cases} by {_short(method)} ({where})")
+    if not by:
+        return f"none confirmed by other solvers (--confirm-seconds {seconds:g})"
+    return f"confirmed in {seconds:g} s of solver time: {' and '.join(by)}"
+
+
+def _short(method: str) -> str:
+    """`CLARABEL` for `CVXPY (CLARABEL)`."""
+    return method.removeprefix("CVXPY (").removesuffix(")")
 
 
 def chain_lines(outcomes: Sequence[VerifiedCase]) -> list[str]:
@@ -94,7 +145,7 @@ def clashes(outcomes: Sequence[VerifiedCase]) -> list[str]:
         f"Layer {row.layer}, {row.problem}: {row.explanation}"
         for outcome in outcomes
         for row in outcome.rows
-        if row.status == "INFEASIBLE" and row.method == "MinCostFlow"
+        if row.status == "INFEASIBLE" and row.kind == "proof"
     ]
 
 
@@ -103,24 +154,9 @@ def count(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def _layer_table(layer: int, outcomes: list[VerifiedCase]) -> RichTable:
-    table = terminal_table(f"Layer {layer}")
-    table.add_column("problem / method", no_wrap=True)
-    for name in ("value", "gap", "breaks by", "dropped", "max load"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for outcome in outcomes:
-        table.add_row(f"[bold]{outcome.case}[/bold]")
-        most = max((row.tokens for row in outcome.rows), default=0)
-        for row in outcome.rows:
-            table.add_row(*_cells(row, most), style=_style(row))
-        table.add_section()
-    return table
-
-
-def _cells(row: VerifiedRow, tokens: int) -> list[str]:
-    part = "" if row.tokens == tokens else f", {row.tokens} tokens"
+def _cells(row: VerifiedRow) -> list[str]:
     return [
-        f"  {row.method.replace('CVXPY (CLARABEL)', 'CLARABEL')}{part}",
+        f"  {row.method}",
         "-" if isnan(row.result.value) else _value(row.result.value),
         _gap(row),
         _violation(row.result.violation),
@@ -136,8 +172,6 @@ def _value(value: float) -> str:
 def _gap(row: VerifiedRow) -> str:
     if row.status == "INFEASIBLE":
         return "infeasible"
-    if row.status == "TIME_LIMIT":
-        return "stopped"
     gap = row.result.relative_gap
     if isnan(gap):
         return "-"
@@ -155,8 +189,8 @@ def _violation(amount: float) -> str:
 
 
 def _style(row: VerifiedRow) -> str:
-    if row.kind == "solver":
-        return "dim" if row.status in ("OPTIMAL", "INFEASIBLE", "TIME_LIMIT") else "red"
+    if row.kind == "proof":
+        return "dim" if row.status in ("OPTIMAL", "INFEASIBLE") else "red"
     if row.claims_exact and row.status != "OPTIMAL":
         return "red"
     return {"OPTIMAL": "green", "FEASIBLE": "yellow"}.get(row.status, "magenta")

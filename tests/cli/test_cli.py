@@ -30,7 +30,7 @@ SPARSE = {  # two of three experts were recorded; expert 2 for one token only, s
 
 def verify(*arguments: object):
     """Run the command in this process; whatever happens, it must not end in a traceback."""
-    result = CliRunner().invoke(main, ["verify", *with_k(arguments), "--jobs", "1"])
+    result = CliRunner().invoke(main, ["verify", *with_k(arguments)])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert "Traceback" not in result.output
     return result
@@ -65,7 +65,8 @@ def test_the_strict_reader_of_these_tests_refuses_infinity(tmp_path):
 def test_all_that_claims_exactness_is_exact_and_the_status_is_0(file, tmp_path):
     result = verify(file, "--json", tmp_path / "rows.json")
     assert result.exit_code == 0
-    assert result.stderr.splitlines()[-1] == "7 of 7 solved: layer 0, capped_expert_choice"
+    assert "proving: 7 of 7" in result.stderr.splitlines()
+    assert result.stderr.splitlines()[-1].startswith("confirming: 14 of 14, ")
     assert "Proved: 7 optima" in result.stdout
     assert "the quick rules that claim to be exact are (4 of 4)" in result.stdout
     assert "NOT PROVED" not in result.stdout
@@ -73,9 +74,9 @@ def test_all_that_claims_exactness_is_exact_and_the_status_is_0(file, tmp_path):
     rows = content["rows"]
     assert {row["layer"] for row in rows} == {0}
     assert {row["problem"] for row in rows} == set(PROBLEMS)
-    assert {row["kind"] for row in rows} == {"solver", "router"}
+    assert {row["kind"] for row in rows} == {"proof", "confirmation", "router"}
     assert all({*FIELDS.split(), "seconds"} <= set(row) for row in rows)
-    solvers = [row for row in rows if row["kind"] == "solver"]
+    solvers = [row for row in rows if row["kind"] != "router"]
     assert [row["status"] for row in solvers] == ["OPTIMAL"] * 21
     assert all(row["gap"] == row["relative_gap"] == 0 for row in solvers if row["exact_zero"])
     for row in rows:
@@ -227,7 +228,7 @@ def test_a_problem_without_a_feasible_assignment_is_no_failure(tmp_path):
     assert result.exit_code == 0
     assert "no feasible assignment at all" in result.stdout
     rows = strict(tmp_path / "rows.json")["rows"]
-    infeasible = [r for r in rows if r["problem"] == "expert_choice" and r["kind"] == "solver"]
+    infeasible = [r for r in rows if r["problem"] == "expert_choice" and r["kind"] != "router"]
     assert [row["status"] for row in infeasible] == ["INFEASIBLE"] * 3
     assert all(row["value"] is row["bound"] is row["gap"] is None for row in infeasible)
     assert all("No assignment exists" in row["explanation"] for row in infeasible)
@@ -242,7 +243,9 @@ def test_the_installed_command_verifies_the_sample_in_several_processes(tmp_path
     arguments = ["--layers", "3", "--tokens", "24", "--jobs", "2", "--json", tmp_path / "rows.json"]
     done = subprocess.run([COMMAND, "verify", *arguments], capture_output=True, check=False)
     assert done.returncode == 0
-    assert done.stderr.count(b"of 7 solved: layer 3") == done.stderr.count(b"\n") == 7
+    assert done.stderr.count(b"proving: ") == 7
+    assert done.stderr.count(b"confirming: ") == 14
+    assert done.stderr.count(b"\n") == 21
     assert b"the sample trace: 1 layer(s), 24 of 4096 tokens, 32 experts" in done.stdout
     assert b"Proved: 7 optima" in done.stdout
     content = strict(tmp_path / "rows.json")
@@ -263,9 +266,10 @@ def test_the_file_that_is_read_is_not_written_over(tmp_path):
 def test_without_a_terminal_progress_is_told_in_lines(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.eye(8, 4))
-    result = CliRunner().invoke(main, ["verify", str(path), "--k", "2", "--jobs", "1"])
+    result = CliRunner().invoke(main, ["verify", str(path), "--k", "2", "--confirm-seconds", "0"])
     assert result.exit_code == 0
-    assert "7 of 7 solved: layer 0, capped_expert_choice" in result.stderr
+    assert "proving: 1 of 7, about " in result.stderr
+    assert result.stderr.splitlines()[-1] == "proving: 7 of 7"
     assert "balanced" in result.stdout
     assert "<= unified" in result.stdout
 

@@ -66,8 +66,8 @@ def large(tmp_path):
 @pytest.mark.parametrize(
     ("options", "until"),
     [
-        (("verify", "--jobs", 1), "1 of"),
-        (("verify", "--jobs", 2), "1 of"),
+        (("verify", "--jobs", 1), "proving: 1 of"),
+        (("verify", "--jobs", 2), "proving: 1 of"),
         (("claims", "--jobs", 2), "checking: 1 of"),
         (("audit", "--layers", "all"), "1 of"),
         (("report", "-o", "/dev/null"), "1 of"),

@@ -14,7 +14,7 @@ from lp_routing.cli.options import first_tokens
 from lp_routing.report.layer_results import longest_sequence
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 12, 4)).astype(np.float32)
-VERIFY = ("verify", "--jobs", "1")
+VERIFY = ("verify",)
 COMMANDS = {
     "verify": VERIFY,
     "gap": ("gap", "--repeats", "1", "--routers", "optimum,token-choice"),
