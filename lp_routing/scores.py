@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.validation import (
+    as_bool,
     as_choice,
     as_float,
     as_tensor,
@@ -78,18 +79,32 @@ def unified(values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5) ->
     return _scored(wide, mask, (1 - rate) * _softmax(wide) + rate * gate)
 
 
-def unified_v1(values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5) -> Tensor:
+def unified_v1(
+    values: Tensor, mask: Tensor | None = None, *, rate: float = 0.5, per_token: bool = False
+) -> Tensor:
     """USMoE's first version: a softmax over the tokens in place of the sigmoid.
 
     (1 - rate) softmax over experts + rate * softmax over tokens (arXiv 2503.22996 v1). The second
     term makes a token's score depend on all tokens of its sequence (the axis before the last),
-    later ones included, for any pool. Padding is left out.
+    later ones included, for any pool. Padding is left out. Its entries add up to E over a sequence,
+    those of the first term to T, so that it hardly counts unless it is divided by its row sum.
+
+    Args:
+        values: logits (..., T, E).
+        mask: boolean (..., T), True for real tokens.
+        rate: weight of the softmax over tokens.
+        per_token: divide the softmax over tokens by its sum over experts, as the older lines do
+            that the released files keep as comments (modeling_deepseek.py); which of the two v1 of
+            the paper prints is not known.
     """
     wide = check_logits(values)
     check_rate(rate)
     # contiguous along the token axis: else torch sums the last columns in another order
     by_expert = masked(wide, mask).mT.contiguous()
     over_tokens = _softmax(by_expert).mT
+    if as_bool(per_token, "per_token"):
+        total = over_tokens.sum(-1, keepdim=True)
+        over_tokens = over_tokens / total.masked_fill(total == 0, 1.0)
     return _scored(wide, mask, (1 - rate) * _softmax(wide) + rate * over_tokens)
 
 

@@ -19,6 +19,7 @@ ALL = {
     **scores.BY_NAME,
     "unified_v1": scores.unified_v1,
     "unified, rate 1/4": partial(scores.unified, rate=0.25),
+    "unified_v1, per token": partial(scores.unified_v1, per_token=True),
     "unified_v1, rate 1": partial(scores.unified_v1, rate=1.0),
 }
 every_score = pytest.mark.parametrize("score", ALL.values(), ids=ALL)
@@ -62,6 +63,12 @@ def close(received: torch.Tensor, expected, tolerance: float = 1e-12) -> bool:
         (scores.unified, [[0, 0, 0, LOG3]], [[5 / 24, 5 / 24, 5 / 24, 7 / 16]]),
         # v1: token 0 against token 1 at expert 0 is 1/2 : 1/2, at expert 1 it is 3/4 : 1/4.
         (scores.unified_v1, [[0, LOG3], [0, 0]], [[3 / 8, 3 / 4], [1 / 2, 3 / 8]]),
+        # divided by row sums: 1/2 : 3/4 becomes 2/5 : 3/5, and 1/2 : 1/4 becomes 2/3 : 1/3
+        (
+            partial(scores.unified_v1, rate=1.0, per_token=True),
+            [[0, LOG3], [0, 0]],
+            [[2 / 5, 3 / 5], [2 / 3, 1 / 3]],
+        ),
         # One token a column: the softmax over tokens is 1.
         (partial(scores.unified_v1, rate=1.0), [[0, LOG3]], [[1, 1]]),
         # A forbidden pair stays forbidden; the others share the whole softmax.

@@ -25,6 +25,9 @@ from lp_routing.router_outputs import NoRouterOutput
 FACTOR, OFFSET = 60.0, 1000.0
 """Factor on logits and offset, in logits: a float32 softmax underflows at differences of 104, and
 exp overflows at 89, so both are reached from the usual logits of a few units."""
+SHIFT = 4
+"""Largest offset of a single token, in logits: more than usual differences between tokens, and
+where a sigmoid goes from 0.02 to 0.98."""
 SHARE_FORBIDDEN = 8
 """One expert in this many is forbidden for each token, at random.
 
@@ -45,6 +48,15 @@ def _plus(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _minus(logits: Tensor) -> tuple[Tensor, Tensor]:
     moved = logits - OFFSET
     return moved + OFFSET, moved
+
+
+def _shifted(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """A whole number from -SHIFT to SHIFT added to all logits of a token, each its own."""
+    draw = torch.Generator().manual_seed(5)
+    shape = (*logits.shape[:-1], 1)
+    shift = torch.randint(-SHIFT, SHIFT + 1, shape, generator=draw).to(logits)
+    moved = logits + shift
+    return moved - shift, moved
 
 
 def _entries(chosen: Tensor) -> Tensor:
@@ -83,6 +95,7 @@ MOVES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "times 60": _times,
     "plus 1000": _plus,
     "minus 1000": _minus,
+    "shifted per token": _shifted,
 }
 """Way -> (logits of the reference call, changed logits), from the given logits."""
 FORBIDS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -101,11 +114,13 @@ def scale(router: RouterLike | AuditedRouter, logits: Tensor, *, way: str = "tim
     Args:
         router: any callable that `lp_routing.audits.chosen` can ask.
         logits: (T, E) or (B, T, E).
-        way: one of `WAYS`. "times 60", "plus 1000" and "minus 1000" ask whether every token keeps
-            its experts (the reference for the offsets is the logits with the same rounding). A rule
-            that compares tokens may rightly change them when logits are multiplied. "-inf entries"
-            (an eighth of each token's pairs, at least one), "-inf expert" (the most used one) and
-            "-inf token" (the first) ask whether such pairs are never chosen.
+        way: one of `WAYS`. "times 60", "plus 1000", "minus 1000" and "shifted per token" ask
+            whether every token keeps its experts (the reference for the offsets is the logits with
+            the same rounding). A rule that compares tokens may rightly change them when logits are
+            multiplied. "shifted per token" adds another constant to each token's logits, which a
+            softmax over experts does not feel, so that training with one does not fix it. "-inf
+            entries" (an eighth of each token's pairs, at least one), "-inf expert" (the most used
+            one) and "-inf token" (the first) ask whether such pairs are never chosen.
 
     Returns:
         A `Finding` over all tokens; without a count where there is no answer on changed logits.

@@ -153,10 +153,10 @@ def _per_line(value: float | Tensor, name: str, r: Tensor) -> Tensor:
 )
 @dataclass(frozen=True)
 class SoftTopK(Router):
-    """Every token takes the experts to which `soft_top_k` gives at least `truncate` of its mass k.
+    """Every token takes the experts to which `soft_top_k` gives more than `truncate` of its mass k.
 
-    As in SoftMoE (Zasada et al., ICML 2026, arXiv 2606.17952): p from the raw logits, truncated
-    below `truncate`, at most `most` experts. k is the mass before truncation, not the number of
+    As in SoftMoE (Zasada et al., ICML 2026, arXiv 2606.17952): p from the raw logits, 0 up to
+    `truncate`, at most `most` experts. k is the mass before truncation, not the number of
     active experts nor the mass kept: see `masses`. Without `most`, (k - E truncate) / (1 -
     truncate) <= active <= k / truncate. Weights are p, differentiable but where truncation jumps.
     It relaxes `token_choice` without keeping exactly k experts: before truncation a token loses at
@@ -165,7 +165,7 @@ class SoftTopK(Router):
     Attributes:
         k: mass of a token, 0 < k < E, whole or not (one of `layer_budgets`).
         alpha: width of the edge, in units of the logits; smaller is harder.
-        truncate: p below this is dropped, from 0 to 1.
+        truncate: tau; only p above this is kept, as in the paper's T(p) = p [p > tau]; from 0 to 1.
         most: most experts of a token; None for no limit. SoftMoE's is ceil(k * factor).
         normalise: divide the weights of a token by the sum of its kept p, or of all.
     """
@@ -195,8 +195,8 @@ class SoftTopK(Router):
         return soft_top_k(values, self.k, self.alpha).masked_fill(values == -INF, -INF)
 
     def select(self, scores: Tensor) -> Tensor:
-        """Where p is above 0 and not below `truncate`, the `most` largest; boolean (..., T, E)."""
-        active = (scores >= self.truncate) & (scores > 0)
+        """Where p is above `truncate`, the `most` largest; boolean (..., T, E)."""
+        active = scores > self.truncate
         if self.most is None:
             return active
         return active & largest(scores, as_int(self.most, "most", 1))

@@ -1,5 +1,6 @@
 """Unified routing (USMoE): the best pairs of a pool of tokens."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -11,8 +12,8 @@ from lp_routing.errors import InputError
 from lp_routing.routers.base import Normalise, Router, check_normalise, normalised
 from lp_routing.routers.catalogue import register
 from lp_routing.routers.selection import largest
-from lp_routing.scores import check_rate, masked, unified, unified_v1
-from lp_routing.validation import as_bool, as_choice, as_int
+from lp_routing.scores import ScoreFunction, check_rate, masked, unified, unified_v1
+from lp_routing.validation import as_bool, as_choice, as_float, as_int
 
 
 @register(
@@ -26,18 +27,20 @@ from lp_routing.validation import as_bool, as_choice, as_int
 )
 @dataclass(frozen=True)
 class Unified(Router):
-    """The N = k * (tokens in the pool) best pairs of each pool (Do, Le, Tran, arXiv 2503.22996).
+    """The N = round(k * tokens of the pool) best pairs of a pool (Do, Le, Tran, arXiv 2503.22996).
 
     It is the optimum of `unified`, and with `serve_all` of `served_unified`. Not causal: the
     threshold depends on later tokens; with one token in a pool it is token choice. Cost: one `topk`
     over the flattened pool.
 
     Attributes:
-        k: mean number of experts per token.
+        k: mean number of experts per token, a fraction too: the paper's flexible budget, 1.5.
         rate: weight of the second score; 0 gives the softmax over experts.
         pool: "sequence" pools the last two axes; "batch" everything; "step" the batch at each
             position (axes (B, T, E)), as the authors' from-scratch model does by its layout.
-        version: "sigmoid", the released score, or "v1", with a softmax over tokens.
+        version: "sigmoid", the released score; "v1", with a softmax over tokens; or
+            "v1-normalised", with that divided by its sum over experts, as in the older lines that
+            the released files keep as comments. Which of the two v1 printed is not known.
         serve_all: give every real token its best expert first, then fill the budget.
         padding: "excluded", or "competes" as in the authors' code: padding is scored, pooled and
             counted in N like real tokens.
@@ -49,21 +52,21 @@ class Unified(Router):
     cost = "one topk over the flattened pool"
     causal = False
 
-    k: int
+    k: float
     rate: float = 0.5
     pool: Literal["sequence", "batch", "step"] = "sequence"
-    version: Literal["sigmoid", "v1"] = "sigmoid"
+    version: Literal["sigmoid", "v1", "v1-normalised"] = "sigmoid"
     serve_all: bool = False
     padding: Literal["excluded", "competes"] = "excluded"
     normalise: Normalise = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        as_int(self.k, "k", 1)
+        as_bool(self.serve_all, "serve_all")
+        _check_mean(self.k, serve_all=self.serve_all)
         check_rate(self.rate)
         check_normalise(self.normalise)
         for name, allowed in _CHOICES.items():
             as_choice(getattr(self, name), name, allowed)
-        as_bool(self.serve_all, "serve_all")
 
     @property
     def seeks(self) -> str:
@@ -71,8 +74,8 @@ class Unified(Router):
         return "served_unified" if self.serve_all else "unified"
 
     def scores(self, logits: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The unified score of either version, (..., T, E)."""
-        score = partial(unified if self.version == "sigmoid" else unified_v1, rate=self.rate)
+        """The unified score of the version, (..., T, E)."""
+        score: ScoreFunction = partial(_SCORES[self.version], rate=self.rate)
         if self.padding == "competes":
             masked(logits, mask)
             return score(logits, None)
@@ -80,14 +83,16 @@ class Unified(Router):
 
     def select(self, scores: Tensor) -> Tensor:
         """Top-N of each flattened pool; boolean (..., T, E)."""
-        k = as_int(self.k, "k", 1, scores.shape[-1], "E, the number of experts")
+        E = scores.shape[-1]
+        if self.k > E:
+            raise InputError(f"k={self.k:g} is more than E, the number of experts ({E}).")
         pooled = self._pooled(scores)
         served = (
             largest(pooled, 1) if self.serve_all else torch.zeros_like(pooled, dtype=torch.bool)
         )
         tokens = (pooled > float("-inf")).any(-1).sum(-1)
         flat = pooled.masked_fill(served, float("-inf")).flatten(-2)
-        left = k * tokens - served.flatten(-2).sum(-1)
+        left = (self.k * tokens.double()).round().long() - served.flatten(-2).sum(-1)
         same = int(left.flatten()[0])
         count = same if bool((left == same).all()) else left
         chosen = served | largest(flat, count).view_as(pooled)
@@ -112,8 +117,24 @@ class Unified(Router):
         return chosen.transpose(0, 1) if self.pool == "step" else chosen.reshape(scores.shape)
 
 
+def _check_mean(k: float, *, serve_all: bool) -> None:
+    """A whole number from 1 on, or a fraction above 0, at least 1 where all are served."""
+    if not isinstance(k, float) or k.is_integer():
+        as_int(k, "k", 1)
+        return
+    expected = (
+        "a number of at least 1, as all tokens are served" if serve_all else "a number above 0"
+    )
+    as_float(k, "k", expected, lambda given: given >= 1 if serve_all else given > 0)
+
+
+_SCORES: dict[str, Callable[..., Tensor]] = {
+    "sigmoid": unified,
+    "v1": unified_v1,
+    "v1-normalised": partial(unified_v1, per_token=True),
+}
 _CHOICES = {
     "pool": ("sequence", "batch", "step"),
-    "version": ("sigmoid", "v1"),
+    "version": tuple(_SCORES),
     "padding": ("excluded", "competes"),
 }

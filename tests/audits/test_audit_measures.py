@@ -231,6 +231,15 @@ def test_a_sigmoid_saturates_on_an_offset_that_a_softmax_does_not_feel():
     assert scale(TopK(1), logits, way="minus 1000").verdict == "holds"
 
 
+# The story of claim B10: each token has one expert; 4 less for token 1 and both go to token 2.
+def test_a_shift_per_token_changes_who_a_sigmoid_serves():
+    logits = torch.tensor([[0.0, 0.2], [0.0, 0.0]]).repeat(8, 1)
+    way = "shifted per token"
+    assert scale(Unified(1), logits, way=way).verdict == "fails"
+    assert scale(Unified(1, rate=0.0), logits, way=way).verdict == "holds"
+    assert scale(TopK(1, score="sigmoid"), logits, way=way).verdict == "holds"
+
+
 def naive_softmax(logits):
     share = logits.exp() / logits.exp().sum(-1, keepdim=True)
     return (share == share.amax(-1, keepdim=True)) + 0 * share

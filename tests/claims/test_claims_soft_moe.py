@@ -129,6 +129,23 @@ def test_no_budgets_are_worth_more_than_the_best():
         assert numbers[f"value of {which} budgets"] < numbers["value of the best split"]
 
 
+def test_tau_is_the_largest_p_that_is_left_out():
+    # two tokens, one expert each on average: of .9, .6, .4, .1 the two largest are above .4
+    p = torch.tensor([[0.9, 0.1], [0.4, 0.6]])
+    assert soft_moe.calibrated(p, 1.0) == pytest.approx(0.4)
+    assert soft_moe.calibrated(p, 1.5) == pytest.approx(0.1)
+    assert soft_moe.calibrated(p, 2.0) == pytest.approx(0.1)  # there is no other threshold
+
+
+def test_on_tokens_that_are_alike_the_calibrated_tau_holds():
+    logits = torch.randn(1, 16, 6, generator=torch.Generator().manual_seed(0)).double()
+    twice = torch.cat([logits, logits], 1)
+    k = torch.tensor([2.0], dtype=torch.float64)
+    assert soft_moe.active_later(twice, k, 0.5).tolist() == [2.0]
+    other = torch.cat([logits, 0 * logits], 1)  # flat rows: p = 1/3, and none or all six above
+    assert soft_moe.active_later(other, k, 0.5).item() in (0.0, 6.0)
+
+
 # --- faults ---------------------------------------------------------------------------------------
 
 

@@ -77,6 +77,26 @@ def test_padding_is_left_out_or_competes(padding, expected):
     assert routed.mask is mask
 
 
+# Three tokens and 1.5 experts a token on average: N = round(4.5) = 4 pairs, the four largest.
+def test_a_fraction_is_the_mean_number_of_experts():
+    scores = torch.tensor([[9.0, 1.0], [8.0, 7.0], [3.0, 2.0]])
+    assert Unified(1.5).select(scores).int().tolist() == [[1, 0], [1, 1], [1, 0]]
+    assert Unified(0.5).select(scores).int().tolist() == [[1, 0], [1, 0], [0, 0]]
+    served = Unified(4 / 3, serve_all=True).select(scores)  # 4 pairs, all served
+    assert served.int().tolist() == [[1, 0], [1, 1], [1, 0]]
+    with pytest.raises(lpr.InputError, match=r"k=2\.5 is more than E, the number of experts \(2\)"):
+        Unified(2.5).select(scores)
+
+
+def test_the_two_readings_of_the_first_version_choose_differently():
+    # softmax over tokens: token 0 has (3/4, 3/4), token 1 (1/4, 1/4): v1 takes both of token 0's;
+    # divided by row sums both tokens have (1/2, 1/2), and ties go to the lower index
+    logits = torch.tensor([[math.log(3), math.log(3)], [0.0, 0.0]])
+    assert Unified(1, rate=1.0, version="v1")(logits).x.int().tolist() == [[1, 1], [0, 0]]
+    shares = Unified(1, rate=1.0, version="v1-normalised").scores(logits)
+    assert shares.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
 def test_the_first_version_can_choose_what_the_released_one_does_not():
     # At expert 1 token 1 stands alone among the tokens, though its logit is lower than token 0's
     # two: softmax over tokens (1/2, ~0) and (1/2, ~1).
@@ -139,7 +159,7 @@ def test_unified_equals_the_slow_loop_where_many_scores_tie(k, dtype, serve_all,
         assert received.int().tolist() == by_loop(scores.tolist(), k, pool, serve_all)
 
 
-@pytest.mark.parametrize("version", ["sigmoid", "v1"])
+@pytest.mark.parametrize("version", ["sigmoid", "v1", "v1-normalised"])
 @pytest.mark.parametrize("serve_all", [False, True])
 def test_sequences_are_routed_each_on_its_own(serve_all, version):
     logits, mask = tied(2, 3, 6, 4, seed=1), tied(2, 3, 6, seed=2) > 0
@@ -210,7 +230,10 @@ def test_unified_is_not_causal(pool):
     ("arguments", "says"),
     [
         ({"k": 0}, r"k=0: it must be at least 1"),
-        ({"k": 1.5}, r"k=1\.5: expected a whole number"),
+        ({"k": -0.5}, r"k=-0\.5: expected a number above 0"),
+        ({"k": math.nan}, r"k=nan: expected a number above 0"),
+        ({"k": "two"}, r"k='two': expected a whole number"),
+        ({"k": 0.5, "serve_all": True}, r"k=0\.5: expected a number of at least 1, as all"),
         ({"rate": -0.1}, r"rate=-0\.1: expected a number from 0 to 1"),
         ({"rate": 1.5}, r"rate=1\.5: expected a number from 0 to 1"),
         ({"rate": math.nan}, r"rate=nan: expected a number from 0 to 1"),

@@ -50,19 +50,24 @@ def examine_preference(subject: ClaimInput) -> Evidence:
         tied += int((~clear & untied(logits, k)).sum())
     pooled = pooled_choice(unified(logits), k) != pooled_choice(unified(logits, rate=0), k)
     moved = float(pooled.sum()) / (2 * L * T * k)
-    v1 = lost_logits(logits, unified_v1(logits), k) > slack
+    v1, shared = (
+        int((lost_logits(logits, unified_v1(logits, per_token=each), k) > slack).sum())
+        for each in (False, True)
+    )
     sentence = (
         f"Rates {', '.join(f'{rate:g}' for rate in RATES)}: row top-{k} is that of the logits on "
         f"all but {changed} of {len(RATES) * L * T} choices ({tied} are tied by rounding). What "
         f"the rate does change is the pool's choice: rate 0.5 moves {moved:.1%} of the pairs. The "
-        f"score of v1, with a softmax over tokens, changes row top-{k} on {int(v1.sum())} tokens."
+        f"score of v1, with a softmax over tokens, changes row top-{k} on {v1} tokens, and on "
+        f"{shared} where that softmax is divided by its sum over experts."
     )
     numbers = {
         "tokens": L * T,
         "tokens with other experts, over all rates": changed,
         "tokens tied by rounding, over all rates": tied,
         "share of the pool's pairs moved by rate 0.5": moved,
-        "tokens with other experts by v1": int(v1.sum()),
+        "tokens with other experts by v1": v1,
+        "tokens with other experts by v1, normalised": shared,
     }
     return Evidence(changed == 0, sentence, numbers)
 
@@ -108,7 +113,9 @@ B4 = Claim(
         "mixture of them, and the order of a token's experts is that of its logits for every rate. "
         "Rounding can tie logits that differ (a sigmoid of 40 is 1), never reverse them. The rate "
         "changes weights, and who wins between tokens: top-N of the pool. The first version of "
-        "the score mixes in a softmax over tokens, which does change the order within a row."
+        "the score mixes in a softmax over tokens, which does change the order within a row: "
+        "hardly as it stands, as its entries add up to E against T, and much where it is divided "
+        "by its row sum, as older lines do that the released files keep as comments."
     ),
     examine=examine_preference,
     counterexample=Counterexample(
