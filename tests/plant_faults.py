@@ -233,7 +233,11 @@ def main() -> None:
     ]
     if not faults:
         sys.exit(f"--only {only}: no fault's file or description contains it.")
-    outcomes = examine_all(faults, options.jobs, options.limit, options.all)
+    try:
+        outcomes = examine_all(faults, options.jobs, options.limit, options.all)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
     caught = [outcome for outcome in outcomes if outcome.verdict == "caught"]
     absent = sum(outcome.verdict == "not found" for outcome in outcomes)
     print(f"\n{len(caught)} of {len(outcomes) - absent} faults caught", end="")
