@@ -447,6 +447,10 @@ def test_wrong_types_are_refused_in_one_sentence(function, given, tmp_path, monk
         (lambda: lpr.linear_program(3), "linear_program expects a RoutingProblem first, got int"),
         (lambda: solvers.cvxpy_model(3), "cvxpy_model expects a RoutingProblem first, got int"),
         (lambda: solvers.write("x", "p.mps"), "write expects a RoutingProblem .* got str"),
+        (lambda: audits.chosen(3, torch.eye(3)), "router: expected a callable"),
+        (lambda: audits.chosen(lambda x: x > 0, "x"), "logits: expected"),
+        (lambda: lpr.evaluation.choice_facts(3, 0), "choice_facts: expected lp_routing.traces"),
+        (lambda: lpr.evaluation.differences(3, 3), "differences: expected lp_routing.traces"),
         (lambda: solvers.write(PROBLEM, 3), "write: path=3: expected the name of a file"),
         (
             lambda: traces.Trace(-torch.eye(3), "mine").save(3),

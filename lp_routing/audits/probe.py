@@ -409,13 +409,15 @@ def chosen(router: RouterLike, logits: Tensor, mask: Tensor | None = None) -> Te
     """Ask a router once for the pairs it chooses; boolean, of the shape of the logits.
 
     Raises:
+        InputError: no callable, or logits that `as_logits` refuses.
         NoRouterOutput: its output cannot be read as pairs; what it raises itself is passed on.
 
     Example:
         >>> lpr.audits.chosen(lpr.routers.TopK(k=1), torch.tensor([[3.0, 1.0]])).tolist()
         [[True, False]]
     """
-    return choices(_answer(router, logits, mask).amounts)
+    called = as_audited_router(router).router  # which checks that it can be called
+    return choices(_answer(called, as_logits(logits), mask).amounts)
 
 
 @torch.no_grad()

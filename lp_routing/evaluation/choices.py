@@ -6,6 +6,7 @@ of token choice on the same scores. Two recordings of the same tokens are compar
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -98,6 +99,7 @@ def choice_facts(
         >>> facts.max_over_mean, facts.dropped  # 3 tokens of one expert over a mean of 2
         (1.5, 0.25)
     """
+    _check_recorded("choice_facts", choices)
     x = choices.chosen(layer)
     T, E = x.shape
     load, pairs = x.sum(0), int(x.sum())
@@ -141,6 +143,7 @@ def differences(
         >>> lpr.evaluation.differences(a, b)[0].differ  # the second token
         0.5
     """
+    _check_recorded("differences", one, other)
     mine, yours = ((*c.expert_ids.shape[:2], c.experts) for c in (one, other))
     if mine != yours:
         raise InputError(
@@ -161,6 +164,15 @@ def differences(
             )
         )
     return found
+
+
+def _check_recorded(function: str, *given: Any) -> None:
+    for each in given:
+        if not isinstance(each, RecordedChoices):
+            raise InputError(
+                f"{function}: expected lp_routing.traces.RecordedChoices, such as those of a "
+                f"file or of a capture, got {type(each).__name__}."
+            )
 
 
 def _over_devices(load: Tensor, devices: int) -> float:
