@@ -27,7 +27,7 @@ from lp_routing.routers.base import Rule, StatefulRouter
 from lp_routing.routers.catalogue import CATALOGUE, Shape, router
 from lp_routing.scores import check_logits
 from lp_routing.solvers import Solver
-from lp_routing.solvers.solve import exact_solver, solve
+from lp_routing.solvers.solve import Solution, exact_solver, solve
 from lp_routing.validation import as_instance, as_int
 
 LOGITS, LOG_OF_SCORES, SCORES = "logits", "log of scores", "scores as logits"
@@ -119,10 +119,16 @@ long, and one call in any case. Fast routers reach `repeats` calls before.
 
 
 @dataclass(eq=False)
-class _RouterRun:
-    """One router: built, run once, judged, then timed; with its results so far."""
+class RouterRun:
+    """One router: built, run once, judged, then timed; with its results so far.
+
+    Attributes:
+        row: its numbers.
+        amounts: (T, E), what it took; None where it gave no answer.
+    """
 
     row: RouterResult
+    amounts: Tensor | None = None
     run: Callable[[Tensor], Any] | None = None
     first_s: float = 0.0
     seconds: list[float] = field(default_factory=list)
@@ -155,6 +161,7 @@ class _RouterRun:
             self.first_s, result = _timed(self.run, values)
             read = read_output(result, values)
             self.row = replace(judge.judged(self.row, read.amounts), note=read.note)
+            self.amounts = read.amounts
         except Exception as error:
             self._failed(error)
 
@@ -172,15 +179,14 @@ class _RouterRun:
             self.units.append(unit)
             self.seconds.append(seconds)
 
-    def finished(self, unit: float) -> RouterResult:
-        """The row with its times, in units of `unit` seconds."""
-        if not self.seconds:
-            return self.row
-        seconds, runs = median(self.seconds), len(self.seconds)
-        return replace(self.row, seconds=seconds, topk_units=seconds / unit, runs=runs)
+    def finish(self, unit: float) -> None:
+        """Add the times to the row, in units of `unit` seconds."""
+        if self.seconds:
+            seconds, runs = median(self.seconds), len(self.seconds)
+            self.row = replace(self.row, seconds=seconds, topk_units=seconds / unit, runs=runs)
 
     def _failed(self, error: Exception) -> None:
-        self.run, self.seconds = None, []
+        self.run, self.amounts, self.seconds = None, None, []
         raised = "" if isinstance(error, NoRouterOutput) else "".join(format_exception(error))
         self.row = replace(self.row, status=f"{type(error).__name__}: {error}", traceback=raised)
 
@@ -236,6 +242,7 @@ def compare(
     warm_on: Sequence[Tensor] | None = None,
     seed: int = 0,
     shape: Shape | None = None,
+    optimum: Solution | None = None,
 ) -> "pandas.DataFrame":
     """Judge routers by a problem: one row each, with the certified gap to its optimum.
 
@@ -261,6 +268,8 @@ def compare(
             gives the same capacity.
         seed: of `MinCostFlow` and of the catalogue's routers that draw at random.
         shape: what the catalogue's routers are built for; read off the bounds where left out.
+        optimum: of this very problem, where it is there already: nothing is solved, and `solver`
+            takes no part.
 
     Returns:
         A row for each router, in their order, with the columns of `RouterResult`; `status` is "ok",
@@ -271,7 +280,7 @@ def compare(
 
     Raises:
         InputError: not a problem, an unknown name, logits of another shape, both ways to warm up,
-            no pandas.
+            an optimum of another problem, no pandas.
 
     The unit of cost is `torch.topk(scores, K)`: medians, side by side in this process.
 
@@ -294,6 +303,7 @@ def compare(
         warm_on=warm_on,
         seed=seed,
         shape=shape,
+        optimum=optimum,
     )
     frame = frames([asdict(row) for row in rows], columns=[f.name for f in fields(RouterResult)])
     return frame.astype({"feasible": "boolean", "causal": "boolean", "dropped": "Int64"})
@@ -310,6 +320,7 @@ def comparisons(
     warm_on: Sequence[Tensor] | None = None,
     seed: int = 0,
     shape: Shape | None = None,
+    optimum: Solution | None = None,
 ) -> list[RouterResult]:
     """The rows of `compare`, which needs pandas only to make a table of them.
 
@@ -319,25 +330,56 @@ def comparisons(
         >>> row.status, row.value, row.optimum
         ('INFEASIBLE', 5.0, 3.0)
     """
-    _check(problem)
+    runs = router_runs(
+        problem,
+        routers,
+        logits=logits,
+        solver=solver,
+        repeats=repeats,
+        warm_up=warm_up,
+        warm_on=warm_on,
+        seed=seed,
+        shape=shape,
+        optimum=optimum,
+    )
+    return [run.row for run in runs]
+
+
+def router_runs(
+    problem: RoutingProblem,
+    routers: Routers,
+    *,
+    logits: Tensor | None,
+    solver: Solver | str | None = None,
+    repeats: int = 5,
+    warm_up: int = 0,
+    warm_on: Sequence[Tensor] | None = None,
+    seed: int = 0,
+    shape: Shape | None = None,
+    optimum: Solution | None = None,
+) -> list[RouterRun]:
+    """The rows of `compare` with what each router took; arguments and errors as there."""
+    _check(problem, optimum)
     repeats, warm_up = as_int(repeats, "repeats", 1), as_int(warm_up, "warm_up", 0)
     scores = check_logits(problem.scores, "scores")
     given = router_input(logits, scores)
     before = _batches(warm_on, warm_up, scores.shape[1])
     shape = shape_of(problem) if shape is None else as_instance(shape, Shape, "shape", "a Shape")
     makers = _makers(routers, problem, shape, seed)
-    judge = Evaluator(
-        problem, solve(problem, exact_solver(problem, seed) if solver is None else solver)
-    )
-    trials = [_RouterRun(judge.nothing(name)) for name in makers]
-    for trial, make in zip(trials, makers.values(), strict=True):
-        trial.begin(make, judge, given, warm_up, before)
+    if optimum is None:
+        optimum = solve(problem, exact_solver(problem, seed) if solver is None else solver)
+    judge = Evaluator(problem, optimum)
+    runs = [RouterRun(judge.nothing(name)) for name in makers]
+    for run, make in zip(runs, makers.values(), strict=True):
+        run.begin(make, judge, given, warm_up, before)
     called_with = scores if given.values is None else given.values
     for _ in range(repeats):
-        for trial in trials:
-            trial.take_turn(called_with, scores, shape.k)
-    units = [unit for trial in trials for unit in trial.units]
-    return [trial.finished(median(units) if units else 0.0) for trial in trials]
+        for run in runs:
+            run.take_turn(called_with, scores, shape.k)
+    units = [unit for run in runs for unit in run.units]
+    for run in runs:
+        run.finish(median(units) if units else 0.0)
+    return runs
 
 
 @dataclass(frozen=True)
@@ -426,7 +468,7 @@ def _batches(warm_on: Sequence[Tensor] | None, warm_up: int, E: int) -> list[Ten
     return batches
 
 
-def _check(problem: RoutingProblem) -> None:
+def _check(problem: RoutingProblem, optimum: Solution | None) -> None:
     if not isinstance(problem, RoutingProblem):
         raise InputError(
             f"compare expects a RoutingProblem first, got {type(problem).__name__}; write "
@@ -436,4 +478,10 @@ def _check(problem: RoutingProblem) -> None:
         raise InputError(
             "compare: rows of this problem stand for several tokens each, but routers route "
             "single tokens; repeat the rows and leave multiplicity out."
+        )
+    if optimum is None:
+        return
+    if as_instance(optimum, Solution, "optimum", "a Solution").problem is not problem:
+        raise InputError(
+            "compare: optimum is the solution of another problem; give that of solve(problem)."
         )

@@ -19,13 +19,20 @@ from lp_routing.display import as_html, as_text, data_frame
 from lp_routing.errors import InputError
 from lp_routing.extensions import best_kept, bound_on_kept, greedy
 from lp_routing.frontier.curves import CertifiedCurve, ExactCurve
-from lp_routing.frontier.refine import BudgetFamily, Point, at_budgets, refined, solved
+from lp_routing.frontier.refine import (
+    BudgetFamily,
+    Point,
+    at_budgets,
+    point_of,
+    refined,
+    solved,
+)
 from lp_routing.problem.bounds import Bounds, at_most, exactly
 from lp_routing.problem.constraints import Family
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers import Solver
 from lp_routing.solvers.infeasibility import explain
-from lp_routing.solvers.solve import Status, solve
+from lp_routing.solvers.solve import Solution, Status, solve
 from lp_routing.validation import (
     Scores,
     as_bool,
@@ -220,6 +227,15 @@ def over_capacity(
     last = _last(free, k, serve)
     first = _first_that_serves(family, k, last.budget) if serve else _no_slot(values)
     return refined(family, (last if first.budget == last.budget else first, last), points, at)
+
+
+def capacity_point(solution: Solution, C: int) -> Point:
+    """The point of a problem with capacity C that is solved already, for `kept` of `over_capacity`.
+
+    Raises:
+        InputError: a solution without an assignment or without prices.
+    """
+    return point_of(C, solution, _of_all_slots)
 
 
 def _with_slots(scores: Tensor, tokens: Bounds, C: int) -> RoutingProblem:

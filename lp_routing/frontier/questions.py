@@ -21,7 +21,7 @@ from lp_routing.router_outputs import as_amounts
 from lp_routing.scores import check_logits
 from lp_routing.solvers import Solver
 from lp_routing.solvers.solve import Solution, Status, solve
-from lp_routing.validation import Scores, as_callable, as_instance, as_int, as_rising
+from lp_routing.validation import Scores, as_callable, as_float, as_instance, as_int, as_rising
 
 if TYPE_CHECKING:
     import pandas
@@ -78,7 +78,13 @@ def smallest_budget(
     return curve.smallest(value)
 
 
-def slot_worth(problem: RoutingProblem, expert: int, *, solver: Solver | None = None) -> SlotWorth:
+def slot_worth(
+    problem: RoutingProblem,
+    expert: int,
+    *,
+    solver: Solver | None = None,
+    value: float | None = None,
+) -> SlotWorth:
     """What a slot at one expert is worth: the optimum with one fewer, and with one more, solved.
 
     The expert's upper bound moves by one; its lower bound too where both are equal.
@@ -87,6 +93,7 @@ def slot_worth(problem: RoutingProblem, expert: int, *, solver: Solver | None = 
         problem: with an upper bound on that expert.
         expert: which.
         solver: finds each optimum; left out, `MinCostFlow` where optima are whole, HiGHS elsewhere.
+        value: the optimum of the problem, where it is known.
 
     Returns:
         `last` is inf where there is no assignment with one slot fewer, or no slot at all; `more` is
@@ -105,7 +112,11 @@ def slot_worth(problem: RoutingProblem, expert: int, *, solver: Solver | None = 
     family = problem.family("expert")
     if family is None or not bool(family.upper[expert].isfinite()):
         raise InputError(f"slot_worth: expert {expert} has no upper bound, so slots are free.")
-    here = _optimum(problem, solver)
+    here = (
+        _optimum(problem, solver)
+        if value is None
+        else as_float(value, "value", "a finite number", lambda _: True)
+    )
     if float(family.upper[expert]) < 1:
         last = INF
     else:

@@ -63,20 +63,29 @@ def solved(family: BudgetFamily, n: int) -> Point:
         raise InputError(f"kept: expected a dict of points, got {type(family.kept).__name__}.")
     if family.kept is not None and n in family.kept:
         return family.kept[n]
-    problem = family.problem_at(n)
-    solution = solve(problem, family.solver)
-    if solution.certificate is None:
-        raise InputError(f"budget {n}: {solution.status.name}: {solution.explanation}")
-    if not solution.prices.given:
-        raise InputError(f"{solution.solver} gives no prices; use MinCostFlow() or HiGHS().")
-    bound = _by_prices(problem, solution, solution.prices)
-    price = family.price_of(problem, solution.prices)
-    experts = problem.family("expert")
-    dear = () if experts is None else solution.prices.of(experts).double().tolist()
-    point = Point(n, float(solution.value), bound, price, dear)
+    point = point_of(n, solve(family.problem_at(n), family.solver), family.price_of)
     if family.kept is not None:
         family.kept[n] = point
     return point
+
+
+def point_of(
+    n: int, solution: Solution, price_of: Callable[[RoutingProblem, Prices], float]
+) -> Point:
+    """The point of a solved problem with budget n.
+
+    Raises:
+        InputError: no assignment was found; or a solver without prices.
+    """
+    problem, prices = solution.problem, solution.prices
+    if solution.certificate is None:
+        raise InputError(f"budget {n}: {solution.status.name}: {solution.explanation}")
+    if not prices.given:
+        raise InputError(f"{solution.solver} gives no prices; use MinCostFlow() or HiGHS().")
+    experts = problem.family("expert")
+    dear = () if experts is None else prices.of(experts).double().tolist()
+    bound = _by_prices(problem, solution, prices)
+    return Point(n, float(solution.value), bound, price_of(problem, prices), dear)
 
 
 def at_budgets(family: BudgetFamily, budgets: Sequence[int]) -> CertifiedCurve:

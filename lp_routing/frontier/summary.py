@@ -34,7 +34,6 @@ from lp_routing.frontier.refine import Point
 from lp_routing.problem.named import capacity, unified
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers import CapacityFactor, Shape, router
-from lp_routing.solvers.solve import solve
 from lp_routing.sweep import ResultFile, asked
 from lp_routing.validation import as_int
 
@@ -125,13 +124,13 @@ def summary(
     given = logits[list(layers)]
     worth = settings.worth(given)
     with ExitStack() as stack:
-        points = None
+        points: MutableMapping[int, Point] = {}
         if records is not None and settings.over in SOLVED:
             question = asked(partial(summary, logits=given, settings=settings))
             file = ResultFile(points_file(records, layers), question)
             points = PointStore(stack.enter_context(file))
         curve, shared = _curve(worth, settings, points)
-    answers = _answers(worth, curve, settings)
+    answers = _answers(worth, curve, settings, points)
     if shared is not None:
         answers |= _of_layers(shared, answers["at"])
     exact = isinstance(curve, ExactCurve)
@@ -194,7 +193,9 @@ def _around(n: int) -> range:
     return range(max(n - 1, 0), n + 2)
 
 
-def _answers(worth: Tensor, curve: Curve, settings: FrontierSettings) -> dict[str, Any]:
+def _answers(
+    worth: Tensor, curve: Curve, settings: FrontierSettings, solved: Mapping[int, Point]
+) -> dict[str, Any]:
     """Budgets that attain some values, shadow prices, and the cost of balance and serving."""
     L, T, E = worth.shape
     k = settings.k
@@ -215,7 +216,8 @@ def _answers(worth: Tensor, curve: Curve, settings: FrontierSettings) -> dict[st
         by = attains(curve, token_choice)
         found["token_choice"] = {"value": token_choice, "attained_by": by}
     if settings.over == "capacity" and at >= 1:
-        found["expert"] = _highest_price(worth[0], k, at)
+        prices = solved[at].experts if at in solved else ()
+        found["expert"] = _highest_price(worth[0], k, at, found["there"]["value"], prices)
     if settings.over != "layers":
         found["balance"] = _cost(lambda: cost_of_balance(worth[0], k))
         found["serving"] = _cost(lambda: cost_of_serving(worth[0], T * k))
@@ -231,17 +233,20 @@ def _cost(of: Callable[[], Any]) -> dict[str, Any]:
     return cost if isfinite(cost["lost"]) else {"cannot": "there is no such assignment."}
 
 
-def _highest_price(worth: Tensor, k: int, C: int) -> dict[str, Any]:
-    """The expert whose slots have the highest price at capacity C, and what they are worth."""
-    problem = capacity(worth, k, C)
-    solution = solve(problem)
-    dear, best = worth.new_zeros(worth.shape[1]).double(), solution.assignment
-    if solution.prices.experts is not None:
-        dear += solution.prices.experts
-    if best is not None and not bool(dear.any()):  # a last slot may still have a value
-        dear += best.load == C
+def _highest_price(
+    worth: Tensor, k: int, C: int, value: float, prices: Sequence[float]
+) -> dict[str, Any]:
+    """The expert whose slots have the highest price at capacity C, and what they are worth.
+
+    Where all prices are 0 token choice is an optimum: its busiest expert, whose last slot may still
+    have a value.
+    """
+    dear = torch.tensor(prices)
+    if not dear.any():
+        best = worth.topk(k)
+        dear = torch.bincount(best.indices[best.values > 0], minlength=worth.shape[1])
     expert = int(dear.argmax())
-    last, more = slot_worth(problem, expert)
+    last, more = slot_worth(capacity(worth, k, C), expert, value=value)
     return {"expert": expert, "last": float(last), "next": float(more)}
 
 

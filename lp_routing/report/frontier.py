@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 from lp_routing import frontier
 from lp_routing.certificate.certificate import TOLERANCE
 from lp_routing.errors import InputError
+from lp_routing.frontier.budgets import capacity_point
 from lp_routing.frontier.curves import CertifiedCurve
 from lp_routing.frontier.refine import Point
 from lp_routing.frontier.summary import FrontierSettings, catalogue_curve
@@ -271,7 +272,7 @@ def capacity_result(settings: ReportSettings, each: LayerResult | None) -> Capac
     if each is None:
         raise InputError("no layer could be examined.")
     layer, scores, row, C = each, each.problem.scores, each.rows[0], settings.capacity
-    points: dict[int, Point] = {}
+    points = {C: capacity_point(each.solution, C)}
     solver = exact_solver(each.problem, settings.seed)
     over = partial(frontier.over_capacity, scores, settings.k, solver=solver, kept=points)
     curve = over(points=POINTS, at=range(max(C - 1, 0), C + 2))

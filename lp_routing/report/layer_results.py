@@ -3,19 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
 from torch import Tensor
 
 from lp_routing.audits.probe import sequence_places
 from lp_routing.certificate.certificate import TOLERANCE, Certificate, certify
-from lp_routing.evaluation.compare import comparisons
-from lp_routing.evaluation.evaluate import NOT_JUDGED, RouterResult
+from lp_routing.evaluation.compare import router_runs
+from lp_routing.evaluation.evaluate import RouterResult
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem
-from lp_routing.router_outputs import as_amounts
-from lp_routing.routers.base import AnyRouter, StatefulRouter
-from lp_routing.routers.catalogue import Shape, router
+from lp_routing.routers.catalogue import Shape
 from lp_routing.solvers.solve import Solution, Status, exact_solver, solve
 
 
@@ -86,33 +83,27 @@ def examine_layer(
         InputError: as `lp_routing.evaluation.comparisons`.
     """
     solution = solve(problem, exact_solver(problem, seed))
+    runs = router_runs(
+        problem,
+        list(names),
+        logits=None if up_to_a_constant else logits,
+        repeats=repeats,
+        seed=seed,
+        shape=shape,
+        optimum=solution,
+    )
+    amounts = runs[0].amounts
+    taken = None if amounts is None else Assignment(amounts)
     certificate = main = None
-    given = None if up_to_a_constant else logits
-    rows = comparisons(problem, list(names), logits=given, repeats=repeats, seed=seed, shape=shape)
-    judged = not rows[0].status.startswith(NOT_JUDGED)
-    taken = _taken(names[0], shape, seed, logits) if judged else None
     if solution.prices.given:
         if solution.assignment is not None:
             certificate = certify(problem, solution.assignment, solution.prices, exact=True)
         if taken is not None:
             main = certify(problem, taken, solution.prices, exact=True)
+    rows = [run.row for run in runs]
     return LayerResult(
         layer, logits, problem, shape, solution, certificate, rows, taken, main, sequence
     )
-
-
-def first_batch_amounts(found: AnyRouter, logits: Tensor) -> Tensor:
-    """A router's amounts (T, E) on its first batch."""
-    answer: Any = found(logits.clone())
-    return as_amounts(answer[0] if isinstance(found, StatefulRouter) else answer, logits)
-
-
-def _taken(name: str, shape: Shape, seed: int, logits: Tensor) -> Assignment | None:
-    """None where the router gives no answer; its row says why."""
-    try:
-        return Assignment(first_batch_amounts(router(name, shape, seed=seed), logits))
-    except Exception:
-        return None
 
 
 def longest_sequence(each: LayerResult) -> Tensor:
