@@ -58,7 +58,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint con
 
 verify: setup
 	@echo "proving 28 optima of the sample with three solvers (a minute)"
-	@$(BIN)/lp-routing verify
+	@$(BIN)/lp-routing verify --jobs all
 
 check: tools
 	@echo "== ruff: lint and format (a second)"

@@ -1,28 +1,34 @@
 """`lp-routing audit`: run every audit on some routers, on the logits of a file."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
 from lp_routing.audits import Finding
 from lp_routing.audits import audit as audited
+from lp_routing.audits.probe import Example
 from lp_routing.cli.options import (
-    check_writable,
+    first_tokens,
     opened,
     parse_layers,
     parse_routers,
     parse_tokens,
     versions,
 )
-from lp_routing.cli.run import OutputConsole
-from lp_routing.errors import InputError
-from lp_routing.files import write_whole
+from lp_routing.cli.output import (
+    check_outputs,
+    console_for,
+    part_taken,
+    write_csv,
+    write_json,
+)
+from lp_routing.cli.run import long_work, raise_failures
 from lp_routing.problem.bounds import at_most
 from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.problem.problem import RoutingProblem
@@ -34,7 +40,8 @@ from lp_routing.validation import as_int
 
 def run(options: dict[str, Any]) -> int:
     """Run the command with the options as typed; returns the exit status."""
-    _audit(OutputConsole(), *opened(AuditOptions, options))
+    given, trace = opened(AuditOptions, options)
+    _audit(console_for(given), given, trace)
     return 0
 
 
@@ -49,29 +56,36 @@ class AuditOptions:
     layers: str
     tokens: str
     json_path: Path | None
+    csv_path: Path | None
+    jobs: int
+    resume_path: Path | None
 
 
 def _audit(console: Console, options: AuditOptions, trace: Trace) -> None:
-
-    check_writable(options.json_path, options.file)
+    """Run the command and print its results."""
+    check_outputs(options)
     names = parse_routers(options.routers, tuple(CATALOGUE))
     layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
+    logits = first_tokens(trace, most)
+    _, T, E = logits.shape
+    k = as_int(options.k, "k", 1, E, "E, the number of experts")
+    capacity = CapacityFactor(options.capacity_factor).of(T, E, k)
+    console.print(
+        f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), {T} of "
+        f"{len(trace.layer(0))} tokens, {E} experts; k={k}, capacity factor "
+        f"{options.capacity_factor:g}.",
+        highlight=False,
+    )
     sequence = None if trace.real_sequence is None else trace.real_sequence[:most]
-    found = {}
-    for layer in layers:
-        logits = trace.layer(layer)[:most]
-        if layer == layers[0]:
-            T, E = logits.shape
-            console.print(
-                f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), {T} of "
-                f"{len(trace.layer(layer))} tokens, {E} experts; k={options.k}, capacity factor "
-                f"{options.capacity_factor:g}.",
-                highlight=False,
-            )
-        try:
-            found[layer] = _of_layer(console, logits, sequence, names, layer, options)
-        except InputError as error:
-            raise InputError(f"{error} (Layer {layer} of {trace.source}.)") from error
+    task = partial(findings_of, logits=logits, sequence=sequence, shape=Shape(k, capacity, T, E))
+    places = [(layer, name) for layer in layers for name in names]
+    points = [{"layer": layer, "router": name} for layer, name in places]
+    path, jobs = options.resume_path, options.jobs
+    records = long_work(console, task, points, "auditing", path=path, jobs=jobs)
+    raise_failures(records, [f"({name}, layer {layer}.)" for layer, name in places])
+    found: dict[int, dict[str, list[Finding]]] = {layer: {} for layer in layers}
+    for (layer, name), record in zip(places, records, strict=True):
+        found[layer][name] = [_finding(each) for each in record["findings"]]
     for layer, findings in found.items():
         for table in audit_tables(layer, findings):
             console.print(table)
@@ -79,34 +93,28 @@ def _audit(console: Console, options: AuditOptions, trace: Trace) -> None:
     for layer, findings in found.items():
         for line in sentences(layer, findings):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if options.json_path is not None:
-        content = json.dumps(_as_json(found, trace.source, options, T), allow_nan=False, indent=1)
-        write_whole(options.json_path, content + "\n", "--json")
+    content = _as_json(found, trace.source, options, T)
+    write_json(options.json_path, content)
+    write_csv(options.csv_path, content["findings"])
+    if part := part_taken(trace, layers, T):
+        console.print(part, highlight=False)
 
 
-def _of_layer(
-    console: Console,
-    logits: Tensor,
-    sequence: Tensor | None,
-    names: list[str],
-    layer: int,
-    options: AuditOptions,
-) -> dict[str, list[Finding]]:
-    """The findings of each router on logits (T, E), with progress printed router by router."""
-    T, E = logits.shape
-    k = as_int(options.k, "k", 1, E, "E, the number of experts")
-    capacity = CapacityFactor(options.capacity_factor).of(T, E, k)
-    problem = RoutingProblem(logits, experts=at_most(capacity))
-    found = {}
-    with console.status("auditing ...") as status:
-        for number, name in enumerate(names, 1):
-            status.update(f"auditing layer {layer}: {name} ...")
-            built = router(name, Shape(k, capacity, T, E))
-            found[name] = audited(built, logits, problem=problem, sequence=sequence)
-            if not console.is_terminal:
-                place = f"layer {layer}, {name}"
-                click.echo(f"{number} of {len(names)} audited: {place}", err=True)
-    return found
+def findings_of(
+    point: Mapping[str, Any], *, logits: Tensor, sequence: Tensor | None, shape: Shape
+) -> dict[str, Any]:
+    """What the audits find of one router on one layer of logits (L, T, E), as JSON values."""
+    layer = logits[point["layer"]]
+    problem = RoutingProblem(layer, experts=at_most(shape.capacity))
+    found = audited(router(point["router"], shape), layer, problem=problem, sequence=sequence)
+    return {"findings": [asdict(finding) for finding in found]}
+
+
+def _finding(record: Mapping[str, Any]) -> Finding:
+    """A finding from its JSON values, in which tuples are lists."""
+    told = record["example"]
+    example = told and Example(**{name: tuple(values) for name, values in told.items()})
+    return Finding(**{**record, "example": example})
 
 
 def _as_json(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lp_routing import traces
-from lp_routing.cli.options import check_writable, parse_tokens
+from lp_routing.cli.options import parse_tokens
+from lp_routing.cli.output import check_writable
 from lp_routing.errors import InputError, is_out_of_memory
 from lp_routing.traces import Trace
 

@@ -1,6 +1,5 @@
 """`lp-routing claims`: check what papers claim on the logits of a file."""
 
-import json
 import shlex
 from dataclasses import dataclass
 from functools import partial
@@ -15,20 +14,20 @@ from torch import Tensor
 from lp_routing.claims import CLAIMS, Claim, Evidence, SearchResult
 from lp_routing.claims.claim import Checked, chosen, claim_input, smallest_case
 from lp_routing.cli.options import (
-    check_writable,
     opened,
     parse_layers,
     parse_tokens,
     versions,
 )
-from lp_routing.cli.run import (
-    OutputConsole,
-    check_resumable,
-    long_work,
-    raise_failures,
+from lp_routing.cli.output import (
+    check_outputs,
+    console_for,
+    part_taken,
+    write_csv,
+    write_json,
+    write_text,
 )
-from lp_routing.errors import InputError
-from lp_routing.files import write_whole
+from lp_routing.cli.run import long_work, raise_failures
 from lp_routing.report.claims import LEGEND, claims_table, last_word, markdown_page
 from lp_routing.sweep import ERROR
 from lp_routing.traces import Trace
@@ -36,7 +35,8 @@ from lp_routing.traces import Trace
 
 def run(options: dict[str, Any]) -> int:
     """Run the command with the options as typed; returns the exit status."""
-    return 0 if _claims(OutputConsole(), *opened(ClaimsOptions, options)) else 1
+    given, trace = opened(ClaimsOptions, options)
+    return 0 if _claims(console_for(given), given, trace) else 1
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class ClaimsOptions:
     tokens: str
     seed: int
     json_path: Path | None
+    csv_path: Path | None
     page_path: Path | None
     jobs: int
     resume_path: Path | None
@@ -60,24 +61,22 @@ class ClaimsOptions:
 def _claims(console: Console, options: ClaimsOptions, trace: Trace) -> bool:
     """Run the command; returns whether all verdicts come out as stated."""
     todo = chosen(CLAIMS, options.only)
-    check_writable(options.json_path, options.file)
-    check_writable(options.page_path, options.file, "--markdown")
-    if options.page_path is not None and options.page_path == options.json_path:
-        raise InputError(f"--markdown {options.page_path}: --json has this name; give another.")
-    check_resumable(options.resume_path, (options.file, options.json_path, options.page_path))
+    check_outputs(options)
     layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
     checked, said = _checked(console, todo, trace, layers, most, options)
     console.print(claims_table(checked))
     console.print(LEGEND, style="dim", highlight=False)
-    console.print(last_word(checked), highlight=False, markup=False, soft_wrap=True)
-    if options.json_path is not None:
-        content = json.dumps(_as_json(checked, trace.source, options), allow_nan=False, indent=1)
-        write_whole(options.json_path, content + "\n", "--json")
+    part = part_taken(trace, layers, most or len(trace.layer(0)))
+    console.print(
+        f"{last_word(checked)} {part}".rstrip(), highlight=False, markup=False, soft_wrap=True
+    )
+    write_json(options.json_path, _as_json(checked, trace.source, options))
+    write_csv(options.csv_path, [each.as_json() for each in checked])
     if options.page_path is not None:
         found = _searched(console, todo, options.jobs)
         command = shlex.join(["lp-routing", "claims", *_arguments(options)])
         text = markdown_page(checked, said, command, lambda claim: found[claim.id])
-        write_whole(options.page_path, text, "--markdown")
+        write_text(options.page_path, text, "--markdown")
     return all(each.comes_out for each in checked)
 
 
@@ -145,7 +144,7 @@ def _arguments(options: ClaimsOptions) -> list[str]:
     typed = [] if options.file is None else [options.file.name]
     typed += [word for name in options.only for word in ("--only", name)]
     k = 2 if options.file is None else None  # a file may not say k
-    defaults = {"axes": None, "values": None, "k": k, "layers": "all", "tokens": "1024", "seed": 0}
+    defaults = {"axes": None, "values": None, "k": k, "layers": "all", "tokens": "all", "seed": 0}
     typed += [
         word
         for name, usual in defaults.items()

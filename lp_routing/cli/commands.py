@@ -4,6 +4,7 @@ The work is in the module of the command's name, whose `run` is imported when it
 version and completion load neither torch nor a solver.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -104,36 +105,69 @@ def seed_option(words: str) -> Callable[[Command], Command]:
     return click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=words)
 
 
-k_option = click.option(
-    "--k", type=int, help="Experts per token. Left out: what FILE says; 2 for the sample."
-)
-capacity_factor_option = click.option(
-    "--capacity-factor",
-    type=float,
-    help="Capacity of an expert, relative to an equal share. Left out: what FILE says, else 1.25.",
-)
-layers_option = click.option(
-    "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
-)
-tokens_option = click.option(
-    "--tokens",
-    default="1024",
-    show_default=True,
-    help='How many tokens of each layer, from the first, or "all".',
-)
-score_option = click.option(
-    "--score",
-    type=click.Choice(SCORES),
-    help="How logits become what a pair is worth; routers choose by scores of their own. Left out: "
-    "what FILE says, else softmax.",
-)
-jobs_option = click.option(
-    "--jobs",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Processes; each has one thread where several.",
-)
+class Jobs(click.IntRange):
+    """A number of processes, or "all" for one a core."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        return os.cpu_count() or 1 if value == "all" else int(super().convert(value, param, ctx))
+
+
+SHARED: dict[str, Callable[[Command], Command]] = {
+    "k": click.option(
+        "--k", type=int, help="Experts per token. Left out: what FILE says; 2 for the sample."
+    ),
+    "score": click.option(
+        "--score",
+        type=click.Choice(SCORES),
+        help="How logits become what a pair is worth; routers choose by scores of their own. Left "
+        "out: what FILE says, else softmax.",
+    ),
+    "capacity-factor": click.option(
+        "--capacity-factor",
+        type=float,
+        help="Capacity of an expert, relative to an equal share. Left out: what FILE says, else "
+        "1.25.",
+    ),
+    "layers": click.option(
+        "--layers", default="all", show_default=True, help='Which layers, e.g. "0,2" or "0-3".'
+    ),
+    "tokens": click.option(
+        "--tokens",
+        default="all",
+        show_default=True,
+        help="How many tokens of each layer, from the first; the last line then says so.",
+    ),
+    "jobs": click.option(
+        "--jobs",
+        default=1,
+        show_default=True,
+        type=Jobs(1),
+        help='Processes, "all" for one a core; each has one thread where several.',
+    ),
+    "json": path_option("--json", "json_path", words='Write the results here; "-": to stdout.'),
+    "csv": path_option("--csv", "csv_path", words='Write the rows here; "-": to stdout.'),
+    "plot": path_option(
+        "--plot",
+        "plot_path",
+        words='Draw here: .png, .pdf or .svg; "-": .svg to stdout. Where a figure is of one layer '
+        "and there are several, each beside it by its name.",
+    ),
+}
+"""The options of all commands, with one default each."""
+
+
+def shared_options(*without: str) -> Callable[[Command], Command]:
+    """The options in `SHARED`, but for those that the command has no use for."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(SHARED):
+            command = command if name in without else SHARED[name](command)
+        return command
+
+    return decorate
+
+
 resume_option = path_option(
     "--resume",
     "resume_path",
@@ -179,16 +213,7 @@ def capture(**options: Any) -> None:
 
 @main.command()
 @file_argument
-@k_option
-@capacity_factor_option
-@layers_option
-@click.option(
-    "--tokens",
-    default="all",
-    show_default=True,
-    help="How many tokens of each layer, from the first; the last line then says so.",
-)
-@score_option
+@shared_options("plot")
 @click.option(
     "--confirm-seconds",
     default=60.0,
@@ -196,8 +221,6 @@ def capture(**options: Any) -> None:
     type=click.FloatRange(0),
     help="Time for HiGHS and CLARABEL to confirm what MinCostFlow proved, all processes together.",
 )
-@path_option("--json", "json_path", words="Also write the rows here.")
-@jobs_option
 @resume_option
 def verify(**options: Any) -> None:
     """Prove the optimum of every named problem and measure the quick rules against it.
@@ -226,11 +249,7 @@ def verify(**options: Any) -> None:
     show_default=True,
     help=f'What is judged by; "{OWN}": each router by the problem it seeks, on its own scores.',
 )
-@k_option
-@capacity_factor_option
-@layers_option
-@tokens_option
-@score_option
+@shared_options()
 @click.option(
     "--repeats",
     default=5,
@@ -253,10 +272,6 @@ def verify(**options: Any) -> None:
     help="Instead: steps on this many other batches, the tokens that follow in the same layer.",
 )
 @seed_option("Of routers that draw at random.")
-@path_option("--json", "json_path", words="Write the rows here.")
-@path_option("--csv", "csv_path", words="Write the rows here.")
-@path_option("--plot", "plot_path", words="Draw gap against time here: .png, .pdf or .svg.")
-@jobs_option
 @resume_option
 def gap(**options: Any) -> None:
     """Measure how far routers are from the certified optimum of a problem, and what they cost.
@@ -277,11 +292,8 @@ def gap(**options: Any) -> None:
 @main.command()
 @file_argument
 @routers_option(AUDITED, 'Names, with commas between; or "all".')
-@k_option
-@capacity_factor_option
-@click.option("--layers", default="0", show_default=True, help='"all", or such as "0,2" or "0-3".')
-@tokens_option
-@path_option("--json", "json_path", words="Also write the findings here.")
+@shared_options("score", "plot")
+@resume_option
 def audit(**options: Any) -> None:
     """Audit routers: causality, batch invariance, decoding, ties, precision, scale, capacity.
 
@@ -300,13 +312,9 @@ def audit(**options: Any) -> None:
 @click.option(
     "--only", multiple=True, metavar="ID", help='Such as "B1" or "B1,O10"; may be repeated.'
 )
-@k_option
-@layers_option
-@tokens_option
+@shared_options("score", "capacity-factor", "plot")
 @seed_option("Of what checks draw.")
-@path_option("--json", "json_path", words="Also write everything here.")
 @path_option("--markdown", "page_path", words="Also write a page here.")
-@jobs_option
 @resume_option
 def claims(**options: Any) -> None:
     """Check the literature's claims about routing, with numbers, on your logits.
@@ -322,7 +330,7 @@ def claims(**options: Any) -> None:
 
 @main.command()
 @file_argument
-@k_option
+@shared_options("capacity-factor", "plot")
 @click.option(
     "--factors",
     default="1,1.25,1.5,2,3",
@@ -336,18 +344,7 @@ def claims(**options: Any) -> None:
     type=float,
     help="The share of the value without a capacity that is to be kept.",
 )
-@score_option
-@layers_option
-@click.option(
-    "--tokens",
-    default="all",
-    show_default=True,
-    help="How many tokens of each layer, from the first; the last line then says so.",
-)
-@path_option("--json", "json_path", words="Write all here, layer by layer too.")
-@path_option("--csv", "csv_path", words="Write the table here.")
 @path_option("--html", "html_path", words="Write a page with the table and a figure here.")
-@jobs_option
 @resume_option
 def decide(**options: Any) -> None:
     """Pick a capacity factor: what rules and the optimum keep at each, and a recommendation.
@@ -372,14 +369,7 @@ def decide(**options: Any) -> None:
     show_default=True,
     help="The budget: pairs in all; slots of every expert; experts per token; pairs in all layers.",
 )
-@k_option
-@capacity_factor_option
-@score_option
-@click.option(
-    "--layers",
-    help='Such as "0,2", "0-3" or "all"; left out: layer 0, and over layers all.',
-)
-@tokens_option
+@shared_options()
 @click.option(
     "--points",
     default="20",
@@ -389,13 +379,6 @@ def decide(**options: Any) -> None:
 )
 @routers_option(None, 'Names of the catalogue, comma separated, "all" or "none"; left out: two.')
 @seed_option("Of routers that draw at random.")
-@path_option("--json", "json_path", words="Write all here.")
-@path_option(
-    "--plot",
-    "plot_path",
-    words="Draw here: .png, .pdf or .svg; of several layers, each beside it by its name.",
-)
-@jobs_option
 @resume_option
 def frontier(**options: Any) -> None:
     """Tell what a budget buys: the value of every budget, proved, and what a unit more is worth.
@@ -418,11 +401,7 @@ def frontier(**options: Any) -> None:
 @routers_option(
     REPORTED, 'Names of the catalogue, with commas between, or "all"; the page is about the first.'
 )
-@k_option
-@capacity_factor_option
-@layers_option
-@tokens_option
-@score_option
+@shared_options("jobs", "json", "csv", "plot")
 @seed_option("Of all that is drawn at random.")
 @click.option("--times", is_flag=True, help="Time the routers, too; times differ from run to run.")
 @click.option("--date", "dated", default="", help='Put this date on the page; "today" is today\'s.')

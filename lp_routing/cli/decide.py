@@ -1,8 +1,5 @@
 """`lp-routing decide`: which capacity factor to take, and with which rule."""
 
-import csv
-import io
-import json
 import shlex
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +11,6 @@ from rich.markup import escape
 
 from lp_routing.cli.commands import decide as decide_command
 from lp_routing.cli.options import (
-    check_writable,
     first_tokens,
     opened,
     parse_factors,
@@ -22,10 +18,19 @@ from lp_routing.cli.options import (
     parse_tokens,
     versions,
 )
-from lp_routing.cli.run import OutputConsole, check_resumable, long_work, raise_failures
+from lp_routing.cli.output import (
+    PATHS,
+    check_outputs,
+    console_for,
+    part_taken,
+    stated,
+    write_csv,
+    write_json,
+    write_text,
+)
+from lp_routing.cli.run import long_work, raise_failures
 from lp_routing.errors import InputError
-from lp_routing.files import write_whole
-from lp_routing.frontier.decide import DecideSettings, Decision, decide, layer_record
+from lp_routing.frontier.decide import DecideSettings, decide, layer_record
 from lp_routing.report.decide import (
     LEGEND,
     as_json,
@@ -39,13 +44,11 @@ from lp_routing.sweep import Record
 from lp_routing.traces import Trace
 from lp_routing.validation import as_int
 
-NOT_STATED = ("file", "json_path", "csv_path", "html_path", "resume_path")
-"""Options that are left out of the JSON file: paths on this machine."""
-
 
 def run(options: dict[str, Any]) -> int:
     """Run the command with the options as typed; returns the exit status."""
-    _decide(OutputConsole(), *opened(DecideOptions, options))
+    given, trace = opened(DecideOptions, options)
+    _decide(console_for(given), given, trace)
     return 0
 
 
@@ -70,7 +73,7 @@ class DecideOptions:
 def _decide(console: Console, options: DecideOptions, trace: Trace) -> None:
     """Run the command and print its results."""
     settings = _settings(options)
-    _check_outputs(options)
+    check_outputs(options)
     layers = parse_layers(options.layers, trace.layers)
     logits = first_tokens(trace, parse_tokens(options.tokens))
     _, T, E = logits.shape
@@ -97,9 +100,14 @@ def _decide(console: Console, options: DecideOptions, trace: Trace) -> None:
     for sentence in remarks(found):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     console.print(LEGEND, style="dim", highlight=False)
-    if there > T:
-        console.print(f"Only the first {T} of {there} tokens of each layer were taken.")
-    _write(found, trace.source, options)
+    content = {**as_json(found), "versions": versions(), "source": trace.source}
+    write_json(options.json_path, {**content, "options": stated(options)})
+    write_csv(options.csv_path, csv_rows(found))
+    if options.html_path is not None:
+        page = decision_page(found, trace.source, _command(options, options.html_path), versions())
+        write_text(options.html_path, page, "--html")
+    if part := part_taken(trace, layers, T):
+        console.print(part, highlight=False)
 
 
 def _settings(options: DecideOptions) -> DecideSettings:
@@ -113,45 +121,12 @@ def _settings(options: DecideOptions) -> DecideSettings:
     )
 
 
-def _check_outputs(options: DecideOptions) -> None:
-    """Raise unless each file can be written and no two are the same."""
-    outputs = {
-        "--json": options.json_path,
-        "--csv": options.csv_path,
-        "--html": options.html_path,
-    }
-    seen: dict[Path, str] = {}
-    for option, path in outputs.items():
-        check_writable(path, options.file, option)
-        if path is not None and (other := seen.setdefault(path.resolve(), option)) != option:
-            raise InputError(f"{other} and {option} both name {path}; give two files.")
-    check_resumable(options.resume_path, (options.file, *outputs.values()))
-
-
-def _write(found: Decision, source: str, options: DecideOptions) -> None:
-    """Write the results to the files that are named."""
-    if options.json_path is not None:
-        stated = {name: getattr(options, name) for name in vars(options) if name not in NOT_STATED}
-        content = {**as_json(found), "versions": versions(), "source": source, "options": stated}
-        text = json.dumps(content, allow_nan=False, indent=1)
-        write_whole(options.json_path, text + "\n", "--json")
-    if options.csv_path is not None:
-        rows, table = csv_rows(found), io.StringIO()
-        writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(options.csv_path, table.getvalue(), "--csv")
-    if options.html_path is not None:
-        page = decision_page(found, source, _command(options, options.html_path), versions())
-        write_whole(options.html_path, page, "--html")
-
-
 def _command(options: DecideOptions, path: Path) -> str:
     """The command that makes the page again, without folders and defaults."""
     words = ["lp-routing", "decide", *([] if options.file is None else [options.file.name])]
     for parameter in decide_command.params:
         given = getattr(options, str(parameter.name), None)
-        if str(parameter.name) in (*NOT_STATED, "jobs") or given in (None, parameter.default):
+        if str(parameter.name) in (*PATHS, "jobs") or given in (None, parameter.default):
             continue
         words += [parameter.opts[0], str(given)]
     return " ".join(map(shlex.quote, [*words, "--html", path.name]))

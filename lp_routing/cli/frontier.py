@@ -1,6 +1,5 @@
 """`lp-routing frontier`: what a budget buys, what a unit more is worth, and routers beside it."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from lp_routing.cli.options import (
     PROBABILITIES,
-    check_writable,
     first_tokens,
     opened,
     parse_factors,
@@ -24,19 +22,23 @@ from lp_routing.cli.options import (
     parse_tokens,
     versions,
 )
-from lp_routing.cli.run import (
-    OutputConsole,
-    check_resumable,
-    long_work,
-    raise_failures,
+from lp_routing.cli.output import (
+    STDOUT,
+    check_outputs,
+    check_writable,
+    console_for,
+    part_taken,
+    stated,
+    write_csv,
+    write_figure,
+    write_json,
 )
+from lp_routing.cli.run import long_work, raise_failures
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import router_input
-from lp_routing.files import write_whole
 from lp_routing.frontier.summary import FrontierSettings, curve_of, points_file, summary
 from lp_routing.report import plots
 from lp_routing.report.frontier import LEGEND, frontier_table, sentences
-from lp_routing.report.plots import check_drawable
 from lp_routing.routers import CATALOGUE, Shape, router
 from lp_routing.sweep import Record
 from lp_routing.traces import Trace
@@ -52,13 +54,11 @@ HANDFULS = {
 ANY_SHAPE = Shape(k=1, capacity=1, T=8, E=8)
 """Any shape will do to test whether a router depends on a constant added to logits."""
 
-NOT_STATED = ("file", "json_path", "plot_path", "resume_path")
-"""Options that are left out of the JSON file: paths on this machine."""
-
 
 def run(options: dict[str, Any]) -> int:
     """Run the command with the options as typed; returns the exit status."""
-    _frontier(OutputConsole(), *opened(FrontierOptions, options))
+    given, trace = opened(FrontierOptions, options)
+    _frontier(console_for(given), given, trace)
     return 0
 
 
@@ -71,12 +71,13 @@ class FrontierOptions:
     k: int
     capacity_factor: float
     score: str
-    layers: str | None
+    layers: str
     tokens: str
     points: str
     routers: str | None
     seed: int
     json_path: Path | None
+    csv_path: Path | None
     plot_path: Path | None
     jobs: int
     resume_path: Path | None
@@ -85,9 +86,9 @@ class FrontierOptions:
 def _frontier(console: Console, options: FrontierOptions, trace: Trace) -> None:
     """Run the command and print its results."""
     settings = _settings(options)
-    _check_outputs(options)
+    check_outputs(options)
     together = settings.over == "layers"
-    layers = parse_layers(options.layers or ("all" if together else "0"), trace.layers)
+    layers = parse_layers(options.layers, trace.layers)
     places = [layers] if together else [[layer] for layer in layers]
     plots = _plot_paths(options, places)
     logits = first_tokens(trace, parse_tokens(options.tokens))
@@ -107,12 +108,14 @@ def _frontier(console: Console, options: FrontierOptions, trace: Trace) -> None:
 
     found = _found(console, logits, places, settings, options, show)
     console.print(LEGEND, style="dim", highlight=False)
-    if options.json_path is not None:
-        content = json.dumps(_as_json(found, trace.source, options), allow_nan=False, indent=1)
-        write_whole(options.json_path, content + "\n", "--json")
-    for path, layers, (name, record) in zip(plots, places, found.items(), strict=False):
-        curve = curve_of(record, logits[layers], settings)
+    write_json(options.json_path, _as_json(found, trace.source, options))
+    points = [{"of": name, **point} for name, record in found.items() for point in record["points"]]
+    write_csv(options.csv_path, points)
+    for path, place, (name, record) in zip(plots, places, found.items(), strict=False):
+        curve = curve_of(record, logits[place], settings)
         _draw(path, _title(trace.source, name, logits, settings), curve, record, settings)
+    if part := part_taken(trace, layers, logits.shape[1]):
+        console.print(part, highlight=False)
 
 
 def _found(
@@ -207,26 +210,13 @@ def _judged(settings: FrontierSettings, logits: Tensor) -> FrontierSettings:
     return replace(settings, routers=tuple(kept))
 
 
-def _check_outputs(options: FrontierOptions) -> None:
-    """Raise unless each file can be written and no two are the same."""
-    check_writable(options.json_path, options.file)
-    check_writable(options.plot_path, options.file, "--plot")
-    if options.plot_path is not None:
-        check_drawable(options.plot_path)
-        if (
-            options.json_path is not None
-            and options.plot_path.resolve() == options.json_path.resolve()
-        ):
-            raise InputError(f"--plot {options.plot_path}: --json has this name; give another.")
-    others = (options.file, options.json_path, options.plot_path)
-    check_resumable(options.resume_path, others)
-
-
 def _plot_paths(options: FrontierOptions, places: Sequence[Sequence[int]]) -> list[Path]:
     """A file for each figure: the one that is named; with several layers, one name for each."""
     path = options.plot_path
     if path is None or len(places) == 1:
         return [] if path is None else [path]
+    if path == STDOUT:
+        raise InputError(f"--plot -: there are {len(places)} figures; give one of the --layers.")
     paths = [path.with_stem(f"{path.stem}-layer-{layers[0]}") for layers in places]
     for each in paths:
         check_writable(each, options.file, "--plot")
@@ -239,7 +229,7 @@ def _draw(path: Path, title: str, curve: Any, record: Record, settings: Frontier
     at = record["answers"]["at"]
     share = record["share"]
     figure = plots.frontier(curve, routers, over=settings.over, title=title, in_use=at, share=share)
-    plots.save(figure, path)
+    write_figure(path, figure)
 
 
 def _title(source: str, name: str, logits: Tensor, settings: FrontierSettings) -> str:
@@ -252,10 +242,9 @@ def _title(source: str, name: str, logits: Tensor, settings: FrontierSettings) -
 
 
 def _as_json(found: Mapping[str, Record], source: str, options: FrontierOptions) -> dict[str, Any]:
-    stated = {name: getattr(options, name) for name in vars(options) if name not in NOT_STATED}
     return {
         "frontiers": [{"of": name, **record} for name, record in found.items()],
         "versions": versions(),
         "source": source,
-        "options": stated,
+        "options": stated(options),
     }

@@ -4,9 +4,6 @@ Routers are judged by one problem for all, or each by the problem that it seeks 
 one point for each layer and problem; results are printed in their order as soon as available.
 """
 
-import csv
-import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +17,6 @@ from torch import Tensor
 
 from lp_routing.cli.commands import OWN, PROBLEMS
 from lp_routing.cli.options import (
-    check_writable,
     first_tokens,
     opened,
     parse_layers,
@@ -28,26 +24,25 @@ from lp_routing.cli.options import (
     parse_tokens,
     versions,
 )
-from lp_routing.cli.run import (
-    OutputConsole,
-    check_resumable,
-    long_work,
-    raise_failures,
+from lp_routing.cli.output import (
+    check_outputs,
+    console_for,
+    part_taken,
+    stated,
+    write_csv,
+    write_figure,
+    write_json,
 )
+from lp_routing.cli.run import long_work, raise_failures
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import OPTIMUM, comparisons
 from lp_routing.evaluation.evaluate import RouterResult, stated_problem
-from lp_routing.files import write_whole
 from lp_routing.report.gap import LEGEND, gap_table, remarks, verdict
-from lp_routing.report.plots import check_drawable
-from lp_routing.report.plots.gap_against_time import draw
+from lp_routing.report.plots import gap_against_time
 from lp_routing.routers import CATALOGUE, Shape, router
 from lp_routing.routers.base import AnyRouter
 from lp_routing.scores import BY_NAME
 from lp_routing.traces import Trace
-
-NOT_STATED = ("file", "json_path", "csv_path", "plot_path", "resume_path")
-"""Options that are left out of the file of rows: paths on this machine."""
 
 WIDE = 100
 """Columns of a terminal from which the table shows all metrics of the load."""
@@ -69,7 +64,8 @@ Place = tuple[int, GapSection]
 
 def run(options: dict[str, Any]) -> int:
     """Run the command with the options as typed; returns the exit status."""
-    _gap(OutputConsole(), *opened(GapOptions, options))
+    given, trace = opened(GapOptions, options)
+    _gap(console_for(given), given, trace)
     return 0
 
 
@@ -98,9 +94,7 @@ class GapOptions:
 
 def _gap(console: Console, options: GapOptions, trace: Trace) -> None:
     """Run the command and print its results."""
-    _check_outputs(options)
-    if options.plot_path is not None:
-        check_drawable(options.plot_path)
+    check_outputs(options)
     names = parse_routers(options.routers, (OPTIMUM, *CATALOGUE))
     layers = parse_layers(options.layers, trace.layers)
     tokens = len(trace.layer(layers[0])[: parse_tokens(options.tokens)])
@@ -136,7 +130,9 @@ def _gap(console: Console, options: GapOptions, trace: Trace) -> None:
         panels: dict[str, list[RouterResult]] = {}
         for (_, section), rows in found.items():
             panels.setdefault(f"{trace.source}: {section}", []).extend(rows)
-        draw(panels, options.plot_path)
+        write_figure(options.plot_path, gap_against_time(panels))
+    if part := part_taken(trace, layers, tokens):
+        console.print(part, highlight=False)
 
 
 def _banner(console: Console, trace: Trace, layers: int, tokens: int, options: GapOptions) -> None:
@@ -172,27 +168,6 @@ def _check_numbers(
             options.k,
             options.capacity_factor,
         )
-
-
-def _check_outputs(options: GapOptions) -> None:
-    """Raise unless each file can be written and no two are the same."""
-    outputs = {
-        "--json": options.json_path,
-        "--csv": options.csv_path,
-        "--plot": options.plot_path,
-    }
-    seen: dict[Path, str] = {}
-    for option, path in outputs.items():
-        if path is None:
-            continue
-        try:
-            check_writable(path, options.file)
-        except InputError as error:
-            raise InputError(str(error).replace("--json", option, 1)) from error
-        other = seen.setdefault(path.resolve(), option)
-        if other != option:
-            raise InputError(f"{other} and {option} both name {path}; give two files.")
-    check_resumable(options.resume_path, (options.file, *outputs.values()))
 
 
 def sections_of(
@@ -329,15 +304,6 @@ def _write(found: Mapping[Place, Sequence[RouterResult]], source: str, options: 
         for (layer, section), rows in found.items()
         for row in rows
     ]
-    if options.json_path is not None:
-        stated = {name: getattr(options, name) for name in vars(options) if name not in NOT_STATED}
-        content = {"rows": records, "versions": versions(), "source": source, "options": stated}
-        write_whole(
-            options.json_path, json.dumps(content, allow_nan=False, indent=1) + "\n", "--json"
-        )
-    if options.csv_path is not None:
-        table = io.StringIO()
-        writer = csv.DictWriter(table, list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        write_whole(options.csv_path, table.getvalue(), "--csv")
+    content = {"rows": records, "versions": versions(), "source": source}
+    write_json(options.json_path, {**content, "options": stated(options)})
+    write_csv(options.csv_path, records)

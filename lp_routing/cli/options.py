@@ -5,13 +5,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from torch import Tensor
 
-from lp_routing import files, scores, traces
+from lp_routing import scores, traces
 from lp_routing.errors import InputError
 from lp_routing.routers.catalogue import check_name
 from lp_routing.traces import Trace
@@ -167,16 +166,3 @@ def parse_routers(text: str, known: Sequence[str]) -> list[str]:
             check_name(part, known, "--routers:", 'expected "all", or some of: ')
             names.append(part)
     return list(dict.fromkeys(names))
-
-
-def check_writable(path: Path | None, read_from: Path | None, option: str = "--json") -> None:
-    """Raise before any work is done where the result cannot be written."""
-    if path is None:
-        return
-    try:
-        same = read_from is not None and path.exists() and path.samefile(read_from)
-    except OSError:  # the file to read is missing, which is reported when it is read
-        same = False
-    if same:
-        raise InputError(f"{option} {path}: this is the file to read; give another name.")
-    files.check_writable(path, option)

@@ -21,7 +21,6 @@ from lp_routing.cli.commands import report as report_command
 from lp_routing.cli.ending import INTERRUPTED
 from lp_routing.cli.options import (
     PROBABILITIES,
-    check_writable,
     first_tokens,
     opened,
     parse_layers,
@@ -29,10 +28,10 @@ from lp_routing.cli.options import (
     parse_tokens,
     versions,
 )
+from lp_routing.cli.output import check_outputs, part_taken, write_text
 from lp_routing.cli.run import ReportStep, run_steps
 from lp_routing.errors import InputError
 from lp_routing.evaluation.evaluate import stated_problem
-from lp_routing.files import write_whole
 from lp_routing.problem.bounds import at_most
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.report.document import Attempt, ReportSettings
@@ -75,8 +74,7 @@ class ReportOptions:
 
 def _report(options: ReportOptions, trace: Trace) -> int:
     """Run the command; returns the exit status."""
-    check_writable(options.output, options.file, "--output")
-
+    check_outputs(options)
     names = parse_routers(options.routers, tuple(CATALOGUE))
     layers = parse_layers(options.layers, trace.layers)
     logits = first_tokens(trace, parse_tokens(options.tokens))[layers]
@@ -84,8 +82,10 @@ def _report(options: ReportOptions, trace: Trace) -> int:
     sequence = None if trace.real_sequence is None else trace.real_sequence[: logits.shape[1]]
     found, interrupted = _found(settings, logits, sequence)
     page, well = page_of(settings, found)
-    write_whole(options.output, page, "--output")
-    click.echo(f"{'Interrupted. ' if interrupted else ''}written: {options.output}", err=True)
+    write_text(options.output, page, "--output")
+    says = f"{'Interrupted. ' if interrupted else ''}written: {options.output}"
+    part = part_taken(trace, layers, logits.shape[1])
+    click.echo(f"{says}. {part}" if part else says, err=True)
     if interrupted:
         return INTERRUPTED
     return 0 if well else 1

@@ -22,14 +22,6 @@ from lp_routing.report.document import Attempt, attempt
 from lp_routing.sweep import ERROR, Progress, Record, Task, sweep
 
 
-class OutputConsole(Console):
-    """A console on standard output that raises where its reader has closed it."""
-
-    def on_broken_pipe(self) -> None:
-        """Re-raise the error, which `ends_in_words` reports; rich calls this from its handler."""
-        raise
-
-
 def check_resumable(path: Path | None, others: Sequence[Path | None]) -> None:
     """Raise before any work is done where results cannot be kept; no file is made or changed.
 

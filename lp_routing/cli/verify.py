@@ -4,7 +4,6 @@
 allows. `--resume` keeps both as they come.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +15,20 @@ from rich.markup import escape
 
 from lp_routing import scores
 from lp_routing.cli.options import (
-    check_writable,
     first_tokens,
     opened,
     parse_layers,
     parse_tokens,
     versions,
 )
-from lp_routing.cli.run import OutputConsole, check_resumable, long_work
+from lp_routing.cli.output import (
+    check_outputs,
+    console_for,
+    part_taken,
+    write_csv,
+    write_json,
+)
+from lp_routing.cli.run import long_work
 from lp_routing.errors import InputError
 from lp_routing.evaluation.verify import (
     HIGHS_S,
@@ -40,7 +45,6 @@ from lp_routing.evaluation.verify import (
     truths_of,
     verify_point,
 )
-from lp_routing.files import write_whole
 from lp_routing.report.verify import (
     LEGEND,
     chain_lines,
@@ -55,7 +59,8 @@ from lp_routing.traces import Trace
 
 def run(options: dict[str, Any]) -> int:
     """Run the command with the options as typed; returns the exit status."""
-    return 0 if _verify(OutputConsole(), *opened(VerifyOptions, options)) else 1
+    given, trace = opened(VerifyOptions, options)
+    return 0 if _verify(console_for(given), given, trace) else 1
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,14 @@ class VerifyOptions:
     score: str
     confirm_seconds: float
     json_path: Path | None
+    csv_path: Path | None
     jobs: int
     resume_path: Path | None
 
 
 def _verify(console: Console, options: VerifyOptions, trace: Trace) -> bool:
     """Run the command; returns whether all that claims exactness is exact."""
-    check_writable(options.json_path, options.file)
-    check_resumable(options.resume_path, (options.file, options.json_path))
+    check_outputs(options)
     layers = parse_layers(options.layers, trace.layers)
     task = _task(trace, layers, options)
     _, T, E = task.keywords["logits"].shape
@@ -93,14 +98,10 @@ def _verify(console: Console, options: VerifyOptions, trace: Trace) -> bool:
     console.print(LEGEND, style="dim", highlight=False)
     for sentence in clashes(outcomes):
         console.print(sentence, style="cyan", highlight=False, markup=False)
-    there = len(trace.layer(0))
-    part = "" if there == T else f" Only the first {T} of {there} tokens of each layer were taken."
-    says = verdict(outcomes, options.confirm_seconds)
-    console.print(says + part, highlight=False, soft_wrap=True)
-    if options.json_path is not None:
-        content = _as_json(outcomes, trace.source, options, T)
-        text = json.dumps(content, allow_nan=False, indent=1)
-        write_whole(options.json_path, text + "\n", "--json")
+    says = f"{verdict(outcomes, options.confirm_seconds)} {part_taken(trace, layers, T)}"
+    console.print(says.rstrip(), highlight=False, soft_wrap=True)
+    write_json(options.json_path, _as_json(outcomes, trace.source, options, T))
+    write_csv(options.csv_path, list(rows_as_json(outcomes)))
     return not refuted(outcomes)
 
 

@@ -32,20 +32,17 @@ def file(tmp_path):
     return tmp_path / "logits.npz"
 
 
-def test_routers_that_are_named_one_by_one_add_up(file):
-    result = run(file, "--routers", "token-choice", "--routers", "unified-usmoe")
+def test_routers_that_are_named_one_by_one_add_up(file, tmp_path):
+    path = tmp_path / "a.json"
+    result = run(file, "--routers", "token-choice", "--routers", "unified-usmoe", "--json", path)
     assert result.exit_code == 0
-    assert [line.rpartition(", ")[2] for line in result.stderr.splitlines()] == [
-        "token-choice",
-        "unified-usmoe",
-    ]
+    content = json.loads(path.read_text())
+    assert content["options"]["routers"] == ["token-choice", "unified-usmoe"]
 
 
 def test_findings_are_shown_told_and_written(file, tmp_path):
     result = run(
         file,
-        "--layers",
-        "all",
         "--routers",
         "token-choice,unified-usmoe",
         "--json",
@@ -55,7 +52,7 @@ def test_findings_are_shown_told_and_written(file, tmp_path):
     assert f"{file}: 2 layer(s), 12 of 12 tokens, 4 experts; k=2" in result.stdout.replace("\n", "")
     assert "Layer 1, unified-usmoe, causality: " in result.stdout
     assert "Layer 0, token-choice, causality" not in result.stdout
-    assert result.stderr.splitlines()[-1] == "2 of 2 audited: layer 1, unified-usmoe"
+    assert result.stderr.splitlines()[-1] == "auditing: 4 of 4"
     content = json.loads((tmp_path / "a.json").read_text())
     rows = content["findings"]
     assert {(row["layer"], row["router"]) for row in rows} == {
@@ -78,6 +75,7 @@ def test_findings_are_shown_told_and_written(file, tmp_path):
 def test_the_capacity_is_that_of_the_factor(file, tmp_path):
     # 12 tokens, k = 1, 4 experts: an equal share is 3; some expert is the best of more tokens.
     arguments = ("--k", 1, "--capacity-factor", 1, "--routers", "token-choice,drop-by-score")
+    arguments += ("--layers", 0)
     assert run(file, *arguments, "--json", tmp_path / "a.json").exit_code == 0
     load = np.bincount(LOGITS[0].argmax(1), minlength=4)
     found = {
@@ -91,10 +89,12 @@ def test_the_capacity_is_that_of_the_factor(file, tmp_path):
 
 
 def test_the_handful_runs_on_the_sample():
-    result = run("--tokens", 64)
+    result = run("--tokens", 64, "--layers", 0)
     assert result.exit_code == 0
     assert "the sample trace: 1 layer(s), 64 of 4096 tokens, 32 experts" in result.stdout
-    assert result.stderr.count("of 6 audited") == 6
+    assert result.stderr.count("of 6") == 6
+    last = result.stdout.splitlines()[-1]
+    assert last == "Only 1 of 4 layers and the first 64 of 4096 tokens of each layer were taken."
     headers = "".join(part[-400:] for part in result.stdout.split("repeatable")[:-1])
     for word in ("token-choice", "drop-by-score", "token-major", "expert", "unified-usmoe"):
         assert word in headers  # nothing is cut off on 80 columns
@@ -108,7 +108,7 @@ def test_the_default_routers_are_in_the_catalogue():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--k", "5"], "k=5 is more than E, the number of experts (4). (Layer 0 of "),
+        (["--k", "5"], "k=5 is more than E, the number of experts (4)."),
         (
             ["--routers", "best"],
             "--routers: 'best' is unknown; expected \"all\", or some of: token-choice; ",

@@ -133,7 +133,7 @@ def test_the_page_is_current():
     logits = lpr.traces.sample().router_logits[:, :1024]
     L, T, E = logits.shape
     said = f"the sample, {L} layer(s), {T} tokens, {E} experts; k=2, seed 0"
-    command = "lp-routing claims --markdown docs/claims.md"
+    command = "lp-routing claims --tokens 1024 --markdown docs/claims.md"
     now = markdown_page(check_all(CLAIMS, logits), said, command)
     assert is_current(now, PAGE.read_text()), f"make it anew: {command}"
 
@@ -157,7 +157,7 @@ def test_a_page_with_another_figure_is_not_current(was, is_now):
 def test_one_path_for_both_files_is_refused(tmp_path):
     ended = run("--only", "B4", "--json", tmp_path / "x", "--markdown", tmp_path / "x")
     assert ended.exit_code == 2
-    assert "give another" in ended.output
+    assert "give two files" in ended.output
 
 
 def test_the_table_of_a_counterexample_counts_from_1_as_its_story_does():

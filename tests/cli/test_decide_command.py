@@ -240,7 +240,10 @@ def test_the_page_begins_with_the_recommendation(file, tmp_path):
     rows = read.table("decision")
     assert [row["kept"][1] for row in rows if row["method"][0] == OPTIMUM] == [92.3, 96.15, 100]
     assert len(read.table("layers")) == 13
-    assert "lp-routing decide logits.npz --k 1 --factors 1,1.5,2 --keep 0.8" in read.words("making")
+    assert (
+        "lp-routing decide logits.npz --k 1 --score logits --factors 1,1.5,2 --keep 0.8"
+        in read.words("making")
+    )
     first = path.read_bytes()
     assert run(file, *PLAIN, "--html", path).exit_code == 0
     assert len(path.read_bytes()) == pytest.approx(len(first), rel=0.01)  # times differ
@@ -255,7 +258,7 @@ def test_two_processes_and_a_resumed_run_find_the_same(tmp_path):
     assert one.exit_code == again.exit_code == 0, one.output + again.output
     assert one.stdout == again.stdout
     assert json.loads((tmp_path / "a.json").read_text())["layers"] == first["layers"]
-    assert "Only the first 64 of 4096 tokens of each layer were taken." in one.stdout
+    assert "Only 3 of 4 layers and the first 64 of 4096 tokens of each layer" in one.stdout
     other = run(*arguments, "--resume", kept, "--k", 1)
     assert other.exit_code == 2
     assert "k was 2, is 1" in other.stderr

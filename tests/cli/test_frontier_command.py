@@ -63,7 +63,7 @@ def test_routers_that_are_named_one_by_one_add_up(file, tmp_path, named, found):
 def test_pairs_in_all_by_hand(file, tmp_path):
     """Sorted: 3, 2, 1, 0. Token choice takes 3 and 2; balanced, 3 and 0 or 1 and 2."""
     path = tmp_path / "a.json"
-    result = run(file, *PLAIN, "--points", "all", "--json", path)
+    result = run(file, *PLAIN, "--layers", 0, "--points", "all", "--json", path)
     assert result.exit_code == 0
     assert "Token choice with k=1 is worth 5, attained from N = 2 on." in result.stdout
     assert (
@@ -85,7 +85,9 @@ def test_pairs_in_all_by_hand(file, tmp_path):
 def test_slots_of_every_expert_by_hand(file, tmp_path):
     """One slot each: 3 + 0 or 1 + 2. Two each: 3 + 2. Expert 0 alone with none: 1; with two: 5."""
     path = tmp_path / "a.json"
-    result = run(file, *PLAIN, "--over", "capacity", "--points", "all", "--json", path)
+    result = run(
+        file, *PLAIN, "--layers", 0, "--over", "capacity", "--points", "all", "--json", path
+    )
     assert result.exit_code == 0
     assert "Token choice with k=1 is worth 5, attained from C = 2 on." in result.stdout
     assert (
@@ -182,7 +184,8 @@ def test_the_value_of_a_router_is_that_of_its_assignment(tmp_path):
 def test_points_are_certified_optima(tmp_path):
     """Each against HiGHS, a solver of its own; the budget in use is among them."""
     path = tmp_path / "a.json"
-    assert run("--over", "capacity", "--tokens", 48, "--points", 4, "--json", path).exit_code == 0
+    few = ("--layers", 0, "--tokens", 48, "--points", 4)
+    assert run("--over", "capacity", *few, "--json", path).exit_code == 0
     scores = lpr.scores.softmax(lpr.traces.sample().layer(0)[:48])
     (found,) = strict(path)["frontiers"]
     for budget, value in zip(
@@ -235,7 +238,7 @@ def test_a_figure_is_drawn_for_each_place(file, tmp_path, over, files):
         (["--json", "/no/such/folder/a"], "--json /no/such/folder/a: cannot be written"),
         (["--plot", "/no/such/folder/a.png"], "--plot /no/such/folder/a.png: cannot be written"),
         (["--plot", "a.txt"], "a.txt: expected a file ending in .png"),
-        (["--plot", "a.png", "--json", "a.png"], "--plot a.png: --json has this name"),
+        (["--plot", "a.png", "--json", "a.png"], "--json and --plot both name a.png"),
         (["--resume", "/no/such/folder/a"], "--resume /no/such/folder/a: cannot be written"),
         (
             ["--resume", "a.json", "--json", "a.json"],

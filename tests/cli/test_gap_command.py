@@ -88,14 +88,15 @@ def test_routers_whose_rule_lies_in_their_scores_take_what_they_take_on_logits(f
         assert row["pairs"] == taken.x.sum()
 
 
-def test_the_first_1024_tokens_are_judged_unless_more_are_asked_for(tmp_path):
+def test_all_tokens_are_judged_unless_fewer_are_asked_for(tmp_path):
     logits = np.random.default_rng(1).normal(size=(1, 1100, 4))
     np.savez(tmp_path / "long.npz", router_logits=logits)
     path = tmp_path / "a.json"
-    for tokens, pairs in (((), 2048), (("--tokens", "all"), 2200)):
+    for tokens, pairs in (((), 2200), (("--tokens", 1024), 2048)):
         result = run(tmp_path / "long.npz", *tokens, "--routers", "token-choice", "--json", path)
         assert f"{pairs // 2} of 1100 tokens" in result.stdout
         assert strict(path)["rows"][0]["pairs"] == pairs
+        assert ("Only the first" in result.stdout.splitlines()[-1]) == (pairs == 2048)
 
 
 def test_a_rule_with_a_memory_is_called_cold_unless_it_had_steps(file):

@@ -185,7 +185,6 @@ def legend_below(figure: "Figure", handles: Any = None, labels: Any = None) -> N
         figure.legend(handles, labels, loc="outside lower left", ncols=columns, borderaxespad=0.2)
 
 
-@house_style()
 def save(figure: "Figure", path: Path | str) -> None:
     """Write a figure in the format of the file's ending, without dates.
 
@@ -198,10 +197,15 @@ def save(figure: "Figure", path: Path | str) -> None:
     """
     path = as_path(path, "path")
     check_drawable(path)
-    ending = path.suffix.lower()
-    drawn = io.BytesIO()  # on a full disk matplotlib would raise its own errors
-    figure.savefig(drawn, format=ending[1:], metadata=NO_DATES[ending])
-    write_whole(path, drawn.getvalue())
+    write_whole(path, drawn(figure, path.suffix.lower()))
+
+
+@house_style()
+def drawn(figure: "Figure", ending: str) -> bytes:
+    """A figure as the content of a file with this ending, one of `FORMATS`, without dates."""
+    content = io.BytesIO()  # on a full disk matplotlib would raise its own errors
+    figure.savefig(content, format=ending[1:], metadata=NO_DATES[ending])
+    return content.getvalue()
 
 
 @house_style()
