@@ -47,6 +47,13 @@ from lp_routing.traces import Trace
 DRAWN, CHECKED, CAPACITY = "figures", "claims", "what capacity buys"
 """Names of the steps that are done once, not for each layer."""
 
+LAYER_S, FIGURES_S, CAPACITY_S, CLAIMS_S, AUDIT_S = 0.3, 2.1, 1.4, 2.0, 1.1
+"""Processor seconds on the sample of examining a layer, the figures, what capacity buys, the claims
+for each layer, and the audit of a router, by `lp-routing report -o page.html`, step by step.
+
+They are weights for the estimate of the time left, in which only their ratios count.
+"""
+
 
 def run(options: dict[str, Any]) -> int:
     """Run the command with the options as typed; returns the exit status."""
@@ -141,20 +148,20 @@ def _found(
     def chosen() -> LayerResult | None:
         return worst([r for name in names if (r := done[name].result) is not None])
 
-    steps = [  # weights: seconds on the sample
-        ReportStep(name, 0.35, partial(_examined, settings, layer, logits[place], sequence))
+    steps = [
+        ReportStep(name, LAYER_S, partial(_examined, settings, layer, logits[place], sequence))
         for place, (layer, name) in enumerate(zip(settings.layers, names, strict=True))
     ]
     steps += [
-        ReportStep(DRAWN, 2.2, lambda: figures_section(settings, chosen())),
-        ReportStep(CAPACITY, 4.0, lambda: capacity_result(settings, chosen())),
+        ReportStep(DRAWN, FIGURES_S, lambda: figures_section(settings, chosen())),
+        ReportStep(CAPACITY, CAPACITY_S, lambda: capacity_result(settings, chosen())),
         ReportStep(
             CHECKED,
-            2.7 * len(names),
+            CLAIMS_S * len(names),
             lambda: check_all(CLAIMS, logits, k=settings.k, seed=settings.seed),
         ),
         *(
-            ReportStep(_audit_of(r), 1.2, partial(_audited, settings, chosen, r))
+            ReportStep(_audit_of(r), AUDIT_S, partial(_audited, settings, chosen, r))
             for r in settings.routers
         ),
     ]

@@ -50,7 +50,11 @@ SHARES = (0.95, 0.99)
 """Shares of the largest value for which the smallest budget is given."""
 
 TRIED = 20
-"""Most budgets at which a router is called: more give a smoother curve, in more time."""
+"""Most budgets at which a router is called: more give a smoother curve, in more time.
+
+Over the total on layer 0 of the sample, judged: `prices` 0.16 s with 10, 0.30 s with 20, 0.77 s
+with 40; `token-choice` 0.09, 0.18 and 0.32 s (processor time of `router_curves`).
+"""
 
 COST = ("free", "constrained", "lost", "share")
 CERTIFIED = ("budgets", "values", "bounds", "prices")

@@ -1,7 +1,8 @@
-"""What balanced routers share: loads, a problem per batch, rounding to it, and log-domain sums."""
+"""What balanced routers share: loads, a problem per batch, rounding to it, and entropic plans."""
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from lp_routing.problem.bounds import between, exactly
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.solvers.infeasibility import explain
 from lp_routing.solvers.min_cost_flow import MinCostFlow
-from lp_routing.validation import as_float
+from lp_routing.validation import as_float, as_int, as_nonnegative
 
 LOWEST = -1e300
 """Least difference of scores over temperature (float64 ends at 1.8e308), so that no allowed pair
@@ -147,6 +148,45 @@ def stacked(scores: Tensor, rule: Callable[[Tensor], tuple[Tensor, ...]]) -> lis
         torch.stack(parts).reshape(scores.shape[:-2] + parts[0].shape)
         for parts in zip(*results, strict=True)
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class EntropicPlan:
+    """An entropic plan and its errors.
+
+    Attributes:
+        log_plan: float64 (..., T, E), the logarithm of the plan; -inf for forbidden pairs.
+        potentials: float64 (..., E), by what a column of scores over temperature was raised in all;
+            -inf for experts without tokens. Minus the temperature times this are prices of the
+            experts.
+        row_error: (...), by how much the worst row sum of a real token misses k, as a share of k.
+        column_error: (...), the same for the column sum of an expert and the tokens it should have.
+        iterations: int64 (...), how often rows and columns were scaled or projected on.
+        converged: boolean (...), whether all errors are within the tolerance.
+    """
+
+    log_plan: Tensor
+    potentials: Tensor
+    row_error: Tensor
+    column_error: Tensor
+    iterations: Tensor
+    converged: Tensor
+
+    @property
+    def plan(self) -> Tensor:
+        """The plan itself, float64 (..., T, E)."""
+        return self.log_plan.exp()
+
+
+def check_limits(temperature: float, tolerance: float, iterations: int) -> None:
+    """Refuse a temperature that is not above 0, a negative tolerance, and fewer than 1 iteration.
+
+    Raises:
+        InputError: one of these, by its name.
+    """
+    as_int(iterations, "iterations", 1)
+    positive(temperature, "temperature")
+    as_nonnegative(tolerance, "tolerance")
 
 
 def log_kernel(scores: Tensor, temperature: float, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:

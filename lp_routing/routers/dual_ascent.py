@@ -49,7 +49,7 @@ first width.
 """
 
 
-class Demand(NamedTuple):
+class BestExperts(NamedTuple):
     """Each token's k + 1 best experts at given prices, best first.
 
     Attributes:
@@ -87,13 +87,13 @@ class Demand(NamedTuple):
         x = torch.zeros((B, n, E + 1), dtype=torch.bool, device=place.device)
         return x.scatter_(2, place, True)[..., :E].contiguous()
 
-    def of(self, tokens: Tensor) -> "Demand":
-        """The demand of some tokens, int64 (B, m)."""
+    def of(self, tokens: Tensor) -> "BestExperts":
+        """Those of some tokens, int64 (B, m)."""
         some = tokens.expand(len(self.value), -1, -1)
-        return Demand(self.value.gather(2, some), self.expert.gather(2, some))
+        return BestExperts(self.value.gather(2, some), self.expert.gather(2, some))
 
 
-def demand(scores: Tensor, prices: Tensor, k: int) -> Demand:
+def best_experts(scores: Tensor, prices: Tensor, k: int) -> BestExperts:
     """The k + 1 largest of score minus price for each token, ties to the lower expert.
 
     Args:
@@ -109,7 +109,7 @@ def demand(scores: Tensor, prices: Tensor, k: int) -> Demand:
         experts.append(expert)
         if slot < k:
             left.scatter_(2, expert[..., None], -INF)
-    return Demand(torch.stack(values), torch.stack(experts))
+    return BestExperts(torch.stack(values), torch.stack(experts))
 
 
 def ascend(
@@ -119,23 +119,23 @@ def ascend(
     k: int,
     steps: int,
     enough: float = 0.0,
-    now: Demand | None = None,
+    now: BestExperts | None = None,
     reach: Tensor | None = None,
-) -> tuple[Demand, Tensor]:
-    """The demand after Newton steps, and the prices (B, E).
+) -> tuple[BestExperts, Tensor]:
+    """The best experts after Newton steps, and the prices (B, E).
 
     Args:
         scores: (B, n, E), of the tokens whose choice may change.
         prices: (B, E), to start from.
         slots: (B, E), slots of each expert for these tokens.
         k: slots of a token.
-        steps: most steps; each computes the demand once.
+        steps: most steps; each computes the best experts once.
         enough: a batch entry is done when at most this many tokens have to move.
-        now: the demand at the prices, if known.
+        now: the best experts at the prices, if known.
         reach: (B, 1), largest total change of a price; inf if not given.
     """
     E, start = scores.shape[2], prices
-    now = demand(scores, prices, k) if now is None else now
+    now = best_experts(scores, prices, k) if now is None else now
     dual = now.dual(prices, slots)
     focus = torch.ones_like(dual)
     for _ in range(steps):
@@ -154,11 +154,11 @@ def ascend(
             own = coordinate_step(scores, now, slots)
             trial = torch.where(underfilled, trial.minimum(own), trial)
             trial = torch.where(crowded, trial.maximum(own), trial)
-        then = demand(scores, trial, k)
+        then = best_experts(scores, trial, k)
         after = then.dual(trial, slots)
         better = (after < dual) & busy
         here = better[:, None]
-        now = Demand(*(torch.where(here, a, b) for a, b in zip(then, now, strict=True)))
+        now = BestExperts(*(torch.where(here, a, b) for a, b in zip(then, now, strict=True)))
         prices = torch.where(here, trial, prices)
         dual = torch.where(better, after, dual)
         focus = torch.where(better, (WIDER * focus).clamp(max=1), CLOSER * focus)
@@ -167,15 +167,17 @@ def ascend(
         if bool(underfilled.any()):
             lower = prices.minimum(coordinate_step(scores, now, slots))
             prices = torch.where(underfilled, lower, prices)
-            now = demand(scores, prices, k)
+            now = best_experts(scores, prices, k)
     return now, prices
 
 
-def newton(now: Demand, prices: Tensor, excess: Tensor, moving: Tensor, focus: Tensor) -> Tensor:
+def newton(
+    now: BestExperts, prices: Tensor, excess: Tensor, moving: Tensor, focus: Tensor
+) -> Tensor:
     """Prices (B, E) after one damped Newton step on the dual, never below 0.
 
     Args:
-        now: the demand of n tokens at the prices.
+        now: the best experts of n tokens at the prices.
         prices: (B, E).
         excess: (B, E), tokens above the slots; 0 where the price does not move.
         moving: (B, E), 1 where the price moves, else 0.
@@ -205,7 +207,7 @@ def _underfilled(prices: Tensor, excess: Tensor, slots: Tensor) -> Tensor:
     return (prices > 0) & (excess < -EMPTY_SHARE * slots)
 
 
-def coordinate_step(scores: Tensor, now: Demand, slots: Tensor) -> Tensor:
+def coordinate_step(scores: Tensor, now: BestExperts, slots: Tensor) -> Tensor:
     """Prices (B, E) at which each expert is just full if the other prices stay (a Jacobi step).
 
     Far from the optimum it is a safe step: experts substitute for each other, so prices that are
@@ -213,7 +215,7 @@ def coordinate_step(scores: Tensor, now: Demand, slots: Tensor) -> Tensor:
 
     Args:
         scores: (B, n, E).
-        now: the demand of the n tokens at the present prices.
+        now: the best experts of the n tokens at the present prices.
         slots: (B, E).
     """
     n, E = scores.shape[1:]

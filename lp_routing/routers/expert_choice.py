@@ -15,6 +15,8 @@ from lp_routing.errors import InputError
 from lp_routing.problem.bounds import at_most, exactly
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.routers.balance import (
+    EntropicPlan,
+    check_limits,
     column_log_sums,
     log_kernel,
     per_batch,
@@ -25,7 +27,6 @@ from lp_routing.routers.balance import (
 from lp_routing.routers.base import Router, ScoredRule
 from lp_routing.routers.capacity import Capacity, check_capacity, resolve_capacity
 from lp_routing.routers.catalogue import register
-from lp_routing.routers.entropic import EntropicPlan, check_limits
 from lp_routing.routers.selection import largest
 from lp_routing.validation import as_choice, as_int
 

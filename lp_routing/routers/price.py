@@ -17,7 +17,7 @@ from lp_routing.routers.capacity import (
     resolve_capacity,
 )
 from lp_routing.routers.catalogue import register
-from lp_routing.routers.dual_ascent import Demand, ascend, coordinate_step, demand
+from lp_routing.routers.dual_ascent import BestExperts, ascend, best_experts, coordinate_step
 from lp_routing.routers.repair import exchanged, filled, without_excess
 from lp_routing.routers.selection import largest
 from lp_routing.validation import as_bool, as_choice, as_int
@@ -78,10 +78,10 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
     3. Where an expert's load misses its capacity by more than a sixteenth after the prices, row
        top-k with drops is tried as well, and the better of the two is taken.
 
-    Ties in the tokens' demand go to the lower expert; ties in the repair are not decided by index.
-    Not causal: prices depend on all tokens of the batch; see `FixedPrices`. It runs entirely on the
-    scores' device, batched over the leading dimensions; on a CPU `Optimal` is better.
-    Cost and gap: `python -m benchmarks.price_router`.
+    Ties between a token's experts go to the lower expert; ties in the repair are not decided by
+    index. Not causal: prices depend on all tokens of the batch; see `FixedPrices`. It runs entirely
+    on the scores' device, batched over the leading dimensions; on a CPU `Optimal` is better. Cost
+    and gap: `python -m benchmarks.price_router`.
 
     Attributes:
         k: experts per token.
@@ -143,7 +143,7 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
 
     def _best_of(self, x: Tensor, wide: Tensor, capacity: int, k: int) -> Tensor:
         """For each entry the better one: the choice by prices, or row top-k, dropped and filled."""
-        free = demand(wide, torch.zeros_like(wide[:, 0]), k).taken(wide.shape[2])
+        free = best_experts(wide, torch.zeros_like(wide[:, 0]), k).taken(wide.shape[2])
         must = self.rows == "exactly"
         plain = filled(without_excess(free, wide, capacity), wide, capacity, k, must=must)
         worth = [wide.masked_fill(~each, 0.0).sum((1, 2)) for each in (x, plain)]
@@ -253,8 +253,8 @@ def _checked(state: Tensor, scores: Tensor) -> Tensor:
 
 def _ascended(
     scores: Tensor, prices: Tensor, k: int, capacity: int, steps: int
-) -> tuple[Demand, Tensor]:
-    """The tokens' demand at prices found for them, and the prices (B, E)."""
+) -> tuple[BestExperts, Tensor]:
+    """The tokens' best experts at prices found for them, and the prices (B, E)."""
     T, E = scores.shape[1:]
     slots = torch.full_like(prices, capacity)
     few = scores[:, :: max(1, T // max(SAMPLE, T // SHARE))].contiguous()
@@ -275,7 +275,7 @@ def _ascended(
     return now, prices
 
 
-def _movable(now: Demand, load: Tensor, capacity: int) -> Tensor:
+def _movable(now: BestExperts, load: Tensor, capacity: int) -> Tensor:
     """Tokens (B, m) for the repair: half from experts above capacity, half of least margin."""
     _, B, T = now.value.shape
     E = load.shape[1]

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from lp_routing.routers.balance import (
+    EntropicPlan,
     balanced_problem,
+    check_limits,
     column_log_sums,
     loads_of,
     log_kernel,
@@ -19,7 +21,6 @@ from lp_routing.routers.balance import (
 )
 from lp_routing.routers.base import Router, WeightedRule
 from lp_routing.routers.catalogue import register
-from lp_routing.routers.entropic import EntropicPlan, check_limits
 from lp_routing.routers.selection import largest
 from lp_routing.validation import as_choice, as_int
 

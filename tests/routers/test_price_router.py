@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import lp_routing as lpr
 from lp_routing.problem.capacity_factor import CapacityFactor
-from lp_routing.routers.dual_ascent import ascend, demand, newton
+from lp_routing.routers.dual_ascent import ascend, best_experts, newton
 from lp_routing.routers.price import MOVABLE, FixedPrices, PriceRouter, _movable, _turn
 from lp_routing.routers.repair import exchanged, filled, without_excess
 from lp_routing.routers.token_choice import TopK
@@ -25,7 +25,7 @@ def cold(router, scores):
 
 def wanted(scores, prices, k):
     """What tokens (T, E) want at prices (E,)."""
-    return demand(scores[None], prices[None], k)
+    return best_experts(scores[None], prices[None], k)
 
 
 def stepped(scores, slots):
@@ -207,11 +207,11 @@ def test_the_dual_is_the_certified_bound_and_no_step_raises_it(seed):
     scores, prices = torch.randn(20, 5, generator=make).double(), torch.rand(1, 5, generator=make)
     prices, slots, tokens = prices.double(), torch.full((1, 5), 6.0).double(), scores[None]
     problem = lpr.problems.capacity(scores, 2, 6)
-    before = float(demand(tokens, prices, 2).dual(prices, slots))
+    before = float(best_experts(tokens, prices, 2).dual(prices, slots))
     assert before == pytest.approx(lpr.dual_bound(problem, lpr.Prices(prices[0])))
     now, after = ascend(tokens, prices, slots, 2, 4)
     assert float(now.dual(after, slots)) <= before
-    assert torch.equal(now.value, demand(tokens, after, 2).value)
+    assert torch.equal(now.value, best_experts(tokens, after, 2).value)
 
 
 def test_prices_stay_within_their_reach_and_stop_when_enough_is_done():
@@ -242,7 +242,7 @@ def test_tokens_to_move_are_different_ones_half_of_them_leave_full_experts_by_tu
     scores = torch.full((1, 100, 3), 0.125)
     scores[0, :96, 0] = 1 + torch.arange(96) / 128
     scores[0, 96:, 1] = 2 + torch.arange(4) / 128
-    now = demand(scores, torch.zeros(1, 3), 1)
+    now = best_experts(scores, torch.zeros(1, 3), 1)
     chosen = _movable(now, now.load(3), 2)[0]
     assert len(chosen.unique()) == len(chosen) == 3 * MOVABLE
     assert set(range(20)) <= set(chosen.tolist())  # of expert 0, those who lose least
