@@ -35,6 +35,8 @@ PAPERS = (
     "s2moe",
     "vqmoe",
     "skywork",
+    "soft_slots",
+    "infinity_moe",
 )
 """Files of this folder; each lists its claims in `CLAIMS`."""
 

@@ -148,18 +148,33 @@ def bound_on_kept(
         >>> lpr.extensions.bound_on_kept([[3, 2, 0], [3, 0, 2], [0, 1, 0]], keep=2, k=1) >= 7
         True
     """
+    return prices_of_kept(scores, keep, k, counts=counts, steps=steps)[0]
+
+
+def prices_of_kept(
+    scores: Scores, keep: int, k: int, *, counts: Any = None, steps: int = 200
+) -> tuple[float, Tensor]:
+    """`bound_on_kept`, and the prices (T,) that prove it; for k = 1 also beyond these E experts.
+
+    With other experts the bound is k sum_i f_i u_i plus M times the largest sum_i f_i (s_i - u_i)+
+    of all of them: column generation adds the expert that has it.
+
+    Args and raises: as `heavy_hitters`. Cost: one pass over the scores a step.
+    """
     values, times = _checked(scores, keep, k, counts)
     steps = as_int(steps, "steps", 0)
     choice = greedy(values, keep, k, counts=times)
     best, length, waited = choice.bound, 1.0, 0
     prices = _best_of(values, choice.x, k)[:, -1]
+    proving = prices
     for _ in range(steps):
         over = values - prices[:, None]
         earned = times @ over.clamp(min=0)
         kept = largest(earned, keep)
         bound = float(k * (times @ prices) + earned[kept].sum())
         waited = 0 if bound < best else waited + 1
-        best = min(best, bound)
+        if bound < best:
+            best, proving = bound, prices
         slope = k - (over[:, kept] > 0).sum(-1).double()
         size = float(times @ slope.square())
         if size == 0 or best <= choice.value:
@@ -168,7 +183,7 @@ def bound_on_kept(
             length, waited = length / 2, 0
         step = length * max(bound - choice.value, 0.0) / size
         prices = (prices - step * slope).clamp(min=0)
-    return best
+    return best, proving
 
 
 def kept_value(scores: Scores, kept: Tensor, k: int, *, counts: Any = None) -> float:
