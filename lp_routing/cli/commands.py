@@ -153,16 +153,24 @@ SHARED: dict[str, Callable[[Command], Command]] = {
         words='Draw here: .png, .pdf or .svg; "-": .svg to stdout. Where a figure is of one layer '
         "and there are several, each beside it by its name.",
     ),
+    "width": click.option(
+        "--width",
+        type=click.Choice(["page", "column"]),
+        default="page",
+        show_default=True,
+        help="Of the figure: 7 inches, or 3.4, a column of two.",
+    ),
 }
 """The options of all commands, with one default each."""
 
 
 def shared_options(*without: str) -> Callable[[Command], Command]:
     """The options in `SHARED`, but for those that the command has no use for."""
+    left_out = {*without, *(["width"] if "plot" in without else [])}
 
     def decorate(command: Command) -> Command:
         for name in reversed(SHARED):
-            command = command if name in without else SHARED[name](command)
+            command = command if name in left_out else SHARED[name](command)
         return command
 
     return decorate

@@ -79,6 +79,7 @@ class FrontierOptions:
     json_path: Path | None
     csv_path: Path | None
     plot_path: Path | None
+    width: str
     jobs: int
     resume_path: Path | None
 
@@ -90,7 +91,7 @@ def _frontier(console: Console, options: FrontierOptions, trace: Trace) -> None:
     together = settings.over == "layers"
     layers = parse_layers(options.layers, trace.layers)
     places = [layers] if together else [[layer] for layer in layers]
-    plots = _plot_paths(options, places)
+    drawn = _plot_paths(options, places)
     logits = first_tokens(trace, parse_tokens(options.tokens))
     settings.check(logits[layers])
     settings = _judged(settings, logits[layers])
@@ -111,9 +112,10 @@ def _frontier(console: Console, options: FrontierOptions, trace: Trace) -> None:
     write_json(options.json_path, _as_json(found, trace.source, options))
     points = [{"of": name, **point} for name, record in found.items() for point in record["points"]]
     write_csv(options.csv_path, points)
-    for path, place, (name, record) in zip(plots, places, found.items(), strict=False):
+    for path, place, (name, record) in zip(drawn, places, found.items(), strict=False):
         curve = curve_of(record, logits[place], settings)
-        _draw(path, _title(trace.source, name, logits, settings), curve, record, settings)
+        title = _title(trace.source, name, logits, settings)
+        write_figure(path, _figure(title, curve, record, settings), options.width)
     if part := part_taken(trace, layers, logits.shape[1]):
         console.print(part, highlight=False)
 
@@ -223,13 +225,12 @@ def _plot_paths(options: FrontierOptions, places: Sequence[Sequence[int]]) -> li
     return paths
 
 
-def _draw(path: Path, title: str, curve: Any, record: Record, settings: FrontierSettings) -> None:
-    """Draw the curve of a record with its routers."""
+def _figure(title: str, curve: Any, record: Record, settings: FrontierSettings) -> Any:
+    """The curve of a record with its routers."""
     routers = [SimpleNamespace(**each) for each in record["routers"]]
     at = record["answers"]["at"]
     share = record["share"]
-    figure = plots.frontier(curve, routers, over=settings.over, title=title, in_use=at, share=share)
-    write_figure(path, figure)
+    return plots.frontier(curve, routers, over=settings.over, title=title, in_use=at, share=share)
 
 
 def _title(source: str, name: str, logits: Tensor, settings: FrontierSettings) -> str:

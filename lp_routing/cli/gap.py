@@ -88,6 +88,7 @@ class GapOptions:
     json_path: Path | None
     csv_path: Path | None
     plot_path: Path | None
+    width: str
     jobs: int
     resume_path: Path | None
 
@@ -130,7 +131,12 @@ def _gap(console: Console, options: GapOptions, trace: Trace) -> None:
         panels: dict[str, list[RouterResult]] = {}
         for (_, section), rows in found.items():
             panels.setdefault(f"{trace.source}: {section}", []).extend(rows)
-        write_figure(options.plot_path, gap_against_time(panels))
+        asked = (
+            f"{len(layers)} layer(s), {tokens:,} tokens, {trace.router_logits.shape[2]} experts, "
+            f"k = {options.k}, capacity factor {options.capacity_factor:g}"
+        )
+        titled = {f"{title}, {asked}": rows for title, rows in panels.items()}
+        write_figure(options.plot_path, gap_against_time(titled), options.width)
     if part := part_taken(trace, layers, tokens):
         console.print(part, highlight=False)
 

@@ -14,7 +14,7 @@ from lp_routing import files
 from lp_routing.cli.run import check_resumable
 from lp_routing.errors import InputError
 from lp_routing.files import write_whole
-from lp_routing.report.plots import check_drawable, drawn, save
+from lp_routing.report.plots import check_drawable, drawn, resize, save
 from lp_routing.traces import Trace
 
 if TYPE_CHECKING:
@@ -121,8 +121,10 @@ def _named(options: Any) -> dict[str, Path]:
     return {option: path for option, path in given.items() if path is not None}
 
 
-def write_figure(path: Path | None, figure: "Figure") -> None:
-    """Write a figure, if a file is named; to standard output as SVG."""
+def write_figure(path: Path | None, figure: "Figure", width: str) -> None:
+    """Write a figure as wide as a page or a column, if a file is named; to stdout as SVG."""
+    if path is not None:
+        resize(figure, width)
     if path == STDOUT:
         click.echo(drawn(figure, ".svg"), nl=False)
     elif path is not None:

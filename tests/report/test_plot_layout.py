@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,8 +11,18 @@ import pytest
 
 import lp_routing as lpr
 from lp_routing.report import plots
-from lp_routing.report.plots._style import looks
-from tests.figures import KINDS, certified, drawing, faults, router_curve, sized
+from lp_routing.report.plots._labels import placed
+from lp_routing.report.plots._style import looks, resize
+from tests.figures import (
+    KINDS,
+    ROW,
+    certified,
+    drawing,
+    faults,
+    router_curve,
+    shown_texts,
+    sized,
+)
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -39,6 +50,63 @@ def test_a_name_without_end_is_cut_and_a_title_goes_on_below(kind):
     assert faults(drawing(kind, "no end " * 30)) == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_fit_in_a_column(kind):
+    figure = drawing(kind, "a router, after 30 step(s)")
+    height = figure.get_figheight()
+    resize(figure, "column")
+    assert figure.get_figwidth() == 3.4
+    assert figure.get_figheight() >= height
+    assert faults(figure) == []
+
+
+def crowded():
+    """Forty routers in four clusters."""
+    places = [(10.0 ** (n % 4) + n, 0.1 ** (n % 3 + 1)) for n in range(40)]
+    rows = [
+        replace(ROW, router=f"router-{n:02d}", topk_units=units, relative_gap=gap)
+        for n, (units, gap) in enumerate(places)
+    ]
+    return plots.gap_against_time({"forty routers": rows})
+
+
+def test_forty_names_stand_beside_their_points_and_cover_nothing():
+    figure = crowded()
+    assert faults(figure) == []
+    assert faults(figure) == []  # drawn again
+    (axes,) = figure.axes
+    frame = axes.get_window_extent()
+    names = [(text, box) for text, box in shown_texts(figure) if text.startswith("router-")]
+    assert len(names) == 40
+    assert all(frame.x0 - 1 <= box.x0 and box.x1 <= frame.x1 + 1 for _, box in names)
+
+
+def test_a_name_goes_where_nothing_is():
+    """To the right of its point where there is room, else to the left; the second one elsewhere."""
+    size, frame = (20.0, 5.0), (0.0, 6.0, 100.0, 14.0)
+    (right,) = placed([(10.0, 10.0)], [size], frame, 5.0)
+    assert right[0] > 10
+    (left,) = placed([(95.0, 10.0)], [size], frame, 5.0)
+    assert left[2] < 95
+    first, second = placed([(10.0, 10.0), (14.0, 10.0)], [size] * 2, (-50.0, -50, 100, 50), 5.0)
+    apart = (second[0] - first[2], first[0] - second[2], second[1] - first[3], first[1] - second[3])
+    assert max(apart) > 0
+
+
+def test_a_name_without_room_covers_as_little_as_it_can():
+    boxes = placed([(5.0, 5.0)], [(20.0, 5.0)], (0.0, 0.0, 20.0, 6.0), 5.0)
+    assert boxes == [(0.0, 0.0, 20.0, 5.0)]  # as far below the point as it may
+
+
+def test_a_pdf_embeds_its_fonts_as_truetype(tmp_path):
+    plots.save(plots.load({"a": [1, 2]}, title="t"), tmp_path / "a.pdf", width="column")
+    content = (tmp_path / "a.pdf").read_bytes()
+    assert b"/FontFile2" in content
+    assert b"/Type3" not in content
+    with pytest.raises(lpr.InputError, match="width='screen'"):
+        plots.save(plots.load({"a": [1, 2]}), tmp_path / "a.pdf", width="screen")
+
+
 def test_a_covered_label_and_one_off_the_page_are_found():
     figure = plots.load({"a": [1, 2]})
     assert faults(figure) == []
@@ -55,7 +123,7 @@ def test_every_axis_says_what_it_shows_in_which_unit():
             for says in (axes.get_xlabel(), axes.get_ylabel()):
                 named = says in without or re.search(r"\[.+\]", says)
                 assert named or not says
-            assert axes.get_ylabel() or axes.get_title("left").endswith("no gap")
+            assert axes.get_ylabel()
 
 
 def test_curves_differ_in_colour_and_in_line_and_loads_in_hatch():

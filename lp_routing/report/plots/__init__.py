@@ -5,7 +5,7 @@ writes a figure to a file, `as_svg` makes it part of an HTML page. Every figure 
 axes, and its categories differ by more than colour.
 """
 
-from lp_routing.report.plots._style import as_svg, check_drawable, drawn, save
+from lp_routing.report.plots._style import as_svg, check_drawable, drawn, resize, save
 from lp_routing.report.plots.assignment import assignment, causality
 from lp_routing.report.plots.frontier import frontier
 from lp_routing.report.plots.gap_against_time import gap_against_time
@@ -23,5 +23,6 @@ __all__ = [
     "load",
     "precision_flips",
     "prices",
+    "resize",
     "save",
 ]

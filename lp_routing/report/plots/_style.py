@@ -7,8 +7,9 @@ file or becomes part of an HTML page; the same figure gives the same bytes.
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from itertools import cycle, islice
 from pathlib import Path
@@ -25,14 +26,23 @@ from lp_routing.errors import InputError
 from lp_routing.files import write_whole
 from lp_routing.problem.assignment import Assignment
 from lp_routing.solvers.solve import Solution
-from lp_routing.validation import as_instance, as_path, as_tensor
+from lp_routing.validation import as_choice, as_instance, as_path, as_tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 7.0
-"""Inches, the width of the text on a page; of every figure but the gap against time."""
+WIDTH, COLUMN = 7.0, 3.4
+"""Inches: the width of the text on a page, as every figure is drawn; that of one of two columns."""
+
+WIDTHS = {"page": WIDTH, "column": COLUMN}
+"""The widths by name."""
+
+BESIDE = 0.7
+"""Inches beside the panels, for their numbers and labels, at any width."""
+
+TITLE, PANEL, LEGEND, SMALL = 66, 88, 100, 105
+"""Characters that fit across `WIDTH`: in a figure's title, a panel's, a legend, a text below."""
 
 BLACK, GREY, PALE = "#000000", "#777777", "#C8C8C8"
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = (
@@ -69,6 +79,8 @@ STYLE = {
     "lines.markersize": 4.5,
     "hatch.linewidth": 0.5,
     "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # TrueType, which publishers ask for; matplotlib's own is Type 3
+    "ps.fonttype": 42,
     "svg.fonttype": "path",  # text as outlines, so that the layout is the measured one
     "svg.hashsalt": "lp_routing",
     "text.parse_math": False,  # a name with two dollar signs is no formula
@@ -129,7 +141,7 @@ def new_figure(height: float, title: str = "", width: float = WIDTH) -> "Figure"
 
     engine = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.06)
     as_instance(title, str, "title", "text")
-    says = wrapped(title, 66) if title else ""
+    says = wrapped(title, int(TITLE * width / WIDTH)) if title else ""
     figure = Figure(figsize=(width, height + 0.22 * len(says.splitlines())), layout=engine)
     if says:
         figure.suptitle(says, x=0.01, ha="left")
@@ -151,9 +163,16 @@ def label(name: object) -> str:
     return drawn if len(drawn) <= LONGEST else f"{drawn[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def wrapped(text: object, width: int = 88) -> str:
+def wrapped(text: object, width: int = PANEL) -> str:
     """A title in lines that fit across the figure."""
-    return fill(printable(text), width)
+    return fill(printable(text), width, break_on_hyphens=False)
+
+
+def text_below(figure: "Figure", says: str) -> None:
+    """Small text under everything else, in lines that fit."""
+    lines = wrapped(says, SMALL)
+    figure.supxlabel(lines, x=0.01, ha="left", fontsize="small")
+    figure.set_figheight(figure.get_figheight() + 0.15 * (2 + lines.count("\n")))
 
 
 def plain_numbers(axes: "Axes", which: str = "both") -> None:
@@ -172,7 +191,9 @@ def whole_ticks(axes: "Axes", which: str, most: int = 9) -> None:
     axis.set_major_formatter(NUMBER)
 
 
-def legend_below(figure: "Figure", handles: Any = None, labels: Any = None) -> None:
+def legend_below(
+    figure: "Figure", handles: Any = None, labels: Any = None, width: float = WIDTH
+) -> None:
     """One legend under the whole figure, in as many columns as fit."""
     if handles is None:
         pairs: dict[str, Any] = {}
@@ -181,22 +202,90 @@ def legend_below(figure: "Figure", handles: Any = None, labels: Any = None) -> N
                 pairs.setdefault(name, handle)
         handles, labels = list(pairs.values()), list(pairs)
     if labels:
-        columns = max(1, min(4, len(labels), int(100 / (8 + max(map(len, labels))))))
+        longest = max(len(line) for text in labels for line in text.splitlines())
+        columns = max(1, min(4, len(labels), int(LEGEND * width / WIDTH / (8 + longest))))
         figure.legend(handles, labels, loc="outside lower left", ncols=columns, borderaxespad=0.2)
 
 
-def save(figure: "Figure", path: Path | str) -> None:
+@house_style()
+def resize(figure: "Figure", width: str) -> None:
+    """Make a figure as wide as a page or a column; titles and legend are broken anew.
+
+    Sizes of text and lines stay, so that a figure in a column can be read without a lens.
+
+    Args:
+        figure: of any function here; it is changed.
+        width: "page" or "column".
+
+    Raises:
+        InputError: another width.
+    """
+    inches = WIDTHS[as_choice(width, "width", list(WIDTHS))]
+    if figure.get_figwidth() == inches:
+        return
+    share, lines = (inches - BESIDE) / (WIDTH - BESIDE), 0.0
+    for says, write, across, high in _texts(figure):
+        broken = wrapped(says, max(int(across * share), 12))
+        write(broken)
+        lines += high * (broken.count("\n") - says.count("\n"))
+    for legend in list(figure.legends):
+        labels = [
+            wrapped(text.get_text(), int(0.9 * LEGEND * share)) for text in legend.get_texts()
+        ]
+        before = legend.get_window_extent().height / figure.dpi
+        handles = list(legend.legend_handles)
+        legend.remove()
+        legend_below(figure, handles, labels, inches)
+        lines += figure.legends[-1].get_window_extent().height / figure.dpi - before
+    for axes in figure.axes:
+        _thin_ticks(axes, share)
+    figure.set_size_inches(inches, figure.get_figheight() + lines)
+
+
+def _texts(figure: "Figure") -> list[tuple[str, Callable[[str], object], int, float]]:
+    """Texts of several lines: what is written, what writes it, characters across, inches a line."""
+    left: dict[str, Any] = {"x": 0.01, "ha": "left"}
+    found: list[tuple[str, Callable[[str], object], int, float]] = [
+        (figure.get_suptitle(), partial(figure.suptitle, **left), TITLE, 0.22),
+        (figure.get_supxlabel(), partial(figure.supxlabel, **left, fontsize="small"), SMALL, 0.15),
+    ]
+    for axes in figure.axes:
+        found.append((axes.get_title("left"), axes.set_title, PANEL, 0.17))
+        found.append((axes.get_xlabel(), axes.set_xlabel, PANEL, 0.15))
+    return [each for each in found if each[0]]
+
+
+def _thin_ticks(axes: "Axes", share: float) -> None:
+    """Fewer numbers on the horizontal axis of a narrow figure."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator
+
+    for axis in (axes.xaxis, *(child.xaxis for child in axes.child_axes)):
+        locator = axis.get_major_locator()
+        if isinstance(locator, MaxNLocator):
+            locator.set_params(nbins=max(int(9 * share), 3))
+        elif isinstance(locator, FixedLocator) and share < 1:
+            texts = [text.get_text() for text in axis.get_ticklabels()]
+            every = -(-len(texts) // int(24 * share))
+            if every > 1 and any(texts):  # of panels that share an axis one has the numbers
+                axis.set_ticklabels([t if i % every == 0 else "" for i, t in enumerate(texts)])
+
+
+@house_style()
+def save(figure: "Figure", path: Path | str, *, width: str | None = None) -> None:
     """Write a figure in the format of the file's ending, without dates.
 
     Args:
         figure: of any function here; or any other, which is drawn as it is.
-        path: ends in .png (200 dots an inch), .pdf or .svg.
+        path: ends in .png (200 dots an inch), .pdf (fonts embedded as TrueType) or .svg.
+        width: "page" or "column", as `resize`; left out, as it is.
 
     Raises:
         InputError: another ending, or a file that cannot be written; it is then what it was.
     """
     path = as_path(path, "path")
     check_drawable(path)
+    if width is not None:
+        resize(figure, width)
     write_whole(path, drawn(figure, path.suffix.lower()))
 
 
