@@ -100,6 +100,11 @@ def path_option(*names: str, words: str, **given: Any) -> Callable[[Command], Co
     return click.option(*names, type=click.Path(path_type=Path), help=words, **given)
 
 
+def devices_option(words: str, **given: Any) -> Callable[[Command], Command]:
+    """`--devices`, how many devices share the experts."""
+    return click.option("--devices", type=click.IntRange(1), help=words, **given)
+
+
 def seed_option(words: str) -> Callable[[Command], Command]:
     """`--seed`, a whole number of 0 or more."""
     return click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=words)
@@ -313,6 +318,83 @@ def audit(**options: Any) -> None:
     Exit status: 0 when the audits ran, whatever they found; 2 on bad input.
     """
     _run("audit", options)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("other", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--axes",
+    type=click.Choice(["LTK", "TLK"]),
+    help="Order of the axes of an array: layers, tokens, choices. Left out: what its key says.",
+)
+@click.option("--experts", type=click.IntRange(1), help="How many; left out, what FILE says.")
+@click.option(
+    "--capacity-factor",
+    default=1.25,
+    show_default=True,
+    type=float,
+    help="Slots of an expert over an equal share of the pairs, for what would be dropped.",
+)
+@devices_option("Loads by device, too; each has neighbouring experts.")
+@click.option(
+    "--logits",
+    type=click.Path(path_type=Path),
+    help="Router logits of the same tokens, for gap and margins; left out, those beside the trace.",
+)
+@shared_options("k", "capacity-factor", "tokens", "jobs", "plot")
+def choices(**options: Any) -> None:
+    """Tell what recorded choices say without scores, and how two recordings differ.
+
+    FILE holds the experts that tokens took: an array of vLLM or SGLang (`routed_experts` [tokens,
+    layers, k]) or `expert_ids` [layers, tokens, k] in .npz, .npy, .safetensors or .pt; the folder
+    of a router trace of Megatron-LM; or a table with one expert a row, JSONL, CSV or Parquet. The
+    form is told by content. With OTHER, a recording of the same tokens, how often the two differ.
+
+    Exit status: 0, or 2 on bad input.
+    """
+    _run("choices", options)
+
+
+@main.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@devices_option("How many.", required=True)
+@click.option(
+    "--slots", required=True, type=click.IntRange(1), help="Replicas that a device holds."
+)
+@click.option(
+    "--holds",
+    type=click.Choice(["logits", "choices", "loads"]),
+    default="logits",
+    show_default=True,
+    help="What FILE holds: router logits, of which each token takes its k best; recorded choices; "
+    "or loads [layers, experts].",
+)
+@click.option(
+    "--decay",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Of loads [steps, layers, experts]: weight of a step over that of the next.",
+)
+@click.option(
+    "--search",
+    "search_s",
+    default=0.0,
+    type=click.FloatRange(0),
+    help="Seconds of branch and bound for each layer, for some tens of slots.",
+)
+@shared_options("score", "capacity-factor", "jobs", "plot")
+def place(**options: Any) -> None:
+    """Place replicas of experts on devices so that no device has too many tokens, with a proof.
+
+    FILE holds router logits, recorded choices or loads; without it, the sample that ships with the
+    package. Every replica serves the same share of its expert's tokens. Beside EPLB's greedy rule,
+    exchanges between devices; the bound says how much is left.
+
+    Exit status: 0, or 2 on bad input.
+    """
+    _run("place", options)
 
 
 @main.command()

@@ -2,7 +2,8 @@
 
 import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,13 +57,20 @@ def opened(kind: type[Options], typed: Mapping[str, Any]) -> tuple[Options, Trac
     return kind(**values), trace
 
 
-def _told(typed: Mapping[str, Any]) -> Trace:
-    """Read a file; warnings go to stderr."""
+@contextmanager
+def warnings_on_stderr() -> Iterator[None]:
+    """Print what a reader of files warns of as lines on stderr."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
-        trace = traces.read(typed["file"], axes=typed["axes"], values=typed["values"])
+        yield
     for warning in told:
         click.echo(f"Warning: {warning.message}", err=True)
+
+
+def _told(typed: Mapping[str, Any]) -> Trace:
+    """Read a file; warnings go to stderr."""
+    with warnings_on_stderr():
+        trace = traces.read(typed["file"], axes=typed["axes"], values=typed["values"])
     if trace.bias is not None:
         click.echo(
             f"Warning: {trace.source}: its selection bias is read, but no router of this command "

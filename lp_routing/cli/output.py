@@ -33,7 +33,7 @@ WRITTEN = {
 }
 """Field of a command's options -> the option that names a file to write."""
 
-PATHS = ("file", "resume_path", *WRITTEN)
+PATHS = ("file", "other", "logits", "resume_path", *WRITTEN)
 """Options that results do not repeat: paths on this machine."""
 
 
