@@ -331,14 +331,14 @@ def certify(
             f"certify expects a RoutingProblem, an assignment and Prices, got "
             f"{type(problem).__name__} and {type(prices).__name__}; without prices, give Prices()."
         )
-    exact, shards = as_bool(exact, "certify: exact"), ProcessGroup(group)
-    with shards.together():
+    exact, processes = as_bool(exact, "certify: exact"), ProcessGroup(group)
+    with processes.together():
         x, note = assignment_amounts(problem, assignment)
         table = clipped(problem, prices)
-        tables = _on_grids(problem, table, shards) if exact else [table]
-        sums = _of_all(shards, token_sums(problem, x, tables, exact=exact))
-        note = next(filter(None, shards.gathered(note)), "")
-        return replace(certificate_of(problem, sums, tables, exact, shards), note=note)
+        tables = _on_grids(problem, table, processes) if exact else [table]
+        sums = _of_all(processes, token_sums(problem, x, tables, exact=exact))
+        note = next(filter(None, processes.gathered(note)), "")
+        return replace(certificate_of(problem, sums, tables, exact, processes), note=note)
 
 
 def certificate_of(
@@ -346,15 +346,15 @@ def certificate_of(
     sums: CertificateSums,
     tables: list[dict[str, Tensor]],
     exact: bool = False,
-    shards: ProcessGroup = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> Certificate:
     """The certificate that the sums over all tokens make, with the tables they were made with."""
     bound: Number
     if exact:
         bound = _best_bound(problem, sums.earned, tables)
     else:
-        bound = _float_bound(problem, sums.earned[0], tables[0], shards)
-    smallest = [size for size in shards.gathered(problem.smallest_score) if size > 0]
+        bound = _float_bound(problem, sums.earned[0], tables[0], processes)
+    smallest = [size for size in processes.gathered(problem.smallest_score) if size > 0]
     violations, count = violations_in(problem, sums.taken)
     return Certificate(
         value=sums.taken.value,
@@ -380,25 +380,25 @@ def dual_bound(problem: RoutingProblem, prices: Prices, *, group: Any = None) ->
         4.0
     """
     check_problem(problem, "dual_bound")
-    shards = ProcessGroup(group)
-    with shards.together():
+    processes = ProcessGroup(group)
+    with processes.together():
         table = clipped(problem, prices)
-        sums = _of_all(shards, token_sums(problem, None, [table]))
-        return _float_bound(problem, sums.earned[0], table, shards)
+        sums = _of_all(processes, token_sums(problem, None, [table]))
+        return _float_bound(problem, sums.earned[0], table, processes)
 
 
 def exact_bound(
-    problem: RoutingProblem, table: dict[str, Tensor], shards: ProcessGroup = ALONE
+    problem: RoutingProblem, table: dict[str, Tensor], processes: ProcessGroup = ALONE
 ) -> Number:
     """`dual_bound` without rounding, from clipped prices: a Fraction, or -inf."""
-    tables = _on_grids(problem, table, shards)
-    sums = _of_all(shards, token_sums(problem, None, tables, exact=True))
+    tables = _on_grids(problem, table, processes)
+    sums = _of_all(processes, token_sums(problem, None, tables, exact=True))
     return _best_bound(problem, sums.earned, tables)
 
 
-def _of_all(shards: ProcessGroup, sums: CertificateSums) -> CertificateSums:
+def _of_all(processes: ProcessGroup, sums: CertificateSums) -> CertificateSums:
     """The sums over the tokens of all ranks, in the order of ranks."""
-    return reduce(add, shards.gathered(sums))
+    return reduce(add, processes.gathered(sums))
 
 
 def _largest_pair_price(problem: RoutingProblem, table: dict[str, Tensor]) -> float:
@@ -415,7 +415,7 @@ def _largest_pair_price(problem: RoutingProblem, table: dict[str, Tensor]) -> fl
 
 
 def _on_grids(
-    problem: RoutingProblem, table: dict[str, Tensor], shards: ProcessGroup
+    problem: RoutingProblem, table: dict[str, Tensor], processes: ProcessGroup
 ) -> list[dict[str, Tensor]]:
     """The prices as they are, and rounded to the grid of the scores: in 53 bits, so sums are exact.
 
@@ -425,7 +425,7 @@ def _on_grids(
     representable = int(np.frexp(_largest_pair_price(problem, table))[1]) - MANTISSA_BITS
     grids = {
         max(finest, representable),
-        max(min(shards.gathered(_grid_of_scores(problem))), representable),
+        max(min(processes.gathered(_grid_of_scores(problem))), representable),
     }
     return [
         {kind: round_to_grid(values, power) for kind, values in table.items()}
@@ -441,7 +441,7 @@ def _grid_of_scores(problem: RoutingProblem) -> int:
 
 
 def _float_bound(
-    problem: RoutingProblem, earned: DualSums, table: dict[str, Tensor], shards: ProcessGroup
+    problem: RoutingProblem, earned: DualSums, table: dict[str, Tensor], processes: ProcessGroup
 ) -> float:
     """The bound in float64, or in exact arithmetic where cancellation is too strong."""
     if not earned.possible:
@@ -449,7 +449,7 @@ def _float_bound(
     limits, magnitude = _on_limits(problem, table, float_dot)
     bound = float(earned.worth + limits)
     if not earned.magnitude + magnitude <= CANCELLATION * abs(bound):
-        return float(exact_bound(problem, table, shards))
+        return float(exact_bound(problem, table, processes))
     return bound
 
 

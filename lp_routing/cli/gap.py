@@ -163,7 +163,7 @@ def _check_numbers(
     if options.warm_on > most:
         raise InputError(
             f"--warm-on {options.warm_on}: {len(logits)} of {len(all_tokens)} tokens leave {most} "
-            f"more batches of that size; ask for so many at most, or for fewer --tokens."
+            f"more batches of that size; give --warm-on {most} or less, or fewer --tokens."
         )
     if options.warm_on and options.warm_up:
         raise InputError("--warm-on and --warm-up: give one of the two.")

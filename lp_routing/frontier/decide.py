@@ -211,8 +211,8 @@ class Holds(NamedTuple):
 
     Attributes:
         value: which.
-        needed: with fewer slots an expert no assignment is worth so much; proved by prices.
-        enough: with so many an assignment is known.
+        needed: with fewer slots an expert no assignment is worth that much; proved by prices.
+        enough: with this many an assignment that is worth it is known.
     """
 
     value: float

@@ -61,8 +61,8 @@ def placed(problem: RoutingProblem, prices: Tensor) -> Tensor:
     """The feasible assignment (T, E) nearest to what tokens choose at expert prices (E,).
 
     Tokens choose their best pairs at the prices. As many of these choices are kept as all bounds
-    allow together, and of the assignments that keep so many, one is taken that is worth most at
-    the prices. So the prices decide, not the optimum.
+    allow together; of the assignments that keep that number, the one that is worth most at the
+    prices is taken. So the prices decide, not the optimum.
 
     Raises:
         InputError: no assignment keeps all bounds, with the demands that clash.

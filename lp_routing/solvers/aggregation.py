@@ -76,19 +76,21 @@ def aggregate_rows(problem: RoutingProblem) -> AggregatedProblem:
     return AggregatedProblem(alike, row, problem.families)
 
 
-def aggregate_rows_of_all_ranks(problem: RoutingProblem, shards: ProcessGroup) -> AggregatedProblem:
+def aggregate_rows_of_all_ranks(
+    problem: RoutingProblem, processes: ProcessGroup
+) -> AggregatedProblem:
     """The same for the tokens of all ranks, on every rank; only merged rows are exchanged.
 
     Args:
         problem: this rank's tokens under the bounds of all, without groups of tokens.
-        shards: the ranks.
+        processes: those that hold the tokens.
     """
     own = aggregate_rows(problem)
-    if shards.alone:
+    if processes.alone:
         return own
     bounds = [_on_cpu(each.token_bounds()) for each in (problem, own.problem)]
     facts = own.problem.scores, own.problem.copies(), *bounds, torch.as_tensor(own.row)
-    scores, copies, before, within, rows = zip(*shards.gathered(facts), strict=True)
+    scores, copies, before, within, rows = zip(*processes.gathered(facts), strict=True)
     firsts = np.cumsum([0, *map(len, scores)])[:-1].tolist()
     others = tuple(family for family in own.problem.families if family.kind != "token")
     joined = RoutingProblem(torch.cat(scores), multiplicity=torch.cat(copies))

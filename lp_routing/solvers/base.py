@@ -56,12 +56,12 @@ class Solver(ABC):
     Attributes:
         tolerance: relative gap and violation up to which its answers count as optimal.
         own_scale: whether it scales the scores itself; else they are scaled to about 1 before.
-        shards: the processes that hold the tokens.
+        processes: those that hold the tokens.
     """
 
     tolerance: float = TOLERANCE
     own_scale: bool = False
-    shards: ProcessGroup = ALONE
+    processes: ProcessGroup = ALONE
 
     @property
     def name(self) -> str:
@@ -75,8 +75,8 @@ class Solver(ABC):
     def _shown(self) -> dict[str, object]:
         given = dict(vars(self))
         given |= given.pop("options", {})
-        if not given.pop("shards", ALONE).alone:
-            given["group"] = f"{self.shards.size} processes"
+        if not given.pop("processes", ALONE).alone:
+            given["group"] = f"{self.processes.size} processes"
         return {name: value for name, value in given.items() if value not in (None, 0)}
 
     __repr__ = as_text

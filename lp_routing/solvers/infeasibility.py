@@ -120,7 +120,7 @@ class Clash(NamedTuple):
         )
 
 
-def explain(problem: RoutingProblem, shards: ProcessGroup = ALONE) -> Infeasibility | None:
+def explain(problem: RoutingProblem, processes: ProcessGroup = ALONE) -> Infeasibility | None:
     """Find and prove a clash of bounds, or None where none can be proved.
 
     For a flow it is the largest violated cut, found by moving amounts as far as they can: at least
@@ -131,10 +131,10 @@ def explain(problem: RoutingProblem, shards: ProcessGroup = ALONE) -> Infeasibil
 
     Args:
         problem: the problem; on a group of processes this rank's tokens, under the bounds of all.
-        shards: the processes; each gets the same answer about the tokens of all, numbered in the
-            order of ranks.
+        processes: those that hold the tokens; each gets the same answer about the tokens of all,
+            numbered in the order of ranks.
     """
-    merged = aggregate_rows_of_all_ranks(problem, shards)
+    merged = aggregate_rows_of_all_ranks(problem, processes)
     program = linear_program(merged.problem)
     duals = _cut_duals(merged.problem)
     if duals is None:

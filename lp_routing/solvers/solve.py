@@ -218,8 +218,8 @@ def _judged(
 ) -> Solution:
     """Certify an answer and name its status."""
     prices, assignment, certificate = answer.prices or Prices(), None, None
-    infeasible, group = answer.outcome is SolverStatus.INFEASIBLE, solver.shards.group
-    infeasibility = explain(problem, solver.shards) if infeasible else None
+    infeasible, group = answer.outcome is SolverStatus.INFEASIBLE, solver.processes.group
+    infeasibility = explain(problem, solver.processes) if infeasible else None
     if infeasibility is None:
         prices, assignment = _best_so_far(problem, answer, group)
     if assignment is not None:

@@ -22,14 +22,14 @@ class SharedRows:
 
     Args:
         own: this process's rows.
-        shards: the processes.
+        processes: those that hold the tokens.
     """
 
-    def __init__(self, own: Rows | DeviceRows, shards: ProcessGroup) -> None:
-        self.own, self.shards = own, shards
-        facts = shards.gathered((len(own), own.units, own.uneven))
+    def __init__(self, own: Rows | DeviceRows, processes: ProcessGroup) -> None:
+        self.own, self.processes = own, processes
+        facts = processes.gathered((len(own), own.units, own.uneven))
         counts = [fact[0] for fact in facts]
-        self.before, self.T = sum(counts[: shards.rank]), sum(counts)
+        self.before, self.T = sum(counts[: processes.rank]), sum(counts)
         self.units = sum(fact[1] for fact in facts)
         self.uneven = any(fact[2] for fact in facts)
 
@@ -48,11 +48,11 @@ class SharedRows:
 
     def total(self, number: int) -> int:
         """A number added up over the processes."""
-        return sum(map(int, self.shards.gathered(number)))
+        return sum(map(int, self.processes.gathered(number)))
 
     def added(self, array: Array) -> Array:
         """An array added up over the processes, in the order of ranks."""
-        parts: list[Array] = self.shards.gathered(array)
+        parts: list[Array] = self.processes.gathered(array)
         return sum(parts[1:], start=parts[0])
 
     def take(self, index: Array) -> Rows:
@@ -71,13 +71,13 @@ class SharedRows:
 
     def place(self, price: Array, target: Array) -> tuple[Tensor, Array]:
         """This process's choices, ties spread over its part of the target; the loads of all."""
-        x, load = self.own.place(price, target // self.shards.size)
+        x, load = self.own.place(price, target // self.processes.size)
         return x, self.added(load)
 
     def closest(self, want: int) -> tuple[Array, Array]:
         """Each process opens its own nearest rows."""
-        opened, window = self.own.closest(-(-want // self.shards.size))
-        return opened, np.max(self.shards.gathered(window), axis=0)
+        opened, window = self.own.closest(-(-want // self.processes.size))
+        return opened, np.max(self.processes.gathered(window), axis=0)
 
     def suboptimal(
         self, price: Array, reach: float, opened: Array, x: Tensor, exact: bool
@@ -94,9 +94,9 @@ class SharedRows:
     def read(self, at: Array, x: Tensor, opened: Array) -> Read:
         """Some rows of each process, on every one."""
         own = self.own.read(at, x, opened)
-        parts = self.shards.gathered((own.scores, own.terms, own.null, own.held, own.whole))
+        parts = self.processes.gathered((own.scores, own.terms, own.null, own.held, own.whole))
         lengths = [len(part[0]) for part in parts]
-        start = sum(lengths[: self.shards.rank])
+        start = sum(lengths[: self.processes.rank])
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         scores, terms, null, held, whole = columns
         return Read(scores, terms, null, held, whole, slice(start, start + len(own.scores)))

@@ -86,13 +86,13 @@ class MinCostFlow(Solver):
         self.relative_gap = as_nonnegative(relative_gap, f"{self.name}: relative_gap")
         self.time_limit_s = time_limit_s
         self.seed = as_int(seed, "seed", 0, 2**63 - 1, "2**63 - 1")
-        self.shards = ProcessGroup(group)
+        self.processes = ProcessGroup(group)
 
     def answer(self, problem: RoutingProblem, *, integral: bool = False) -> SolverResult:  # noqa: ARG002
         """Search for the optimum; amounts are whole with or without `integral`."""
-        with self.shards.together():
-            self.shards.same(self.name, seed=self.seed, relative_gap=self.relative_gap)
-            largest = max(self.shards.gathered(problem.score_scale))
+        with self.processes.together():
+            self.processes.same(self.name, seed=self.seed, relative_gap=self.relative_gap)
+            largest = max(self.processes.gathered(problem.score_scale))
             start = self._start(problem, largest)
             if not 0 < largest < FAINT:
                 return self._searched(problem, start)
@@ -128,14 +128,14 @@ class MinCostFlow(Solver):
                 f"{self.name}: at most {MOST_EXPERTS} experts, got E={problem.E}; use HiGHS()."
             )
         deadline = time.perf_counter() + (self.time_limit_s or float("inf"))
-        flow = flow_of(problem, self.shards)
+        flow = flow_of(problem, self.processes)
         if flow is None:
             return SolverResult(SolverStatus.INFEASIBLE, None, None, said=INFEASIBLE)
         start = None if begin is None else node_prices(problem, flow.tree, begin)
 
         def enough(x: Tensor, price: Array) -> bool:
             near = prices_of(problem, flow.tree, price)
-            gap = certify(problem, x, near, group=self.shards.group).relative_gap
+            gap = certify(problem, x, near, group=self.processes.group).relative_gap
             return gap <= self.relative_gap
 
         will_do = enough if self.relative_gap else None
@@ -144,7 +144,7 @@ class MinCostFlow(Solver):
         if found.cut is not None:
             return SolverResult(SolverStatus.INFEASIBLE, None, prices, said=INFEASIBLE)
         if found.x is None:
-            x = feasible_assignment(problem, prices, self.shards)
+            x = feasible_assignment(problem, prices, self.processes)
             outcome = SolverStatus.INFEASIBLE if x is None else SolverStatus.TIME_LIMIT
             return SolverResult(outcome, x, prices, said=OUT_OF_TIME)
         return SolverResult(SolverStatus.FINISHED, amounts(problem, found.x), prices)
@@ -158,13 +158,13 @@ class Flow(NamedTuple):
 
 
 def flow_of(
-    problem: RoutingProblem, shards: ProcessGroup = ALONE, *, tight: bool = True
+    problem: RoutingProblem, processes: ProcessGroup = ALONE, *, tight: bool = True
 ) -> Flow | None:
     """The rows and the tree of an integral problem; None where bounds contradict each other.
 
     Not `tight`, bounds are taken as they stand, unless a token must take more than it may.
     """
-    if not shards.alone and problem.family("token_group") is not None:
+    if not processes.alone and problem.family("token_group") is not None:
         raise InputError(
             "MinCostFlow(group=...): token groups may reach over several ranks, which is not "
             "supported; leave token_groups out, or solve on one process."
@@ -173,23 +173,23 @@ def flow_of(
     each = problem.T if len(terms) == 1 else 1
     mine = int(terms[:, 1].sum()) * each, int((terms[:, 1] - terms[:, 0]).sum()) * each
     stuck = bool((terms[:, 0] > terms[:, 1]).any())
-    stated = shards.gathered(bounds_of(problem))
+    stated = processes.gathered(bounds_of(problem))
     for rank, bounds in enumerate(stated):
         if bounds != stated[0]:
             raise InputError(
                 f"MinCostFlow(group=...): ranks 0 and {rank} state different bounds: {stated[0]} "
                 f"and {bounds}. Bounds on experts and the total are those of all ranks together."
             )
-    if any(shards.gathered(stuck)):
+    if any(processes.gathered(stuck)):
         return None
-    units, idle = (sum(part) for part in zip(*shards.gathered(mine), strict=True))
+    units, idle = (sum(part) for part in zip(*processes.gathered(mine), strict=True))
     built = tree_of(problem, terms, units, idle, tight=tight)
     if built is None:
         return None
     tree, null = built
     kind = Rows if problem.scores.device.type == "cpu" else DeviceRows
     rows = kind(problem.scores, terms, null, tree.leaves)
-    return Flow(rows if shards.alone else SharedRows(rows, shards), tree)
+    return Flow(rows if processes.alone else SharedRows(rows, processes), tree)
 
 
 def bounds_of(problem: RoutingProblem) -> tuple[Any, ...]:
@@ -206,14 +206,14 @@ def amounts(problem: RoutingProblem, x: Tensor) -> Tensor:
 
 
 def feasible_assignment(
-    problem: RoutingProblem, prices: Prices, shards: ProcessGroup = ALONE
+    problem: RoutingProblem, prices: Prices, processes: ProcessGroup = ALONE
 ) -> Tensor | None:
     """Whole amounts (T, E) near some prices that satisfy every bound; None where there are none.
 
     Tokens choose at the prices; then units move along cheapest paths until all bounds hold. The
     problem must be integral.
     """
-    flow = flow_of(problem, shards)
+    flow = flow_of(problem, processes)
     if flow is None:
         return None
     start = node_prices(problem, flow.tree, prices)
