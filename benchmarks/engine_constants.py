@@ -20,10 +20,12 @@ BATCHES = [(1024, 64, 2, 1.0), (4096, 64, 2, 1.0), (4096, 64, 2, 1.25), (8192, 1
 """T, E, k and capacity factor."""
 CONSTANTS = {
     newton: [
-        "ROUNDS", "SLOW", "PATIENCE", "DAMPING", "LEAST_DAMPING", "MOST_DAMPING", "EASED",
-        "RAISED", "KEPT", "BROKEN", "FEWEST", "FORGOTTEN", "RENEWED",
+        "ROUNDS", "CLEARED", "SLOW", "PATIENCE", "DAMPING", "EASED",
+        "RAISED", "KEPT", "BROKEN", "FEWEST", "FORGOTTEN", "RENEWED", "STEPS", "RESIDUAL",
     ],
-    search: ["FIRST", "GROWTH", "NEAREST", "WIDER", "TOO_MANY", "ROUNDS_BEFORE_ALL", "MASSES"],
+    search: ["FIRST", "GROWTH", "NEAREST", "WIDER", "TOO_MANY", "ROUNDS_BEFORE_ALL", "MASSES",
+        "WIDEST", "UNITS_PER_LEAF", "STEPS_AT_A_TIME",
+    ],
 }  # fmt: skip
 FACTORS = (0.5, 2.0)
 
@@ -51,12 +53,14 @@ def work(seeds: int) -> tuple[int, int, int]:
 def main() -> None:
     """Print one line for each constant as it is, halved and doubled."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", help="names of constants")
     parser.add_argument("--seeds", type=int, default=8, help="of each batch size")
-    seeds = parser.parse_args().seeds
+    options = parser.parse_args()
+    seeds = options.seeds
     table = Table("constant", "value", "passes", "entries", "searches")
     table.add_row("all as they are", "", *map(str, work(seeds)))
     for module, names in CONSTANTS.items():
-        for name in names:
+        for name in names if options.only is None else set(names) & set(options.only):
             usual = getattr(import_module(module.__name__), name)
             for factor in FACTORS:
                 value = type(usual)(usual * factor)

@@ -80,6 +80,8 @@ def as_tensor(values: Any, what: str, expected: str) -> Tensor:
     try:
         if isinstance(values, Tensor):
             tensor = values.detach()
+        elif type(values) is float:  # a bound or a price: 3 us instead of 20
+            return torch.tensor(values, dtype=torch.float64)
         else:
             array = np.asarray(values)
             if array.dtype.name == "bfloat16":

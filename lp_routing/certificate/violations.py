@@ -1,7 +1,7 @@
 """What an assignment takes, and which constraints it breaks, by name and by how much."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -117,8 +117,22 @@ class PrimalSums:
 
 def no_primal_sums(problem: RoutingProblem) -> PrimalSums:
     """The sums over no tokens: where adding up starts."""
-    nobody = problem.scores[:0]
-    return replace(primal_sums(problem, slice(0, 0), nobody, nobody), value=0)  # adds to fractions
+    groups, rows = problem.family("token_group"), problem.family("row")
+
+    def none(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=problem.scores.device)
+
+    nobody = BrokenBounds(none(0, 2).long(), none(0), none(0), none(0), 0)
+    return PrimalSums(
+        value=0,  # adds to fractions
+        size=0.0,
+        load=none(problem.E),
+        groups=none(0 if groups is None else len(groups)),
+        rows=none(0 if rows is None else len(rows), 2),
+        whole=True,
+        pairs=nobody,
+        tokens=nobody,
+    )
 
 
 def primal_sums(

@@ -164,16 +164,22 @@ def test_flows_begin_at_the_bounds_that_prices_stand_for():
 # ---- prices
 
 
+ONE_EACH = np.empty(0, np.int64)
+
+
 def test_a_level_lies_half_way_between_two_values():
-    assert newton.level(np.array([5.0, 1, 4, 2]), 2.0, None) == 3  # 1 2 | 4 5
-    assert newton.level(np.array([5.0, 1, 4, 2]), 0.0, None) == 1.5  # one lies below at least
-    assert newton.level(np.array([5.0, 1, 4, 2]), 9.0, None) == 4.5
-    assert newton.level(np.array([7.0]), 1.0, None) == 7
+    values = np.array([5.0, 1, 4, 2])
+    assert newton.level(values, ONE_EACH, 2.0) == 3  # 1 2 | 4 5
+    assert newton.level(values, ONE_EACH, 0.0) == 1
+    assert newton.level(values, ONE_EACH, 2.5) == 4
+    assert newton.level(values, ONE_EACH, 9.0) == 5
+    assert newton.level(values[:1], ONE_EACH, 1.0) == 5
+    assert values.tolist() == [5, 1, 4, 2]
 
 
 def test_a_level_of_weights_lies_where_the_weight_is():
-    values, weight = np.array([5.0, 1, 4, 2]), np.array([1.0, 3, 1, 2])  # 1 1 1 2 2 4 5
-    assert [newton.level(values.copy(), under, weight) for under in (1, 3, 4, 5, 5.5, 6)] == [
+    values, weight = np.array([5.0, 1, 4, 2]), np.array([1, 3, 1, 2])  # 1 1 1 2 2 4 5
+    assert [newton.level(values, weight, under) for under in (1.0, 3, 4, 5, 5.5, 6)] == [
         1, 1.5, 2, 3, 4, 4.5
     ]  # fmt: skip
     assert weight.tolist() == [1, 3, 1, 2]
@@ -184,22 +190,46 @@ def test_levels_are_those_of_sorted_values(seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 30))
     values = rng.integers(0, int(rng.choice([2, 5, 1000])), n).astype(rng.choice(["f4", "f8"]))
-    weight = rng.integers(1, 6, n).astype(float)
+    weight = rng.integers(1, 6, n)
     at = int(rng.integers(1, n))
     ranked = np.sort(values)
-    assert newton.level(values.copy(), at, None) == (ranked[at - 1] + ranked[at]) / 2
-    each = np.sort(np.repeat(values, weight.astype(int)))  # a weight of 3 is a value three times
+    assert newton.level(values, ONE_EACH, float(at)) == (ranked[at - 1] + ranked[at]) / 2
+    each = np.sort(np.repeat(values, weight))  # a weight of 3 is a value three times
     under = int(rng.integers(1, len(each)))
     middle = (each[under - 1] + each[under]) / 2
-    assert newton.level(values.copy(), float(under), weight) == middle
-    inside = newton.level(values.copy(), under + 0.5, weight)
+    assert newton.level(values, weight, float(under)) == middle
+    inside = newton.level(values, weight, under + 0.5)
     assert inside == each[under]  # within one unit of weight
 
 
+@pytest.mark.parametrize("odd", [-np.inf, np.inf, np.nan])
+def test_a_level_among_values_that_are_no_numbers_ends(odd):
+    values = np.array([odd, 1.0, odd, 2.0])
+    for under in (0.0, 1.0, 1.5, 2.0, 3.0, 4.0):
+        newton.level(values, ONE_EACH, under)
+        newton.level(values, np.array([1, 2, 3, 4]), under)
+
+
+def test_a_price_clears_an_expert_from_above_and_from_below():
+    # bids 5 4 1 and -3: of two the price lies between 4 and 1; three at least are had below 0
+    bid = np.array([[5.0, -3, 4, 1]] * 3)
+    least, most = np.array([0.0, 3, 4]), np.array([2.0, 4, 4])
+    prices = newton.clearing_prices(bid - [[0], [2], [0]], ONE_EACH, 4.0, least, most)
+    assert prices.tolist() == [2.5, -3, 0]
+    weight = np.array([1, 1, 2, 1])  # the bid of 4 counts twice: three units lie above
+    assert newton.clearing_prices(bid[:1], weight, 5.0, least, most)[0] == 4
+
+
+def test_distances_are_those_of_the_nearest_bids():
+    bid, price = np.array([[5.0, -3, 4, 1]]), np.array([2.0])  # 3 5 2 1 away
+    assert newton.distances(bid, price, ONE_EACH, 4.0, np.array([1.5]))[0] == 2
+    assert newton.distances(bid, price, ONE_EACH, 4.0, np.array([9.0]))[0] == 2.5  # half of them
+
+
 def test_a_diagonal_system_is_solved_at_once():
-    x = newton.conjugate_gradients(np.diag([2.0, 4.0]), np.array([2.0, 8.0]))
+    x = newton.conjugate_gradients(np.diag([2.0, 4.0]), np.array([2.0, 8.0]), 1e-8)
     assert x.tolist() == [1, 2]
-    assert newton.conjugate_gradients(np.eye(2), np.zeros(2)).tolist() == [0, 0]
+    assert newton.conjugate_gradients(np.eye(2), np.zeros(2), 1e-8).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("n", [1, 2, 16, 64])
@@ -212,7 +242,7 @@ def test_conjugate_gradients_solve_a_damped_graph_to_four_digits(n, spread):
     system += np.diag(0.5 * system.diagonal() + 1e-3)  # as Newton's steps are damped
     right = rng.normal(size=n)
     truth = np.linalg.solve(system, right)
-    wrong = newton.conjugate_gradients(system, right) - truth
+    wrong = newton.conjugate_gradients(system, right, 1e-8) - truth
     assert wrong @ system @ wrong <= 1e-6 * (truth @ system @ truth)
 
 

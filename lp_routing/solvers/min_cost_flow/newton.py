@@ -15,43 +15,45 @@ from lp_routing.solvers.min_cost_flow.tree import Tree
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# What constants trade: passes over all rows, entries opened and searches, counted with each of
-# them halved and doubled by `python -m benchmarks.engine_constants --seeds 3`. As they are: 93
-# passes, 519,000 entries, 1,025 searches.
-ROUNDS = 5
-"""Rounds in which each expert's price is set alone, on the first sample. 2: 105 passes; 10: 70, but
-each round costs as much as a pass where the sample is all rows."""
+# What constants trade: passes over all rows, entries opened and searches, each constant halved and
+# doubled on 12 skewed batches by `python -m benchmarks.engine_constants --seeds 3`. As they are: 74
+# passes, 330,000 entries, 659 searches.
+ROUNDS = 10
+"""Rounds at most in which each expert's price is set alone, on the first sample. 5: 95 passes; 20:
+the same as 10."""
+CLEARED = 1.0
+"""Units of the sample's excess for each node: with no more, these rounds end. 0.5: 516 searches,
+but two rounds more on batches without skew, of 0.3 `topk` each at 1,024 x 64; 2: 89 passes."""
 STEPS = 20
-"""Newton steps at most, one pass over the rows each: a bound on the work."""
+"""Newton steps at most, one pass over the rows each: a bound on the work. 10: the same."""
 SLOW = 0.8
-"""Share of the excess: a step that leaves more is slow. 0.4: 67 passes, 1,807 searches."""
+"""Share of the excess: a step that leaves more is slow. 0.4: 47 passes, 4,175,000 entries."""
 PATIENCE = 3
-"""Slow steps in a row before steps end, or twice as many while the excess is more than
-a unit per node. 1: 79 passes, 1,285 searches; 6: 99 and 964. 256 experts took 4 s instead of 0.3 s
-without the second rule."""
+"""Slow steps in a row before steps end. 1: 71 passes, 788 searches; 6: the same as 3."""
 DAMPING = 0.5
-"""Share of each leaf's own slope that is added to the curvature at first. Without it prices of
-experts that can replace each other diverge; with 1.0 100 passes and 1,240 searches."""
-LEAST_DAMPING, MOST_DAMPING = 0.15, 4.0
-"""Damping stays between these shares. With 0.3 at least, twice the entries; with 0.075,
-473,000 entries and 710 searches. 2 or 8 at most: the same."""
+"""Share of each leaf's own slope that is added to the curvature at first. 0.25: 966,000 entries; 1:
+86 passes. With none, a leaf that no row is near to makes the system singular."""
 EASED, RAISED = 0.5, 4.0
 """Damping is multiplied by these after a step that kept, or broke, what it promised. Never easing
-(1.0) costs 105 passes and 2,879 searches; 0.25 opens 807,000 entries. 2 and 8: nearly the same."""
+(1): 98 passes, 2,442 searches; easing by 0.25: 502,000 entries. Raising by 2: 80 passes; by 8:
+516,000 entries."""
 KEPT, BROKEN = 0.7, 0.3
 """Shares of the promised fall of the excess that count as kept, and as broken. Halved or doubled:
-91 to 97 passes."""
+70 to 80 passes, 315,000 to 525,000 entries."""
 FEWEST = 4.0
-"""Rows of the sample by which a price move is measured. 2: 571,000 entries; 8: 467,000."""
+"""Rows of the sample by which a price move is measured. 2: 476,000 entries; 8: 81 passes."""
 FORGOTTEN = 0.5
-"""Factor: the slope seen where a price went too far counts less after each step that helped. Half
-or twice as much opens more: 971,000 and 649,000 entries."""
+"""Factor: the slope seen where a price went too far counts less after each step that helped. 0.25:
+81 passes; 1 (never less): 550,000 entries."""
 RENEWED = 0.3
-"""Share of the excess at which widths are looked for again. 0.6: 80 passes, 958,000 entries."""
+"""Share of the excess at which widths are looked for again. 0.15: 622,000 entries; 0.6: 287,000."""
 NARROWEST = 1e-30
 """Share of the largest score: widths are at least this, as slopes are divided by them."""
 LEAST_WIDTH = 1e-280
 """In score: widths are at least this, so that no slope overflows."""
+RESIDUAL = 1e-8
+"""Share of the system's squared residual that is left. 1e-4: twice the entries and searches; 1e-12:
+the same as 1e-8."""
 GRID = 50
 """Prices are rounded to 2**-GRID of the power of two above the sample's largest score:
 float64 has 53 bits, and 3 are left for prices above that score."""
@@ -89,9 +91,9 @@ def newton_steps(
         size = float(np.abs(now).sum()) / 2
         slow = slow + 1 if size > SLOW * least else 0
         if step and least - size > KEPT * (least - hoped):
-            damping = max(LEAST_DAMPING, damping * EASED)
+            damping *= EASED
         elif step and least - size < BROKEN * (least - hoped):
-            damping = min(MOST_DAMPING, damping * RAISED)
+            damping *= RAISED
         if step:  # nodes whose excess changed sign and grew show how steep demand is
             past = (now * excess < 0) & (np.abs(now) > np.abs(excess))
             past &= np.abs(moved) > 0
@@ -109,12 +111,12 @@ def newton_steps(
             system = system if above is None else above.T @ system @ above
             own = np.append(slope, np.maximum(system.diagonal()[tree.leaves :], slope.mean()))
             steep *= FORGOTTEN
-        if step == steps or slow > PATIENCE * (2 if least > tree.root else 1):
+        if step == steps or slow > PATIENCE:
             break
         free = (excess != 0) | (found[0] != 0) | (tree.lower == tree.upper)[:-1]
         move = np.zeros(tree.root)
         move[free] = conjugate_gradients(
-            (system + np.diag(damping * own + steep))[np.ix_(free, free)], excess[free]
+            (system + np.diag(damping * own + steep))[np.ix_(free, free)], excess[free], RESIDUAL
         )
         hoped = float(np.abs(excess - system @ move).sum()) / 2
         price = sample.rounded(_signed(tree, found[0], found[0] + move))
@@ -140,8 +142,11 @@ def _signed(tree: Tree, before: Array, after: Array) -> Array:
 
 
 @njit(cache=True, nogil=True)
-def conjugate_gradients(system, right):
-    """The solution of a symmetric, diagonally dominant system to four digits (Jacobi's scaling)."""
+def conjugate_gradients(system, right, residual):
+    """The solution of a symmetric, diagonally dominant system, with Jacobi's scaling.
+
+    Ends when so much of the scaled, squared `residual` is left.
+    """
     n = len(right)
     x, r = np.zeros(n), right.copy()
     d, q = np.zeros(n), np.empty(n)
@@ -152,7 +157,7 @@ def conjugate_gradients(system, right):
             new += r[i] * r[i] / system[i, i]
         if step == 0:
             first = new
-        if new <= 1e-8 * first:
+        if new <= residual * first:
             break
         for i in range(n):
             d[i] = r[i] / system[i, i] + new / energy * d[i]
@@ -187,11 +192,11 @@ class Sample:
         self.columns = np.ascontiguousarray(columns / self.unit, dtype=np.float32)
 
         terms = rows.terms
-        self.weight = None
-        if len(terms) > 1 and bool((terms[:, 2] != terms[0, 2]).any()):
-            self.weight = terms[:, 2].astype(float)
-        self.each = float(terms[0, 2]) if self.weight is None and len(terms) else 1.0
-        self.total = len(rows) if self.weight is None else float(self.weight.sum())
+        self.bid = np.empty_like(self.columns)
+        uneven = len(terms) > 1 and bool((terms[:, 2] != terms[0, 2]).any())
+        self.weight = terms[:, 2].copy() if uneven else np.empty(0, np.int64)
+        self.each = 1.0 if uneven or not len(terms) else float(terms[0, 2])
+        self.total = float(self.weight.sum()) if uneven else float(len(rows))
 
     def rounded(self, price: Array) -> Array:
         """Prices on the grid on which scores often lie, so that ties are ties."""
@@ -199,29 +204,29 @@ class Sample:
 
     def bids(self, price: Array) -> Array:
         """What each row would pay for each expert, at leaf prices, in units of `unit`."""
-        rows, bid = self.rows, np.empty_like(self.columns)
-        rows.respond(price)
-        bids(self.columns, rows.best, rows.taken, rows.terms, rows.turn / self.unit, bid)
-        return bid
+        self.rows.respond(price)
+        return self._bids()
+
+    def _bids(self) -> Array:
+        rows = self.rows
+        turn = rows.turn / self.unit
+        bids(self.columns, rows.best, rows.taken, rows.terms, turn, self.bid)
+        return self.bid
 
     def first_prices(self, tree: Tree) -> Array:
         """Each expert's price is set so that it is just full, all at once, a few times."""
         share, E = self.rows.units / max(tree.units, 1) / self.each, len(self.columns)
-        most, least = (bounds[:E] * share for bounds in (tree.upper, tree.lower))
+        least, most = tree.lower[:E] * share, tree.upper[:E] * share
         price = np.zeros(tree.root)
         for _ in range(ROUNDS):
-            bid = self.bids(tree.leaf_prices(price))
-            for j in range(E):
-                price[j] = self.unit * self.filled(bid[j], least[j], most[j])
+            load = self.rows.respond(tree.leaf_prices(price))
+            excess = excess_at(tree, price, load, self.rows.units)
+            if np.abs(excess).sum() <= tree.root * CLEARED:
+                break
+            price[:E] = self.unit * clearing_prices(
+                self._bids(), self.weight, self.total, least, most
+            )
         return self.rounded(price)
-
-    def filled(self, bid: Array, least: float, most: float) -> float:
-        """The price at which an expert holds at most `most` and at least `least` of the rows."""
-        high = level(bid, self.total - most, self.weight) if most < self.total else -np.inf
-        if 0 < high < np.inf:
-            return high
-        low = level(bid, self.total - least, self.weight) if 0 < least < self.total else np.inf
-        return low if -np.inf < low < 0 else 0.0
 
     def widths(self, tree: Tree, price: Array, excess: Array, units: int) -> tuple[Array, Array]:
         """How far each leaf's price must move to shed its excess alone, and how much a unit sheds.
@@ -235,17 +240,8 @@ class Sample:
         share, E = self.rows.units / max(units, 1), len(self.columns)
         change = np.maximum(np.abs(excess[: tree.leaves]) * share / self.each, FEWEST)
         leaf_price = tree.leaf_prices(price)
-        away = self.bids(leaf_price)
-        away -= (leaf_price[:E] / self.unit).astype(np.float32)[:, None]
-        np.abs(away, out=away)
-        width = np.empty(tree.leaves)
-        for j in range(E):
-            if self.weight is None:
-                at = min(int(change[j]), len(away[j]) // 2)
-                away[j].partition(at)
-                width[j] = away[j, at]
-            else:
-                width[j] = level(away[j], min(change[j], self.total / 2), self.weight)
+        bid, width = self.bids(leaf_price), np.full(tree.leaves, np.inf)
+        width[:E] = distances(bid, leaf_price / self.unit, self.weight, self.total, change)
         known = width[:E][width[:E] < np.inf]
         widest = max(float(known.max(initial=0.0)), NARROWEST)
         width[E:] = widest
@@ -267,7 +263,8 @@ def bids(columns, best, units, terms, turn, bid):
     E, n = columns.shape
     leaves = turn[:, 0].astype(np.float32)
     for j in range(E):
-        bid[j] = columns[j] - leaves
+        for i in range(n):
+            bid[j, i] = columns[j, i] - leaves[i]
     for i in range(n):
         copies = terms[i if len(terms) > 1 else 0, 2]
         for r in range(-(-units[i] // copies)):
@@ -275,60 +272,98 @@ def bids(columns, best, units, terms, turn, bid):
             bid[j, i] = columns[j, i] - np.float32(turn[i, 1])
 
 
-def level(values: Array, under: float, weight: Array | None) -> float:
-    """A value that so much weight lies below (each has 1 where `weight` is None); may reorder."""
-    if weight is not None:
-        return float(weighted_level(values, weight.copy(), under))
-    at = min(max(int(under), 1), len(values) - 1)
-    if at < 1:
-        return float(values[0])
-    values.partition(at)
-    return 0.5 * (float(values[:at].max()) + float(values[at]))
+@njit(cache=True, nogil=True)
+def clearing_prices(bid, weight, total, least, most):
+    """Prices at which each expert holds at most `most` and at least `least` of the bids (E, n).
+
+    Above 0 where it would hold too much at 0, below 0 where too little.
+    """
+    price = np.zeros(len(bid))
+    for j in range(len(bid)):
+        if most[j] < total:
+            high = level(bid[j], weight, _between_bids(total - most[j], weight, total))
+            if 0 < high < np.inf:
+                price[j] = high
+        if price[j] == 0 and 0 < least[j] < total:
+            low = level(bid[j], weight, _between_bids(total - least[j], weight, total))
+            if -np.inf < low < 0:
+                price[j] = low
+    return price
+
+
+@njit(cache=True, inline="always")
+def _between_bids(under, weight, total):
+    """Bids of one token each are parted between two of them."""
+    return under if len(weight) else min(max(np.floor(under), 1.0), total - 1.0)
 
 
 @njit(cache=True, nogil=True)
-def weighted_level(values, weight, under):
-    """`level` by Hoare's selection; reorders values and weights."""
-    low, high = 0, len(values) - 1
-    done = 0.0  # weight of what lies left of `low`
-    while low < high:
-        pivot = values[(low + high) // 2]
-        a, b = low, high
-        while a <= b:
-            while values[a] < pivot:
-                a += 1
-            while values[b] > pivot:
-                b -= 1
-            if a <= b:
-                values[a], values[b] = values[b], values[a]
-                weight[a], weight[b] = weight[b], weight[a]
-                a += 1
-                b -= 1
-        left, middle = done, 0.0
-        for c in range(low, b + 1):
-            left += weight[c]
-        for c in range(b + 1, a):
-            middle += weight[c]
-        if under < left:
-            high = b
-        elif under > left + middle:
-            low, done = a, left + middle
-        elif under == left + middle and a <= high:
-            above = values[a]
-            for c in range(a, high + 1):
-                above = min(above, values[c])
-            below = values[low] if b < low else values[b]
-            for c in range(low, a):
-                below = max(below, values[c])
-            return 0.5 * (np.float64(below) + np.float64(above))
-        elif under == left and b >= low:
-            below = values[low]
-            for c in range(low, b + 1):
-                below = max(below, values[c])
-            above = values[b + 1] if b + 1 < len(values) else pivot
-            for c in range(b + 1, high + 1):
-                above = min(above, values[c])
-            return 0.5 * (np.float64(below) + np.float64(above))
+def distances(bid, price, weight, total, change):
+    """How far from its price an expert's nearest bids (E, n) lie that make up `change` (leaves,).
+
+    At most half of the bids are looked at.
+    """
+    found = np.empty(len(bid))
+    for j in range(len(bid)):
+        away = np.abs(bid[j] - np.float32(price[j]))
+        found[j] = level(away, weight, min(change[j], total / 2))
+    return found
+
+
+@njit(cache=True, nogil=True)
+def level(values, weight, under):
+    """A value that so much weight lies below: half way between two where `under` parts them.
+
+    Quickselect (Hoare 1961) that copies what lies on the right side of the pivot, without branches:
+    1.3 us for 1,024 values of which 32 lie above, where `numpy.partition` takes 7.5 us.
+
+    Args:
+        values: (n,).
+        weight: int64 (n,), or (0,) where each has 1.
+        under: at least 0; 0 is the least value, all weight or more the largest.
+    """
+    n, weighted = len(values), len(weight) > 0
+    left, mass = values.copy(), weight.copy()
+    done, pivot = 0, left[0]  # weight that was dropped below what is left
+    below, above = np.nan, np.nan  # the nearest values that were dropped
+    while n > 0:
+        a, b, c = left[0], left[n // 2], left[n - 1]
+        pivot = max(min(a, b), min(max(a, b), c))
+        low, high = done, done
+        if weighted:
+            for i in range(n):
+                low += mass[i] * (left[i] < pivot)
+                high += mass[i] * (left[i] <= pivot)
         else:
-            return np.float64(pivot)
-    return np.float64(values[low])
+            for i in range(n):
+                low += left[i] < pivot
+                high += left[i] <= pivot
+        if low < under < high:
+            break
+        downwards, kept = under <= low, 0
+        if downwards:
+            above = pivot
+            for i in range(n):
+                value = left[i]
+                left[kept] = value
+                if weighted:
+                    mass[kept] = mass[i]
+                kept += value < pivot
+        else:
+            below, done = pivot, high
+            for i in range(n):
+                value = left[i]
+                left[kept] = value
+                if weighted:
+                    mass[kept] = mass[i]
+                kept += value > pivot
+        n = kept
+        if under in (low, high):
+            for value in left[:n]:
+                if downwards:
+                    below = below if below > value else value
+                else:
+                    above = above if above < value else value
+            parted = 0.5 * (np.float64(below) + np.float64(above))
+            return np.float64(pivot) if np.isnan(parted) else parted
+    return np.float64(pivot)

@@ -358,20 +358,26 @@ def open_candidates(scores, price, up, down, widened, terms, null, opened, x):
 
 
 @njit(cache=True, nogil=True)
-def entries(scores, price, up, down, whole, terms, null, x, first, leaf, value, amount, cap, fill):
+def entries(scores, price, up, down, whole, terms, null, x):
     """The entries of open rows that may change as prices rise by `up` or fall by `down`.
 
-    All of a row's where `whole`. Called twice: first to count (`first` is filled), then to write.
+    All of a row's where `whole`.
 
     Args:
-        scores: float64 (n, E), of the open rows alone; terms and null likewise.
+        scores: float64 (n, E), of the open rows alone; whole (n,), terms and null likewise.
         x: int64 (n, E), what they hold.
+
+    Returns:
+        Where each row's entries begin, int64 (n + 1,); their leaves, int16 (N,), scores, float64,
+        amounts and capacities, int64.
     """
     n, E = scores.shape
+    first = np.zeros(n + 1, np.int64)
+    leaf, value = np.empty(8 * n + E + 1, np.int16), np.empty(8 * n + E + 1)
+    amount, cap = np.empty(8 * n + E + 1, np.int64), np.empty(8 * n + E + 1, np.int64)
     c = 0
-    first[0] = 0
     for i in range(n):
-        must, may, copies = terms[i, 0], terms[i, 1], terms[i, 2]
+        must, may, copies = terms[i]
         empty = null[i]
         idle = may
         low, high = np.inf, -np.inf
@@ -387,24 +393,40 @@ def entries(scores, price, up, down, whole, terms, null, x, first, leaf, value, 
                 low = min(low, -price[empty] - up[empty])
             if idle < may - must:
                 high = max(high, -price[empty] + down[empty])
+        if c + E + 1 > len(leaf):
+            leaf, value = _twice(leaf, E), _twice(value, E)
+            amount, cap = _twice(amount, E), _twice(cap, E)
         for j in range(E):
             v = scores[i, j] - price[j]
-            if v == -np.inf:
-                continue
             leaves = x[i, j] > 0 and v - up[j] <= high
             comes = x[i, j] < copies and v + down[j] >= low
-            if whole[i] or leaves or comes:
-                if fill:
-                    leaf[c], value[c] = j, scores[i, j]
-                    amount[c], cap[c] = x[i, j], copies
+            if (whole[i] or leaves or comes) and v > -np.inf:
+                leaf[c], value[c], amount[c], cap[c] = j, scores[i, j], x[i, j], copies
                 c += 1
         if may > must:
             v = -price[empty]
             leaves = idle > 0 and v - up[empty] <= high
             comes = idle < may - must and v + down[empty] >= low
             if whole[i] or leaves or comes:
-                if fill:
-                    leaf[c], value[c] = empty, 0.0
-                    amount[c], cap[c] = idle, may - must
+                leaf[c], value[c], amount[c], cap[c] = empty, 0.0, idle, may - must
                 c += 1
         first[i + 1] = c
+    return first, leaf[:c], value[:c], amount[:c], cap[:c]
+
+
+@njit(cache=True)
+def _twice(values, more):
+    """The same with room for twice as many, and some more."""
+    larger = np.empty(2 * len(values) + more + 1, values.dtype)
+    larger[: len(values)] = values
+    return larger
+
+
+@njit(cache=True, nogil=True)
+def put_back(first, leaf, amount, held):
+    """Amounts of entries written into what their rows hold (n, E)."""
+    E = held.shape[1]
+    for i in range(len(held)):
+        for c in range(first[i], first[i + 1]):
+            if leaf[c] < E:
+                held[i, leaf[c]] = amount[c]

@@ -26,7 +26,7 @@ from lp_routing.solvers.min_cost_flow.cpu import Read, Rows, put, rows_of
 from lp_routing.solvers.min_cost_flow.device import DeviceRows
 from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_PATH, OUT_OF_STEPS, exchange
 from lp_routing.solvers.min_cost_flow.newton import GRID, STEPS, Sample, excess_at, newton_steps
-from lp_routing.solvers.min_cost_flow.rows import TIE, entries
+from lp_routing.solvers.min_cost_flow.rows import TIE, entries, put_back
 from lp_routing.solvers.min_cost_flow.shared import SharedRows
 from lp_routing.solvers.min_cost_flow.tree import Tree
 
@@ -34,32 +34,40 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 AnyRows = Rows | DeviceRows | SharedRows
 
-# What constants trade is counted by `python -m benchmarks.engine_constants --seeds 3`: as they are
-# 93 passes over all rows, 519,000 entries opened, 1,025 searches.
+# What constants trade: see `newton`. As they are, all rows of the benchmark's 12 batches are passed
+# over 74 times, 330,000 entries are opened in 659 searches.
 FIRST = 1024
-"""Rows of the first sample, or 4 an expert if more. 512: 837,000 entries; 2,048: 73 passes over
-all rows, but more over the sample."""
-GROWTH = 8
-"""How many times as many rows each further sample has; 4: 810,000 entries, 16: the same."""
+"""Rows of the first sample, or 4 an expert if more. 512: 100 passes; 2,048: 63, but more over the
+sample, and 876,000 entries."""
+GROWTH = 6
+"""How many times as many rows each further sample has, roughly. 12: 68 instead of 56 passes over
+16,384 x 256; 4: as many, but twice as many over samples."""
 NEAREST = 16
-"""Rows opened for each leaf. 8: 441,000 entries, but 1,913 searches and two to five times as many
-restarts on skewed batches; 32: 915,000 entries, 559 searches."""
+"""Rows opened for each leaf. 8: 1,435 searches; 32: 504,000 entries."""
+WIDEST = 4.0
+"""Windows are at most this multiple of their median: without a limit a few leaves that hardly any
+row is near to open nearly all entries, 3 times as many at 1,024 x 64. 2: 773 searches; 8: 348,000
+entries."""
 WIDER = 4.0
-"""Factor by which the windows of leaves without a path out widen. 2 and 8: 3 % more entries."""
+"""Factor by which the windows of leaves without a path out widen. 2: 710 searches; 8: 361,000
+entries."""
 TOO_MANY = 0.25
-"""Share of the open rows: if more are suboptimal after the exchanges, these are undone and
-windows widen.
-Half and twice as much: within 3 % of the entries."""
+"""Share of the open rows: if more are suboptimal after the exchanges, these are undone and windows
+widen. Half as much: the same; twice: 369,000 entries."""
 ROUNDS_BEFORE_ALL = 24
 """After so many rounds of exchanges every entry of every open row is open, then every row: a bound
 on the work. No batch of the benchmark needs 12 rounds."""
 MASSES = 0.02
 """Share of all units: if the excess after Newton is more, as with many ties, every row is opened at
-once. Half and twice as much: the same in the benchmark."""
+once. Half and twice as much: the same in the benchmark, which has no ties."""
+UNITS_PER_LEAF = 8
+"""The excess must be more than this for each leaf as well, lest a small batch opens every row for a
+few units. Half and twice as much: the same in the benchmark."""
 ALL = 1 << 20
 """Pairs: of more, not every row is opened at once (some 40 bytes each)."""
 STEPS_AT_A_TIME = 100_000
-"""Moves between two looks at the clock: some tenths of a second."""
+"""Moves between two looks at the clock: some tenths of a second at 64 experts. More make a time
+limit late; each look sets up the arcs anew."""
 
 
 @dataclass
@@ -92,7 +100,7 @@ def prices(
     sample = Sample(rows.take(np.sort(order[:size])).here(), finest)
     if price is None:
         price = sample.first_prices(tree)
-        levels = max(1, round(np.log(T / size) / np.log(GROWTH) + 0.2)) if size < T else 0
+        levels = max(1, round(np.log(T / size) / np.log(GROWTH))) if size < T else 0
         for level in range(levels):
             some = int(size * (T / size) ** (level / levels))
             price, _ = newton_steps(rows.take(np.sort(order[:some])), sample, tree, price)
@@ -152,9 +160,14 @@ def search(
     x, load = rows.place(leaf_price, tree.upper[: tree.leaves])
     state = initial_state(tree, price, load)
     opened, window = rows.closest(NEAREST)
+    usual = float(np.median(window[window > 0])) if window.any() else 0.0
+    window = np.minimum(window, WIDEST * usual)
     windows = Windows(window, window.copy())
     much = int(state.excess[state.excess > 0].sum())
-    if much > max(MASSES * tree.units, 8 * tree.leaves) and math.prod(rows.shape) <= ALL:
+    if (
+        much > max(MASSES * tree.units, UNITS_PER_LEAF * tree.leaves)
+        and math.prod(rows.shape) <= ALL
+    ):
         opened[:] = 2
     while True:
         counts.rounds += 1
@@ -265,15 +278,9 @@ class OpenRows:
 
     def __init__(self, read: Read, price: Array, windows: Windows) -> None:
         self.held, self.mine = read.held, read.mine
-        self.first = np.empty(len(read.terms) + 1, np.int64)
-        nothing = np.empty(0, np.int64)
-        row = read.whole, read.terms, read.null, read.held, self.first
-        given = read.scores, price, windows.up, windows.down, *row
-        entries(*given, np.empty(0, np.int16), np.empty(0), nothing, nothing, False)
-        N = self.first[-1]
-        self.leaf, self.value = np.empty(N, np.int16), np.empty(N)
-        self.amount, self.cap = np.empty(N, np.int64), np.empty(N, np.int64)
-        entries(*given, self.leaf, self.value, self.amount, self.cap, True)
+        given = read.scores, price, windows.up, windows.down
+        row = read.whole, read.terms, read.null, read.held
+        self.first, self.leaf, self.value, self.amount, self.cap = entries(*given, *row)
 
     def write(self, at: Array, x: Tensor) -> None:
         """What this process's rows hold, put into x."""
@@ -310,7 +317,5 @@ class OpenRows:
             *entry, price, state.flow, state.excess, *tree_of_bounds, *limits, steps, paths
         )
         state.price = price * grid if self.exact else price
-        row = np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
-        real = self.leaf < self.held.shape[1]
-        self.held[row[real], self.leaf[real]] = self.amount[real]
+        put_back(self.first, self.leaf, self.amount, self.held)
         return status, reached

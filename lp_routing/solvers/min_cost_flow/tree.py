@@ -109,83 +109,62 @@ def tree_of(
         units, idle: what all tokens hand out, and may leave empty (of all processes).
         tight: narrow bounds to what the others imply.
     """
-    T, E = problem.T, problem.E
-    must, may = np.broadcast_to(terms[:, :2], (T, 2)).T if T else np.zeros((2, 0), np.int64)
-    inner, sequences = (_nested(problem.family(kind)) for kind in ("expert_group", "token_group"))
-    own = np.full(T, len(sequences))  # the smallest group of each token; the last: none
-    for at in reversed(range(len(sequences))):
-        own[sequences[at][1]] = at
-    nulls = len(sequences) + 1
-    leaves = E + nulls
-    total = problem.family("total")
-    nodes = leaves + len(inner) + (total is not None) + len(sequences)
-    parent = np.full(nodes + 1, nodes)
-    parent[nodes] = -1
-    lower, upper = np.zeros(nodes + 1, dtype=np.int64), np.full(nodes + 1, units)
-    states = np.zeros((2, nodes + 1), dtype=bool)  # a lower, an upper bound of its own
-    place: dict[str, Array] = {}
-
-    def bound(node: int, family: Family, row: int, of: int | None = None) -> None:
-        low, high = float(family.lower[row]), float(family.upper[row])
-        if of is None:
-            # an upper bound beyond all units is none: what the children can take bounds a group
-            lower[node] = low
-            upper[node] = max(low, high if high <= units else units * (1 if node < E else leaves))
-            states[:, node] = low > 0, high <= units
-        else:  # so many of the group's units are left empty
-            lower[node], upper[node] = (
-                max(0, of - min(high, of)),
-                of - low,
-            )  # less than 0: impossible
-            states[:, node] = high <= of, low > 0
-
-    experts = problem.family("expert")
-    if experts is not None:
-        place["expert"] = np.arange(E)
-        for j in range(E):
-            bound(j, experts, j)
-    for node in range(E):
-        own_group = _smallest(inner, node)
-        parent[node] = nodes if own_group is None else leaves + own_group
-    top = leaves + len(inner)
-    if inner:
-        group = problem.family("expert_group")
-        assert group is not None
-        place["expert_group"] = np.empty(len(inner), dtype=np.int64)
-        for at, (row, _) in enumerate(inner):
-            outer = _smallest(inner, int(inner[at][1].argmax()), at)
-            parent[leaves + at] = nodes if outer is None else leaves + outer
-            bound(leaves + at, group, row)
-            place["expert_group"][row] = leaves + at
-    if total is not None:
-        bound(top, total, 0)
-        below = parent[:top] == nodes
-        below[E:leaves] = False
-        parent[:top][below] = top
-        place["total"] = np.array([top])
-    first = top + (total is not None)
-    for at in range(nulls):
-        mine = own == at
-        upper[E + at] = int((may - must)[mine].sum()) if sequences else idle
-        if at < len(sequences):
-            parent[E + at] = first + at
-    if sequences:
-        group = problem.family("token_group")
-        assert group is not None
-        place["token_group"] = np.empty(len(sequences), dtype=np.int64)
-        for at, (row, members) in enumerate(sequences):
-            outer = _smallest(sequences, int(members.argmax()), at)
-            parent[first + at] = nodes if outer is None else first + outer
-            bound(first + at, group, row, of=int(may[members].sum()))
-            place["token_group"][row] = first + at
-    lower[nodes] = units
-    own_bounds = np.full(nodes + 1, OWN), np.full(nodes + 1, OWN)
-    sources = _tighten(parent, lower, upper, states) if tight else own_bounds
+    parent, nodes, null, leaves = _topology(problem)
+    E, root = problem.E, len(parent) - 1
+    may = np.broadcast_to(terms[:, 1], problem.T)
+    lower, upper = np.zeros(root + 1, dtype=np.int64), np.full(root + 1, units)
+    lower[root] = units
+    upper[E:leaves] = 0 if "token_group" in nodes else idle
+    if "token_group" in nodes:
+        np.add.at(upper, null, may - terms[:, 0])
+    stated = np.zeros((2, root + 1), dtype=bool)  # a lower, an upper bound of its own
+    for kind, at in nodes.items():
+        family = problem.family(kind)
+        assert family is not None
+        low, high = family.lower.cpu().numpy(), family.upper.cpu().numpy()
+        if kind == "token_group":  # so many of the group's units are left empty
+            assert family.members is not None
+            given = family.members.cpu().numpy() @ may
+            stated[:, at] = high <= given, low > 0
+            lower[at] = np.maximum(0, given - np.minimum(high, given))
+            upper[at] = given - low  # less than 0: impossible
+        else:  # an upper bound beyond all units is none: what the children can take bounds a group
+            stated[:, at] = low > 0, high <= units
+            lower[at] = low
+            most = units * (1 if kind == "expert" else leaves)
+            upper[at] = np.maximum(low, np.where(high <= units, high, most))
+    own = np.full(root + 1, OWN)
+    sources = _tighten(parent, lower, upper, stated) if tight else (own, own)
     if sources is None:
         return None
     low_from, high_from = sources
-    tree = Tree(E, leaves, parent, lower, upper, low_from, high_from, place)
-    return tree, (E + own if sequences else np.full(1, E)).astype(np.int16)
+    tree = Tree(E, leaves, parent, lower, upper, low_from, high_from, nodes)
+    return tree, null.astype(np.int16)
+
+
+def _topology(problem: RoutingProblem) -> tuple[Array, dict[str, Array], Array, int]:
+    """Parents; the nodes of each kind of constraint; each token's null, or (1,); the leaves."""
+    E, total = problem.E, problem.family("total")
+    inner, sequences = (_nested(problem.family(kind)) for kind in ("expert_group", "token_group"))
+    leaves = E + len(sequences) + 1
+    top = leaves + len(inner)  # the total, where there is one; groups of experts come before it
+    first = top + (total is not None)  # of the groups of tokens
+    root = first + len(sequences)
+    parent, null = np.full(root + 1, root), np.full(1, E)
+    parent[root] = -1
+    parent[:E], parent[leaves:top] = _parents(inner, E, leaves, root if total is None else top)
+    nodes = {
+        "expert": np.arange(E),
+        "expert_group": _by_row(inner, leaves),
+        "total": np.array([top]),
+        "token_group": _by_row(sequences, first),
+    }
+    if sequences:
+        group, parent[first:root] = _parents(sequences, problem.T, first, root)
+        parent[E : leaves - 1] = np.arange(first, root)
+        null = np.where(group == root, leaves - 1, group - first + E)
+    stated = {kind: at for kind, at in nodes.items() if problem.family(kind) is not None}
+    return parent, stated, null, leaves
 
 
 def _nested(family: Family | None) -> list[tuple[int, Array]]:
@@ -196,10 +175,30 @@ def _nested(family: Family | None) -> list[tuple[int, Array]]:
     return [(row, masks[row]) for row in np.argsort(masks.sum(1), kind="stable").tolist()]
 
 
-def _smallest(groups: list[tuple[int, Array]], member: int, after: int = -1) -> int | None:
-    """Which of the nested groups behind position `after` is the smallest that holds a member."""
-    found = (at for at in range(after + 1, len(groups)) if groups[at][1][member])
-    return next(found, None)
+def _parents(
+    groups: list[tuple[int, Array]], members: int, first: int, over: int
+) -> tuple[Array, Array]:
+    """The smallest groups around each member, and around each group, as nodes; else `over`.
+
+    Args:
+        groups: nested, smaller ones first.
+        members: how many there are.
+        first: the node of the first group.
+        over: the node above those without a group.
+    """
+    of_member, of_group = np.full(members, over), np.full(len(groups), over)
+    for at in reversed(range(len(groups))):
+        inside = groups[at][1]
+        of_group[at] = of_member[inside.argmax()]
+        of_member[inside] = first + at
+    return of_member, of_group
+
+
+def _by_row(groups: list[tuple[int, Array]], first: int) -> Array:
+    """The node of each row of a family whose groups, in their order, are the nodes from `first`."""
+    nodes = np.empty(len(groups), dtype=np.int64)
+    nodes[[row for row, _ in groups]] = first + np.arange(len(groups))
+    return nodes
 
 
 def _tighten(
