@@ -33,7 +33,7 @@ from lp_routing.problem.bounds import at_most
 from lp_routing.problem.capacity_factor import CapacityFactor
 from lp_routing.problem.problem import RoutingProblem
 from lp_routing.report.audits import LEGEND, audit_tables, sentences
-from lp_routing.routers.catalogue import CATALOGUE, Shape, router
+from lp_routing.routers.catalogue import Shape, router, router_names
 from lp_routing.traces import Trace
 from lp_routing.validation import as_int
 
@@ -64,7 +64,7 @@ class AuditOptions:
 def _audit(console: Console, options: AuditOptions, trace: Trace) -> None:
     """Run the command and print its results."""
     check_outputs(options)
-    names = parse_routers(options.routers, tuple(CATALOGUE))
+    names = parse_routers(options.routers, router_names())
     layers, most = parse_layers(options.layers, trace.layers), parse_tokens(options.tokens)
     logits = first_tokens(trace, most)
     _, T, E = logits.shape

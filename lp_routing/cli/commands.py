@@ -252,7 +252,9 @@ def verify(**options: Any) -> None:
 @main.command()
 @file_argument
 @routers_option(
-    "all", 'Names of the catalogue, comma separated, or "all"; "optimum" is the exact solver.'
+    None,
+    'Names with commas between, "all", or a function of yours: package.module:function or '
+    'file.py:function; "optimum" is the exact solver. Left out: those that seek the problem.',
 )
 @click.option(
     "--problem",
@@ -285,6 +287,7 @@ def verify(**options: Any) -> None:
     help="Instead: steps on this many other batches, the tokens that follow in the same layer.",
 )
 @seed_option("Of routers that draw at random.")
+@click.option("--by-layer", is_flag=True, help="Also print a table for each layer as it comes.")
 @resume_option
 def gap(**options: Any) -> None:
     """Measure how far routers are from the certified optimum of a problem, and what they cost.
@@ -293,9 +296,10 @@ def gap(**options: Any) -> None:
     tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
 
     Every router goes from the logits by its own rule; what it takes is judged by the scores of the
-    problem. Routers that seek another problem are measured too; where they break a bound of this
-    one, they are marked INFEASIBLE. Times are in units of torch.topk on the scores; with several
-    --jobs, of one thread each, beside each other.
+    problem. One table over all layers: mean gap and worst, tokens dropped, milliseconds and units
+    of torch.topk on the scores (with several --jobs, of one thread each, beside each other).
+    Routers that seek another problem are measured on request; where they break a bound of this
+    one, the table says which.
 
     Exit status: 0, 2 on bad input, or 130 when interrupted.
     """

@@ -39,7 +39,8 @@ from lp_routing.evaluation.compare import router_input
 from lp_routing.frontier.summary import FrontierSettings, curve_of, points_file, summary
 from lp_routing.report import plots
 from lp_routing.report.frontier import LEGEND, frontier_table, sentences
-from lp_routing.routers import CATALOGUE, Shape, router
+from lp_routing.routers import Shape, router
+from lp_routing.routers.catalogue import router_names
 from lp_routing.sweep import Record
 from lp_routing.traces import Trace
 
@@ -164,7 +165,7 @@ def _settings(options: FrontierOptions) -> FrontierSettings:
         names = list(HANDFULS[options.over])
     else:
         given = [part for part in options.routers.split(",") if part.strip().lower() != "none"]
-        names = parse_routers(",".join(given), tuple(CATALOGUE)) if given else []
+        names = parse_routers(",".join(given), router_names()) if given else []
     points, factors = _points(options)
     return FrontierSettings(
         over=options.over,

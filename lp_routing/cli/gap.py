@@ -1,7 +1,7 @@
 """`lp-routing gap`: how far each router is from the optimum of one problem, and what it costs.
 
 Routers are judged by one problem for all, or each by the problem that it seeks itself. The work is
-one point for each layer and problem; results are printed in their order as soon as available.
+one point for each layer and problem; the results are one table over the layers for each problem.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -37,15 +38,26 @@ from lp_routing.cli.run import long_work, raise_failures
 from lp_routing.errors import InputError
 from lp_routing.evaluation.compare import OPTIMUM, comparisons
 from lp_routing.evaluation.evaluate import RouterResult, stated_problem
-from lp_routing.report.gap import LEGEND, gap_table, remarks, verdict
+from lp_routing.report.gap import (
+    LAYER_LEGEND,
+    LEGEND,
+    gap_table,
+    summary_sentences,
+    summary_table,
+    verdict,
+)
 from lp_routing.report.plots import gap_against_time
-from lp_routing.routers import CATALOGUE, Shape, router
-from lp_routing.routers.base import AnyRouter
+from lp_routing.routers import Shape, router
+from lp_routing.routers.base import Rule
+from lp_routing.routers.catalogue import router_names
 from lp_routing.scores import BY_NAME
 from lp_routing.traces import Trace
 
 WIDE = 100
 """Columns of a terminal from which the table shows all metrics of the load."""
+
+ANY_SHAPE = Shape(k=1, capacity=1, T=8, E=8)
+"""What a router seeks and the scores that it compares do not depend on the shape."""
 
 
 class GapSection(NamedTuple):
@@ -74,7 +86,7 @@ class GapOptions:
     """Options of `gap`."""
 
     file: Path | None
-    routers: str
+    routers: str | None
     problem_name: str
     k: int
     capacity_factor: float
@@ -85,6 +97,7 @@ class GapOptions:
     warm_up: int
     warm_on: int
     seed: int
+    by_layer: bool
     json_path: Path | None
     csv_path: Path | None
     plot_path: Path | None
@@ -96,7 +109,7 @@ class GapOptions:
 def _gap(console: Console, options: GapOptions, trace: Trace) -> None:
     """Run the command and print its results."""
     check_outputs(options)
-    names = parse_routers(options.routers, (OPTIMUM, *CATALOGUE))
+    names = _names(options)
     layers = parse_layers(options.layers, trace.layers)
     tokens = len(trace.layer(layers[0])[: parse_tokens(options.tokens)])
     sections, idle = sections_of(names, options.problem_name, options.score)
@@ -107,25 +120,28 @@ def _gap(console: Console, options: GapOptions, trace: Trace) -> None:
 
     def show(place: Place, rows: Sequence[RouterResult]) -> None:
         layer, section = place
-        title = f"Layer {layer}, {section}" if options.problem_name == OWN else f"Layer {layer}"
-        console.print(gap_table(title, rows, wide=console.width >= WIDE))
-        for sentence in remarks(rows):
-            console.print(sentence, style="magenta", highlight=False, markup=False)
-        console.print(f"{title}, {verdict(rows)}", highlight=False, markup=False)
+        if options.by_layer:
+            title = f"Layer {layer}, {section}"
+            console.print(gap_table(title, rows, wide=console.width >= WIDE))
+            console.print(f"{title}, {verdict(rows)}", highlight=False, markup=False)
 
     places = [(layer, section) for layer in layers for section in sections]
     of_rows = ("k", "capacity_factor", "repeats", "warm_up", "warm_on", "seed")
-    found = measured(
-        console,
-        trace,
-        places,
-        show,
-        tokens=parse_tokens(options.tokens),
-        resume_path=options.resume_path,
-        jobs=options.jobs,
-        **{name: getattr(options, name) for name in of_rows},
-    )
-    console.print(LEGEND, style="dim", highlight=False)
+    found: dict[Place, list[RouterResult]] = {}
+    try:
+        measure(
+            console,
+            trace,
+            places,
+            show,
+            found,
+            tokens=parse_tokens(options.tokens),
+            resume_path=options.resume_path,
+            jobs=options.jobs,
+            **{name: getattr(options, name) for name in of_rows},
+        )
+    finally:  # after Ctrl-C or a failure, what there is
+        _show_tables(console, sections, found, options)
     _write(found, trace.source, options)
     if options.plot_path is not None:
         panels: dict[str, list[RouterResult]] = {}
@@ -139,6 +155,51 @@ def _gap(console: Console, options: GapOptions, trace: Trace) -> None:
         write_figure(options.plot_path, gap_against_time(titled), options.width)
     if part := part_taken(trace, layers, tokens):
         console.print(part, highlight=False)
+
+
+def _show_tables(
+    console: Console,
+    sections: Sequence[GapSection],
+    found: Mapping[Place, list[RouterResult]],
+    options: GapOptions,
+) -> None:
+    """One table over the layers for each problem, what it says in words, and a legend."""
+    for section in sections:
+        of_layers = {layer: rows for (layer, each), rows in found.items() if each == section}
+        if not of_layers:
+            continue
+        title = str(section) if options.problem_name == OWN else section.problem
+        wide = console.width >= WIDE
+        console.print(summary_table(title, section.problem, of_layers, wide=wide))
+        for sentence in summary_sentences(of_layers):
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    if found:
+        legend = f"{LEGEND} {LAYER_LEGEND}" if options.by_layer else LEGEND
+        console.print(legend, style="dim", highlight=False)
+    _tracebacks(found)
+
+
+def _names(options: GapOptions) -> list[str]:
+    """The routers: those that are named, else those that seek the problem."""
+    if options.routers is not None:
+        return parse_routers(options.routers, (OPTIMUM, *router_names()))
+    wanted = PROBLEMS if options.problem_name == OWN else (options.problem_name,)
+    seeking = [name for name in router_names() if _seeks(router(name, ANY_SHAPE)) in wanted]
+    return [OPTIMUM, *seeking]
+
+
+def _seeks(built: Any) -> str:
+    """The problem that a router seeks; "" where a router of the user does not say."""
+    stated = getattr(built, "seeks", "")
+    return stated if isinstance(stated, str) else ""
+
+
+def _tracebacks(found: Mapping[Place, Sequence[RouterResult]]) -> None:
+    """Print where routers raised errors of their own, each error once, on stderr."""
+    raised = {row.router: row.traceback for rows in found.values() for row in rows if row.traceback}
+    for name, traceback in raised.items():
+        if not traceback.rstrip().rpartition("\n")[2].startswith("lp_routing.errors.InputError"):
+            click.echo(f"{name} raised:\n{traceback}", err=True)
 
 
 def _banner(console: Console, trace: Trace, layers: int, tokens: int, options: GapOptions) -> None:
@@ -184,14 +245,13 @@ def sections_of(
     One problem for all routers; or, with `own`, for each the problem that it seeks."""
     if problem_name != OWN:
         return [GapSection(problem_name, score, tuple(names))], []
-    any_shape = Shape(k=1, capacity=1, T=8, E=8)  # `seeks` does not depend on the shape
     seeking: dict[tuple[str, str], list[str]] = {}
     idle = []
     for name in names:
         if name == OPTIMUM:
             continue
-        built = router(name, any_shape)
-        if built.seeks in PROBLEMS:
+        built = router(name, ANY_SHAPE)
+        if _seeks(built) in PROBLEMS:
             where = built.seeks, own_score(built) or score
             seeking.setdefault(where, []).append(name)
         else:
@@ -205,7 +265,7 @@ def sections_of(
     return [GapSection(*where, (*first, *seeking[where])) for where in order], idle
 
 
-def own_score(router: AnyRouter) -> str:
+def own_score(router: Any) -> str:
     """The name of the scores that a router compares, "" where they have none (soft top-k).
 
     Without noise that it adds to them: it is judged by the scores before noise.
@@ -213,31 +273,35 @@ def own_score(router: AnyRouter) -> str:
     stated = getattr(router, "score", None)
     if isinstance(stated, str):
         return stated
+    if not isinstance(router, Rule):
+        return ""
     probe = torch.linspace(-2.0, 2.0, 64).view(8, 8)
     compared = router.scores(probe)
     return next((name for name, score in BY_NAME.items() if score(probe, None).equal(compared)), "")
 
 
-def measured(
+def measure(
     console: Console,
     trace: Trace,
     places: Sequence[Place],
     show: Callable[[Place, list[RouterResult]], None],
+    found: dict[Place, list[RouterResult]],
     *,
     tokens: int | None,
     resume_path: Path | None,
     jobs: int,
     **options: Any,
-) -> dict[Place, list[RouterResult]]:
-    """The rows of each layer and problem; each is printed in order as soon as available.
+) -> None:
+    """Fill in the rows of each layer and problem, in order, as soon as available.
 
-    Where some fail, the others are still printed, and the command ends with an error.
+    Where some fail, the others are still there, and the command ends with an error.
 
     Args:
         console: where progress is shown.
         trace: the logits.
         places: layers and their sections.
         show: called with each place and its rows.
+        found: where they go.
         tokens: how many of each layer, None for all.
         resume_path, jobs: of the sweep.
         options: `section_rows`'s own: k, capacity_factor, repeats, warm_up, warm_on, seed.
@@ -252,7 +316,6 @@ def measured(
         **options,
     )
     points = [{"layer": layer, **section._asdict()} for layer, section in places]
-    found: dict[Place, list[RouterResult]] = {}
 
     def show_record(number: int, record: Mapping[str, Any]) -> None:
         if "rows" in record:
@@ -264,7 +327,6 @@ def measured(
     )
     names = [f"(Layer {layer}, {section}, of {trace.source}.)" for layer, section in places]
     raise_failures(records, names)
-    return found
 
 
 def section_rows(
@@ -300,7 +362,7 @@ def section_rows(
         seed=seed,
         shape=shape,
     )
-    return {"rows": [row.as_record() for row in rows]}
+    return {"rows": [{**row.as_record(), "traceback": row.traceback} for row in rows]}
 
 
 def _write(found: Mapping[Place, Sequence[RouterResult]], source: str, options: GapOptions) -> None:

@@ -40,8 +40,8 @@ from lp_routing.report.frontier import capacity_result
 from lp_routing.report.layer_results import LayerResult, examine_layer
 from lp_routing.report.report import ReportParts, worst
 from lp_routing.report.report import report as page_of
-from lp_routing.routers import CATALOGUE, Shape
-from lp_routing.routers.catalogue import router
+from lp_routing.routers import Shape
+from lp_routing.routers.catalogue import router, router_names
 from lp_routing.traces import Trace
 
 DRAWN, CHECKED, CAPACITY = "figures", "claims", "what capacity buys"
@@ -82,7 +82,7 @@ class ReportOptions:
 def _report(options: ReportOptions, trace: Trace) -> int:
     """Run the command; returns the exit status."""
     check_outputs(options)
-    names = parse_routers(options.routers, tuple(CATALOGUE))
+    names = parse_routers(options.routers, router_names())
     layers = parse_layers(options.layers, trace.layers)
     logits = first_tokens(trace, parse_tokens(options.tokens))[layers]
     settings = _settings(options, trace, layers, names, logits)

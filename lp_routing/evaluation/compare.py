@@ -24,7 +24,7 @@ from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.problem import RoutingProblem, check_problem
 from lp_routing.router_outputs import NoRouterOutput, read_output
 from lp_routing.routers.base import Rule, StatefulRouter
-from lp_routing.routers.catalogue import CATALOGUE, Shape, router
+from lp_routing.routers.catalogue import Shape, check_name, router, router_names
 from lp_routing.scores import check_logits
 from lp_routing.solvers import Solver
 from lp_routing.solvers.solve import Solution, exact_solver, solve
@@ -440,8 +440,7 @@ def _by_name(name: str, problem: RoutingProblem, shape: Shape, seed: int) -> Cal
     """A function that builds a catalogue router, or the exact solver."""
     if name == OPTIMUM:
         return partial(Optimum, problem)
-    if name not in CATALOGUE:
-        router(name, shape)  # its error lists the known names
+    check_name(name, router_names(), "router", "expected one of ")
     return partial(router, name, shape, seed=seed)
 
 

@@ -114,7 +114,8 @@ def _of_main_router(settings: ReportSettings, each: LayerResult) -> list[Drawing
     main = settings.main
 
     def built() -> AnyRouter:
-        return router(main, each.shape, seed=settings.seed)
+        made: AnyRouter = router(main, each.shape, seed=settings.seed)
+        return made
 
     return [
         (

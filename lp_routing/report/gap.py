@@ -1,12 +1,14 @@
 """What routers lose to the certified optimum.
 
-For the terminal: a table a layer, and in words what the best router loses (`gap_table`, `verdict`,
-`remarks`). For the page: what the main router loses in each layer, and what every router does
-(`layers_section`).
+For the terminal: one table over the layers (`summary_table`), or one for each (`gap_table`), and in
+words what the best router loses. For the page: what the main router loses in each layer, and what
+every router does (`layers_section`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
+from statistics import mean, median
 
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -15,6 +17,7 @@ from lp_routing.certificate.certificate import TOLERANCE
 from lp_routing.evaluation.evaluate import (
     EXACT,
     INFEASIBLE,
+    NAN,
     NOT_JUDGED,
     NOT_TRIED,
     OK,
@@ -40,10 +43,10 @@ from lp_routing.report.document import (
 from lp_routing.report.layer_results import LayerResult, dropped_at_best, has_share
 
 LEGEND = (
-    "gap: what is lost to the certified optimum, relative to it. INFEASIBLE: breaks a bound of the "
-    "problem, so that its value is no match for the optimum; breaks by: the worst broken bound, in "
-    "pairs. dropped: tokens that reach no expert. overlap: share of the optimum's pairs that are "
-    "taken too. topk: time from logits to assignment, in units of torch.topk on the scores. cold: "
+    "gap: what is lost to the certified optimum, relative to it: mean over the layers, and worst, "
+    "in which layer; none for a router that breaks a bound of the problem, as its value is no "
+    "match for the optimum. dropped: tokens that reach no expert. ms: milliseconds from logits to "
+    "assignment; topk: the same in units of torch.topk on the scores; medians of the layers. cold: "
     "a rule with a memory on its first batch, where fixed-prices drops by position and loss-free "
     "is token-choice; --warm-up gives it steps on this batch before, --warm-on on others."
 )
@@ -61,6 +64,171 @@ def gap_table(title: str, rows: Sequence[RouterResult], wide: bool = False) -> R
         cells = _cells(row)
         table.add_row(Text(row.label), *(cells[name] for name in names), style=_style(row))
     return table
+
+
+LAYER_LEGEND = (
+    "breaks by: the worst broken bound, in pairs. overlap: share of the optimum's pairs that are "
+    "taken too."
+)
+"""Of the columns that only the table of one layer has."""
+
+
+@dataclass(frozen=True)
+class RouterSummary:
+    """One router over the layers; NaN where there is no number.
+
+    Attributes:
+        label: its name, and what it knows of earlier batches.
+        seeks: the problem whose optimum it seeks; "" where it does not say.
+        rows: layer -> its row.
+    """
+
+    label: str
+    seeks: str
+    rows: Mapping[int, RouterResult]
+
+    @property
+    def keeps_bounds(self) -> bool:
+        """Whether it keeps all bounds in every layer."""
+        return all(row.status == OK for row in self.rows.values())
+
+    @property
+    def gaps(self) -> dict[int, float]:
+        """Layer -> relative gap, where all bounds are kept and the optimum is known."""
+        gaps = {layer: row.relative_gap for layer, row in self.rows.items()}
+        return {layer: gap for layer, gap in gaps.items() if isfinite(gap)}
+
+    @property
+    def worst(self) -> int | None:
+        """The layer of the largest gap; None where there is no gap in every layer."""
+        whole = self.keeps_bounds and len(self.gaps) == len(self.rows)
+        return max(self.gaps, key=self.gaps.__getitem__) if whole else None
+
+    def mean(self, column: str) -> float:
+        """The mean of a column over the layers that have a number there."""
+        values = [float(getattr(row, column)) for row in self.rows.values() if row.judged]
+        known = [value for value in values if isfinite(value)]
+        return mean(known) if known else NAN
+
+    def median(self, column: str) -> float:
+        """The median of a column over the layers that have a number there."""
+        values = [float(getattr(row, column)) for row in self.rows.values()]
+        known = [value for value in values if isfinite(value)]
+        return median(known) if known else NAN
+
+    def reason(self, problem: str) -> str:
+        """Why there is no gap, which other problem it seeks, how its answer was read."""
+        says = []
+        if self.seeks not in ("", EXACT, problem):
+            says.append(f"seeks {self.seeks}")
+        silent = {layer: row for layer, row in self.rows.items() if not row.judged}
+        broken = {layer: row for layer, row in self.rows.items() if row.status == INFEASIBLE}
+        if silent:
+            first = min(silent)
+            says.append(f"{_why(silent[first]).removeprefix('is ')}{self._where(first, silent)}")
+        if broken:
+            worst = max(broken, key=lambda layer: broken[layer].violation)
+            says.append(f"{broken[worst].breaks}{self._where(worst, broken)}")
+        says += sorted({row.note for row in self.rows.values() if row.note})
+        return "; ".join(says)
+
+    def _where(self, layer: int, some: Mapping[int, RouterResult]) -> str:
+        """The layer of an example, and in how many it is so."""
+        if len(self.rows) == 1:
+            return ""
+        return f" (layer {layer}; in {len(some)} of {len(self.rows)})"
+
+
+def summaries(of_layers: Mapping[int, Sequence[RouterResult]]) -> list[RouterSummary]:
+    """Each router over the layers: by mean gap, then those that break bounds or do not answer."""
+    rows: dict[str, dict[int, RouterResult]] = {}
+    for layer, results in of_layers.items():
+        for row in results:
+            rows.setdefault(row.router, {})[layer] = row
+    found = []
+    for of_router in rows.values():
+        named = max(of_router.values(), key=lambda row: bool(row.state))  # failed ones have none
+        found.append(RouterSummary(named.label, named.seeks, of_router))
+    return sorted(found, key=_rank)
+
+
+def _rank(each: RouterSummary) -> tuple[int, float]:
+    if each.keeps_bounds:
+        return 0, each.mean("relative_gap") if each.gaps else 0.0
+    return max(order(row)[0] for row in each.rows.values()), each.mean("violation")
+
+
+def summary_table(
+    title: str,
+    problem: str,
+    of_layers: Mapping[int, Sequence[RouterResult]],
+    wide: bool = False,
+) -> RichTable:
+    """One line for each router over all layers, the best first; 80 columns, 100 where `wide`.
+
+    Args:
+        title: above the table.
+        problem: the name of the problem that judges.
+        of_layers: layer -> its rows.
+        wide: whether there is room for the load and the overlap with the optimum.
+    """
+    table = terminal_table(title, padding=0)  # with others rich cuts the last column
+    table.add_column("router", min_width=18, overflow="fold")
+    names = ["gap, mean", "worst", "dropped", "ms", "topk"]
+    for name in [*names, *(("max/mean", "CV", "overlap") if wide else ())]:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("remark", overflow="fold")
+    for each in summaries(of_layers):
+        cells = _summary_cells(each)
+        kept = [cells[name] for name in names]
+        kept += [_fixed(each.mean("max_over_mean")), _fixed(each.mean("load_cv"))] if wide else []
+        kept += [percent_of(each.mean("overlap"))] if wide else []
+        rows = list(each.rows.values())
+        style = _style(max(rows, key=order))
+        table.add_row(Text(each.label), *kept, Text(each.reason(problem)), style=style)
+    return table
+
+
+def _summary_cells(each: RouterSummary) -> dict[str, str]:
+    gap = worst = "-"
+    if each.worst is not None:
+        exact = all(row.gap == 0 for row in each.rows.values())
+        gap = share_lost(each.mean("relative_gap"), exact)
+        worst = share_lost(each.gaps[each.worst], each.rows[each.worst].gap == 0)
+        worst = f"{worst} ({each.worst})" if len(each.rows) > 1 and not exact else worst
+    return {
+        "gap, mean": gap,
+        "worst": worst,
+        "dropped": percent_of(each.mean("dropped_fraction")),
+        "ms": _three_digits(1e3 * each.median("seconds")),
+        "topk": _three_digits(each.median("topk_units")),
+    }
+
+
+def summary_sentences(of_layers: Mapping[int, Sequence[RouterResult]]) -> list[str]:
+    """The problem, layers without a proved optimum, and the best routers that keep all bounds."""
+    words = next(iter(of_layers.values()))[0].problem
+    says = []
+    for layer, rows in of_layers.items():
+        if not rows[0].optimum_status.startswith("OPTIMAL"):
+            says.append(f"Layer {layer}, {verdict(rows)}")
+    optima = [rows[0].optimum for rows in of_layers.values() if isfinite(rows[0].optimum)]
+    average = " on average" if len(of_layers) > 1 else ""
+    if optima:
+        words += f": the optimum is {mean(optima):.6g}{average}"
+    found = [each for each in summaries(of_layers) if each.seeks != EXACT]
+    keeping = [each for each in found if each.worst is not None]
+    left = len(found) - len(keeping)
+    others = f" {left} of the routers break bounds or gave no answer." if left else ""
+    if not keeping:
+        return [*says, f"{words}. No router keeps all bounds in every layer.{others}"]
+    best = keeping[0]
+    cells = _summary_cells(best)
+    return [
+        *says,
+        f"{words}. Best of those that keep all bounds: {best.label}, gap {cells['gap, mean']}"
+        f"{average}, {cells['ms']} ms, {cells['topk']} topk.{others}",
+    ]
 
 
 def order(row: RouterResult) -> tuple[int, float]:
@@ -104,13 +272,33 @@ def remarks(rows: Sequence[RouterResult]) -> list[str]:
 
 def in_percent(row: RouterResult) -> str:
     """`1.23 %`, `0 exactly`, `3e-05 %` where tiny, or `-` where there is no gap."""
-    if not isfinite(row.relative_gap):
+    return share_lost(row.relative_gap, row.gap == 0)
+
+
+def share_lost(relative_gap: float, exact: bool) -> str:
+    """The same of a number; `exact` where it is proved to be 0."""
+    if not isfinite(relative_gap):
         return "-"
-    if row.gap == 0:
+    if exact:
         return "0 exactly"
-    if abs(row.relative_gap) < 5e-5:
-        return f"{100 * row.relative_gap:.0e} %"
-    return f"{100 * row.relative_gap:.2f} %"
+    if abs(relative_gap) < 5e-5:
+        return f"{100 * relative_gap:.0e} %"
+    return f"{100 * relative_gap:.2f} %"
+
+
+def percent_of(share: float) -> str:
+    """`1.2 %`, or `-` where there is no number."""
+    return f"{100 * share:.1f} %" if isfinite(share) else "-"
+
+
+def _fixed(value: float) -> str:
+    return f"{value:.2f}" if isfinite(value) else "-"
+
+
+def _three_digits(value: float) -> str:
+    if not isfinite(value):
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _cells(row: RouterResult) -> dict[str, str]:
@@ -142,7 +330,7 @@ def _why(row: RouterResult) -> str:
 
 
 def _units(row: RouterResult) -> str:
-    return f"{row.topk_units:.3g}" if isfinite(row.topk_units) else "-"
+    return _three_digits(row.topk_units)
 
 
 def _style(row: RouterResult) -> str:

