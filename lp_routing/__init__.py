@@ -94,10 +94,6 @@ seconds. The other names of `__all__` are modules."""
 
 
 def __getattr__(name: str) -> object:
-    if name == "best_prices":
-        raise AttributeError(
-            "lp_routing.best_prices is gone: lp_routing.solve(problem).prices are optimal prices."
-        )
     if name not in __all__:
         raise AttributeError(f"module 'lp_routing' has no attribute {name!r}")
     home = next((module for module, names in _HOME.items() if name in names), None)

@@ -130,7 +130,7 @@ sys.path.insert(0, "docs/extensions")
 from lp_routing.routers import CATALOGUE, TwoBest, __all__
 from live import router_rows
 rows = {row[0]: list(row[1:]) for row in router_rows()}
-print(json.dumps(["TwoBest" in __all__, "two best" in CATALOGUE, rows["two best"]]))
+print(json.dumps(["TwoBest" in __all__, "two-best" in CATALOGUE, rows["two-best"]]))
 """
     exported, named, row = json.loads(run(followed, "-c", code))
     assert exported
@@ -138,10 +138,59 @@ print(json.dumps(["TwoBest" in __all__, "two best" in CATALOGUE, rows["two best"
     assert row == [":py:class:`TwoBest`", "token_choice", "yes", "no"]
     html = page(followed, "routers.md")
     assert 'id="lp_routing.routers.TwoBest"' in html
-    assert "<p>two best</p>" in html
+    assert "<p>two-best</p>" in html
     tests = ("tests/routers/test_router_options.py", "tests/routers/test_router_ties.py")
     passed = run(followed, "-m", "pytest", "-q", *tests, "-k", "TwoBest or (two and best)")
     assert int(re.search(r"(\d+) passed", passed)[1]) > 30
+
+
+A_ROUTER_THAT_DRAWS = '''"""An example: one expert of every token, by a draw of its own."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lp_routing.routers.base import Router, WeightedRule
+from lp_routing.routers.catalogue import register
+from lp_routing.routers.selection import check_seed, largest, uniform
+
+
+@register("Random", {"one-by-lot": lambda _: OneByLot()})
+@dataclass(frozen=True)
+class OneByLot(WeightedRule, Router):
+    """One expert by lot (an example). Causal. Cost: a `topk`."""
+
+    source = "tests/test_contributing.py"
+    seeks = ""
+    cost = "a topk"
+    causal = True
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        super().__post_init__()
+
+    def select(self, scores: Tensor) -> Tensor:
+        """Boolean (..., T, E)."""
+        lots = uniform(SEED, scores.shape, scores.device, "OneByLot")
+        return largest(lots.masked_fill(scores == float("-inf"), float("-inf")), 1)
+'''
+
+
+@pytest.mark.parametrize(("seed", "fault"), [("self.seed", False), ("0", True)])
+def test_a_new_router_that_draws_is_in_the_tests_of_chance(tmp_path, seed, fault):
+    copy = copied(tmp_path)
+    code = A_ROUTER_THAT_DRAWS.replace("SEED", seed)
+    line = "from lp_routing.routers.one_by_lot import OneByLot as OneByLot\n"
+    where = 'one line in lp_routing/routers/__init__.py, above "# isort: on"'
+    follow([("new file: lp_routing/routers/one_by_lot.py", code), (where, line)], copy)
+    chance = ("-m", "pytest", "-q", "tests/routers/test_router_chance.py", "-k", "lot")
+    if fault:
+        with pytest.raises(AssertionError, match=r"a_seed_decides.*one-by-lot"):
+            run(copy, *chance)
+    else:
+        assert int(re.search(r"(\d+) passed", run(copy, *chance))[1]) > 5
 
 
 def test_a_new_audit_is_in_suite_documentation_and_command(followed):

@@ -63,8 +63,18 @@ def _run(name: str, options: dict[str, Any]) -> None:
     sys.exit(status)
 
 
+LOGITS = """
+
+    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
+    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
+"""
+"""What the help of a command with `file_argument` says below its first line."""
+
+
 def file_argument(command: Command) -> Command:
-    """FILE and the options for reading it; `lp_routing.cli.options.opened` reads it."""
+    """FILE, its help, and the options for reading it; `lp_routing.cli.options.opened` reads it."""
+    first, _, rest = (command.__doc__ or "").partition("\n")
+    command.__doc__ = f"{first}{LOGITS}{rest}"
     for option in (
         click.option(
             "--values",
@@ -105,9 +115,16 @@ def devices_option(words: str, **given: Any) -> Callable[[Command], Command]:
     return click.option("--devices", type=click.IntRange(1), help=words, **given)
 
 
+def whole_option(name: str, least: int, default: int, words: str) -> Callable[[Command], Command]:
+    """An option that takes a whole number."""
+    return click.option(
+        name, default=default, show_default=True, type=click.IntRange(least), help=words
+    )
+
+
 def seed_option(words: str) -> Callable[[Command], Command]:
     """`--seed`, a whole number of 0 or more."""
-    return click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=words)
+    return whole_option("--seed", 0, 0, words)
 
 
 class Jobs(click.IntRange):
@@ -199,13 +216,7 @@ resume_option = path_option(
     show_default=True,
     help='How many tokens of the text, from the first, or "all".',
 )
-@click.option(
-    "--length",
-    default=512,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Tokens in a sequence; each is a pass of its own.",
-)
+@whole_option("--length", 1, 512, "Tokens in a sequence; each is a pass of its own.")
 @click.option(
     "--names",
     multiple=True,
@@ -238,9 +249,6 @@ def capture(**options: Any) -> None:
 def verify(**options: Any) -> None:
     """Prove the optimum of every named problem and measure the quick rules against it.
 
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
-
     Tables come layer by layer; the confirmations follow, spread over layers and problems, until
     their time is spent. The last line says how many were proved and how many confirmed.
 
@@ -265,35 +273,21 @@ def verify(**options: Any) -> None:
     help=f'What is judged by; "{OWN}": each router by the problem it seeks, on its own scores.',
 )
 @shared_options()
-@click.option(
-    "--repeats",
-    default=5,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Timed calls of each router; fewer if slow.",
+@whole_option("--repeats", 1, 5, "Timed calls of each router; fewer if slow.")
+@whole_option(
+    "--warm-up", 0, 0, "Steps on the same batch that routers with a state have behind them."
 )
-@click.option(
-    "--warm-up",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Steps on the same batch that routers with a state have behind them.",
-)
-@click.option(
+@whole_option(
     "--warm-on",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Instead: steps on this many other batches, the tokens that follow in the same layer.",
+    0,
+    0,
+    "Instead: steps on this many other batches, the tokens that follow in the same layer.",
 )
 @seed_option("Of routers that draw at random.")
 @click.option("--by-layer", is_flag=True, help="Also print a table for each layer as it comes.")
 @resume_option
 def gap(**options: Any) -> None:
     """Measure how far routers are from the certified optimum of a problem, and what they cost.
-
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
 
     Every router goes from the logits by its own rule; what it takes is judged by the scores of the
     problem. One table over all layers: mean gap and worst, tokens dropped, milliseconds and units
@@ -314,8 +308,6 @@ def gap(**options: Any) -> None:
 def audit(**options: Any) -> None:
     """Audit routers: causality, batch invariance, decoding, ties, precision, scale, capacity.
 
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
     The tokens of a layer are taken as one batch in reading order. Where FILE says to which
     sequence each belongs, no token is later than those of another sequence.
 
@@ -413,9 +405,6 @@ def place(**options: Any) -> None:
 def claims(**options: Any) -> None:
     """Check the literature's claims about routing, with numbers, on your logits.
 
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
-
     Exit status: 0 when all verdicts come out as stated, 1 when evidence contradicts one or a check
     fails, 2 on bad input, 130 when interrupted.
     """
@@ -442,9 +431,6 @@ def claims(**options: Any) -> None:
 @resume_option
 def decide(**options: Any) -> None:
     """Pick a capacity factor: what rules and the optimum keep at each, and a recommendation.
-
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
 
     All layers together. What is said of factors in between is proved: an assignment that holds as
     much, and prices by which none with fewer slots can.
@@ -477,9 +463,6 @@ def decide(**options: Any) -> None:
 def frontier(**options: Any) -> None:
     """Tell what a budget buys: the value of every budget, proved, and what a unit more is worth.
 
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
-
     Over total and layers the curves are exact at every budget. Over capacity (at most k experts a
     token) and k (under one capacity), a layer is solved at several budgets; value and proved bound
     hold between them, too.
@@ -501,9 +484,6 @@ def frontier(**options: Any) -> None:
 @click.option("--date", "dated", default="", help='Put this date on the page; "today" is today\'s.')
 def report(**options: Any) -> None:
     """Write one self-contained HTML page: what routers lose, what capacity buys, and the proof.
-
-    FILE holds router logits: .npz, .npy, .safetensors or .pt, with the key `router_logits` [layers,
-    tokens, experts] or [tokens, experts]. Without FILE, the sample that ships with the package.
 
     A token takes at most k experts, an expert at most its capacity. The page loads nothing from
     anywhere. The same input gives the same page; a part that fails says so in its place.

@@ -80,8 +80,6 @@ def test_the_former_name_still_solves_and_says_what_to_use():
     assert lpr.solve(PROBLEM, solver).status is lpr.Status.OPTIMAL
     with pytest.warns(DeprecationWarning, match="MinCostFlow"):
         assert lpr.solve(PROBLEM, "pricing").value == 4
-    with pytest.raises(AttributeError, match=r"solve\(problem\)\.prices"):
-        _ = lpr.best_prices
 
 
 def test_something_else_than_a_problem_is_refused():
