@@ -86,7 +86,12 @@ class Attention(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """A linear router without bias, and E two-layer experts with squared ReLU; no capacity."""
+    """A linear router without bias, and E two-layer experts with squared ReLU; no capacity.
+
+    `kept`, boolean [E], leaves other experts out (`benchmarks.experts_dropped`); None keeps all.
+    """
+
+    kept: Tensor | None = None
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -98,6 +103,8 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         """Map x [T, D] to [T, D] and report the routing."""
         logits = x @ self.router
+        if self.kept is not None:
+            logits = logits.masked_fill(~self.kept, float("-inf"))
         probabilities = logits.softmax(dim=-1)
         top, chosen = probabilities.topk(self.chosen, dim=-1)
         weights = top / top.sum(dim=-1, keepdim=True)

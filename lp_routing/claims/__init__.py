@@ -37,6 +37,8 @@ PAPERS = (
     "skywork",
     "soft_slots",
     "infinity_moe",
+    "specialisation",
+    "theory",
 )
 """Files of this folder; each lists its claims in `CLAIMS`."""
 
