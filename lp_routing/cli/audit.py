@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
 from lp_routing.audits import Finding
@@ -19,12 +18,12 @@ from lp_routing.cli.options import (
     parse_layers,
     parse_routers,
     parse_tokens,
-    versions,
 )
 from lp_routing.cli.output import (
     check_outputs,
     console_for,
     part_taken,
+    print_input,
     write_csv,
     write_json,
 )
@@ -70,12 +69,7 @@ def _audit(console: Console, options: AuditOptions, trace: Trace) -> None:
     _, T, E = logits.shape
     k = as_int(options.k, "k", 1, E, "E, the number of experts")
     capacity = CapacityFactor(options.capacity_factor).of(T, E, k)
-    console.print(
-        f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), {T} of "
-        f"{len(trace.layer(0))} tokens, {E} experts; k={k}, capacity factor "
-        f"{options.capacity_factor:g}.",
-        highlight=False,
-    )
+    print_input(console, trace, (len(layers), T, E), options)
     sequence = None if trace.real_sequence is None else trace.real_sequence[:most]
     task = partial(findings_of, logits=logits, sequence=sequence, shape=Shape(k, capacity, T, E))
     places = [(layer, name) for layer in layers for name in names]
@@ -93,9 +87,14 @@ def _audit(console: Console, options: AuditOptions, trace: Trace) -> None:
     for layer, findings in found.items():
         for line in sentences(layer, findings):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-    content = _as_json(found, trace.source, options, T)
-    write_json(options.json_path, content)
-    write_csv(options.csv_path, content["findings"])
+    rows = [
+        {"layer": layer, "router": name, **finding.as_json()}
+        for layer, by_router in found.items()
+        for name, of_router in by_router.items()
+        for finding in of_router
+    ]
+    write_json(options, trace.source, {"findings": rows}, routers=names, tokens=T)
+    write_csv(options.csv_path, rows)
     if part := part_taken(trace, layers, T):
         console.print(part, highlight=False)
 
@@ -115,25 +114,3 @@ def _finding(record: Mapping[str, Any]) -> Finding:
     told = record["example"]
     example = told and Example(**{name: tuple(values) for name, values in told.items()})
     return Finding(**{**record, "example": example})
-
-
-def _as_json(
-    found: dict[int, dict[str, list[Finding]]], source: str, options: AuditOptions, tokens: int
-) -> dict[str, Any]:
-
-    return {
-        "findings": [
-            {"layer": layer, "router": name, **finding.as_json()}
-            for layer, by_router in found.items()
-            for name, findings in by_router.items()
-            for finding in findings
-        ],
-        "versions": versions(),
-        "source": source,
-        "options": {
-            "routers": list(next(iter(found.values()))),
-            "k": options.k,
-            "capacity_factor": options.capacity_factor,
-            "tokens": tokens,
-        },
-    }

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from lp_routing import traces
-from lp_routing.cli.options import parse_layers, versions, warnings_on_stderr
-from lp_routing.cli.output import check_outputs, console_for, stated, write_csv, write_json
+from lp_routing.cli.options import parse_layers, warnings_on_stderr
+from lp_routing.cli.output import check_outputs, console_for, write_csv, write_json
 from lp_routing.errors import InputError
 from lp_routing.evaluation.choices import ChoiceFacts, Difference, choice_facts, differences
 from lp_routing.report.document import percent, terminal_table
@@ -65,8 +65,7 @@ def run(options: dict[str, Any]) -> int:
         if given.other
         else _alone(console, choices, layers, given)
     )
-    content = {"rows": rows, "source": choices.source, "versions": versions()}
-    write_json(given.json_path, {**content, "options": stated(given)})
+    write_json(given, choices.source, {"rows": rows})
     write_csv(given.csv_path, rows)
     return 0
 

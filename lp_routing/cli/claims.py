@@ -1,6 +1,5 @@
 """`lp-routing claims`: check what papers claim on the logits of a file."""
 
-import shlex
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,14 @@ from torch import Tensor
 
 from lp_routing.claims import CLAIMS, Claim, Evidence, SearchResult
 from lp_routing.claims.claim import Checked, chosen, claim_input, smallest_case
+from lp_routing.cli.commands import claims as claims_command
 from lp_routing.cli.options import (
     opened,
     parse_layers,
     parse_tokens,
-    versions,
 )
 from lp_routing.cli.output import (
+    as_typed,
     check_outputs,
     console_for,
     part_taken,
@@ -70,11 +70,11 @@ def _claims(console: Console, options: ClaimsOptions, trace: Trace) -> bool:
     console.print(
         f"{last_word(checked)} {part}".rstrip(), highlight=False, markup=False, soft_wrap=True
     )
-    write_json(options.json_path, _as_json(checked, trace.source, options))
+    write_json(options, trace.source, {"claims": [each.as_json() for each in checked]})
     write_csv(options.csv_path, [each.as_json() for each in checked])
     if options.page_path is not None:
         found = _searched(console, todo, options.jobs)
-        command = shlex.join(["lp-routing", "claims", *_arguments(options)])
+        command = as_typed(claims_command, options, "--markdown", str(options.page_path))
         text = markdown_page(checked, said, command, lambda claim: found[claim.id])
         write_text(options.page_path, text, "--markdown")
     return all(each.comes_out for each in checked)
@@ -137,32 +137,3 @@ def _as_checked(claim: Claim, record: dict[str, Any]) -> Checked:
     if ERROR in record:
         return Checked(claim, None, f"The check failed: {record[ERROR]}")
     return Checked(claim, Evidence(**record))
-
-
-def _arguments(options: ClaimsOptions) -> list[str]:
-    """The options that differ from their defaults, as typed, without folders."""
-    typed = [] if options.file is None else [options.file.name]
-    typed += [word for name in options.only for word in ("--only", name)]
-    k = 2 if options.file is None else None  # a file may not say k
-    defaults = {"axes": None, "values": None, "k": k, "layers": "all", "tokens": "all", "seed": 0}
-    typed += [
-        word
-        for name, usual in defaults.items()
-        if getattr(options, name) != usual
-        for word in (f"--{name}", str(getattr(options, name)))
-    ]
-    return [*typed, "--markdown", str(options.page_path)]
-
-
-def _as_json(checked: list[Checked], source: str, options: ClaimsOptions) -> dict[str, Any]:
-    return {
-        "claims": [each.as_json() for each in checked],
-        "versions": versions(),
-        "source": source,
-        "options": {
-            "k": options.k,
-            "layers": options.layers,
-            "tokens": options.tokens,
-            "seed": options.seed,
-        },
-    }

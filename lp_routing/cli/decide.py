@@ -1,13 +1,11 @@
 """`lp-routing decide`: which capacity factor to take, and with which rule."""
 
-import shlex
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from lp_routing.cli.commands import decide as decide_command
 from lp_routing.cli.options import (
@@ -19,11 +17,11 @@ from lp_routing.cli.options import (
     versions,
 )
 from lp_routing.cli.output import (
-    PATHS,
+    as_typed,
     check_outputs,
     console_for,
     part_taken,
-    stated,
+    print_input,
     write_csv,
     write_json,
     write_text,
@@ -78,13 +76,7 @@ def _decide(console: Console, options: DecideOptions, trace: Trace) -> None:
     logits = first_tokens(trace, parse_tokens(options.tokens))
     _, T, E = logits.shape
     as_int(settings.k, "k", 1, E, "E, the number of experts")
-    there = len(trace.layer(0))
-    console.print(
-        f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), {T} of {there} tokens, {E} "
-        f"experts; k={settings.k}, scores: {settings.score}.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    print_input(console, trace, (len(layers), T, E), options)
     task = partial(layer_record, logits=logits, settings=settings)
 
     def records(points: list[dict[str, Any]]) -> list[Record]:
@@ -100,11 +92,11 @@ def _decide(console: Console, options: DecideOptions, trace: Trace) -> None:
     for sentence in remarks(found):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     console.print(LEGEND, style="dim", highlight=False)
-    content = {**as_json(found), "versions": versions(), "source": trace.source}
-    write_json(options.json_path, {**content, "options": stated(options)})
+    write_json(options, trace.source, as_json(found))
     write_csv(options.csv_path, csv_rows(found))
     if options.html_path is not None:
-        page = decision_page(found, trace.source, _command(options, options.html_path), versions())
+        command = as_typed(decide_command, options, "--html", options.html_path.name)
+        page = decision_page(found, trace.source, command, versions())
         write_text(options.html_path, page, "--html")
     if part := part_taken(trace, layers, T):
         console.print(part, highlight=False)
@@ -119,14 +111,3 @@ def _settings(options: DecideOptions) -> DecideSettings:
         factors=parse_factors(options.factors),
         keep=options.keep,
     )
-
-
-def _command(options: DecideOptions, path: Path) -> str:
-    """The command that makes the page again, without folders and defaults."""
-    words = ["lp-routing", "decide", *([] if options.file is None else [options.file.name])]
-    for parameter in decide_command.params:
-        given = getattr(options, str(parameter.name), None)
-        if str(parameter.name) in (*PATHS, "jobs") or given in (None, parameter.default):
-            continue
-        words += [parameter.opts[0], str(given)]
-    return " ".join(map(shlex.quote, [*words, "--html", path.name]))

@@ -1,6 +1,6 @@
 """`lp-routing frontier`: what a budget buys, what a unit more is worth, and routers beside it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
 from lp_routing.cli.options import (
@@ -20,7 +19,6 @@ from lp_routing.cli.options import (
     parse_layers,
     parse_routers,
     parse_tokens,
-    versions,
 )
 from lp_routing.cli.output import (
     STDOUT,
@@ -28,7 +26,7 @@ from lp_routing.cli.output import (
     check_writable,
     console_for,
     part_taken,
-    stated,
+    print_input,
     write_csv,
     write_figure,
     write_json,
@@ -96,12 +94,8 @@ def _frontier(console: Console, options: FrontierOptions, trace: Trace) -> None:
     logits = first_tokens(trace, parse_tokens(options.tokens))
     settings.check(logits[layers])
     settings = _judged(settings, logits[layers])
-    console.print(
-        f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), {logits.shape[1]} of "
-        f"{len(trace.layer(layers[0]))} tokens, {logits.shape[2]} experts; over {settings.over}, "
-        f"k={settings.k}, capacity factor {settings.capacity_factor:g}, scores: {settings.score}.",
-        highlight=False,
-    )
+    shape = len(layers), *logits.shape[1:]
+    print_input(console, trace, shape, options, f"over {settings.over}, ")
 
     def show(name: str, record: Record) -> None:
         console.print(frontier_table(name, settings.over, record))
@@ -110,7 +104,8 @@ def _frontier(console: Console, options: FrontierOptions, trace: Trace) -> None:
 
     found = _found(console, logits, places, settings, options, show)
     console.print(LEGEND, style="dim", highlight=False)
-    write_json(options.json_path, _as_json(found, trace.source, options))
+    frontiers = [{"of": name, **record} for name, record in found.items()]
+    write_json(options, trace.source, {"frontiers": frontiers})
     points = [{"of": name, **point} for name, record in found.items() for point in record["points"]]
     write_csv(options.csv_path, points)
     for path, place, (name, record) in zip(drawn, places, found.items(), strict=False):
@@ -241,12 +236,3 @@ def _title(source: str, name: str, logits: Tensor, settings: FrontierSettings) -
     if settings.over in ("capacity", "k"):
         asked += f", capacity factor {settings.capacity_factor:g}"
     return f"{source}: {name}, {asked}"
-
-
-def _as_json(found: Mapping[str, Record], source: str, options: FrontierOptions) -> dict[str, Any]:
-    return {
-        "frontiers": [{"of": name, **record} for name, record in found.items()],
-        "versions": versions(),
-        "source": source,
-        "options": stated(options),
-    }

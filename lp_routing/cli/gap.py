@@ -5,7 +5,7 @@ one point for each layer and problem; the results are one table over the layers 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import click
 import torch
 from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
 from lp_routing.cli.commands import OWN, PROBLEMS
@@ -23,13 +22,12 @@ from lp_routing.cli.options import (
     parse_layers,
     parse_routers,
     parse_tokens,
-    versions,
 )
 from lp_routing.cli.output import (
     check_outputs,
     console_for,
     part_taken,
-    stated,
+    print_input,
     write_csv,
     write_figure,
     write_json,
@@ -114,7 +112,10 @@ def _gap(console: Console, options: GapOptions, trace: Trace) -> None:
     tokens = len(trace.layer(layers[0])[: parse_tokens(options.tokens)])
     sections, idle = sections_of(names, options.problem_name, options.score)
     _check_numbers(trace, layers[0], sections, options)
-    _banner(console, trace, len(layers), tokens, options)
+    shape = len(layers), tokens, trace.router_logits.shape[2]
+    own = options.problem_name == OWN  # each router by its own scores
+    said = replace(options, score="") if own else options
+    print_input(console, trace, shape, said, f"problem: {options.problem_name}, ")
     if idle:
         console.print(f"Seek no named problem, not judged: {'; '.join(idle)}.", highlight=False)
 
@@ -200,18 +201,6 @@ def _tracebacks(found: Mapping[Place, Sequence[RouterResult]]) -> None:
     for name, traceback in raised.items():
         if not traceback.rstrip().rpartition("\n")[2].startswith("lp_routing.errors.InputError"):
             click.echo(f"{name} raised:\n{traceback}", err=True)
-
-
-def _banner(console: Console, trace: Trace, layers: int, tokens: int, options: GapOptions) -> None:
-    """Print what will be measured."""
-    _, all_tokens, experts = trace.router_logits.shape
-    scores = "" if options.problem_name == OWN else f", scores: {options.score}"
-    console.print(
-        f"[bold]{escape(trace.source)}[/bold]: {layers} layer(s), {tokens} of {all_tokens} tokens, "
-        f"{experts} experts; problem: {options.problem_name}, k={options.k}, capacity factor "
-        f"{options.capacity_factor:g}{scores}.",
-        highlight=False,
-    )
 
 
 def _check_numbers(
@@ -372,6 +361,5 @@ def _write(found: Mapping[Place, Sequence[RouterResult]], source: str, options: 
         for (layer, section), rows in found.items()
         for row in rows
     ]
-    content = {"rows": records, "versions": versions(), "source": source}
-    write_json(options.json_path, {**content, "options": stated(options)})
+    write_json(options, source, {"rows": records})
     write_csv(options.csv_path, records)

@@ -3,14 +3,17 @@
 import csv
 import io
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from lp_routing import files
+from lp_routing.cli.options import versions
 from lp_routing.cli.run import check_resumable
 from lp_routing.errors import InputError
 from lp_routing.files import write_whole
@@ -35,6 +38,10 @@ WRITTEN = {
 
 PATHS = ("file", "other", "logits", "resume_path", *WRITTEN)
 """Options that results do not repeat: paths on this machine."""
+
+
+SAMPLE_K = 2
+"""The k of the sample, which commands on it need not state."""
 
 
 class OutputConsole(Console):
@@ -86,10 +93,20 @@ def stated(options: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if name not in PATHS}
 
 
-def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
-    """Write results as JSON, if a file is named."""
-    if path is not None:
-        write_text(path, json.dumps(content, allow_nan=False, indent=1) + "\n", "--json")
+def write_json(options: Any, source: str, content: Mapping[str, Any], **actual: Any) -> None:
+    """Write results, versions, source and options as JSON, if a file is named.
+
+    Args:
+        options: of the command.
+        source: the file that was read.
+        content: the results.
+        actual: options as they were understood, such as a number of tokens for "all".
+    """
+    if options.json_path is not None:
+        asked = stated(options) | actual
+        whole = {**content, "versions": versions(), "source": source, "options": asked}
+        text = json.dumps(whole, allow_nan=False, indent=1)
+        write_text(options.json_path, text + "\n", "--json")
 
 
 def write_csv(path: Path | None, records: Sequence[Mapping[str, Any]]) -> None:
@@ -102,6 +119,52 @@ def write_csv(path: Path | None, records: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in records)
     write_text(path, table.getvalue(), "--csv")
+
+
+def print_input(
+    console: Console, trace: Trace, shape: Sequence[int], options: Any, words: str = ""
+) -> None:
+    """The first line of a command: file, layers, tokens, experts, k, capacity factor, scores.
+
+    Args:
+        console: where it is printed.
+        trace: the file.
+        shape: (L, T, E), what is taken of it.
+        options: of the command; those of them that it has are stated.
+        words: further ones, after the experts.
+    """
+    layers, tokens, experts = shape
+    factor, score = (getattr(options, name, None) for name in ("capacity_factor", "score"))
+    says = "" if factor is None else f", capacity factor {factor:g}"
+    says += f", scores: {score}" if score else ""
+    console.print(
+        f"[bold]{escape(trace.source)}[/bold]: {layers} layer(s), {tokens} of "
+        f"{len(trace.layer(0))} tokens, {experts} experts; {words}k={options.k}{says}.",
+        highlight=False,
+    )
+
+
+def as_typed(command: click.Command, options: Any, *output: str) -> str:
+    """The command that makes a page again, without folders, defaults and other files.
+
+    Args:
+        command: as click declares it.
+        options: as they were given.
+        output: the option that names the page, and its path.
+    """
+    words = ["lp-routing", str(command.name), *([options.file.name] if options.file else [])]
+    for parameter in command.params:
+        name = str(parameter.name)
+        given, usual = getattr(options, name, None), parameter.default
+        if isinstance(given, str) and isinstance(usual, list | tuple):  # it may be repeated
+            usual = ", ".join(usual)
+        if name == "k" and options.file is None:
+            usual = SAMPLE_K
+        if name in (*PATHS, "jobs") or not given or given == usual:
+            continue
+        for value in given if isinstance(given, tuple) else [given]:
+            words += [parameter.opts[0], *([] if value is True else [str(value)])]
+    return shlex.join([*words, *output])
 
 
 def part_taken(trace: Trace, layers: Sequence[int], tokens: int) -> str:

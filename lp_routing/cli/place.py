@@ -16,14 +16,12 @@ from lp_routing.cli.options import (
     opened,
     parse_layers,
     parse_tokens,
-    versions,
     warnings_on_stderr,
 )
 from lp_routing.cli.output import (
     check_outputs,
     console_for,
     part_taken,
-    stated,
     write_csv,
     write_json,
 )
@@ -104,8 +102,7 @@ def run(options: dict[str, Any]) -> int:
     console.print(table)
     console.print(LEGEND, style="dim", highlight=False)
     records = [_record(row) for row in rows]
-    content = {"layers": records, "source": source, "versions": versions()}
-    write_json(given.json_path, {**content, "options": stated(given)})
+    write_json(given, source, {"layers": records})
     write_csv(given.csv_path, records)
     if part:
         console.print(part, highlight=False)

@@ -1,6 +1,5 @@
 """`lp-routing report`: one HTML page to read and to send, with the proof of its numbers."""
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -16,7 +15,6 @@ from lp_routing import scores
 from lp_routing.audits import audit
 from lp_routing.claims import CLAIMS
 from lp_routing.claims.claim import check_all
-from lp_routing.cli.commands import REPORTED
 from lp_routing.cli.commands import report as report_command
 from lp_routing.cli.ending import INTERRUPTED
 from lp_routing.cli.options import (
@@ -28,7 +26,7 @@ from lp_routing.cli.options import (
     parse_tokens,
     versions,
 )
-from lp_routing.cli.output import check_outputs, part_taken, write_text
+from lp_routing.cli.output import as_typed, check_outputs, part_taken, write_text
 from lp_routing.cli.run import ReportStep, run_steps
 from lp_routing.errors import InputError
 from lp_routing.evaluation.evaluate import stated_problem
@@ -118,24 +116,11 @@ def _settings(
         routers=tuple(names),
         seed=options.seed,
         timed=options.times,
-        command=_command(options),
+        command=as_typed(report_command, options, "-o", options.output.name),
         date=date.today().isoformat() if options.dated == "today" else options.dated,
         digest=sha256(logits.double().numpy().tobytes()).hexdigest(),
         versions=versions(),
     )
-
-
-def _command(options: ReportOptions) -> str:
-    """The command as typed, without folders and defaults."""
-    words = ["lp-routing", "report"]
-    words += [] if options.file is None else [options.file.name]
-    for parameter in report_command.params:
-        given = getattr(options, str(parameter.name))
-        usual = REPORTED if parameter.name == "routers" else parameter.default
-        if parameter.name in ("file", "output") or not given or given == usual:
-            continue
-        words += [parameter.opts[0], *([] if given is True else [str(given)])]
-    return " ".join(map(shlex.quote, [*words, "-o", options.output.name]))
 
 
 def _found(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from lp_routing import scores
 from lp_routing.cli.options import (
@@ -19,12 +18,12 @@ from lp_routing.cli.options import (
     opened,
     parse_layers,
     parse_tokens,
-    versions,
 )
 from lp_routing.cli.output import (
     check_outputs,
     console_for,
     part_taken,
+    print_input,
     write_csv,
     write_json,
 )
@@ -86,12 +85,7 @@ def _verify(console: Console, options: VerifyOptions, trace: Trace) -> bool:
     layers = parse_layers(options.layers, trace.layers)
     task = _task(trace, layers, options)
     _, T, E = task.keywords["logits"].shape
-    console.print(
-        f"[bold]{escape(trace.source)}[/bold]: {len(layers)} layer(s), "
-        f"{T} of {len(trace.layer(0))} tokens, {E} experts; k={options.k}, "
-        f"capacity factor {options.capacity_factor:g}, scores: {options.score}.",
-        highlight=False,
-    )
+    print_input(console, trace, (len(layers), T, E), options)
     outcomes = _outcomes(console, task, layers, options)
     if table := confirmation_table(outcomes):
         console.print(table)
@@ -100,8 +94,11 @@ def _verify(console: Console, options: VerifyOptions, trace: Trace) -> bool:
         console.print(sentence, style="cyan", highlight=False, markup=False)
     says = f"{verdict(outcomes, options.confirm_seconds)} {part_taken(trace, layers, T)}"
     console.print(says.rstrip(), highlight=False, soft_wrap=True)
-    write_json(options.json_path, _as_json(outcomes, trace.source, options, T))
-    write_csv(options.csv_path, list(rows_as_json(outcomes)))
+    findings = [f for outcome in outcomes for f in outcome.findings] + chain(outcomes)
+    rows = list(rows_as_json(outcomes))
+    content = {"rows": rows, "findings": [vars(finding) for finding in findings]}
+    write_json(options, trace.source, content, tokens=T)
+    write_csv(options.csv_path, rows)
     return not refuted(outcomes)
 
 
@@ -161,23 +158,3 @@ def _outcomes(
         says=says,
     )
     return outcomes_of([*to_prove, *to_confirm], [*proved, *confirmed])
-
-
-def _as_json(
-    outcomes: list[VerifiedCase], source: str, options: VerifyOptions, tokens: int
-) -> dict[str, Any]:
-
-    findings = [f for outcome in outcomes for f in outcome.findings] + chain(outcomes)
-    return {
-        "rows": list(rows_as_json(outcomes)),
-        "findings": [vars(finding) for finding in findings],
-        "versions": versions(),
-        "source": source,
-        "options": {
-            "k": options.k,
-            "capacity_factor": options.capacity_factor,
-            "score": options.score,
-            "tokens": tokens,
-            "confirm_seconds": options.confirm_seconds,
-        },
-    }

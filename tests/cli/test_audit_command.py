@@ -68,7 +68,9 @@ def test_findings_are_shown_told_and_written(file, tmp_path):
         "routers": ["token-choice", "unified-usmoe"],
         "k": 2,
         "capacity_factor": 1.25,
+        "layers": "all",
         "tokens": 12,
+        "jobs": 1,
     }
 
 
