@@ -91,8 +91,8 @@ def test_the_command_makes_the_page_again(small, tmp_path):
     first = made(tmp_path / "page.html", small, *settings, status=0)
     (line,) = re.findall(r"lp-routing report .*?-o page.html", first.words("making"))
     assert line == (
-        "lp-routing report small.npz --routers token-choice --k 3 --capacity-factor 1.25 "
-        "--score softmax --seed 5 --date 'a day' -o page.html"
+        "lp-routing report small.npz --routers token-choice --k 3 --score softmax "
+        "--capacity-factor 1.25 --seed 5 --date 'a day' -o page.html"
     )
 
 
