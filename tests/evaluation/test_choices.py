@@ -32,6 +32,8 @@ def test_devices_hold_neighbours():
     # experts 0 and 1 on the first device: 6 of 8 pairs, over a mean of 4
     assert choice_facts(FOUR, 0, devices=2).devices_max_over_mean == 1.5
     assert choice_facts(FOUR, 0, devices=1).devices_max_over_mean == 1
+    # all pairs at experts 0 and 1, which are neighbours: 4 pairs on one device, over a mean of 2
+    assert choice_facts(recorded([0, 1], [0, 1]), 0, devices=2).devices_max_over_mean == 2
 
 
 def test_nothing_shares_a_token():
@@ -54,6 +56,12 @@ def test_with_logits_the_gap_to_the_best_experts():
     assert facts.gap == pytest.approx(2 / 9)
     best = replace(choices, expert_ids=torch.tensor([[[0], [0]]]))
     assert (choice_facts(best, 0).differ, choice_facts(best, 0).gap) == (0, 0)
+
+
+def test_the_gap_of_values_below_0_is_what_is_lost_of_their_size():
+    # expert 1 is worth -3, the best one -1: 2 are lost of 1
+    choices = recorded([1], experts=2, logits=torch.tensor([[[-1.0, -3.0]]]))
+    assert choice_facts(choices, 0, score="logits").gap == 2
 
 
 def test_the_gap_is_that_to_the_certified_optimum():
