@@ -136,8 +136,7 @@ def layer_record(
             rows += [_ruled(name, problem, C, k) for name in RULES]
             rows.append(_solved(OPTIMUM, problem, C, solution))
     if point["rules"]:
-        problem = balanced(worth, k)
-        rows.append(_solved(BALANCED, problem, -(-len(worth) * k // problem.E), solve(problem)))
+        rows.append(_balanced(worth, k))
     return {
         "ends": [list(end) for end in zip(*_columns(ends), strict=True)],
         "points": points,
@@ -180,6 +179,15 @@ def _solved(name: str, problem: RoutingProblem, C: int, solution: Solution) -> d
     found = _row(name, problem, C, solution.assignment, solution.seconds)
     proved = solution.status is Status.OPTIMAL
     return {**found, "price": price if name == OPTIMUM else None, "proved": proved}
+
+
+def _balanced(worth: Tensor, k: int) -> dict[str, Any]:
+    C = -(-len(worth) * k // worth.shape[1])
+    try:
+        problem = balanced(worth, k)
+    except InputError as error:  # a token that may go nowhere
+        return {"method": BALANCED, "capacity": C, "value": None, "why": str(error)}
+    return _solved(BALANCED, problem, C, solve(problem))
 
 
 def _row(

@@ -83,6 +83,22 @@ def test_values_by_hand():
     assert (best.dropped, best.max_over_mean, best.price) == (0, 1.5, 0.5)  # 1 at expert 0, else 0
 
 
+def test_a_token_that_may_go_nowhere_is_not_dropped():
+    """Five tokens, 3 slots: of the four that may go somewhere dropping by score drops one."""
+    nowhere = np.full((1, 1, 2), -np.inf, dtype=np.float32)
+    found = decided(np.concatenate([LOGITS, nowhere], 1), factors=(1,))
+    (drops,) = [row for row in found.rows if row.method == DROPS]
+    assert (drops.capacity, drops.value, drops.dropped) == (3, 21, 0.25)
+
+
+def test_an_equal_share_is_of_k_experts_a_token():
+    """Four tokens that take two of four experts each: an equal share is 2 tokens."""
+    logits = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = decided(logits, k=2, factors=(1, 2))
+    assert (found.factor(2), found.factor(4)) == (1, 2)
+    assert {row.factor: row.capacity for row in found.rows if row.method == DROPS} == {1: 2, 2: 4}
+
+
 def test_the_recommendation_by_hand(file):
     """80 % of 26 is 20.8: dropping holds it with 3 slots (21), the optimum with 2 (24), none with 1
     (14). What dropping holds with 3 slots, 21, the optimum holds with 2."""
