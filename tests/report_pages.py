@@ -45,6 +45,8 @@ class Read(HTMLParser):
             self.section = given["id"]
         if tag == "table":
             self.tables.append((self.section, []))
+        if tag == "tfoot":  # means, apart from the rows
+            self.tables.append((f"{self.section} foot", []))
         if tag == "tr":
             self.tables[-1][1].append([])
         if tag in ("th", "td"):
@@ -67,6 +69,11 @@ class Read(HTMLParser):
             self.sections[self.section] = self.sections.get(self.section, "") + data
             if self.open[-1:] and {"th", "td"} & set(self.open):
                 self.tables[-1][1][-1][-1][0] += data
+
+    def foot(self, section, place=0):
+        """Texts of the rows below a table."""
+        rows = [rows for where, rows in self.tables if where == f"{section} foot"][place]
+        return [[text.strip() for text, _ in row] for row in rows]
 
     def words(self, section):
         return " ".join(self.sections[section].split())

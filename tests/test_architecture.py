@@ -106,7 +106,6 @@ def test_files_stay_small_enough_to_be_one_thing(tmp_path):
 
 USED_ONCE = {
     "lp_routing.evaluation.specialisation": "measures of any routing, of which a claim is one user",
-    "lp_routing.report.decide": "the recommendation in words, apart from the options",
     "lp_routing.report.report": "the HTML page, which draws what the command has computed",
     "lp_routing.report.verify": "the text of a finding, apart from the options that lead to it",
 }

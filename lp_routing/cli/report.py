@@ -30,8 +30,10 @@ from lp_routing.cli.output import as_typed, check_outputs, part_taken, write_tex
 from lp_routing.cli.run import ReportStep, run_steps
 from lp_routing.errors import InputError
 from lp_routing.evaluation.evaluate import stated_problem
+from lp_routing.frontier.decide import DecideSettings, decide, layer_record
 from lp_routing.problem.bounds import at_most
 from lp_routing.problem.problem import RoutingProblem
+from lp_routing.report.decide import DecisionPart, decision_part
 from lp_routing.report.document import Attempt, ReportSettings
 from lp_routing.report.figures import figures_section
 from lp_routing.report.frontier import capacity_result
@@ -43,11 +45,18 @@ from lp_routing.routers.catalogue import router, router_names
 from lp_routing.traces import Trace
 
 DRAWN, CHECKED, CAPACITY = "figures", "claims", "what capacity buys"
+DECIDED = "which capacity factor"
 """Names of the steps that are done once, not for each layer."""
 
+FACTORS, KEEP = (1.0, 1.25, 1.5, 2.0, 3.0), 0.99
+"""Capacity factors that are compared beside that of the report, and the share to keep: those that
+`lp-routing decide` takes where none are given."""
+
 LAYER_S, FIGURES_S, CAPACITY_S, CLAIMS_S, AUDIT_S = 0.3, 2.1, 1.4, 2.0, 1.1
+DECIDE_S = 1.3
 """Processor seconds on the sample of examining a layer, the figures, what capacity buys, the claims
-for each layer, and the audit of a router, by `lp-routing report -o page.html`, step by step.
+for each layer, the audit of a router, and the capacity factor for each layer, by `lp-routing report
+-o page.html`, step by step.
 
 They are weights for the estimate of the time left, in which only their ratios count.
 """
@@ -138,6 +147,7 @@ def _found(
         for place, (layer, name) in enumerate(zip(settings.layers, names, strict=True))
     ]
     steps += [
+        ReportStep(DECIDED, DECIDE_S * len(names), partial(_decided, settings, logits)),
         ReportStep(DRAWN, FIGURES_S, lambda: figures_section(settings, chosen())),
         ReportStep(CAPACITY, CAPACITY_S, lambda: capacity_result(settings, chosen())),
         ReportStep(
@@ -153,12 +163,27 @@ def _found(
     interrupted = run_steps(steps, done)
     found = ReportParts(
         layers=[done[name] for name in names],
+        decision=done[DECIDED],
         figures=done[DRAWN],
         capacity=done[CAPACITY],
         claims=done[CHECKED],
         audits={router: done[_audit_of(router)] for router in settings.routers},
     )
     return found, interrupted
+
+
+def _decided(settings: ReportSettings, logits: Tensor) -> DecisionPart:
+    """The capacity factor for all layers (L, T, E) of the report."""
+    factors = tuple(sorted({*FACTORS, settings.capacity_factor}))
+    asked = DecideSettings(settings.k, settings.score, factors, KEEP)
+    place = {layer: i for i, layer in enumerate(settings.layers)}
+
+    def run(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        placed = [{**point, "layer": place[point["layer"]]} for point in points]
+        return [layer_record(point, logits=logits, settings=asked) for point in placed]
+
+    _, T, E = logits.shape
+    return decision_part(lambda: decide(settings.layers, (T, E), asked, run))
 
 
 def _audit_of(router: str) -> str:

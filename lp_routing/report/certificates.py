@@ -105,12 +105,18 @@ def _measured(row: RouterResult, layer: int, prices: Cell) -> list[Cell]:
         Cell(str(layer), layer),
         _long(row.value),
         _long(row.bound),
-        Cell("0 exactly" if exactly and gap == 0 else f"{gap:.6g}", gap),
+        _measured_gap(row, exactly, gap),
         _violation(row.violation),
         Cell("router"),
         Cell(EXACT if exactly else ROUNDED),
         prices,
     ]
+
+
+def _measured_gap(row: RouterResult, exactly: bool, gap: float) -> Cell:
+    if not row.feasible:
+        return Cell("none: breaks a bound", tone="bad")
+    return Cell("0 exactly" if exactly and gap == 0 else f"{gap:.6g}", gap)
 
 
 def _long(value: Number) -> Cell:

@@ -234,18 +234,19 @@ def _page_table(checked: Sequence[Checked]) -> Table:
     columns = [
         Column("id"),
         Column("claim"),
-        Column("verdict"),
-        Column("here"),
+        Column("our verdict"),
+        Column("these logits"),
         Column("evidence on these logits", wide=True),
     ]
     return Table(
-        "ok: as the verdict says; AGAINST: the evidence contradicts it; -: nothing to ask here.",
+        "Our verdict is on the claim; the logits agree with the verdict, so that beside a claim "
+        "that fails they show it failing, or they contradict it. -: nothing to ask here.",
         columns,
         [
             [
                 Cell(each.claim.id),
                 Cell(each.claim.title),
-                Cell(each.claim.verdict.value, tone=TONES[each.claim.verdict]),
+                Cell(f"claim {each.claim.verdict.value}", tone=TONES[each.claim.verdict]),
                 _mark_cell(each),
                 Cell(each.says),
             ]
@@ -259,7 +260,7 @@ def _mark_cell(each: Checked) -> Cell:
         return Cell("FAILED", tone="bad")
     if each.evidence.agrees is None:
         return Cell("-")
-    return Cell("ok", tone="good") if each.evidence.agrees else Cell("AGAINST", tone="bad")
+    return Cell("agree", tone="good") if each.evidence.agrees else Cell("contradict", tone="bad")
 
 
 def _reason(each: Checked) -> str:

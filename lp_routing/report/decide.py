@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from math import ceil, floor
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table as RichTable
 
+from lp_routing.errors import InputError
 from lp_routing.frontier.decide import (
     CAUSAL,
     DROPS,
@@ -21,7 +22,6 @@ from lp_routing.report.document import (
     Block,
     Cell,
     Column,
-    Failure,
     Folded,
     Paragraph,
     Section,
@@ -162,8 +162,32 @@ def remarks(found: Decision) -> list[str]:
     return [f"{row.method}: no answer. {row.why}" for row in found.rows if row.why]
 
 
-def decision_blocks(found: Decision) -> list[Block]:
-    """What a page says of a decision: tiles, sentences, figure, table."""
+class DecisionPart(NamedTuple):
+    """What a report says of the capacity factor.
+
+    Attributes:
+        advice: sentences for its summary.
+        section: tiles, figure and table.
+    """
+
+    advice: Sequence[str]
+    section: Section
+
+
+def decision_part(make: Callable[[], Decision]) -> DecisionPart:
+    """The decision as a part of a report; where no pair is worth anything, this in words."""
+    try:
+        found = make()
+    except InputError as error:
+        return DecisionPart((), Section(ID, TITLE, [Paragraph(f"Not asked: {error}")]))
+    return DecisionPart(sentences(found), Section(ID, TITLE, decision_blocks(found, timed=False)))
+
+
+ID, TITLE = "decision", "Which capacity factor"
+
+
+def decision_blocks(found: Decision, *, timed: bool) -> list[Block]:
+    """Tiles, figure and table; times only on request."""
     asked = _percent(found.settings.keep)
     row = recommended(found)
     enough = found.target.enough
@@ -172,18 +196,18 @@ def decision_blocks(found: Decision) -> list[Block]:
     ]
     if row is not None:
         tiles.insert(0, (f"{row.factor:g}", f"recommended, with {WITH[row.method]}"))
-    tiles.append((_percent(found.reference.kept), f"kept by drops at {found.reference.factor:g}"))
+    reference = found.reference
+    tiles.append((_percent(reference.kept), f"kept by drops at {reference.factor:g}"))
     return [
         Tiles(tiles),
-        *[Paragraph(text) for text in sentences(found) if text],
-        *[Failure(text) for text in remarks(found)],
         *drawn(
             "Value over factors",
             lambda: decision_figure(found),
             "What the best assignments of all layers are worth at every capacity, what rules make "
             "of it at the factors asked for, and what one more slot at every expert brings.",
         ),
-        _table(found),
+        _table(found, timed),
+        *[Paragraph(text) for text in remarks(found)],
     ]
 
 
@@ -203,18 +227,20 @@ def decision_figure(found: Decision, title: str = "") -> Any:
     return plots.frontier(curve, rules, over="capacity", title=title, share=T * k / E)
 
 
-def _table(found: Decision) -> Table:
+def _table(found: Decision, timed: bool) -> Table:
+    shown = {name: cell for name, cell in COLUMNS.items() if timed or name != "ms"}
     columns = [Column("method"), Column("factor", numeric=True), Column("slots", numeric=True)]
-    columns += [Column(name, numeric=True) for name in list(COLUMNS)[1:]]
+    columns += [Column(name, numeric=True) for name in list(shown)[1:]]
     best = recommended(found)
     rows = []
     for row in found.rows:
-        texts = [cell(found, row) for cell in list(COLUMNS.values())[1:]]
+        texts = [cell(found, row) for cell in list(shown.values())[1:]]
         cells = [Cell(text or "-", _sort_key(text)) for text in texts]
         name = Cell(row.method, tone="good" if row == best else "")
         factor = Cell("-") if row.factor is None else number(row.factor)
         rows.append([name, factor, number(row.capacity), *cells])
-    return Table(f"All layers together. {LEGEND}", columns, rows)
+    legend = LEGEND if timed else LEGEND.replace("ms: of one layer, on average. ", "")
+    return Table(f"All layers together. {legend}", columns, rows)
 
 
 def _sort_key(text: str) -> float | None:
@@ -253,7 +279,14 @@ def decision_page(found: Decision, source: str, command: str, versions: dict[str
     asked = f"{counted(L, 'layer')}, {T:,} tokens, {E:,} experts, k = {found.settings.k}"
     packages = [[Cell(name), Cell(each)] for name, each in versions.items()]
     sections = [
-        Section("decision", "Recommendation", decision_blocks(found)),
+        Section(
+            ID,
+            "Recommendation",
+            [
+                *[Paragraph(text) for text in sentences(found) if text],
+                *decision_blocks(found, timed=True),
+            ],
+        ),
         Section("layers", "Layer by layer", [_layer_table(found)]),
         Section(
             "making",

@@ -71,21 +71,29 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under named columns; the first cell of a row is its heading."""
+    """Rows of cells under named columns; the first cell of a row is its heading.
+
+    Rows in `foot`, such as means, stay below the others however these are sorted.
+    """
 
     kind: ClassVar[str] = "table"
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
+    foot: Sequence[Sequence[Cell]] = ()
 
 
 @dataclass(frozen=True)
 class Figure:
-    """An <svg> element, as `lp_routing.report.plots.as_svg` makes it: not escaped again."""
+    """<svg> elements, as `lp_routing.report.plots.as_svg` makes them: not escaped again.
+
+    `narrow` is shown in place of `svg` where the screen is a phone's.
+    """
 
     kind: ClassVar[str] = "figure"
     svg: str
     caption: str
+    narrow: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,10 +131,18 @@ def number(value: float, digits: int = 6) -> Cell:
     return Cell(f"{value:,.{digits}g}", value) if isfinite(value) else Cell("-")
 
 
+SHOWN_AS_ZERO = 1e-13
+"""Relative: smaller gaps and shares are shown as 0, since float64 sums leave some 1e-15 to 1e-14.
+
+Larger would hide gaps that exact arithmetic tells from 0, such as 1e-12 of `MinCostFlow`.
+"""
+
+
 def percent(share: float, digits: int = 3) -> str:
-    """`5.14 %`, `25.0 %`, `0.00281 %`, `0 %`; "-" where there is no number."""
+    """`5.14 %`, `25.0 %`, `0.00281 %`, `0 %` also for rounding; "-" where there is no number."""
     if not isfinite(share):
         return "-"
+    share = 0.0 if abs(share) < SHOWN_AS_ZERO else share
     return f"{100 * share:#.{digits}g}".rstrip(".") + " %" if share else "0 %"
 
 

@@ -59,9 +59,12 @@ def drawn(name: str, draw: Draw, caption: str) -> Sequence[Block]:
     """
 
     def make() -> Sequence[Block]:
-
+        prefix = name.lower().replace(" ", "-")
         try:
-            return [Figure(as_svg(draw(), prefix=name.lower().replace(" ", "-")), caption)]
+            figure = draw()
+            broad = as_svg(figure, prefix=prefix)
+            plots.resize(figure, "column")
+            return [Figure(broad, caption, as_svg(figure, prefix=f"{prefix}-narrow"))]
         except InputError as error:
             return [Paragraph(f"{name}: not drawn. {error}")]
 
@@ -121,8 +124,9 @@ def _of_main_router(settings: ReportSettings, each: LayerResult) -> list[Drawing
         (
             "Causality",
             lambda: plots.causality(causality_map(built(), longest_sequence(each)), name=main),
-            f"Which tokens {quoted(main)} sends elsewhere once later tokens come, in the longest "
-            f"sequence where the file tells them apart.",
+            f"Which tokens {quoted(main)} sends elsewhere as one sequence grows, the longest where "
+            f"the file tells them apart: an example. How many tokens of all sequences hang on "
+            f"later ones is what the audit of causality says.",
         ),
         (
             "Precision",

@@ -22,6 +22,7 @@ from lp_routing.frontier.refine import Point
 from lp_routing.frontier.summary import FrontierSettings, catalogue_curve
 from lp_routing.report import plots
 from lp_routing.report.document import (
+    SHOWN_AS_ZERO,
     Attempt,
     Block,
     Cell,
@@ -44,8 +45,6 @@ from lp_routing.report.layer_results import LayerResult
 from lp_routing.report.plots.frontier import RouterPoints
 from lp_routing.solvers.solve import exact_solver
 
-SHOWN_AS_ZERO = 1e-14
-"""Relative gaps below this are shown as 0: float64 rounding alone makes gaps of 1e-16 to 1e-15."""
 MOST_LINES = 20
 """Most lines of a table, for one screen; of more points an evenly spaced part is shown."""
 
@@ -422,7 +421,7 @@ def _capacity_table(settings: ReportSettings, found: CapacitySection) -> Table:
             number(each.budget / share, 3),
             number(each.value, 9),
             number(each.bound, 9),
-            Cell(f"{each.bound - each.value:.3g}", each.bound - each.value),
+            _gap_cell(each),
             number(each.price, 4),
             *[lost.get(each.budget, Cell("-")) for lost in beside],
         ]
@@ -436,6 +435,13 @@ def _capacity_table(settings: ReportSettings, found: CapacitySection) -> Table:
         columns,
         rows,
     )
+
+
+def _gap_cell(each: Point) -> Cell:
+    """Bound minus value; 0 where it is rounding."""
+    gap = each.bound - each.value
+    gap = 0.0 if abs(gap) <= SHOWN_AS_ZERO * abs(each.bound) else gap
+    return Cell(f"{gap:.3g}", gap)
 
 
 def _solved(found: CapacitySection) -> list[Point]:
@@ -458,5 +464,7 @@ def _lost_cells(router: RouterPoints, curve: CertifiedCurve) -> dict[int, Cell]:
         if not feasible:
             found[int(budget)] = Cell("breaks a bound", tone="bad")
         elif bound > 0:
-            found[int(budget)] = Cell(percent(1 - value / bound), 1 - value / bound)
+            share = 1 - value / bound
+            share = 0.0 if abs(share) < SHOWN_AS_ZERO else share
+            found[int(budget)] = Cell(percent(share), share)
     return found

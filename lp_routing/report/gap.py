@@ -386,8 +386,23 @@ def _by_layer(settings: ReportSettings, results: Sequence[LayerResult]) -> Table
         "more place there brings at most that; pairs shared: of the optimum's pairs, those that "
         "the router takes too.",
         columns,
-        [_layer_row(each) for each in results],
+        rows := [_layer_row(each) for each in results],
+        [_mean_row(rows)] if len(rows) > 1 else [],
     )
+
+
+def _mean_row(rows: Sequence[Sequence[Cell]]) -> list[Cell]:
+    """The means of the columns; "-" where some layer has no number."""
+    means = [Cell("mean")]
+    for column in list(zip(*rows, strict=True))[1:]:
+        values = [cell.value for cell in column if cell.value is not None]
+        if len(values) < len(column):
+            means.append(Cell("-"))
+        elif all("%" in cell.text or cell.text == "0 exactly" for cell in column):
+            means.append(Cell(percent(mean(values))))
+        else:
+            means.append(Cell(number(mean(values), 4).text))
+    return means
 
 
 def _layer_row(each: LayerResult) -> list[Cell]:
@@ -435,7 +450,21 @@ def _by_router(settings: ReportSettings, results: Sequence[LayerResult]) -> Tabl
             for each in results
             for row in [each.rows[place]]
         ],
+        [_router_mean(settings, results, place) for place in range(len(settings.routers))]
+        if len(results) > 1
+        else [],
     )
+
+
+def _router_mean(
+    settings: ReportSettings, results: Sequence[LayerResult], place: int
+) -> list[Cell]:
+    """A router's means over the layers, in the columns of its rows."""
+    rows = [_router_row(each.rows[place], each.layer, settings.timed) for each in results]
+    numbers = _mean_row([row[1:] for row in rows])
+    if any(each.rows[place].feasible is False for each in results):
+        numbers[1] = Cell("breaks a bound", tone="bad")
+    return [rows[0][0], *numbers[:7], rows[0][8], *numbers[8:]]
 
 
 def _router_row(row: RouterResult, layer: int, timed: bool) -> list[Cell]:

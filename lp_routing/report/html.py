@@ -9,7 +9,7 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lp_routing.report.document import Figure, Section
+from lp_routing.report.document import Section
 
 PARTS = "lp_routing.report"
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -60,6 +60,6 @@ def _part(name: str) -> str:
     return (files(PARTS) / name).read_text(encoding="utf-8")
 
 
-def _trusted(figure: Figure) -> str:
-    """The figure's own markup, the only text that is not escaped."""
-    return Markup(figure.svg)
+def _trusted(svg: str) -> str:
+    """A figure's own markup, the only text that is not escaped."""
+    return Markup(svg)

@@ -13,6 +13,7 @@ from lp_routing.evaluation.evaluate import RouterResult
 from lp_routing.report.audits import audits_section
 from lp_routing.report.certificates import certificates_section
 from lp_routing.report.claims import claims_section
+from lp_routing.report.decide import ID, TITLE, DecisionPart
 from lp_routing.report.document import (
     Attempt,
     Block,
@@ -47,6 +48,7 @@ class ReportParts:
 
     Attributes:
         layers: one for each layer asked for, in their order.
+        decision: which capacity factor.
         figures: the section that holds them.
         capacity: what capacity buys.
         claims: the checked claims.
@@ -54,6 +56,7 @@ class ReportParts:
     """
 
     layers: Sequence[Attempt[LayerResult]]
+    decision: Attempt[DecisionPart]
     figures: Attempt[Section]
     capacity: Attempt[CapacitySection]
     claims: Attempt[Sequence[Checked]]
@@ -75,6 +78,9 @@ def report(settings: ReportSettings, found: ReportParts) -> tuple[str, bool]:
     each = worst(found.results)
     layer = settings.layers[0] if each is None else each.layer
     parts = [
+        found.decision.result.section
+        if found.decision.result is not None
+        else _failed(ID, TITLE, found.decision.error),
         layers_section(settings, found.layers),
         figures,
         capacity_section(settings, found.capacity),
@@ -87,7 +93,10 @@ def report(settings: ReportSettings, found: ReportParts) -> tuple[str, bool]:
     buys = (
         [] if found.capacity.result is None else capacity_sentences(settings, found.capacity.result)
     )
-    first = summary_section(settings, found.results, buys, found.claims, found.audits, failed)
+    advice = () if found.decision.result is None else found.decision.result.advice
+    first = summary_section(
+        settings, found.results, buys, found.claims, found.audits, failed, advice
+    )
     subtitle = (
         f"lp_routing {settings.versions.get('lp-routing', '')}: {quoted(settings.main)} against "
     )
@@ -107,6 +116,7 @@ def summary_section(
     claims: Claims,
     audits: Audits,
     failed: Sequence[str] = (),
+    advice: Sequence[str] = (),
 ) -> Section:
     """The summary.
 
@@ -117,8 +127,10 @@ def summary_section(
         claims: the checked claims.
         audits: of each router.
         failed: titles of the parts that failed.
+        advice: which capacity factor to take, in sentences; they come first.
     """
     blocks: list[Block] = [Failure(f"{listed(failed)}; the reason stands there.")] if failed else []
+    blocks += [Paragraph(text) for text in advice if text]
     tiles = [*_layer_tiles(settings, results), *_other_tiles(claims)]
     if tiles:
         blocks.append(Tiles(tiles))

@@ -32,6 +32,15 @@ function compare(a, b, sign) {
   return sign * a.localeCompare(b, "en", { numeric: true });
 }
 
+// A table that is wider than the page says so above it.
+function measure() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    box.parentElement.classList.toggle("wider", box.scrollWidth > box.clientWidth + 1);
+  }
+}
+addEventListener("resize", measure);
+measure();
+
 // What is folded is printed, too, and opened where a link leads to it.
 const folded = [...document.querySelectorAll("details")];
 let opened = [];

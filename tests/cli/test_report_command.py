@@ -82,7 +82,7 @@ def test_times_are_there_where_they_are_asked_for(small, tmp_path):
         tmp_path / "page.html", small, "--times", "--routers", "drop-by-score, token-choice"
     )
     assert all(row["time [topk]"][1] > 0 for row in read.table("layers", 1))
-    assert sum(tag == "figure" for tag, _ in read.tags) == 7
+    assert sum(tag == "figure" for tag, _ in read.tags) == 8
     assert "--times" in read.words("making")
 
 
@@ -139,7 +139,7 @@ def test_parts_that_fail_lose_no_other_and_exit_with_1(small, tmp_path, monkeypa
     read = made(tmp_path / "page.html", small, "--routers", "drop-by-score", status=1)
     for section in ("capacity", "claims", "figures", "audits"):
         assert read.words(section).count("ZeroDivisionError: by nothing") == 1, section
-    assert sum(tag == "figure" for tag, _ in read.tags) == 4
+    assert sum(tag == "figure" for tag, _ in read.tags) == 5
     assert "What capacity buys, What papers claim and Audits; the reason" in read.words("summary")
     assert read.table("layers")
     assert read.table("certificates")
@@ -168,7 +168,7 @@ def test_capacities_without_proof_are_not_spoken_of(small, tmp_path, monkeypatch
     monkeypatch.setattr(refine, "_by_prices", lambda *given: proved(*given) + 1)
     read = made(tmp_path / "page.html", small, "--routers", "drop-by-score", status=1)
     assert "is not proved: its bound is 1 above its value." in read.words("capacity")
-    assert "slots" not in read.words("summary")
+    assert "In layer 0 the best assignment with" not in read.words("summary")
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def problem_of(number):
 def test_every_part_is_there(page):
     parts = [
         "summary",
+        "decision",
         "layers",
         "figures",
         "capacity",
@@ -84,7 +85,7 @@ def test_every_part_is_there(page):
     ids = [given["id"] for tag, given in page.read.tags if tag == "section"]
     assert ids == parts
     assert not any(given.get("class") == "failure" for _, given in page.read.tags)
-    assert sum(tag == "figure" for tag, _ in page.read.tags) == 6
+    assert sum(tag == "figure" for tag, _ in page.read.tags) == 7
     linked = [given["href"] for tag, given in page.read.tags if tag == "a"]
     every = {given.get("id") for _, given in page.read.tags}
     assert {f"#{part}" for part in parts} <= set(linked)
@@ -132,8 +133,8 @@ def test_only_the_script_of_the_page_may_run(page):
 
 def test_progress_has_an_estimate(page):
     lines = page.said.splitlines()
-    assert lines[0] == "0 of 8 done: layer 0"
-    assert all(re.search(r"^\d of 8 done, about \d+ s left: ", line) for line in lines[1:-1])
+    assert lines[0] == "0 of 9 done: layer 0"
+    assert all(re.search(r"^\d of 9 done, about \d+ s left: ", line) for line in lines[1:-1])
 
 
 def test_what_is_lost_is_measured_anew(page):
@@ -250,11 +251,31 @@ def test_a_layer_that_fails_loses_no_other(page):
     assert [row["layer"][1] for row in read.table("layers")] == [0]
 
 
+def test_means_stand_below_the_layers_and_a_router_that_breaks_a_bound_has_none(page):
+    layers, (mean,) = page.read.table("layers"), page.read.foot("layers")
+    assert mean[0] == "mean"
+    for place, name in enumerate(layers[0]):
+        values = [row[name][1] for row in layers]
+        if name in ("optimum", "tokens dropped"):
+            shown = float(mean[place].replace(",", ""))
+            assert shown == pytest.approx(sum(values) / len(values), rel=1e-3)
+        if name == "lost":
+            assert float(mean[place].split()[0]) == pytest.approx(50 * sum(values), rel=1e-2)
+    routers = {row[0]: row for row in page.read.foot("layers", 1)}
+    assert routers["token-choice"][2] == "breaks a bound"
+    assert routers["drop-by-score"][2] == mean[3]
+
+
+def test_rounding_is_shown_as_nothing():
+    assert percent(-1e-14) == percent(3e-16) == "0 %"
+    assert percent(2e-13) == "2.00e-11 %"
+
+
 def test_evidence_against_a_verdict_is_not_well(page):
     against, agreeing = page.found.claims.result
     against = replace(against, evidence=Evidence(False, "It is otherwise."))
     read = changed(page, claims=Attempt([against, agreeing]))
-    assert [row["here"][0] for row in read.table("claims")] == ["AGAINST", "ok"]
+    assert [row["these logits"][0] for row in read.table("claims")] == ["contradict", "agree"]
     says = f"our verdicts on 1 agree with these logits; on {against.claim.id} they do not"
     assert says in read.words("summary")
 

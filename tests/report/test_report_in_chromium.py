@@ -154,8 +154,8 @@ def test_it_renders_without_complaint_and_asks_for_nothing(opened, address):
     assert ROUTER in page.locator("#summary").inner_text()
     assert page.locator("img, [onerror]").count() == 0
     assert page.locator("script").count() == 1
-    figures = page.locator("figure svg")
-    assert figures.count() == 6
+    figures = page.locator("figure .broad svg")
+    assert figures.count() == 7
     for figure in figures.all():
         box = figure.bounding_box()
         assert box["width"] > 500
@@ -254,6 +254,39 @@ def test_a_phone_needs_no_sideways_scroll(opened, viewport):
     assert smallest >= 13
 
 
+def test_a_phone_shows_whole_figures_with_text_of_a_size_to_read(opened):
+    page = opened(PHONE, is_mobile=True, has_touch=True)
+    assert page.locator("figure .broad svg").first.is_hidden()
+    narrow = page.locator("figure .narrow svg")
+    assert narrow.count() == 7
+    for figure in narrow.all():
+        box = figure.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= PHONE["width"]
+        inches = 3.4  # as it is drawn: text of 9 points is 12 pixels high at 96 an inch
+        assert box["width"] / inches > 0.9 * 96
+
+
+def test_a_table_that_goes_on_to_the_right_says_so(opened):
+    hint = "box => getComputedStyle(box.querySelector('.caption'), '::after').content"
+    page = opened(PHONE, is_mobile=True, has_touch=True)
+    wide = page.locator("#layers .box").nth(1)
+    assert "scroll it sideways" in wide.evaluate(hint)
+    page = opened({"width": 1600, "height": 900})
+    assert page.locator("#making .box").first.evaluate(hint) == "none"
+
+
+def test_means_stay_below_however_a_table_is_sorted(opened):
+    page = opened()
+    heading(page, "lost", 0).get_by_role("button").click()
+    assert (
+        page.evaluate(
+            "() => document.querySelector('#layers table').tFoot.rows[0].cells[0].textContent"
+        )
+        == "mean"
+    )
+
+
 def test_a_page_that_is_too_wide_is_found(opened):
     page = opened(PHONE)
     page.evaluate("document.querySelector('main').firstElementChild.style.width = '600px'")
@@ -281,12 +314,14 @@ def test_text_that_cannot_be_read_is_found(opened):
     assert unreadable(page)
 
 
-def test_dark_mode_is_dark_but_for_the_figures(opened):
+def test_dark_mode_is_dark_and_turns_the_lightness_of_figures(opened):
     page = opened(color_scheme="dark")
     color = "element => getComputedStyle(element).backgroundColor"
     assert page.locator("body").evaluate(color) == "rgb(20, 23, 27)"
+    turned = "element => getComputedStyle(element).filter"
     for card in page.locator(".card").all():
-        assert card.evaluate(color) == "rgb(255, 255, 255)"
+        assert card.evaluate(turned) == "invert(0.92) hue-rotate(180deg)"
+    assert opened(color_scheme="light").locator(".card").first.evaluate(turned) == "none"
     assert opened(color_scheme="light").locator("body").evaluate(color) == "rgb(255, 255, 255)"
 
 
@@ -316,7 +351,7 @@ def test_print_shows_all(opened):
     color = page.locator("body").evaluate("body => getComputedStyle(body).color")
     assert color == "rgb(0, 0, 0)"
     page.emulate_media(media="screen")
-    assert page.evaluate(clipped) > 0
+    assert page.evaluate(clipped) == 0  # no box hides rows on a screen either
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details:not([open])").count() == folded
 

@@ -259,15 +259,27 @@ def _thin_ticks(axes: "Axes", share: float) -> None:
     """Fewer numbers on the horizontal axis of a narrow figure."""
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
-    for axis in (axes.xaxis, *(child.xaxis for child in axes.child_axes)):
-        locator = axis.get_major_locator()
-        if isinstance(locator, MaxNLocator):
-            locator.set_params(nbins=max(int(9 * share), 3))
-        elif isinstance(locator, FixedLocator) and share < 1:
-            texts = [text.get_text() for text in axis.get_ticklabels()]
-            every = -(-len(texts) // int(24 * share))
-            if every > 1 and any(texts):  # of panels that share an axis one has the numbers
-                axis.set_ticklabels([t if i % every == 0 else "" for i, t in enumerate(texts)])
+    for child in axes.child_axes:
+        _drop_close_ticks(child.xaxis, share)
+    locator = axes.xaxis.get_major_locator()
+    if isinstance(locator, MaxNLocator):
+        locator.set_params(nbins=max(int(9 * share), 3))
+    elif isinstance(locator, FixedLocator) and share < 1:
+        texts = [text.get_text() for text in axes.get_xticklabels()]
+        every = -(-len(texts) // int(24 * share))
+        if every > 1 and any(texts):  # of panels that share an axis one has the numbers
+            axes.set_xticklabels([t if i % every == 0 else "" for i, t in enumerate(texts)])
+
+
+def _drop_close_ticks(axis: Any, share: float) -> None:
+    """No number on a second axis that would touch the one before it, at 0.32 inches apart."""
+    low, high = sorted(axis.axes.get_xlim())
+    texts, last = [], float("-inf")
+    for place, text in zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True):
+        at = (place - low) / (high - low) * share * (WIDTH - BESIDE)
+        texts.append(text.get_text() if at - last >= 0.32 else "")
+        last = at if texts[-1] else last
+    axis.set_ticklabels(texts)
 
 
 @house_style()

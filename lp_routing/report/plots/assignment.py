@@ -146,7 +146,7 @@ def causality(changes: CausalityMap, *, name: str = "router", title: str = "") -
     Returns:
         Tokens to the right, growing sequence downwards: a row compares the routing of two
         consecutive prefixes. Beyond 1,024 tokens, or 512 rows, a cell stands for several and is
-        dark where any of them changed; the shares beside the names are exact.
+        dark where any of them changed; the count in the title is exact.
 
     Raises:
         InputError: not a map.
@@ -164,7 +164,11 @@ def causality(changes: CausalityMap, *, name: str = "router", title: str = "") -
     r, c = codes.shape
     figure = new_figure(4.4, title)
     axes = figure.subplots()
-    categories = _kept_or_changed(int(asked.sum()), int(changed.sum()))
+    categories = [
+        Category(NOT_YET, "not come yet, or just come"),
+        Category(SAME, "keeps its experts"),
+        Category(CHANGED, "changes experts"),
+    ]
     draw_codes(axes, codes, categories, (r * rows, c * columns))
     axes.set_xlim(-0.5, T - 0.5)
     axes.set_ylim(P - 0.5, -0.5)
@@ -185,19 +189,9 @@ def _lengths(axes: "Axes", lengths: "np.ndarray[tuple[int], np.dtype[np.int64]]"
     axes.set_ylabel("length of the grown sequence [tokens]")
 
 
-def _kept_or_changed(asked: int, changed: int) -> list[Category]:
-    share = 100 * changed / max(1, asked)
-    return [
-        Category(NOT_YET, "not come yet, or just come"),
-        Category(SAME, f"keeps its experts: {100 - share:.1f} %"),
-        Category(CHANGED, f"changes experts: {share:.1f} %"),
-    ]
-
-
 def _changed_in_words(changes: CausalityMap, name: str) -> str:
-    if not bool(changes.changed.any()):
-        return f"{name}: no token changes experts when later ones come"
-    return (
-        f"{name}: at least {100 * changes.share:.1f} % of the tokens change experts when later "
-        f"ones come"
-    )
+    """Counts, of this sequence at these lengths; the audit of causality has the share of all."""
+    changed, asked = int(changes.changed.any(0).sum()), int(changes.asked.any(0).sum())
+    if not changed:
+        return f"{name}: no token of this sequence changes experts as it grows"
+    return f"{name}: {changed:,} of {asked:,} tokens of this sequence change experts as it grows"
