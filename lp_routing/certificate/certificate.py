@@ -160,7 +160,7 @@ def _earned_by(response: Response, dot: Dot) -> DualSums:
 
 
 def _rounding(response: Response, paid: PairPrices) -> DualSums:
-    """What prices of side rows may hide by rounding, so that an exact bound holds all the same."""
+    """What rounding may hide in the prices of side rows: added, so that an exact bound holds."""
     if paid.weights is None:
         return DualSums()
     lost = float_dot(response.units, paid.rounding(response.rows).sum(1, keepdim=True))

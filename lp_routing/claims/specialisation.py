@@ -16,7 +16,7 @@ from lp_routing.routers.capacity import keep_by_score
 from lp_routing.scores import softmax
 
 KINDS = 8
-"""Kinds of tokens, by the nearest of so many means of their logits: a trace has no labels."""
+"""Kinds of tokens, by the nearest of this many means of their logits: a trace has no labels."""
 FACTOR = 1.25
 """Capacity over the mean load, the usual one of training runs."""
 BEYOND_SQUARES = 1e100

@@ -18,6 +18,7 @@ from torch import Tensor
 from lp_routing import scores
 from lp_routing.certificate.certificate import certify
 from lp_routing.certificate.prices import Prices
+from lp_routing.certificate.violations import ROUNDING
 from lp_routing.errors import InputError
 from lp_routing.frontier.budgets import over_capacity
 from lp_routing.frontier.curves import CertifiedCurve
@@ -48,9 +49,6 @@ MOST_ROUNDS = 8
 
 Each at least halves what is open; on the sample and on gpt-oss-20b two to four rounds close it.
 """
-
-ROUNDING = 1e-12
-"""Relative: a value that is short by this much counts as attained, for rounding of sums."""
 
 Record = Mapping[str, Any]
 Run = Callable[[list[dict[str, Any]]], Sequence[Record]]

@@ -202,14 +202,14 @@ def log_kernel(scores: Tensor, temperature: float, dims: tuple[int, ...]) -> tup
 
 
 def column_log_sums(values: Tensor) -> Tensor:
-    """logsumexp over the tokens, (..., T, E) to (..., E), alike for columns that are alike.
+    """logsumexp over the tokens, (..., T, E) to (..., E), equal for equal columns.
 
-    Each column is laid along memory for it: across it torch adds up the last columns in another
-    order than the others, and equal experts would get prices a last bit apart.
+    Columns are made contiguous first: torch would add up the last ones in another order than the
+    others, and prices of equal experts would differ in the last bit.
     """
     return values.mT.contiguous().logsumexp(-1)
 
 
 def toward(target: Tensor, log_sums: Tensor) -> Tensor:
-    """What lines of these log sums are raised by to reach a target; 0 for lines of nothing."""
+    """What to add to these log sums to reach a target; 0 where a sum is empty (-inf)."""
     return torch.where(log_sums == float("-inf"), 0.0, target - log_sums)

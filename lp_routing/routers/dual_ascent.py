@@ -40,7 +40,10 @@ Lower does so more often (half: 3.6e-4, half as much time again); at 1 an expert
 tokens stays empty (3.3e-3).
 """
 EXCESS = 3.0
-"""The same for experts above capacity: excess tokens, in multiples of its slots. Both: 3.2e-4."""
+"""The same for experts above capacity: excess tokens, in multiples of its slots.
+
+Half and twice: 3.2e-4.
+"""
 CLOSER, WIDER = 0.25, 2.0
 """Factors on the window after a step that was undone, and after one that was not.
 

@@ -69,7 +69,7 @@ class Solver(ABC):
         return type(self).__name__
 
     def to_frame(self) -> "pandas.DataFrame":
-        """One row: what was said to the solver where it differs from the defaults."""
+        """One row: the solver's options that differ from the defaults."""
         return frame_of(self)
 
     def _shown(self) -> dict[str, object]:

@@ -123,11 +123,10 @@ class Clash(NamedTuple):
 def explain(problem: RoutingProblem, processes: ProcessGroup = ALONE) -> Infeasibility | None:
     """Find and prove a clash of bounds, or None where none can be proved.
 
-    For a flow it is the largest violated cut, found by moving amounts as far as they can: at least
-    its shortfall must give way (more where a constraint lacks what another has too much of).
-    Where the problem is no flow, or a token alone must take more than it may, it is what an LP for
-    HiGHS breaks in all when it breaks least. Tokens that differ in nothing but their scores are one
-    row in both.
+    For a flow it is the most violated cut, found by `MinCostFlow`: bounds must be loosened by its
+    shortfall at least. Where the problem is no flow, or a token alone must take more than it may,
+    it comes from the LP of least total violation, solved by HiGHS. Tokens that differ in nothing
+    but their scores are one row in both.
 
     Args:
         problem: the problem; on a group of processes this rank's tokens, under the bounds of all.

@@ -211,7 +211,7 @@ def legend_below(
 def resize(figure: "Figure", width: str) -> None:
     """Make a figure as wide as a page or a column; titles and legend are broken anew.
 
-    Sizes of text and lines stay, so that a figure in a column can be read without a lens.
+    Sizes of text and lines stay, so that text in a column is as large as on a page.
 
     Args:
         figure: of any function here; it is changed.
