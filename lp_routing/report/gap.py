@@ -35,6 +35,7 @@ from lp_routing.report.document import (
     ReportSettings,
     Section,
     Table,
+    counted,
     number,
     percent,
     quoted,
@@ -65,6 +66,8 @@ def gap_table(title: str, rows: Sequence[RouterResult], wide: bool = False) -> R
         table.add_row(Text(row.label), *(cells[name] for name in names), style=_style(row))
     return table
 
+
+NONE_EXISTS = "no assignment keeps all bounds"
 
 LAYER_LEGEND = (
     "breaks by: the worst broken bound, in pairs. overlap: share of the optimum's pairs that are "
@@ -125,7 +128,9 @@ class RouterSummary:
         broken = {layer: row for layer, row in self.rows.items() if row.status == INFEASIBLE}
         if silent:
             first = min(silent)
-            says.append(f"{_why(silent[first]).removeprefix('is ')}{self._where(first, silent)}")
+            row = silent[first]
+            why = NONE_EXISTS if row.optimum_status.startswith("INFEASIBLE") else _why(row)
+            says.append(f"{why.removeprefix('is ')}{self._where(first, silent)}")
         if broken:
             worst = max(broken, key=lambda layer: broken[layer].violation)
             says.append(f"{broken[worst].breaks}{self._where(worst, broken)}")
@@ -219,7 +224,7 @@ def summary_sentences(of_layers: Mapping[int, Sequence[RouterResult]]) -> list[s
     found = [each for each in summaries(of_layers) if each.seeks != EXACT]
     keeping = [each for each in found if each.worst is not None]
     left = len(found) - len(keeping)
-    others = f" {left} of the routers break bounds or gave no answer." if left else ""
+    others = f" {_broken(left)}." if left else ""
     if not keeping:
         return [*says, f"{words}. No router keeps all bounds in every layer.{others}"]
     best = keeping[0]
@@ -254,11 +259,15 @@ def verdict(rows: Sequence[RouterResult]) -> str:
         return f"{says}. No router keeps all bounds."
     best = min(heuristics, key=order)
     others = len([row for row in rows if row.seeks != EXACT]) - len(heuristics)
-    left = f"; {others} of the routers break bounds or gave no answer" if others else ""
+    left = f"; {_broken(others)}" if others else ""
     return (
         f"{says}. Best of those that keep all bounds: {best.label}, gap {in_percent(best)}, at "
         f"{_units(best)} topk{left}."
     )
+
+
+def _broken(number: int) -> str:
+    return f"{counted(number, 'router breaks', 'routers break')} bounds or gave no answer"
 
 
 def remarks(rows: Sequence[RouterResult]) -> list[str]:

@@ -12,13 +12,15 @@ from click.testing import CliRunner
 from lp_routing.cli.commands import SHARED, main
 from tests.commands import with_k
 
-ANSWERING = ["verify", "gap", "audit", "claims", "decide", "frontier", "report"]
+ANSWERING = ["verify", "gap", "audit", "claims", "decide", "frontier", "report", "choices", "place"]
 WITHOUT = {
-    "verify": {"plot"},
-    "audit": {"score", "plot"},  # asks who is taken, not what a pair is worth
-    "claims": {"score", "capacity_factor", "plot"},  # a claim states its own
-    "decide": {"capacity_factor", "plot"},  # compares factors
-    "report": {"jobs", "json", "csv", "plot"},  # a page with figures
+    "verify": {"plot", "width"},
+    "audit": {"score", "plot", "width"},  # asks who is taken, not what a pair is worth
+    "claims": {"score", "capacity_factor", "plot", "width"},  # a claim states its own
+    "decide": {"capacity_factor", "plot", "width"},  # compares factors
+    "report": {"jobs", "json", "csv", "plot", "width"},  # a page with figures
+    "choices": {"k", "capacity_factor", "tokens", "jobs", "plot", "width"},  # there are no logits
+    "place": {"score", "capacity_factor", "jobs", "plot", "width"},  # experts, not tokens
 }
 """Command -> the shared options that it has no use for."""
 QUICK = {
@@ -62,6 +64,8 @@ def test_the_options_are_the_same_with_the_same_defaults(name):
     every = shared(main.commands["gap"])
     assert len(every) == len(SHARED)
     own = shared(main.commands[name])
+    if name == "choices":
+        del own["capacity_factor"]  # its own: recorded choices do not say one
     assert own == {key: every[key] for key in set(every) - WITHOUT.get(name, set())}
 
 

@@ -112,7 +112,7 @@ def test_long_names_are_folded_and_never_cut():
 def test_the_verdict_names_the_best_that_keeps_all_bounds():
     assert verdict(ROWS) == (
         "tokens at_most(2): the optimum is 10. Best of those that keep all bounds: good, gap "
-        "10.00 %, at 4 topk; 2 of the routers break bounds or gave no answer."
+        "10.00 %, at 4 topk; 2 routers break bounds or gave no answer."
     )
     assert "No router keeps all bounds" in verdict([CHEAT, EXACTLY])
 
@@ -263,11 +263,11 @@ def test_the_summary_names_the_best_that_keeps_all_bounds_in_every_layer():
     (says,) = summary_sentences(TWO_LAYERS)
     assert says == (
         "tokens at_most(2): the optimum is 10 on average. Best of those that keep all bounds: "
-        "good, gap 15.00 % on average, 30 ms, 5 topk. 3 of the routers break bounds or gave no "
+        "good, gap 15.00 % on average, 30 ms, 5 topk. 3 routers break bounds or gave no "
         "answer."
     )
     (none,) = summary_sentences({0: [CHEAT]})
-    assert "No router keeps all bounds in every layer. 1 of the routers break" in none
+    assert "No router keeps all bounds in every layer. 1 router breaks" in none
 
 
 @pytest.mark.parametrize("width", [80, 100])
