@@ -39,6 +39,7 @@ PAPERS = (
     "infinity_moe",
     "specialisation",
     "theory",
+    "alf_lb",
 )
 """Files of this folder; each lists its claims in `CLAIMS`."""
 

@@ -29,6 +29,7 @@ from lp_routing.cli.output import (
 )
 from lp_routing.cli.run import long_work, raise_failures
 from lp_routing.report.claims import LEGEND, claims_table, last_word, markdown_page
+from lp_routing.report.papers import papers_page
 from lp_routing.sweep import ERROR
 from lp_routing.traces import Trace
 
@@ -54,6 +55,7 @@ class ClaimsOptions:
     json_path: Path | None
     csv_path: Path | None
     page_path: Path | None
+    papers_path: Path | None
     jobs: int
     resume_path: Path | None
 
@@ -77,6 +79,9 @@ def _claims(console: Console, options: ClaimsOptions, trace: Trace) -> bool:
         command = as_typed(claims_command, options, "--markdown", str(options.page_path))
         text = markdown_page(checked, said, command, lambda claim: found[claim.id])
         write_text(options.page_path, text, "--markdown")
+    if options.papers_path is not None:
+        command = f"lp-routing claims --papers {options.papers_path}"
+        write_text(options.papers_path, papers_page(CLAIMS, command), "--papers")
     return all(each.comes_out for each in checked)
 
 

@@ -401,6 +401,7 @@ def place(**options: Any) -> None:
 @shared_options("score", "capacity-factor", "plot")
 @seed_option("Of what checks draw.")
 @path_option("--markdown", "page_path", words="Also write a page here.")
+@path_option("--papers", "papers_path", words="Also write a page of papers, a row each, here.")
 @resume_option
 def claims(**options: Any) -> None:
     """Check the literature's claims about routing, with numbers, on your logits.

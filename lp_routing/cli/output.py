@@ -32,6 +32,7 @@ WRITTEN = {
     "csv_path": "--csv",
     "plot_path": "--plot",
     "page_path": "--markdown",
+    "papers_path": "--papers",
     "html_path": "--html",
 }
 """Field of a command's options -> the option that names a file to write."""
