@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lp_routing as lpr
+from lp_routing.process_group import ProcessGroup
 from tests import kkt
 from tests.sharded import TIME_OUT_S, crowded, problem, scores
 
@@ -95,3 +96,13 @@ def test_what_cannot_be_is_said_on_every_rank_in_the_words_of_one_process(tmp_pa
 def test_a_group_that_is_none_is_refused():
     with pytest.raises(lpr.InputError, match=r"torch\.distributed is not initialised"):
         lpr.MinCostFlow(group="world")
+
+
+def test_options_of_the_second_rank_that_differ_are_told():
+    class TwoRanks(ProcessGroup):
+        def gathered(self, value):
+            return [value, {**value, "seed": 1}]
+
+    TwoRanks().same("solve", seed=1, gap=0.0)
+    with pytest.raises(lpr.InputError, match=r"ranks 0 and 1 .* seed=0 and seed=1"):
+        TwoRanks().same("solve", gap=0.0, seed=0)

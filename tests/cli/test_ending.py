@@ -228,6 +228,15 @@ def test_a_full_output_is_told_of_help_too(option):
     assert told.stderr == "Error: standard output cannot be written to (No space left on device).\n"
 
 
+def test_ctrl_c_in_python_code_ends_with_status_130(monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lp_routing.cli.claims.run", interrupted)
+    result = CliRunner().invoke(main, ["claims"])
+    assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+
+
 EARLY = """
 import sys
 from lp_routing.__main__ import run

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import lp_routing as lpr
-from lp_routing.solvers.min_cost_flow import MinCostFlow, cut_prices, newton, solver
+from lp_routing.solvers.min_cost_flow import MinCostFlow, cpu, cut_prices, newton, solver
 from lp_routing.solvers.min_cost_flow.exchange import DONE, NO_PATH, OUT_OF_STEPS, exchange
 from lp_routing.solvers.min_cost_flow.rows import NONE
 from lp_routing.solvers.min_cost_flow.search import OpenRows, Windows, initial_state
@@ -459,6 +459,17 @@ def test_rows_that_hold_the_worse_expert_are_suboptimal():
     assert found.suboptimal(np.zeros(3), 1.0, wholly_open, x, True).tolist() == []
     assert found.suboptimal(np.array([0.0, 1.0, 0.0]), 1.0, looked, x, True).tolist() == [1]
     assert found.suboptimal(np.array([1.0, 0.0, 0.0]), 1.0, looked, x, True).tolist() == []
+
+
+def test_rows_of_half_precision_are_read_in_blocks(monkeypatch):
+    """Two blocks of two rows: three rows prefer expert 0; the last one holds the worse expert."""
+    monkeypatch.setattr(cpu, "BLOCK", 4)
+    scores = torch.tensor([[2.0, 1.0], [2.0, 1.0], [1.0, 2.0], [2.0, 1.0]], dtype=torch.bfloat16)
+    found = solver.Rows(scores, np.array([[1, 1, 1]]), np.array([2], np.int16), 3)
+    assert [rows for rows, _ in found.blocks()] == [slice(0, 2), slice(2, 4)]
+    assert found.respond(np.zeros(3)).tolist() == [3, 1, 0]
+    x = torch.tensor([[1, 0], [1, 0], [0, 1], [0, 1]], dtype=torch.uint8)
+    assert found.suboptimal(np.zeros(3), 1.0, np.zeros(4, np.uint8), x, True).tolist() == [3]
 
 
 def test_an_expert_that_some_copies_take_can_take_the_others():
