@@ -17,8 +17,8 @@ from lp_routing.report.document import (
     Paragraph,
     Section,
     Table,
+    as_rich,
     percent,
-    terminal_table,
 )
 
 LEGEND = (
@@ -38,18 +38,8 @@ def audit_tables(layer: int, findings: ByRouter) -> list[RichTable]:
     names = list(findings)
     size = -(-len(names) // -(-len(names) // PER_TABLE))
     groups = [names[i : i + size] for i in range(0, len(names), size)]
-    return [_table(layer, {name: findings[name] for name in group}) for group in groups]
-
-
-def _table(layer: int, findings: ByRouter) -> RichTable:
-    table = terminal_table(f"Layer {layer}", collapse_padding=True)
-    table.add_column("audit", no_wrap=True)
-    for name in findings:
-        width = max(map(len, ["no answer", *name.split()]))
-        table.add_column(name, justify="right", min_width=width, overflow="fold")
-    for row in zip(*findings.values(), strict=True):
-        table.add_row(row[0].audit, *map(cell, row))
-    return table
+    tables = [_answers({name: findings[name] for name in group}) for group in groups]
+    return [as_rich(table, f"Layer {layer}", collapse_padding=True) for table in tables]
 
 
 def sentences(layer: int, findings: ByRouter) -> list[str]:
@@ -62,22 +52,6 @@ def sentences(layer: int, findings: ByRouter) -> list[str]:
                 first.setdefault(finding.sentence, finding.audit)
         lines += [f"Layer {layer}, {name}, {audit}: {says}" for says, audit in first.items()]
     return lines
-
-
-def cell(finding: Finding) -> str:
-    """A finding as a word or a number, with its colour as rich markup."""
-    if finding.verdict == "holds":
-        return "[green]holds[/green]"
-    if finding.verdict == "not asked":
-        return "[dim]-[/dim]"
-    if finding.share is None:
-        return "[red]no answer[/red]"
-    least = ">= " if finding.at_least else ""
-    return f"[yellow]{least}{_percent(finding.share)}[/yellow]"
-
-
-def _percent(share: float) -> str:
-    return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
 
 
 def audits_section(layer: int, found: Mapping[str, Attempt[Sequence[Finding]]]) -> Section:
@@ -104,19 +78,24 @@ def _answers(found: Mapping[str, Sequence[Finding]]) -> Table:
     return Table(
         "holds: nothing speaks against it; else the share of tokens (for feasibility: of bounds) "
         "that does. no answer: NaN, an error, or a call that did not return. -: not asked.",
-        [Column("audit"), *(Column(name, numeric=True) for name in found)],
-        [[Cell(row[0].audit), *map(_page_cell, row)] for row in rows],
+        [Column("audit"), *(_column(name) for name in found)],
+        [[Cell(row[0].audit), *map(cell, row)] for row in rows],
     )
 
 
-def _page_cell(finding: Finding) -> Cell:
+def _column(name: str) -> Column:
+    return Column(name, numeric=True, width=max(map(len, ["no answer", *name.split()])))
+
+
+def cell(finding: Finding) -> Cell:
+    """A finding as a word or as the share that speaks against it."""
     if finding.verdict == "holds":
         return Cell("holds", 0.0, "good")
     if finding.verdict == "not asked":
         return Cell("-")
     if finding.share is None:
         return Cell("no answer", 2.0, "bad")
-    least = "≥ " if finding.at_least else ""
+    least = ">= " if finding.at_least else ""
     return Cell(f"{least}{percent(finding.share)}", finding.share, "poor")
 
 

@@ -7,8 +7,6 @@ HTML report (`claims_section`).
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from rich import box
-from rich.markup import escape
 from rich.table import Table as RichTable
 
 from lp_routing.claims.claim import (
@@ -32,46 +30,19 @@ from lp_routing.report.document import (
     Section,
     Table,
     Tone,
+    as_rich,
 )
 
-COLOURS = {
-    Verdict.HOLDS: "green",
-    Verdict.CONDITIONAL: "yellow",
-    Verdict.FAILS: "red",
-    Verdict.EMPIRICAL: "cyan",
-}
 LEGEND = (
-    "verdict: what became of the claim as it is made. evidence: what the check measured here; "
-    "ok: as the verdict says; AGAINST: it contradicts the verdict; FAILED: the check raised an "
-    "error; -: nothing to ask."
+    "our verdict: what became of the claim as it is made. these logits: agree with the verdict, or "
+    "contradict it; FAILED: the check raised an error; -: nothing to ask. evidence: what the check "
+    "measured here."
 )
 
 
 def claims_table(checked: Sequence[Checked]) -> RichTable:
-    """Id, claim, verdict, whether the evidence is as the verdict says, and the evidence."""
-    table = RichTable(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
-    table.add_column("id", no_wrap=True)
-    table.add_column("claim", min_width=16, ratio=2)
-    table.add_column("verdict", min_width=9)
-    table.add_column("here", no_wrap=True)
-    table.add_column("evidence", ratio=5)
-    for each in checked:
-        colour = COLOURS[each.claim.verdict]
-        table.add_row(
-            each.claim.id,
-            escape(each.claim.title),
-            f"[{colour}]{each.claim.verdict.value}[/{colour}]",
-            _mark(each),
-            escape(each.says),
-        )
-    return table
-
-
-def _mark(checked: Checked) -> str:
-    if not checked.comes_out:
-        return "[bold red]" + ("FAILED" if checked.evidence is None else "AGAINST") + "[/]"
-    assert checked.evidence is not None
-    return "[dim]-[/dim]" if checked.evidence.agrees is None else "[green]ok[/green]"
+    """The table of the page for the terminal."""
+    return as_rich(_page_table(checked), "", collapse_padding=True)
 
 
 def last_word(checked: Sequence[Checked]) -> str:
@@ -233,8 +204,8 @@ def claims_section(found: Attempt[Sequence[Checked]]) -> Section:
 def _page_table(checked: Sequence[Checked]) -> Table:
     columns = [
         Column("id"),
-        Column("claim"),
-        Column("our verdict"),
+        Column("claim", width=16),
+        Column("our verdict", width=9),
         Column("these logits"),
         Column("evidence on these logits", wide=True),
     ]

@@ -38,11 +38,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, whether it is sorted as numbers, and whether it holds long sentences."""
+    """A column.
+
+    Attributes:
+        name: its heading.
+        numeric: whether it is sorted as numbers.
+        wide: whether it holds long sentences.
+        width: characters that it has at least on a terminal; 0 for as many as its heading needs.
+    """
 
     name: str
     numeric: bool = False
     wide: bool = False
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -260,3 +268,23 @@ def terminal_table(title: str, **options: Any) -> RichTable:
         pad_edge=False,
         **options,
     )
+
+
+STYLES: Mapping[Tone, str] = {"": "", "good": "green", "poor": "yellow", "bad": "red"}
+"""Tone of a cell -> its style on a terminal."""
+
+
+def as_rich(table: Table, title: str, **options: Any) -> RichTable:
+    """The table of a page for the terminal, without its caption; the first column never breaks."""
+    drawn = terminal_table(title, **options)
+    for place, column in enumerate(table.columns):
+        drawn.add_column(
+            column.name,
+            justify="right" if column.numeric else "left",
+            no_wrap=place == 0,
+            min_width=column.width or max(map(len, column.name.split())),
+            overflow="fold",
+        )
+    for row in table.rows:
+        drawn.add_row(*(Text(cell.text, style=STYLES[cell.tone]) for cell in row))
+    return drawn

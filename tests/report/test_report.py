@@ -1,5 +1,6 @@
 """The report's page: what it says is so, nothing is loaded from elsewhere, failures are shown."""
 
+import io
 import re
 from base64 import b64encode
 from dataclasses import replace
@@ -9,13 +10,24 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import lp_routing as lpr
 from lp_routing.claims import Evidence
 from lp_routing.frontier.refine import Point
 from lp_routing.report import frontier as capacity_part
 from lp_routing.report import plots
-from lp_routing.report.document import Attempt, Cell, counted, listed, number, percent
+from lp_routing.report.document import (
+    Attempt,
+    Cell,
+    Column,
+    Table,
+    as_rich,
+    counted,
+    listed,
+    number,
+    percent,
+)
 from lp_routing.report.gap import lost
 from lp_routing.report.report import report as assemble
 from lp_routing.routers import TopK
@@ -362,3 +374,25 @@ def test_no_loss_is_said_where_there_is_none():
     broken = replace(row[0], feasible=False, status="INFEASIBLE", relative_gap=float("nan"))
     assert lost(broken) == Cell("breaks a bound", None, "bad")
     assert lost(replace(broken, feasible=None, status="ValueError: no")).text == "no answer"
+
+
+def test_a_table_of_the_page_is_drawn_for_the_terminal_too():
+    table = Table(
+        "A caption.",
+        [Column("name"), Column("share of all", numeric=True), Column("more", width=9)],
+        [[Cell("[b]a[/b]", tone="bad"), Cell("1.5 %", 0.015, "good"), Cell("x")]],
+    )
+    drawn = as_rich(table, "A title")
+    console = Console(width=80, file=io.StringIO(), record=True, color_system="standard")
+    console.print(drawn)
+    text = console.export_text(clear=False)
+    assert [line.split() for line in text.splitlines() if "1.5" in line] == [
+        ["[b]a[/b]", "1.5", "%", "x"]
+    ]
+    assert text.split()[:2] == ["A", "title"]
+    assert "A caption." not in text
+    styled = console.export_text(styles=True)
+    assert "\x1b[31m[b]a[/b]" in styled  # red
+    assert re.search(r"\x1b\[32m *1\.5 %", styled)  # green
+    assert [column.min_width for column in drawn.columns] == [4, 5, 9]
+    assert [column.justify for column in drawn.columns] == ["left", "right", "left"]
