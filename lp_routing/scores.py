@@ -192,6 +192,8 @@ def _sigmoid(values: Tensor) -> Tensor:
 
 def _softmax(values: Tensor) -> Tensor:
     """Softmax; 0, with gradient 0, along lines without an allowed entry."""
+    if bool(values.detach().min() > float("-inf")):
+        return torch.softmax(values, -1)
     forbidden = (values == float("-inf")).all(-1, keepdim=True)
     return torch.softmax(values.masked_fill(forbidden, 0.0), -1).masked_fill(forbidden, 0.0)
 

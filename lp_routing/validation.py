@@ -143,6 +143,8 @@ def refuse_not_dense(tensor: Tensor, what: str, expected: str = "numbers") -> No
 
 def refuse_nan_and_inf(values: Tensor, what: str) -> None:
     """Raise on NaN or +inf, naming the first place; -inf passes (it forbids a pair)."""
+    if values.numel() == 0 or bool(values.max() < float("inf")):  # the largest with a NaN is NaN
+        return
     step = max(1, CHUNK * len(values) // max(1, values.numel()))
     count, first = 0, None
     for start in range(0, len(values), step):
@@ -171,7 +173,7 @@ def forbid_masks(logits: Tensor) -> Tensor:
     """
     plain = logits.detach()
     plain = plain if plain.dtype == torch.float64 else plain.float()
-    if plain.numel() == 0 or not bool((plain.amin(-1) <= -MASK_LIKE).any()):
+    if plain.numel() == 0 or not bool(plain.min() <= -MASK_LIKE):
         return logits
     masks = (plain + MASK_NEAR).abs() <= MASK_WITHIN
     for number in LOWEST:

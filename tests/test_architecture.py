@@ -24,7 +24,7 @@ FLOORS = [
     ["solvers"],
     ["routers"],
     ["audits", "evaluation", "extensions"],
-    ["frontier"],
+    ["frontier", "monitor"],
     ["claims"],
     ["report"],
     ["cli"],

@@ -192,10 +192,7 @@ def capture(
         >>> captured.trace().layer(0).shape
         torch.Size([5, 4])
     """
-    if names is not None:
-        several = [names] if isinstance(names, str) else as_list(names, "names", "patterns")
-        names = [as_instance(each, str, "names", "text") for each in several]
-    routers = _routers(model, names)
+    routers = _routers(model, _patterns(names))
     captured = Captured(
         type(model).__name__,
         {name: [] for name in routers},
@@ -212,44 +209,64 @@ def capture(
         yield captured
 
 
-class _Recorder:
-    """The forward hook of one router."""
+@contextmanager
+def on_router_calls(
+    model: nn.Module,
+    names: str | Sequence[str] | None,
+    select: Callable[[Any], Any] | None,
+    do: Callable[[str, Tensor], object],
+) -> Iterator[tuple[str, ...]]:
+    """Inside a `with` block, call `do(name, logits)` after each call of a router.
 
-    def __init__(
-        self,
-        name: str,
-        model: nn.Module,
-        router: nn.Module,
-        layer: _Layer,
-        passes: list[Pass],
-        select: Callable[[Any], Any] | None,
-        check: bool,
-    ) -> None:
-        self.name, self.layer, self.passes = name, layer, passes
+    Calls that gradient checkpointing repeats are left out.
+
+    Args:
+        model, names, select: as in `capture`.
+        do: what to do with the logits (..., E), which are not copied.
+
+    Yields:
+        The names of the routers.
+
+    Raises:
+        InputError: as `capture`.
+    """
+    routers = _routers(model, _patterns(names))
+    with ExitStack() as stack:
+        for name, router in routers.items():
+            reader = _Reader(name, router, select)
+
+            def hook(_module: Any, _args: Any, output: Any, reader: _Reader = reader) -> None:
+                if not _is_recomputed():
+                    do(reader.name, reader.logits(output))
+
+            stack.callback(reader.hooked.register_forward_hook(hook).remove)
+        yield tuple(routers)
+
+
+def _patterns(names: str | Sequence[str] | None) -> list[str] | None:
+    if names is None:
+        return None
+    several = [names] if isinstance(names, str) else as_list(names, "names", "patterns")
+    return [as_instance(each, str, "names", "text") for each in several]
+
+
+def _is_recomputed() -> bool:
+    """Whether this pass runs within a backward pass, where gradient checkpointing repeats it."""
+    return torch._C._current_graph_task_id() != -1
+
+
+class _Reader:
+    """Where a router has its logits: the module that is hooked, and the place in its output."""
+
+    def __init__(self, name: str, router: nn.Module, select: Callable[[Any], Any] | None) -> None:
+        self.name, self.select = name, select
         self.known = _known(router)
         self.router = self.hooked = router
-        self.places = (router, *_parents(model, name), *_configs(model))
-        self.select = select
-        self.check = check
         if self.known and self.known.linear and select is None:
             self.hooked = router.get_submodule(self.known.linear)
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if torch._C._current_graph_task_id() != -1:  # within a backward pass: recomputed
-            return
-        logits = self._logits(output)
-        hidden = _hidden(args, kwargs)
-        if self.check and hidden is not None:
-            self._compare(module, logits, hidden)
-        self._read_facts(logits.shape[-1])
-        shape = tuple(logits.shape[:-1]) if hidden is None else tuple(hidden.shape[:-1])
-        copy = logits.detach().to("cpu", copy=True)  # later operations may be in place
-        copy = copy.flatten(0, -2)
-        self.layer.rows.append(copy)
-        shape = shape if len(shape) == 2 and shape[0] * shape[1] == len(copy) else (len(copy),)
-        self.layer.calls.append((self.passes[-1] if self.passes else None, shape))
-
-    def _logits(self, output: Any) -> Tensor:
+    def logits(self, output: Any) -> Tensor:
+        """The logits (..., E) in what the hooked module returned."""
         logits = output
         if self.select is not None:
             logits = self.select(output)
@@ -269,6 +286,39 @@ class _Recorder:
                 f"where in its output they are, such as select=lambda output: output[1]."
             )
         return logits
+
+
+class _Recorder(_Reader):
+    """The forward hook of one router."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        router: nn.Module,
+        layer: _Layer,
+        passes: list[Pass],
+        select: Callable[[Any], Any] | None,
+        check: bool,
+    ) -> None:
+        super().__init__(name, router, select)
+        self.layer, self.passes, self.check = layer, passes, check
+        self.places = (router, *_parents(model, name), *_configs(model))
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if _is_recomputed():
+            return
+        logits = self.logits(output)
+        hidden = _hidden(args, kwargs)
+        if self.check and hidden is not None:
+            self._compare(module, logits, hidden)
+        self._read_facts(logits.shape[-1])
+        shape = tuple(logits.shape[:-1]) if hidden is None else tuple(hidden.shape[:-1])
+        copy = logits.detach().to("cpu", copy=True)  # later operations may be in place
+        copy = copy.flatten(0, -2)
+        self.layer.rows.append(copy)
+        shape = shape if len(shape) == 2 and shape[0] * shape[1] == len(copy) else (len(copy),)
+        self.layer.calls.append((self.passes[-1] if self.passes else None, shape))
 
     def _compare(self, module: nn.Module, logits: Tensor, hidden: Tensor) -> None:
         E, H = logits.shape[-1], hidden.shape[-1]
