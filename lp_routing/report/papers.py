@@ -44,7 +44,7 @@ USMOE = Paper(
     "unified-usmoe: flattened top-N of (1 - r) softmax + r sigmoid 2 / E",
     tuple(f"B{n}" for n in range(1, 11)),
     "v3's theorem texts were not had; which reading of its first score v1 prints is not known",
-    "lp-routing frontier --over total",
+    "python -m benchmarks.budget_loss",
 )
 
 PAPERS: tuple[Paper, ...] = (
