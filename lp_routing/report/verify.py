@@ -45,14 +45,17 @@ def confirmation_table(outcomes: Sequence[VerifiedCase]) -> RichTable | None:
         table.add_column(name, no_wrap=True)
     for name in ("tokens", "layers agree", "difference"):
         table.add_column(name, justify="right", no_wrap=True)
-    tried = sorted(confirmations(outcomes), key=lambda row: PROBLEMS.index(row.problem))
-    for (problem, method), own in groupby(tried, key=lambda row: (row.problem, row.method)):
+
+    def place(row: VerifiedRow) -> tuple[int, str]:
+        return PROBLEMS.index(row.problem), row.method
+
+    for (problem, method), own in groupby(sorted(confirmations(outcomes), key=place), key=place):
         rows = list(own)
         agree = sum(row.agrees is True for row in rows)
         stopped = sum(row.status == "TIME_LIMIT" for row in rows)
         apart = max((row.difference for row in rows if not isnan(row.difference)), default=None)
         table.add_row(
-            problem,
+            PROBLEMS[problem],
             _short(method),
             f"{rows[0].tokens}",
             f"{agree} of {len(rows)}" + (f", {stopped} stopped" if stopped else ""),

@@ -187,6 +187,16 @@ def test_highs_solves_problems_with_a_total_on_the_first_tokens(monkeypatch):
     assert refuted([outcome]) == []
 
 
+def test_layers_of_a_problem_and_solver_are_one_line(outcomes):
+    both = [*outcomes, *(replace(each, layer=4) for each in outcomes)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(confirmation_table(both))
+    lines = [line.split() for line in console.export_text().splitlines() if "2 of 2" in line]
+    short = {"CVXPY (CLARABEL)": "CLARABEL"}
+    wanted = [[name, short.get(m, m)] for name in PROBLEMS for m in ("CVXPY (CLARABEL)", "HiGHS")]
+    assert [line[:2] for line in lines] == wanted
+
+
 def test_a_solver_gets_as_many_tokens_as_fit_and_experts_have_a_share():
     def tokens(T, E):
         problem = lpr.problems.capacity(torch.zeros(T, E), 1, 1)
