@@ -106,8 +106,8 @@ def test_files_stay_small_enough_to_be_one_thing(tmp_path):
 
 USED_ONCE = {
     "lp_routing.evaluation.specialisation": "measures of any routing, of which a claim is one user",
+    "lp_routing.report.comparison": "a page like that of one file, apart from the options",
     "lp_routing.report.papers": "a page, apart from the options of the command that writes it",
-    "lp_routing.report.report": "the HTML page, which draws what the command has computed",
     "lp_routing.report.verify": "the text of a finding, apart from the options that lead to it",
 }
 """Modules whose one user sits in another folder: why they stand apart."""

@@ -475,6 +475,7 @@ def frontier(**options: Any) -> None:
 
 @main.command()
 @file_argument
+@click.argument("other", required=False, type=click.Path(path_type=Path))
 @path_option("-o", "--output", required=True, metavar="PAGE.html", words="Write the page here.")
 @routers_option(
     REPORTED, 'Names of the catalogue, with commas between, or "all"; the page is about the first.'
@@ -487,7 +488,8 @@ def report(**options: Any) -> None:
     """Write one self-contained HTML page: what routers lose, what capacity buys, and the proof.
 
     A token takes at most k experts, an expert at most its capacity. The page loads nothing from
-    anywhere. The same input gives the same page; a part that fails says so in its place.
+    anywhere. The same input gives the same page; a part that fails says so in its place. With a
+    second file, OTHER, the page compares the two: the same questions, answers side by side.
 
     Exit status: 0; 1 when a part failed, an optimum is not proved or evidence contradicts a claim
     (the page is written); 2 on bad input; 130 when interrupted (what there is, is written).

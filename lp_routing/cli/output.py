@@ -153,7 +153,7 @@ def as_typed(command: click.Command, options: Any, *output: str) -> str:
         options: as they were given.
         output: the option that names the page, and its path.
     """
-    words = ["lp-routing", str(command.name), *([options.file.name] if options.file else [])]
+    words = ["lp-routing", str(command.name), *_file_names(options)]
     for parameter in command.params:
         name = str(parameter.name)
         given, usual = getattr(options, name, None), parameter.default
@@ -166,6 +166,12 @@ def as_typed(command: click.Command, options: Any, *output: str) -> str:
         for value in given if isinstance(given, tuple) else [given]:
             words += [parameter.opts[0], *([] if value is True else [str(value)])]
     return shlex.join([*words, *output])
+
+
+def _file_names(options: Any) -> list[str]:
+    """Names of the files that a command reads, without folders."""
+    files = (options.file, getattr(options, "other", None))
+    return [path.name for path in files if path is not None]
 
 
 def part_taken(trace: Trace, layers: Sequence[int], tokens: int) -> str:

@@ -1,12 +1,12 @@
 """`lp-routing report`: one HTML page to read and to send, with the proof of its numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from torch import Tensor
@@ -33,6 +33,7 @@ from lp_routing.evaluation.evaluate import stated_problem
 from lp_routing.frontier.decide import DecideSettings, decide, layer_record
 from lp_routing.problem.bounds import at_most
 from lp_routing.problem.problem import RoutingProblem
+from lp_routing.report.comparison import Side, comparison_page
 from lp_routing.report.decide import DecisionPart, decision_part
 from lp_routing.report.document import Attempt, ReportSettings
 from lp_routing.report.figures import figures_section
@@ -64,7 +65,10 @@ They are weights for the estimate of the time left, in which only their ratios c
 
 def run(options: dict[str, Any]) -> int:
     """Run the command with the options as typed; returns the exit status."""
-    return _report(*opened(ReportOptions, options))
+    if options["other"] is None:
+        return _report(*opened(ReportOptions, options))
+    swapped = options | {"file": options["other"], "other": options["file"]}
+    return _compared([opened(ReportOptions, typed) for typed in (options, swapped)])
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class ReportOptions:
     """Options of `report`."""
 
     file: Path | None
+    other: Path | None
     axes: str | None
     values: str | None
     output: Path
@@ -89,20 +94,64 @@ class ReportOptions:
 def _report(options: ReportOptions, trace: Trace) -> int:
     """Run the command; returns the exit status."""
     check_outputs(options)
-    names = parse_routers(options.routers, router_names())
-    layers = parse_layers(options.layers, trace.layers)
-    logits = first_tokens(trace, parse_tokens(options.tokens))[layers]
-    settings = _settings(options, trace, layers, names, logits)
-    sequence = None if trace.real_sequence is None else trace.real_sequence[: logits.shape[1]]
-    found, interrupted = _found(settings, logits, sequence)
-    page, well = page_of(settings, found)
+    asked = _asked(options, trace)
+    found, interrupted = _found(*asked)
+    page, well = page_of(asked.settings, found)
     write_text(options.output, page, "--output")
-    says = f"{'Interrupted. ' if interrupted else ''}written: {options.output}"
-    part = part_taken(trace, layers, logits.shape[1])
-    click.echo(f"{says}. {part}" if part else says, err=True)
+    parts = [part_taken(trace, asked.settings.layers, asked.settings.tokens)]
+    return _ended(options.output, parts, well, interrupted)
+
+
+def _compared(both: Sequence[tuple[ReportOptions, Trace]]) -> int:
+    """Run the command on two files; returns the exit status."""
+    for options, _ in both:
+        check_outputs(options)
+    every, names = [_asked(*each) for each in both], [each.source for _, each in both]
+    sides, interrupted = [], False
+    for asked, name in zip(every, _apart(names), strict=True):
+        click.echo(f"{name}:", err=True)
+        found, ended = _found(*asked, alone=False)
+        sides.append(Side(name, asked.settings, found))
+        interrupted = interrupted or ended
+    page, well = comparison_page((sides[0], sides[1]))
+    output = both[0][0].output
+    write_text(output, page, "--output")
+    parts = [
+        part_taken(trace, asked.settings.layers, asked.settings.tokens)
+        for (_, trace), asked in zip(both, every, strict=True)
+    ]
+    return _ended(output, parts, well, interrupted)
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """The names of two files without folders; with a letter where they are the same."""
+    short = [Path(name).name for name in names]
+    return short if short[0] != short[1] else [f"{short[0]} ({letter})" for letter in "AB"]
+
+
+def _ended(output: Path, parts: Sequence[str], well: bool, interrupted: bool) -> int:
+    """Say what was written; returns the exit status."""
+    says = f"{'Interrupted. ' if interrupted else ''}written: {output}"
+    click.echo(". ".join([says, *filter(None, parts)]), err=True)
     if interrupted:
         return INTERRUPTED
     return 0 if well else 1
+
+
+class Asked(NamedTuple):
+    """What is asked of a file: settings, logits (L, T, E), the sequence of each token."""
+
+    settings: ReportSettings
+    logits: Tensor
+    sequence: Tensor | None
+
+
+def _asked(options: ReportOptions, trace: Trace) -> Asked:
+    names = parse_routers(options.routers, router_names())
+    layers = parse_layers(options.layers, trace.layers)
+    logits = first_tokens(trace, parse_tokens(options.tokens))[layers]
+    sequence = None if trace.real_sequence is None else trace.real_sequence[: logits.shape[1]]
+    return Asked(_settings(options, trace, layers, names, logits), logits, sequence)
 
 
 def _settings(
@@ -133,9 +182,12 @@ def _settings(
 
 
 def _found(
-    settings: ReportSettings, logits: Tensor, sequence: Tensor | None
+    settings: ReportSettings, logits: Tensor, sequence: Tensor | None, *, alone: bool = True
 ) -> tuple[ReportParts, bool]:
-    """All parts, and whether Ctrl-C came before the last; a failure does not stop the others."""
+    """All parts, and whether Ctrl-C came before the last; a failure does not stop the others.
+
+    Not `alone`, those that a comparison does not show are left out.
+    """
     done: dict[str, Attempt[Any]] = {}
     names = [f"layer {layer}" for layer in settings.layers]
 
@@ -148,8 +200,13 @@ def _found(
     ]
     steps += [
         ReportStep(DECIDED, DECIDE_S * len(names), partial(_decided, settings, logits)),
-        ReportStep(DRAWN, FIGURES_S, lambda: figures_section(settings, chosen())),
-        ReportStep(CAPACITY, CAPACITY_S, lambda: capacity_result(settings, chosen())),
+    ]
+    if alone:
+        steps += [
+            ReportStep(DRAWN, FIGURES_S, lambda: figures_section(settings, chosen())),
+            ReportStep(CAPACITY, CAPACITY_S, lambda: capacity_result(settings, chosen())),
+        ]
+    steps += [
         ReportStep(
             CHECKED,
             CLAIMS_S * len(names),
@@ -164,8 +221,8 @@ def _found(
     found = ReportParts(
         layers=[done[name] for name in names],
         decision=done[DECIDED],
-        figures=done[DRAWN],
-        capacity=done[CAPACITY],
+        figures=done.get(DRAWN, Attempt(None)),
+        capacity=done.get(CAPACITY, Attempt(None)),
         claims=done[CHECKED],
         audits={router: done[_audit_of(router)] for router in settings.routers},
     )

@@ -218,7 +218,7 @@ def _page_table(checked: Sequence[Checked]) -> Table:
                 Cell(each.claim.id),
                 Cell(each.claim.title),
                 Cell(f"claim {each.claim.verdict.value}", tone=TONES[each.claim.verdict]),
-                _mark_cell(each),
+                mark_cell(each),
                 Cell(each.says),
             ]
             for each in checked
@@ -226,7 +226,8 @@ def _page_table(checked: Sequence[Checked]) -> Table:
     )
 
 
-def _mark_cell(each: Checked) -> Cell:
+def mark_cell(each: Checked) -> Cell:
+    """Whether the logits agree with the verdict on a claim."""
     if each.evidence is None:
         return Cell("FAILED", tone="bad")
     if each.evidence.agrees is None:

@@ -168,10 +168,12 @@ class DecisionPart(NamedTuple):
     Attributes:
         advice: sentences for its summary.
         section: tiles, figure and table.
+        decision: all of it; None where nothing is worth anything.
     """
 
     advice: Sequence[str]
     section: Section
+    decision: Decision | None = None
 
 
 def decision_part(make: Callable[[], Decision]) -> DecisionPart:
@@ -180,7 +182,8 @@ def decision_part(make: Callable[[], Decision]) -> DecisionPart:
         found = make()
     except InputError as error:
         return DecisionPart((), Section(ID, TITLE, [Paragraph(f"Not asked: {error}")]))
-    return DecisionPart(sentences(found), Section(ID, TITLE, decision_blocks(found, timed=False)))
+    section = Section(ID, TITLE, decision_blocks(found, timed=False))
+    return DecisionPart(sentences(found), section, found)
 
 
 ID, TITLE = "decision", "Which capacity factor"

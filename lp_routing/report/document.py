@@ -105,6 +105,14 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class SideBySide:
+    """Figures beside each other, one column wide each; below each other on a phone."""
+
+    kind: ClassVar[str] = "side by side"
+    figures: Sequence[Figure]
+
+
+@dataclass(frozen=True)
 class Folded:
     """Preformatted text that the reader unfolds."""
 
@@ -115,7 +123,7 @@ class Folded:
     opened: bool = False
 
 
-Block = Paragraph | Failure | Tiles | Table | Figure | Folded
+Block = Paragraph | Failure | Tiles | Table | Figure | SideBySide | Folded
 
 
 @dataclass(frozen=True)
