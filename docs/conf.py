@@ -16,6 +16,8 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx_click",
+    "sphinx_copybutton",
     "docstrings",
     "live",
 ]
@@ -23,6 +25,7 @@ exclude_patterns = ["_build", "README.md"]
 nitpicky = True
 nitpick_ignore = [
     ("py:class", "Figure"),  # matplotlib, imported where it draws
+    ("py:class", "TrainerCallback"),  # transformers, imported where it is used
     ("py:class", "lp_routing.routers.base.State"),  # a type variable
 ]
 

@@ -1,7 +1,7 @@
 """Directives whose content is read off the package and the benchmarks, so that it cannot go stale.
 
 `router-table`: the catalogue. `router-classes`: a section for every family of routers.
-`gap-table`: what benchmarks/gap.csv says of each router. `command-help`: the help of every command.
+`gap-table`: what benchmarks/gap.csv says of each router.
 `family-table`: the MoE families of transformers that `capture` knows.
 """
 
@@ -10,13 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
-import click
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 
-from lp_routing.cli import main
 from lp_routing.routers import CATALOGUE, Shape, StatefulRouter
 from lp_routing.routers.catalogue import REGISTERED
 from lp_routing.traces.families import ROUTERS, SCORES
@@ -155,25 +153,10 @@ class FamilyTable(Table):
         return self.table(heads, family_rows())
 
 
-class CommandHelp(Directive):
-    """A section for every command with its `--help`."""
-
-    def run(self) -> list[nodes.Node]:
-        """The sections."""
-        made: list[nodes.Node] = []
-        for name, command in main.commands.items():
-            context = click.Context(command, info_name=f"lp-routing {name}", terminal_width=96)
-            section = nodes.section("", nodes.title("", name), ids=[f"lp-routing-{name}"])
-            section += nodes.literal_block("", command.get_help(context), language="text")
-            made.append(section)
-        return made
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx's entry."""
     app.add_directive("router-table", RouterTable)
     app.add_directive("router-classes", RouterClasses)
     app.add_directive("gap-table", GapTable)
     app.add_directive("family-table", FamilyTable)
-    app.add_directive("command-help", CommandHelp)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

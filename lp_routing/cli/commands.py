@@ -220,7 +220,8 @@ resume_option = path_option(
 @click.option(
     "--names",
     multiple=True,
-    help='Names of the routers, with wildcards, such as "*.mlp.gate"; found by class if left out.',
+    help='Names of the routers, with wildcards, such as "layers.*.mlp.gate"; found by class if '
+    "left out.",
 )
 @click.option("--device", default="cpu", show_default=True, help="Where the model runs.")
 def capture(**options: Any) -> None:
