@@ -5,7 +5,7 @@ failed. So a rank that fails stops the others at their next exchange, and a lost
 the group's time-out; no rank waits forever.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -60,12 +60,6 @@ class ProcessGroup:
         if self.alone:
             return [value]
         return self._exchange((None, value))
-
-    def agreed(self, decide: Callable[[], T]) -> T:
-        """The result of rank 0, on every rank; the others do not compute it."""
-        if self.alone:
-            return decide()
-        return self.gathered(decide() if self.rank == 0 else None)[0]  # type: ignore[return-value]
 
     def same(self, who: str, **options: object) -> None:
         """Check that all ranks call `who` with the same options.

@@ -37,8 +37,8 @@ from lp_routing.evaluation.compare import router_input
 from lp_routing.frontier.summary import FrontierSettings, curve_of, points_file, summary
 from lp_routing.report import plots
 from lp_routing.report.frontier import LEGEND, frontier_table, sentences
-from lp_routing.routers import Shape, router
-from lp_routing.routers.catalogue import router_names
+from lp_routing.routers import router
+from lp_routing.routers.catalogue import ANY_SHAPE, router_names
 from lp_routing.sweep import Record
 from lp_routing.traces import Trace
 
@@ -49,9 +49,6 @@ HANDFULS = {
     "layers": ("token-choice", "unified-probability"),
 }
 """Budget -> default routers."""
-
-ANY_SHAPE = Shape(k=1, capacity=1, T=8, E=8)
-"""Any shape will do to test whether a router depends on a constant added to logits."""
 
 
 def run(options: dict[str, Any]) -> int:

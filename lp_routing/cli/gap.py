@@ -45,17 +45,14 @@ from lp_routing.report.gap import (
     verdict,
 )
 from lp_routing.report.plots import gap_against_time
-from lp_routing.routers import Shape, router
+from lp_routing.routers import router
 from lp_routing.routers.base import Rule
-from lp_routing.routers.catalogue import router_names
+from lp_routing.routers.catalogue import ANY_SHAPE, router_names
 from lp_routing.scores import BY_NAME
 from lp_routing.traces import Trace
 
 WIDE = 100
 """Columns of a terminal from which the table shows all metrics of the load."""
-
-ANY_SHAPE = Shape(k=1, capacity=1, T=8, E=8)
-"""What a router seeks and the scores that it compares do not depend on the shape."""
 
 
 class GapSection(NamedTuple):

@@ -48,6 +48,9 @@ class Shape(NamedTuple):
         return math.gcd(self.E, 8)
 
 
+ANY_SHAPE = Shape(k=1, capacity=1, T=8, E=8)
+"""For what does not depend on it: the problem that a router seeks, the scores that it compares."""
+
 Build = Callable[[Shape], AnyRouter]
 
 

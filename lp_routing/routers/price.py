@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lp_routing.errors import InputError
 from lp_routing.problem.capacity_factor import CapacityFactor
-from lp_routing.routers.base import StatefulRouter, WeightedRule
+from lp_routing.routers.base import StatefulRouter, WeightedRule, cold_prices
 from lp_routing.routers.capacity import (
     Capacity,
     check_capacity,
@@ -113,8 +113,7 @@ class PriceRouter(WeightedRule, StatefulRouter[Tensor]):
 
     def initial(self, scores: Tensor) -> Tensor:
         """Zeros (..., E): nothing is known yet."""
-        wide = _wide(scores)
-        return wide.new_zeros(*scores.shape[:-2], scores.shape[-1])
+        return cold_prices(scores)
 
     def step(self, scores: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Boolean (..., T, E), and prices (..., E) for the next batch."""
@@ -189,8 +188,7 @@ class FixedPrices(WeightedRule, StatefulRouter[Tensor]):
 
     def initial(self, scores: Tensor) -> Tensor:
         """Zeros (..., E): nothing is known yet."""
-        wide = _wide(scores)
-        return wide.new_zeros(*scores.shape[:-2], scores.shape[-1])
+        return cold_prices(scores)
 
     def step(self, scores: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Boolean (..., T, E), and prices (..., E) for the next batch."""

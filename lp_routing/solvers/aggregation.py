@@ -109,13 +109,6 @@ def _tokens(parts: tuple[tuple[Tensor, Tensor], ...]) -> Family:
     return Family("token", torch.cat(lower), torch.cat(upper))
 
 
-def group_classes(members: Tensor) -> tuple[Array, Array]:
-    """Classes of tokens in the same groups (G, T): numbers (T,), and the first token of each."""
-    row = np.zeros(members.shape[1], dtype=np.int64)
-    _split(row, members)
-    return _in_order(row)
-
-
 def _per_unit(problem: RoutingProblem) -> tuple[Tensor, Tensor, Tensor]:
     """Bounds of a unit of each row and the copies that make a unit, three times float64 (T,).
 
