@@ -161,6 +161,13 @@ def test_flows_begin_at_the_bounds_that_prices_stand_for():
     assert state.excess.sum() == 0
 
 
+def test_flows_without_a_price_begin_within_their_bounds():
+    # three units arrive at expert 0, which takes 2; none at expert 1, which must have 1
+    state = initial_state(tree_of(THREE), np.zeros(3), np.array([3, 0, 0]))
+    assert state.flow[:3].tolist() == [2, 1, 0]
+    assert state.excess.tolist() == [1, -1, 0, 0]
+
+
 # ---- prices
 
 
