@@ -13,7 +13,7 @@ from torch import Tensor
 import lp_routing as lpr
 from benchmarks.scores import skewed_scores
 
-FACTORS = (1.0, 1.25)
+FACTORS = (1.0, 1.05, 1.25)
 SKEWED = (
     (1024, 64, 2),
     (4096, 64, 2),
@@ -22,6 +22,16 @@ SKEWED = (
     (262144, 64, 2),
     (1048576, 64, 2),
 )
+SKEWED_EIGHT = ((4096, 64, 8), (65536, 64, 8))
+HARD = (
+    ("collapsed-1e-3", 6400),
+    ("collapsed-1e-2", 6400),
+    ("binary", 12800),
+    ("equal", 65536),
+    ("integers", 65536),
+    ("one-expert", 65536),
+)
+"""Scores by which solvers were stopped before, and their tokens: 64 experts, K = 2, factor 1."""
 SKEWED_ONE_CHOICE = ((1024, 64, 1), (4096, 64, 1), (16384, 64, 1), (65536, 64, 1))
 QUICK = ("skewed-1024x64-*", "skewed-4096x64-*", "sample-0-*")
 
@@ -38,8 +48,8 @@ class Case:
     """One problem to measure, small enough to be handed to another process.
 
     Attributes:
-        scores: where they come from: "skewed", "sample", "gpt-oss", "olmoe-github" ...
-        part: the layer; empty for "skewed".
+        scores: where they come from: "skewed", a name in `HARD`, "sample", "gpt-oss" ...
+        part: the layer; empty for made scores.
         T, E, K: tokens (rows), experts, experts per token.
         factor: the capacity factor; an expert takes C = ceil(factor * demand / E) at most.
         seed: of the synthetic scores.
@@ -116,7 +126,9 @@ class Instance:
 def all_cases(data: Path) -> tuple[list[Case], list[str]]:
     """All cases, the smallest matrices first, and a sentence for each file that is absent."""
     cases = [Case("skewed", "", *size, factor) for size in SKEWED for factor in FACTORS]
+    cases += [Case("skewed", "", *size, factor) for size in SKEWED_EIGHT for factor in FACTORS]
     cases += [Case("skewed", "", *size, 1.0) for size in SKEWED_ONE_CHOICE]
+    cases += [Case(name, "", T, 64, 2, 1.0) for name, T in HARD]
     layers, T, E = lpr.traces.sample().router_logits.shape
     cases += [Case("sample", f"{i}", T, E, 2, factor) for i in range(layers) for factor in FACTORS]
     absent = []
@@ -137,9 +149,30 @@ def build(case: Case, data: Path) -> Instance:
         return Instance(_gpt_oss_scores(case, data), case.K, False, capacity)
     if case.scores == "sample":
         scores = lpr.scores.softmax(lpr.traces.sample().layer(int(case.part)))
-    else:
+    elif case.scores == "skewed":
         scores = skewed_scores(case.T, case.E, case.seed)
+    else:
+        scores = _hard_scores(case)
     return Instance(scores, case.K, True, capacity, columns_exact=case.is_transport)
+
+
+def _hard_scores(case: Case) -> Tensor:
+    """Scores with masses of ties, or with one expert that all tokens want."""
+    rng = np.random.default_rng(case.seed)
+    shape = case.T, case.E
+    if case.scores.startswith("collapsed"):
+        noise = float(case.scores.removeprefix("collapsed-"))
+        logits = np.linspace(4, -4, case.E) + noise * rng.normal(size=shape)
+        return torch.softmax(torch.from_numpy(logits).float(), 1)
+    if case.scores == "binary":
+        return torch.from_numpy(rng.integers(0, 2, shape)).float()
+    if case.scores == "integers":
+        return torch.from_numpy(rng.integers(0, 4, shape)).float()
+    if case.scores == "equal":
+        return torch.ones(shape)
+    scores = torch.from_numpy(rng.normal(size=shape)).float()  # "one-expert"
+    scores[:, 0] += 10
+    return scores
 
 
 def _gpt_oss_cases(data: Path) -> Iterator[Case]:
