@@ -151,32 +151,19 @@ def search(
         finest: prices are to be whole multiples of this power of two, as all scores are.
     """
     counts = Counts()
-    given = price is not None and steps > 0
-    price, load, unit = prices(rows, tree, price, seed, steps, finest)
-    if given and np.abs(excess_at(tree, price, load, rows.units)).sum() > MASSES * tree.units:
-        price, load, unit = prices(rows, tree, None, seed, steps, finest)  # the start was of no use
+    price, load, unit = _first_prices(rows, tree, price, seed, steps, finest)
     counts.passes = rows.passes
     initial = leaf_price = tree.leaf_prices(price)
     x, load = rows.place(leaf_price, tree.upper[: tree.leaves])
     state = initial_state(tree, price, load)
-    opened, window = rows.closest(NEAREST)
-    usual = float(np.median(window[window > 0])) if window.any() else 0.0
-    window = np.minimum(window, WIDEST * usual)
-    windows = Windows(window, window.copy())
-    much = int(state.excess[state.excess > 0].sum())
-    if (
-        much > max(MASSES * tree.units, UNITS_PER_LEAF * tree.leaves)
-        and math.prod(rows.shape) <= ALL
-    ):
-        opened[:] = 2
+    opened, windows = _opened(rows, tree, state)
     while True:
         counts.rounds += 1
         at = np.flatnonzero(opened)
         before = state.copy()
         some = OpenRows(rows.read(at, x, opened), leaf_price, windows)
         held = rows_of(x, at)
-        status, reached = some.exchanged(tree, state, unit, counts.paths, STEPS_AT_A_TIME)
-        late = rows.total(time.perf_counter() > deadline) > 0
+        status, late = OUT_OF_STEPS, False
         while status == OUT_OF_STEPS and not late:
             status, reached = some.exchanged(tree, state, unit, counts.paths, STEPS_AT_A_TIME)
             late = rows.total(time.perf_counter() > deadline) > 0
@@ -210,6 +197,32 @@ def search(
             stuck = len(counts.log) > 1 and entered == counts.log[-2][:2]
             if stuck or counts.rounds > ROUNDS_BEFORE_ALL:
                 opened[:] = 2
+
+
+def _first_prices(
+    rows: AnyRows, tree: Tree, price: Array | None, seed: int, steps: int, finest: float
+) -> tuple[Array, Array, float]:
+    """`prices`, from samples also where those given turn out to be of no use."""
+    found = prices(rows, tree, price, seed, steps, finest)
+    if price is None or not steps:
+        return found
+    excess = excess_at(tree, found[0], found[1], rows.units)
+    useless = np.abs(excess).sum() > MASSES * tree.units
+    return prices(rows, tree, None, seed, steps, finest) if useless else found
+
+
+def _opened(rows: AnyRows, tree: Tree, state: Flow) -> tuple[Array, Windows]:
+    """The rows that are open at first, uint8 (T,), 2 for all of a row's entries; the windows."""
+    opened, window = rows.closest(NEAREST)
+    usual = float(np.median(window[window > 0])) if window.any() else 0.0
+    window = np.minimum(window, WIDEST * usual)
+    much = int(state.excess[state.excess > 0].sum())
+    if (
+        much > max(MASSES * tree.units, UNITS_PER_LEAF * tree.leaves)
+        and math.prod(rows.shape) <= ALL
+    ):
+        opened[:] = 2
+    return opened, Windows(window, window.copy())
 
 
 def largest_cut(rows: AnyRows, tree: Tree) -> Array | None:
