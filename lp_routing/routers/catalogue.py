@@ -156,7 +156,7 @@ def check_name(name: str, known: Collection[str], what: str, else_says: str) -> 
     hyphened = "-".join(str(name).lower().split())
     now = FORMER_NAMES.get(str(name).lower(), hyphened)
     if now in known:
-        raise InputError(f"{what} {name!r} is now called {now!r}: names are written with hyphens.")
+        raise InputError(f"{what} {name!r} is now called {now!r}.")
     hint = did_you_mean(hyphened, known, else_says)
     raise InputError(f"{what} {name!r} is unknown; {hint}")
 
