@@ -193,7 +193,7 @@ def test_the_plot_is_written_with_every_router_named(tmp_path, name):
         for router in ("good", "worse", "optimum"):
             assert f"<!-- {router} -->".encode() in content
         assert b"cheat (" in content
-        assert b"blue line: Pareto front" in content
+        assert b"Pareto front" in content
         assert b"failed one" not in content
 
 
