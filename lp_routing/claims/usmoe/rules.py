@@ -14,7 +14,9 @@ CODE = (
     "USMoE/Training_Free/models/modeling_olmoe.py"
 )
 """Three more files there have the same lines: `modeling_qwen2_moe.py`, `modeling_deepseek.py` and
-`USMoE/Training_scratch/custom_transformer.py`."""
+`USMoE/Training_scratch/custom_transformer.py`. They differ in the weights: the forward of
+`modeling_deepseek.py` ignores `norm_topk_prob` and keeps the unified scores as they are.
+"""
 
 
 def worth(scores: Tensor, chosen: Tensor) -> float:
