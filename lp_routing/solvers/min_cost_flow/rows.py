@@ -20,6 +20,9 @@ NONE = -1
 TIE = 1e-15
 """A margin of this much of the numbers it is the difference of is rounding: a few units in the
 last place of float64."""
+BINS, LEAST_MARGIN = 192, 1e-28
+"""Half octaves into which margins are sorted, 4 bytes each a leaf; margins of less than this share
+of the largest, 2**-93, are in the first. Wider bins would open rows in coarser steps."""
 
 
 @njit(cache=True, inline="always")
@@ -168,7 +171,7 @@ def closest(edge, margin, want, window, opened):
     Margins are sorted into half octaves; window[j] becomes the upper end of leaf j's last one.
     """
     n, leaves = len(edge), len(window)
-    bins = 192
+    bins = BINS
     histogram = np.zeros((leaves, bins), np.int32)
     octave = np.empty(n, np.uint8)
     unit = 1e-300
@@ -181,7 +184,7 @@ def closest(edge, margin, want, window, opened):
         b = bins  # a row that has nothing else to choose
         if m < np.inf:
             b = 0
-            if m > 1e-28:
+            if m > LEAST_MARGIN:
                 b = min(bins - 1, max(0, bins - 1 + int(np.floor(2 * np.log2(m)))))
         octave[i] = b
         for e in range(3):
