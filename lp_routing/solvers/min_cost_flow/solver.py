@@ -27,8 +27,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MOST_EXPERTS = 2**15 - 1
 """Leaves are numbered in 16 bits."""
 FAINT = 1e-250
-"""In score: if all are smaller, they are scaled by a power of two, lest sums, quotients and the grid
-of `newton.GRID` (2**-50 of the largest score) fall among the subnormals, below 2**-1022."""
+"""In score: if all are smaller, they are scaled by a power of two, lest sums, quotients and the
+grid of `newton.GRID` (2**-50 of the largest score) fall among the subnormals, below 2**-1022."""
 INFEASIBLE = "MinCostFlow: infeasible"
 OUT_OF_TIME = "MinCostFlow: the time limit came first"
 
