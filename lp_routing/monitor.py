@@ -36,10 +36,12 @@ from lp_routing.evaluation.evaluate import max_violation, normalised_entropy
 from lp_routing.problem import named as problems
 from lp_routing.problem.assignment import Assignment
 from lp_routing.problem.capacity_factor import CapacityFactor
+from lp_routing.problem.problem import RoutingProblem
 from lp_routing.router_outputs import read_output
 from lp_routing.solvers.min_cost_flow.solver import MinCostFlow
 from lp_routing.solvers.solve import solve
 from lp_routing.traces.capture import on_router_calls
+from lp_routing.traces.trace import as_mask
 from lp_routing.validation import as_callable, as_int, as_path
 
 if TYPE_CHECKING:
@@ -63,6 +65,23 @@ class _Layer:
         self.fresh = 0
         self.sums: Tensor | None = None
         self.violation = 0.0
+
+    def prices_for(self, problem: RoutingProblem, name: str, step: int, every: int) -> Prices:
+        """The last prices, or fresh ones where those are too old.
+
+        Raises:
+            InputError: another number of experts than before.
+        """
+        before = None if self.prices is None else self.prices.experts
+        if before is not None and len(before) != problem.E:
+            raise InputError(
+                f"{name}: {problem.E} experts, {len(before)} in the batch before; expected the "
+                f"same in every batch of a layer."
+            )
+        if self.prices is None or step - self.fresh >= every:
+            found = solve(problem, MinCostFlow(start=self.prices)).prices
+            self.prices, self.fresh = found, step
+        return self.prices
 
     def numbers(self, sums: Tensor, step: int) -> dict[str, float]:
         """The numbers of a step; no gap where the choice breaks the capacity."""
@@ -157,41 +176,27 @@ class CertifiedGap:
         """
         if self.steps % self.stride:
             return
-        rows = logits.detach().reshape(-1, logits.shape[-1])
-        if mask is not None:
-            real = torch.as_tensor(mask, device=rows.device).reshape(-1).bool()
-            if len(real) != len(rows):
-                raise InputError(
-                    f"{name}: a mask of {len(real)} entries for {len(rows)} tokens; expected one "
-                    f"for each."
-                )
-            rows = rows[real]
-        if not len(rows):
+        if mask is not None and not bool(torch.as_tensor(mask).any()):  # all padding
             return
+        rows = logits.detach().reshape(-1, logits.shape[-1])
+        real = as_mask(mask, len(rows), name)
+        rows = rows if real is None else rows[real.to(rows.device)]
         layer = self._layers.setdefault(name, _Layer())
         T, E = rows.shape
-        before = None if layer.prices is None else layer.prices.experts
-        if before is not None and len(before) != E:
-            raise InputError(
-                f"{name}: {E} experts, {len(before)} in the batch before; expected the same in "
-                f"every batch of a layer."
-            )
         values = self.score(rows, None)
         capacity = self.capacity.of(T, E, self.k)
         problem = problems.capacity(values, self.k, capacity)
-        if layer.prices is None or self.steps - layer.fresh >= self.every:
-            layer.prices = solve(problem, MinCostFlow(start=layer.prices)).prices
-            layer.fresh = self.steps
+        prices = layer.prices_for(problem, name, self.steps, self.every)
         found = values.topk(self.k)
         if chosen is None and self.router is None:
             taken = _kept_by_score(found.values, found.indices, capacity)
         else:
             answer = self.router(rows) if chosen is None and self.router else chosen
             amounts = read_output(answer, rows).amounts
-            certificate = certify(problem, Assignment(amounts), layer.prices)
+            certificate = certify(problem, Assignment(amounts), prices)
             layer.violation = max(layer.violation, certificate.violation)
             taken = float(certificate.value), float(amounts.sum())
-        bound = dual_bound(problem, layer.prices)
+        bound = dual_bound(problem, prices)
         sums = torch.tensor([taken[0], bound, taken[1], self.k * T], dtype=torch.float64)
         load = torch.bincount(found.indices.flatten(), minlength=E).double().cpu()
         sums = torch.cat([sums, load])

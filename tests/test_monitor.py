@@ -284,7 +284,7 @@ def test_any_precision(dtype):
         (lambda: CertifiedGap(1, score="none"), "score"),
         (lambda: CertifiedGap(9).update("0", TWO), "9"),
         (lambda: CertifiedGap(1).update("0", TWO * math.nan), "is nan"),
-        (lambda: CertifiedGap(1).update("0", TWO, mask=[1, 0, 1]), "a mask of 3 entries for 2"),
+        (lambda: CertifiedGap(1).update("0", TWO, mask=[1, 0, 1]), "one entry for each of the 2"),
         (lambda: to_jsonl(3), "name of a file"),
     ],
 )
