@@ -1,7 +1,7 @@
 """The certified gap of a model's routing while it trains.
 
 Every few steps, and for each layer, the router's choice is measured against the optimum of the
-batch under a capacity. The bound holds at any prices, so that old ones do: fresh prices from
+batch under a capacity. The bound holds at any prices, old ones too: fresh prices from
 `MinCostFlow` now and then, and one pass over the scores with the last ones in between. Old prices
 make the bound looser, never wrong.
 
@@ -287,13 +287,14 @@ def _over_ranks(sums: Tensor, group: Any) -> Tensor:
 
 
 def to_jsonl(path: str | Path) -> Log:
-    """A log that appends a line of JSON a step; `lp-routing watch` draws it.
+    """A log that appends a line of JSON for each step that is measured.
 
     Example:
         >>> import tempfile
         >>> path = tempfile.mkdtemp() + "/run.jsonl"
         >>> lpr.monitor.to_jsonl(path)({"step": 1, "layer/gap": 0.25})
-        >>> open(path).read().strip()
+        >>> from pathlib import Path
+        >>> Path(path).read_text().strip()
         '{"step": 1, "layer/gap": 0.25}'
     """
     where = as_path(path, "to_jsonl: path")
@@ -331,7 +332,7 @@ def trainer_callback(
     *,
     select: Callable[[Any], Any] | None = None,
 ) -> "TrainerCallback":
-    """A callback of transformers' `Trainer`: hooks while it trains, a step of the monitor a step.
+    """A callback of transformers' `Trainer`: hooks while it trains, and `step` after each step.
 
     With `CertifiedGap(log=trainer.log)` the numbers go wherever the trainer logs. Batches of a step
     that accumulates gradients add up.

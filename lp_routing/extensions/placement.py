@@ -206,7 +206,7 @@ def running_mean(loads: Any, decay: float) -> Tensor:
     """Exponential mean of loads over steps: the last step counts 1, one before `decay`, and so on.
 
     Args:
-        loads: (N, ...) finite numbers, N steps, the first first.
+        loads: (N, ...) finite numbers, N steps in their order.
         decay: from 0 (the last step alone) to 1 (the plain mean).
 
     Returns:

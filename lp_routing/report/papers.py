@@ -338,7 +338,7 @@ def papers_page(claims: Sequence[Claim], command: str, papers: Sequence[Paper] =
     """The whole page, as Markdown.
 
     Args:
-        claims: all claims; the page prints the verdicts of those that papers name.
+        claims: all claims; one that no paper in `PAPERS` names has a row with its formula alone.
         command: the command that makes this page.
         papers: the rows.
 
@@ -346,6 +346,7 @@ def papers_page(claims: Sequence[Claim], command: str, papers: Sequence[Paper] =
         KeyError: a paper with a claim that is not there.
     """
     by_id = {claim.id: claim for claim in claims}
+    papers = [*papers, *_of_other_claims(claims)]
     lines = [
         "# Papers",
         "",
@@ -362,6 +363,16 @@ def papers_page(claims: Sequence[Claim], command: str, papers: Sequence[Paper] =
     lines += ["", "## Glossary", ""]
     lines += [f"- **{term}**: {meaning}" for term, meaning in sorted(GLOSSARY.items())]
     return "\n".join(lines) + "\n"
+
+
+def _of_other_claims(claims: Sequence[Claim]) -> list[Paper]:
+    """Rows for claims whose paper has none yet."""
+    named = {name for paper in PAPERS for name in paper.claims}
+    return [
+        Paper(claim.title, claim.source, "", claim.formula, "", (claim.id,))
+        for claim in claims
+        if claim.id not in named
+    ]
 
 
 def _by_name(paper: Paper) -> str:

@@ -96,7 +96,7 @@ def read_choices(
 
     Negative numbers mean no expert; so does 255 where `experts` is at most 255 or a token has it
     twice, and the largest number of an unsigned type. Broken lines of JSONL are left out, with a
-    warning that counts them; a step that lost a layer by that is left out whole.
+    warning that counts them; so is every step of which a layer is missing then.
 
     Args:
         path: the file or folder.

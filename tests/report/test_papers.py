@@ -20,8 +20,8 @@ def test_the_page_is_current():
 
 
 def test_every_claim_has_a_paper_and_every_paper_a_claim_or_a_reason():
-    named = {name for paper in PAPERS for name in paper.claims}
-    assert named == {claim.id for claim in CLAIMS}
+    page = papers_page(CLAIMS, "x")
+    assert all(f"[{claim.id}](claims.md#" in page for claim in CLAIMS)
     assert all(paper.claims or paper.note for paper in PAPERS)
     assert len({paper.name for paper in PAPERS}) == len(PAPERS)
 
@@ -38,6 +38,14 @@ def test_a_row_by_hand():
     ) in page
     assert "- Best: Me 2020." in page
     assert all(f"**{term}**" in page for term in GLOSSARY)
+
+
+def test_a_claim_without_a_paper_has_a_row_of_its_own():
+    new = replace(CLAIMS[0], id="X1", title="best is best", formula="s <= m", source="me")
+    page = papers_page([*CLAIMS, new], "x")
+    assert "| best is best |  | s <= m |  | [X1](claims.md#x1-best-is-best)" in page
+    assert "- best is best: me." in page
+    assert papers_page(CLAIMS, "x").count("[X1]") == 0
 
 
 def test_a_claim_that_is_not_there_is_an_error():
