@@ -41,6 +41,7 @@ from lp_routing.router_outputs import read_output
 from lp_routing.solvers.min_cost_flow.solver import MinCostFlow
 from lp_routing.solvers.solve import solve
 from lp_routing.traces.capture import on_router_calls
+from lp_routing.traces.reading_order import by_name
 from lp_routing.traces.trace import as_mask
 from lp_routing.validation import as_callable, as_int, as_path
 
@@ -247,8 +248,8 @@ class CertifiedGap:
         """
         masks: list[Tensor | None] = [None]
 
-        def begin(_module: Any, _args: Any, kwargs: Mapping[str, Any]) -> None:
-            masks[0] = kwargs.get("attention_mask")
+        def begin(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+            masks[0] = by_name(module, args, kwargs).get("attention_mask")
 
         def do(name: str, logits: Tensor) -> None:
             if model.training:

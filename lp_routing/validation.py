@@ -80,6 +80,8 @@ def as_tensor(values: Any, what: str, expected: str) -> Tensor:
     try:
         if isinstance(values, Tensor):
             tensor = values.detach()
+        elif _are_tensors(values):
+            tensor = torch.stack([each.detach() for each in values])
         elif type(values) is float:  # a bound or a price: 3 us instead of 20
             return torch.tensor(values, dtype=torch.float64)
         else:
@@ -98,6 +100,15 @@ def as_tensor(values: Any, what: str, expected: str) -> Tensor:
         ) from error
     refuse_not_dense(tensor, what, expected)
     return tensor
+
+
+def _are_tensors(values: Any) -> bool:
+    """Whether it is a list or tuple of tensors, which numpy cannot read in every dtype."""
+    return (
+        isinstance(values, list | tuple)
+        and bool(values)
+        and all(isinstance(each, Tensor) for each in values)
+    )
 
 
 def from_bfloat16(array: np.ndarray[Any, Any]) -> Tensor:

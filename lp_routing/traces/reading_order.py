@@ -8,6 +8,7 @@ drafts) are replaced by the later ones.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from math import prod
 from typing import Any
 
@@ -130,7 +131,7 @@ class _Batch:
 
 def read_pass(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pass:
     """The inputs of a forward pass, before it runs."""
-    given = dict(kwargs)
+    given = by_name(model, args, kwargs)
     if args and isinstance(args[0], Tensor):
         given.setdefault(
             "input_ids" if not args[0].is_floating_point() else "inputs_embeds", args[0]
@@ -154,6 +155,18 @@ def read_pass(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pas
         ends=frozenset([ends] if isinstance(ends, int) else ends or []),
         padding=padding if isinstance(padding, int) else None,
     )
+
+
+def by_name(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, those given by position too."""
+    if not args:
+        return dict(kwargs)
+    names = [
+        name
+        for name, parameter in signature(module.forward).parameters.items()
+        if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    return dict(zip(names, args, strict=False)) | dict(kwargs)
 
 
 def _stream(tokens: Tensor, mask: Any) -> Stream:
@@ -272,27 +285,48 @@ def _append(batch: _Batch, now: _Batch) -> None:
     batch.alone = torch.cat([batch.alone[:kept], now.alone])
     batch.ends = torch.cat([batch.ends[:, :kept], now.ends], 1)
     batch.fills = torch.cat([batch.fills[:, :kept], now.fills], 1)
+    if batch.ids is not None:
+        batch.ids = None if now.ids is None else torch.cat([batch.ids[:, :kept], now.ids], 1)
     batch.cache = now.cache
 
 
 def _after_the_end(batch: _Batch) -> Tensor:
     """Boolean (B, L): padding of sequences that have ended while others continue.
 
-    End tokens in prompts and chat turns, which come many at a time, end nothing. A single sequence
-    is not decoded past its end.
+    End tokens in prompts and chat turns, which come many at a time, end nothing; nor does one after
+    which other tokens follow, as where `generate` was told another end. A single sequence is not
+    decoded past its end.
     """
     after = torch.zeros_like(batch.real)
+    stopped = _holds_one_number(batch)
     if len(after) == 1 or not bool(batch.alone.any()):
         return after
     ended = torch.zeros(len(after), dtype=torch.bool)
     for column in range(after.shape[1]):
         if bool(batch.alone[column]):
+            ended = ended & stopped[:, column]
             after[:, column] = ended
             ended = ended | batch.ends[:, column]
         else:
             ended = torch.zeros_like(ended)
     last = batch.fills.flip(1).long().cumprod(1).flip(1).bool()  # padding up to the end
     return after | (last & batch.alone)
+
+
+def _holds_one_number(batch: _Batch) -> Tensor:
+    """Boolean (B, L): from here on all decoded tokens are the same, or ends and padding."""
+    B, L = batch.real.shape
+    same = torch.ones(B, L, dtype=torch.bool)
+    if batch.ids is None or batch.ids.shape != same.shape:
+        return same
+    filler = batch.fills | batch.ends
+    filled = filler.clone()
+    for column in range(L - 2, -1, -1):
+        if bool(batch.alone[column + 1]):
+            alike = batch.ids[:, column] == batch.ids[:, column + 1]
+            same[:, column] = same[:, column + 1] & alike
+            filled[:, column] &= filled[:, column + 1]
+    return same | filled
 
 
 def _order(batches: Sequence[_Batch]) -> Order:

@@ -292,3 +292,28 @@ def test_half_precision_agrees_with_the_weight(dtype):
         with capture(model) as captured:
             run(model, torch.arange(3, 43)[None])
         assert captured.trace().router_logits.shape[1] == 40
+
+
+def test_a_mask_given_by_position_is_a_mask():
+    model = tiny("mixtral", "ForCausalLM")
+    ids, mask = torch.arange(12).reshape(2, 6), torch.tensor([[1] * 6, [0, 0, 0, 1, 1, 1]])
+    with lpr.traces.capture(model) as named:
+        model(ids, attention_mask=mask)
+    with lpr.traces.capture(model) as placed:
+        model(ids, mask)
+    assert int((~named.trace().mask).sum()) == 3
+    assert torch.equal(placed.trace().mask, named.trace().mask)
+
+
+def test_an_end_after_which_other_tokens_follow_is_none():
+    # the config calls 2 an end, but this run was told another one and goes on: nothing is padding;
+    # the second row ends at 2 and is filled up with it
+    model = tiny("mixtral", "ForCausalLM")
+    model.generation_config.eos_token_id = model.config.eos_token_id = 2
+    said = torch.tensor([[7, 2, 9, 10, 11], [7, 8, 2, 2, 2]])
+    with lpr.traces.capture(model) as captured:
+        cache = model(torch.tensor([[1, 3], [1, 4]]), use_cache=True).past_key_values
+        for step in said.T:
+            cache = model(step[:, None], past_key_values=cache, use_cache=True).past_key_values
+    mask = captured.trace().mask.reshape(2, 7)
+    assert mask.int().tolist() == [[1] * 7, [1, 1, 1, 1, 1, 0, 0]]

@@ -391,3 +391,10 @@ def test_what_hardly_looks_like_logits_earns_a_warning(tmp_path, logits, says):
     with pytest.warns(UserWarning, match=says) as told:
         read_pt(tmp_path, router_logits=logits)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_tuple_of_tensors_in_memory_is_read_in_every_precision(dtype):
+    layers = tuple(torch.randn(3, 4).to(dtype).requires_grad_() for _ in range(2))
+    trace = lpr.traces.Trace(layers, "a model's router_logits")
+    assert torch.equal(trace.router_logits, torch.stack(layers).detach())
