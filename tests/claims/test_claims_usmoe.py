@@ -39,6 +39,7 @@ def test_all_ten_are_there():
         "B5",
         "B6",
         "B7",
+        "B10",
     }
     assert BY_ID["B8"].verdict is Verdict.EMPIRICAL
 

@@ -106,7 +106,7 @@ def test_slots_of_every_expert_by_hand(file, tmp_path):
 def test_capacity_factors_as_points_by_hand(file, tmp_path):
     """Of one slot as a share, factors are capacities. Between them the table says it of each."""
     path = tmp_path / "a.json"
-    options = ("--over", "capacity", "--points", "1,2", "--json", path)
+    options = ("--over", "capacity", "--layers", 0, "--points", "1,2", "--json", path)
     result = run(file, *PLAIN, *options, "--plot", tmp_path / "a.svg")
     assert result.exit_code == 0, result.output
     (found,) = strict(path)["frontiers"]
@@ -118,7 +118,7 @@ def test_capacity_factors_as_points_by_hand(file, tmp_path):
 def test_factors_that_are_no_capacity_in_use_are_solved_too(tmp_path):
     path = tmp_path / "a.json"
     options = ("--over", "capacity", "--points", "1,1.5,1.75", "--tokens", 64, "--json", path)
-    assert run(*options, "--routers", "none").exit_code == 0
+    assert run(*options, "--layers", 0, "--routers", "none").exit_code == 0
     (found,) = strict(path)["frontiers"]
     assert found["share"] == 4
     assert found["certified"]["budgets"][:-1] == [4, 5, 6, 7]  # in use: 5, between 4 and 6
