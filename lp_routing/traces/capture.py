@@ -569,6 +569,12 @@ def _without_parts(matched: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """Without modules inside a router of a known class; other nested matches are refused."""
     kept: dict[str, nn.Module] = {}
     for name, module in matched.items():
+        inner = [part for part, within in module.named_modules() if part and _known(within)]
+        if inner and not _known(module):
+            raise InputError(
+                f"capture: {name or 'the model'} is no router but holds {name}.{inner[0]}, which "
+                f"is one: name that, or leave the names out."
+            )
         holders = [o for o in matched if o != name and (not o or name.startswith(f"{o}."))]
         if any(_known(matched[outer]) for outer in holders):
             continue

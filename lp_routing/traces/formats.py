@@ -5,6 +5,7 @@ compared before anything is used.
 """
 
 import json
+import warnings
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -116,6 +117,12 @@ def _pt(path: Path, known: Collection[str]) -> dict[str, Any]:
     if zipfile.is_zipfile(path):
         _check_sums(path)
     content = torch.load(path, map_location="cpu", weights_only=True)
+    if not zipfile.is_zipfile(path):  # the format of torch before 1.6
+        warnings.warn(
+            f"{path}: is a .pt file without checksums, so that damage would go unnoticed; save it "
+            f"again with a current torch.",
+            stacklevel=2,
+        )
     if isinstance(content, Tensor | list | tuple):
         content = {BARE: content}
     if not isinstance(content, Mapping):

@@ -22,6 +22,8 @@ MEANS = {
     "num_experts": "num_experts",
     "mask": "mask",
     "attention_mask": "mask",
+    "attn_mask": "mask",
+    "token_mask": "mask",
     "padding_mask": "padding_mask",
     "sequence": "sequence",
     "request": "sequence",
@@ -30,6 +32,8 @@ MEANS = {
     "bias": "bias",
     "expert_bias": "bias",
     "e_score_correction_bias": "bias",
+    "correction_bias": "bias",
+    "router_bias": "router_bias",
     "k": "k",
     "top_k": "k",
     "num_experts_per_tok": "k",
@@ -160,6 +164,11 @@ def _by_meaning(found: dict[str, Any], source: str) -> dict[str, Any]:
         raise InputError(
             f"{source}: padding_mask marks padding in some libraries and real tokens in others; "
             f"save it as attention_mask, 1 for real tokens."
+        )
+    if "router_bias" in content:
+        raise InputError(
+            f"{source}: router_bias may be part of the logits or a bias of the choice; save it as "
+            f"expert_bias if it is added to the scores for the choice only, else leave it out."
         )
     if unknown:
         warnings.warn(f"{source}: not used: {', '.join(unknown)}.", stacklevel=3)

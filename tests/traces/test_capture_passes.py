@@ -317,3 +317,11 @@ def test_an_end_after_which_other_tokens_follow_is_none():
             cache = model(step[:, None], past_key_values=cache, use_cache=True).past_key_values
     mask = captured.trace().mask.reshape(2, 7)
     assert mask.int().tolist() == [[1] * 7, [1, 1, 1, 1, 1, 0, 0]]
+
+
+def test_a_block_that_holds_a_router_is_none():
+    with (
+        pytest.raises(lpr.InputError, match=r"is no router but holds .*mlp\.gate"),
+        capture(tiny("mixtral", "ForCausalLM"), "*.mlp"),
+    ):
+        pass

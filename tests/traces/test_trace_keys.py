@@ -398,3 +398,22 @@ def test_a_tuple_of_tensors_in_memory_is_read_in_every_precision(dtype):
     layers = tuple(torch.randn(3, 4).to(dtype).requires_grad_() for _ in range(2))
     trace = lpr.traces.Trace(layers, "a model's router_logits")
     assert torch.equal(trace.router_logits, torch.stack(layers).detach())
+
+
+def test_other_names_of_masks_and_biases_are_used_or_refused(tmp_path):
+    logits, mask = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 1, 1])
+    for name in ("attn_mask", "token_mask"):
+        torch.save({"router_logits": logits, name: mask}, tmp_path / "a.pt")
+        assert torch.equal(lpr.traces.read(tmp_path / "a.pt").layer(0), logits[2:])
+    torch.save({"router_logits": logits, "correction_bias": torch.ones(3)}, tmp_path / "a.pt")
+    assert lpr.traces.read(tmp_path / "a.pt").bias is not None
+    torch.save({"router_logits": logits, "router_bias": torch.ones(3)}, tmp_path / "a.pt")
+    with pytest.raises(lpr.InputError, match="save it as expert_bias"):
+        lpr.traces.read(tmp_path / "a.pt")
+
+
+def test_a_pt_file_without_checksums_is_read_with_a_warning(tmp_path):
+    logits = torch.randn(6, 3)
+    torch.save(logits, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    with pytest.warns(UserWarning, match="without checksums"):
+        assert torch.equal(lpr.traces.read(tmp_path / "a.pt").layer(0), logits)
