@@ -72,7 +72,7 @@ browser: tools
 
 test: check browser
 	@echo "== pytest: tests and architecture, a process a core (7 minutes on two free cores)"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov=lp_routing --cov-report=term:skip-covered
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 wheel: tools
 	@echo "== the wheel, in an environment of its own (3 minutes)"
