@@ -119,7 +119,7 @@ def test_runs_in_a_fresh_kernel(path, tmp_path):
     if "transformers" in path.read_text() and find_spec("transformers") is None:
         pytest.skip("needs transformers: pip install 'lp-routing[notebooks]'")
     began = seconds_of_children()
-    executed(notebook, tmp_path)
+    notebook = executed(notebook, tmp_path)
     assert 0 < seconds_of_children() - began < LONGEST_S
     assert complaints(notebook) == []
     given = mimes(notebook)
