@@ -50,6 +50,11 @@ MEANS = {
 SCORE_NAMES = {"sqrtsoftplus": "sqrt_softplus"}
 """Names of score functions in the configurations of models -> in `lp_routing.scores`."""
 VALUES = ("logits", "probabilities")
+LIKE_A_MASK = -1e4
+"""Logits from here down earn a warning: models write -1e4, -1e6 and the like for forbidden pairs.
+
+Real logits stay far above: the lowest of the sample is -7.6, a float32 softmax is 0 below -104.
+"""
 MOST_EXPERTS = 1 << 16
 """Most experts: a file with more is damaged, and its dense matrix would not fit into memory."""
 MOST_ENTRIES = 1 << 30
@@ -122,6 +127,9 @@ def doubts(logits: Tensor) -> list[str]:
     if E > T:
         found.append(f"more experts ({E}) than tokens ({T}): are the axes the right way round?")
     low, high = float(logits.min()), float(logits.max())
+    least = float(logits.where(logits > float("-inf"), float("inf")).min())
+    if least <= LIKE_A_MASK:
+        found.append(f"some are as low as {least:g}: do they forbid the pair? Then write -inf.")
     if low == high > float("-inf"):
         found.append(f"every logit is {low:g}.")
     elif low >= 0 and high <= 1:

@@ -417,3 +417,10 @@ def test_a_pt_file_without_checksums_is_read_with_a_warning(tmp_path):
     torch.save(logits, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     with pytest.warns(UserWarning, match="without checksums"):
         assert torch.equal(lpr.traces.read(tmp_path / "a.pt").layer(0), logits)
+
+
+@pytest.mark.parametrize("low", [-1e4, -1e6, -1e30])
+def test_numbers_that_look_like_masks_earn_a_warning(tmp_path, low):
+    torch.save(torch.tensor([[1.0, 0.0], [2.0, low], [0.0, 1.0]]), tmp_path / "a.pt")
+    with pytest.warns(UserWarning, match="do they forbid the pair"):
+        lpr.traces.read(tmp_path / "a.pt")
