@@ -39,7 +39,7 @@ step lp-routing verify small.npz --k 2 --jobs 1 >out
 proved "^Proved: 14 optima"
 step lp-routing gap small.npz --k 2 --routers optimum,drop-by-score --plot gap.png >out
 proved "optimum"
-step lp-routing frontier small.npz --k 2 --over capacity --points 3 --plot frontier.pdf >out
+step lp-routing frontier small.npz --k 2 --layers 0 --over capacity --points 3 --plot frontier.pdf >out
 step lp-routing report small.npz --k 2 --layers 0 --routers drop-by-score -o report.html >out
 [ ! -s out ] || { cat out; echo "report prints to standard output"; exit 1; }
 ls gap.png frontier.pdf report.html >/dev/null
