@@ -25,7 +25,7 @@ export COMPILE
 
 help:
 	@echo "make verify   prove the optima on the sample and measure the quick rules (a minute)"
-	@echo "make test     lint, types, architecture, tests (7 minutes on two free cores)"
+	@echo "make test     lint, types, architecture, tests (11 minutes on two cores)"
 	@echo "make check    lint and types alone (a minute)"
 	@echo "make wheel    build the wheel and try it in an environment of its own (3 minutes)"
 	@echo "make docs     the documentation as HTML, warnings as errors (build/docs/index.html; 2 minutes)"
@@ -71,7 +71,7 @@ browser: tools
 	@sh tests/install_chromium.sh
 
 test: check browser
-	@echo "== pytest: tests and architecture, a process a core (7 minutes on two free cores)"
+	@echo "== pytest: tests and architecture, a process a core (11 minutes on two cores)"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 wheel: tools
